@@ -1,0 +1,217 @@
+"""Configurations are frozen dataclasses: strict to read, easy to print, vary, hash and save.
+
+Python functions in :mod:`open4m.configs` make them; ``dataclasses.replace`` or :func:`override` vary them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from open4m.types import Open4MError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training: an amount of a unit. ``Duration.parse("500B tokens")``.
+
+    Tokens seen are input plus target tokens (paper E.5).
+    """
+
+    amount: float
+    unit: str  # "tokens", "samples" or "steps"
+
+    UNITS = ("tokens", "samples", "steps")
+    _FACTORS = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}
+
+    def __post_init__(self) -> None:
+        if self.unit not in self.UNITS:
+            raise Open4MError(f"a duration's unit is one of {', '.join(self.UNITS)}, got {self.unit!r}")
+        if not 0 <= self.amount < float("inf"):
+            raise Open4MError(f"a duration's amount is finite and not negative, got {self.amount}")
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """A duration from text like ``10B tokens``, ``20k steps`` or ``1.5M samples``."""
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([kMB]?)\s*(tokens|samples|steps)\s*", text)
+        if match is None:
+            raise Open4MError(f"expected a duration such as '500B tokens' or '20k steps', got {text!r}")
+        return cls(float(match[1]) * cls._FACTORS[match[2]], match[3])
+
+    def __str__(self) -> str:
+        for suffix, factor in reversed(self._FACTORS.items()):
+            if self.amount >= factor:
+                return f"{self.amount / factor:g}{suffix} {self.unit}"
+        return f"{self.amount:g} {self.unit}"
+
+    def steps(self, batch_size: int, tokens_per_sample: int) -> int:
+        """The number of steps, rounded up, that see this much."""
+        per_step = {"steps": 1, "samples": batch_size, "tokens": batch_size * tokens_per_sample}[self.unit]
+        return -int(-self.amount // per_step)
+
+
+def to_dict(config: Any) -> Any:
+    """Plain JSON values of a configuration."""
+    if isinstance(config, Duration):
+        return str(config)
+    if isinstance(config, enum.Enum):
+        return config.value
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {str(k): to_dict(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_dict(v) for v in config]
+    if isinstance(config, Path):
+        return str(config)
+    return config
+
+
+def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
+    """The configuration of class ``cls`` from plain values: unknown, missing or mistyped fields are errors."""
+    return _convert(cls, values, where)
+
+
+def fingerprint(config: Any) -> str:
+    """A short hash that differs whenever the configuration does."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save(config: Any, path: Path) -> None:
+    """Write a configuration as JSON."""
+    path.write_text(json.dumps(to_dict(config), indent=1) + "\n")
+
+
+def load(cls: type[T], path: Path) -> T:
+    """Read a configuration that :func:`save` wrote."""
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise Open4MError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise Open4MError(f"{path}: not readable as JSON ({error})") from error
+    return from_dict(cls, values, str(path))
+
+
+def override(config: T, assignments: Iterable[str]) -> T:
+    """The configuration with ``field=value`` or ``part.field=value`` assignments applied, from the command line."""
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise Open4MError(f"expected field=value, got {assignment!r}")
+        config = _assign(config, path.split("."), text, path)
+    return config
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """The fields in which two configurations differ, as lines ``field: old -> new``."""
+    old, new = to_dict(old), to_dict(new)
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list(dict.fromkeys([*old, *new]))
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+    return [] if old == new else [f"{where}: {old} -> {new}"]
+
+
+def _assign(config: Any, path: list[str], text: str, full: str) -> Any:
+    name, rest = path[0], path[1:]
+    if isinstance(config, dict):
+        if name not in config:
+            raise _unknown(full, name, list(config))
+        return {**config, name: _assign(config[name], rest, text, full)}
+    if not dataclasses.is_dataclass(config):
+        raise Open4MError(f"{full}: {name!r} is not inside a configuration")
+    hints = typing.get_type_hints(type(config))
+    names = [f.name for f in dataclasses.fields(config)]
+    if name not in names:
+        raise _unknown(full, name, names)
+    current = getattr(config, name)
+    value = _assign(current, rest, text, full) if rest else _convert(hints[name], _literal(text), full)
+    return dataclasses.replace(config, **{name: value})
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def _unknown(where: str, name: str, allowed: list[str]) -> Open4MError:
+    near = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return Open4MError(f"{where}: unknown field {name!r}{hint} (fields: {', '.join(allowed)})")
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for argument in arguments:
+            if argument is not type(None):
+                try:
+                    return _convert(argument, value, where)
+                except Open4MError as error:
+                    failure = error
+        raise failure
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise Open4MError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, list | tuple):
+            raise Open4MError(f"{where}: expected a list, got {value!r}")
+        many = origin is list or (len(arguments) == 2 and arguments[1] is Ellipsis)
+        if not many and len(value) != len(arguments):
+            raise Open4MError(f"{where}: expected {len(arguments)} values, got {len(value)}")
+        inner = [arguments[0]] * len(value) if many else arguments
+        return origin(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise Open4MError(f"{where}: expected a mapping, got {value!r}")
+        return {_convert(arguments[0], k, where): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is Duration:
+        return value if isinstance(value, Duration) else Duration.parse(str(value))
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise Open4MError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    return value
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if isinstance(values, cls):
+        return values
+    if not isinstance(values, dict):
+        raise Open4MError(f"{where}: expected the fields of {cls.__name__}, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            raise _unknown(where, name, list(fields))
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise Open4MError(f"{where}: missing {', '.join(missing)}")
+    return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in values.items()})

@@ -1,0 +1,518 @@
+"""A small ray caster: exact labels at pixel centers, and a color image with soft shadows and reflections.
+
+Rays are columns: ``(3, R)``, R rays. Directions of camera rays have a forward part of 1, so that the ray parameter
+is the z-depth. Surfaces are numbered: floor 0, left, right and back wall 1 to 3, then the objects in order.
+
+Color is sampled adaptively: one sample a pixel first, then the pixels that differ from a neighbor are replaced by
+the mean of eight samples spread over the pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open4m.datasets.scenes.world import CLASSES, Object, Scene, Surface
+
+_ROOM = 4  # surfaces of the room, numbered before the objects
+_WALL_HEIGHT = 3.2  # of the walls as seen in reflections, meters; to the camera they are endless
+_CONTRAST = 0.04  # sRGB difference to a neighbor from which a pixel is supersampled
+_EIGHT_ROOKS = (  # positions in the pixel, one a row and one a column
+    (-0.4375, -0.1875), (-0.3125, 0.3125), (-0.1875, -0.4375), (-0.0625, 0.0625),
+    (0.0625, 0.4375), (0.1875, -0.0625), (0.3125, -0.3125), (0.4375, 0.1875),
+)  # fmt: skip
+_BASE_LIGHT_SAMPLES, _FINE_LIGHT_SAMPLES = 8, 3
+_TORUS_STEPS = 26
+_MISS = float("inf")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The aligned images of a scene, all H×W."""
+
+    rgb: np.ndarray  # (H, W, 3) uint8, sRGB
+    depth: np.ndarray  # (H, W) float32, z-depth in meters
+    normals: np.ndarray  # (H, W, 3) float32, unit, x right, y up, z toward the viewer
+    semseg: np.ndarray  # (H, W) uint8, index into CLASSES
+    instances: np.ndarray  # (H, W) int16, index of the object, -1 where there is none
+
+
+@torch.inference_mode()
+def render(scene: Scene, resolution: int, device: str = "cpu") -> Images:
+    """All images of a scene at ``resolution``×``resolution`` pixels."""
+    caster = _Caster(scene, torch.device(device))
+    column, row = caster.pixel_centers(resolution)
+    hits = caster.trace(column, row, resolution)
+
+    def image(values: Tensor) -> np.ndarray:
+        return values.unflatten(-1, (resolution, resolution)).cpu().numpy()
+
+    basis = caster.basis * caster.basis.new_tensor([[1.0], [1.0], [-1.0]])
+    return Images(
+        rgb=np.ascontiguousarray(image(caster.color(hits, resolution)).transpose(1, 2, 0)),
+        depth=image(hits.depth),
+        normals=np.ascontiguousarray(image(basis @ hits.normal).transpose(1, 2, 0)),
+        semseg=image(caster.classes[hits.surface]),
+        instances=image((hits.surface - _ROOM).clamp(min=-1).to(torch.int16)),
+    )
+
+
+@torch.inference_mode()
+def visible_pixels(scene: Scene, resolution: int) -> np.ndarray:
+    """The number of pixels in which each object is seen, (objects,), on the CPU whatever the device of the images."""
+    caster = _Caster(scene, torch.device("cpu"))
+    _, surface = caster.nearest(caster.directions(*caster.pixel_centers(resolution), resolution))
+    return torch.bincount(surface, minlength=_ROOM + len(scene.objects))[_ROOM:].numpy()
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """Where rays meet the first surface."""
+
+    direction: Tensor  # (3, R)
+    depth: Tensor  # (R,)
+    point: Tensor  # (3, R)
+    normal: Tensor  # (3, R), unit, against the ray
+    surface: Tensor  # (R,) int64
+    dither: Tensor  # (R,) in [0, 1): turns the light samples of each ray differently
+
+
+class _Caster:
+    """A scene as tensors on a device."""
+
+    def __init__(self, scene: Scene, device: torch.device):
+        def tensor(values: object) -> Tensor:
+            return torch.tensor(np.asarray(values), dtype=torch.float32, device=device)
+
+        self.scene, self.device = scene, device
+        self.eye = tensor(scene.camera.position)[:, None]  # (3, 1)
+        self.basis = tensor(scene.camera.basis())  # (3, 3): rows right, up, forward
+        left, right, back = scene.room
+        self.plane_normal = tensor([[0, 0, 1], [1, 0, 0], [-1, 0, 0], [0, -1, 0]])  # (4, 3), into the room
+        self.plane_offset = tensor([0.0, left, right, back])[:, None]  # (4, 1)
+        self.rotation = [tensor(solid.rotation) for solid in scene.objects]
+        self.center = tensor([solid.center for solid in scene.objects]).reshape(-1, 3)  # (K, 3)
+        self.radius = tensor([solid.radius for solid in scene.objects])[:, None]  # (K, 1)
+        names = ["floor", "wall", "wall", "wall", *(solid.shape for solid in scene.objects)]
+        self.classes = torch.tensor([CLASSES.index(name) for name in names], dtype=torch.uint8, device=device)
+
+        position = np.asarray(scene.light.position)
+        toward = position / np.linalg.norm(position)
+        side = np.cross(toward, (0.0, 1.0, 0.0) if abs(toward[2]) > 0.9 else (0.0, 0.0, 1.0))
+        side /= np.linalg.norm(side)
+        self.light = tensor(position)[:, None]  # (3, 1)
+        self.light_axes = scene.light.radius * tensor([side, np.cross(toward, side)]).T  # (3, 2)
+        self.light_color = tensor(scene.light.color)[:, None]
+        self.sky = tensor(scene.light.sky)[:, None]
+        self.light_distance2 = float(position @ position)
+        self.floor_albedo = tensor(scene.floor.albedo)[:, None]
+
+    # ---------------------------------------------------------------- geometry
+
+    def pixel_centers(self, resolution: int) -> tuple[Tensor, Tensor]:
+        """Column and row coordinates of all pixel centers in raster order, in pixels, each (H·W,)."""
+        at = torch.arange(resolution, dtype=torch.float32, device=self.device) + 0.5
+        return at.repeat(resolution), at.repeat_interleave(resolution)
+
+    def directions(self, column: Tensor, row: Tensor, resolution: int) -> Tensor:
+        """Camera rays through image positions, (3, R)."""
+        scale = 2.0 * self.scene.camera.half_width / resolution
+        x, y = (column - resolution / 2) * scale, (resolution / 2 - row) * scale
+        right, up, forward = self.basis[:, :, None]
+        return forward + right * x + up * y
+
+    def trace(self, column: Tensor, row: Tensor, resolution: int) -> _Hits:
+        """The first hits of camera rays through image positions."""
+        direction = self.directions(column, row, resolution)
+        depth, surface = self.nearest(direction)
+        point = self.eye + direction * depth
+        normal = self.plane_normal.T[:, surface.clamp(max=_ROOM - 1)].contiguous()
+        for k, solid in enumerate(self.scene.objects):
+            at = (surface == _ROOM + k).nonzero().squeeze(1)
+            to_local = self.rotation[k].T
+            local = to_local @ (point[:, at] - self.center[k, :, None])
+            normal[:, at] = self.rotation[k] @ _normal(solid, local, to_local @ direction[:, at])
+        # Interleaved gradient noise (Jimenez 2014): neighbors differ much.
+        dither = (52.9829189 * (0.06711056 * column * 8 + 0.00583715 * row * 8).frac()).frac()
+        return _Hits(direction, depth, point, normal, surface, dither)
+
+    def nearest(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Ray parameter and surface of the first hit of rays from the eye, each (R,)."""
+        depth, surface = self.room_hits(self.eye, direction)
+        origin = self.eye.expand_as(direction)
+        for k, along in enumerate(self.bounding_hits(direction)):
+            at = along.nonzero().squeeze(1)
+            t = self.object_hits(k, origin[:, at], direction[:, at])
+            closer = t < depth[at]
+            at = at[closer]
+            depth[at], surface[at] = t[closer], _ROOM + k
+        return depth, surface
+
+    def room_hits(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Ray parameter and surface of the first hit with the room, each (R,)."""
+        height = self.plane_normal @ origin + self.plane_offset  # (4, R or 1)
+        t = -height / (self.plane_normal @ direction)
+        return t.masked_fill_(~(t > 0), _MISS).min(0)
+
+    def bounding_hits(self, direction: Tensor) -> Tensor:
+        """Which rays from the eye meet the bounding sphere of which object, (K, R) bool."""
+        offset = self.center - self.eye.T  # (K, 3)
+        along = offset @ direction  # (K, R)
+        spare = (offset * offset).sum(1, keepdim=True) - self.radius**2
+        return along * along > spare * (direction * direction).sum(0)
+
+    def object_hits(self, k: int, origin: Tensor, direction: Tensor) -> Tensor:
+        """Ray parameter of the first hit with object k from outside, (R,); infinite where it is missed."""
+        to_local = self.rotation[k].T
+        return _ENTRY[self.scene.objects[k].shape](
+            self.scene.objects[k].extent, to_local @ (origin - self.center[k, :, None]), to_local @ direction
+        )
+
+    # ---------------------------------------------------------------- color
+
+    def color(self, hits: _Hits, resolution: int) -> Tensor:
+        """The color image as uint8 (3, H·W), given the hits at the pixel centers."""
+        color = _encode(self.shade(hits, _BASE_LIGHT_SAMPLES))  # (3, H·W)
+        image = color.unflatten(-1, (resolution, resolution))[None]
+        pool = torch.nn.functional.max_pool2d
+        contrast = pool(image, 3, 1, 1) + pool(-image, 3, 1, 1)
+        fine = (contrast.amax((0, 1)).flatten() > _CONTRAST).nonzero().squeeze(1)
+        offset = torch.tensor(_EIGHT_ROOKS, device=self.device)  # (8, 2)
+        column = (fine % resolution + 0.5 + offset[:, :1]).flatten()
+        row = (fine // resolution + 0.5 + offset[:, 1:]).flatten()
+        shaded = self.shade(self.trace(column, row, resolution), _FINE_LIGHT_SAMPLES)
+        # Averaging light that is clipped to the display's range keeps the edges of highlights smooth.
+        color[:, fine] = _encode(shaded.clamp(max=2.0).unflatten(-1, (len(offset), -1)).mean(1))
+        return (color * 255.0 + 0.5).to(torch.uint8)
+
+    def shade(self, hits: _Hits, light_samples: int) -> Tensor:
+        """Linear RGB light toward the camera, (3, R)."""
+        albedo = self.albedo(hits.point, hits.surface)
+        to_light = self.light - hits.point
+        distance2 = (to_light * to_light).sum(0)
+        to_light = to_light * distance2.rsqrt()
+        facing = (hits.normal * to_light).sum(0).clamp(min=0)
+        seen = self.light_seen(hits, facing, light_samples)
+        key = facing * seen * (self.light_distance2 / distance2)
+        openness = self.openness(hits.point, hits.normal, hits.surface)
+        color = albedo * (self.light_color * key + self.ambient(hits.normal) * openness)
+
+        view = -hits.direction * (hits.direction * hits.direction).sum(0).rsqrt()
+        for k, solid in enumerate(self.scene.objects):
+            if solid.material == "matte":
+                continue
+            at = (hits.surface == _ROOM + k).nonzero().squeeze(1)
+            normal, eye, light = hits.normal[:, at], view[:, at], to_light[:, at]
+            cosine = (normal * eye).sum(0).clamp(0, 1)
+            fresnel = (1 - cosine) ** 5
+            mirrored = self.environment(hits.point[:, at], 2 * cosine * normal - eye)
+            half = light + eye
+            gloss = ((normal * half).sum(0).clamp(min=0) * (half * half).sum(0).rsqrt()) ** 120
+            highlight = self.light_color * gloss * seen[at] * (facing[at] > 0)
+            if solid.material == "metal":
+                tint = 0.12 + 0.85 * albedo[:, at]
+                tint = tint + (1 - tint) * fresnel
+                color[:, at] = tint * (0.95 * mirrored + 2.0 * highlight) + 0.25 * color[:, at]
+            else:
+                color[:, at] += (0.05 + 0.6 * fresnel) * mirrored + 0.7 * highlight
+        return color
+
+    def ambient(self, normal: Tensor) -> Tensor:
+        """Light of the sky from above, and from below what the floor throws back, (3, R)."""
+        up = 0.5 + 0.5 * normal[2]
+        bounce = self.floor_albedo * (0.35 * self.light_color + 0.5 * self.sky)
+        return self.sky * up + bounce * (1 - up)
+
+    def openness(self, point: Tensor, normal: Tensor, surface: Tensor) -> Tensor:
+        """How much of the surroundings a point sees past the room's corners and the objects, (R,) in [0, 1].
+
+        A sphere of radius r at distance d in direction v hides cos(n, v) (r/d)² of the cosine-weighted sky; objects
+        count as the spheres that are a bit smaller than their bounding spheres.
+        """
+        distance = self.plane_normal @ point + self.plane_offset  # (4, R)
+        corner = 0.35 * torch.exp(distance * -3.0)
+        corner.scatter_(0, surface.clamp(max=_ROOM - 1)[None], 0.0)
+        open_part = (1 - corner).prod(0)
+        for k in range(len(self.center)):
+            offset = self.center[k, :, None] - point
+            inverse = (offset * offset).sum(0).rsqrt()
+            hidden = (normal * offset).sum(0).clamp(min=0) * inverse**3 * float(0.64 * self.radius[k] ** 2)
+            open_part *= 1 - hidden.clamp(max=0.85).masked_fill(surface == _ROOM + k, 0.0)
+        return open_part
+
+    def light_seen(self, hits: _Hits, facing: Tensor, samples: int) -> Tensor:
+        """The part of the light that is seen from each hit, (R,) in [0, 1]."""
+        step = torch.arange(samples, dtype=torch.float32, device=self.device)[:, None]
+        distance = ((step + 0.5) / samples).sqrt()
+        hidden = torch.zeros(samples, hits.depth.numel(), dtype=torch.bool, device=self.device)
+        ray = self.light - hits.point
+        length2 = (ray * ray).sum(0)
+        for k, solid in enumerate(self.scene.objects):
+            offset = self.center[k, :, None] - hits.point
+            along = ((offset * ray).sum(0) / length2).clamp(0, 1)
+            reach = self.radius[k] + self.scene.light.radius * along
+            near = ((offset - ray * along) ** 2).sum(0) < reach * reach
+            near &= facing > 0
+            if solid.shape != "torus":  # the others are convex and never shade themselves
+                near &= hits.surface != _ROOM + k
+            at = near.nonzero().squeeze(1)
+            angle = step * 2.3999632 + hits.dither[at] * (2 * torch.pi)  # (S, A): a sunflower on the disk
+            disk = torch.stack([distance * angle.cos(), distance * angle.sin()])  # (2, S, A)
+            target = self.light[:, :, None] + torch.einsum("cd,dsa->csa", self.light_axes, disk)
+            origin = (hits.point[:, at] + 0.004 * hits.normal[:, at])[:, None].expand_as(target)
+            t = self.object_hits(k, origin.flatten(1), (target - origin).flatten(1))
+            hidden[:, at] |= ((t > 0) & (t < 1)).view(samples, -1)
+        return 1 - hidden.float().mean(0)
+
+    def environment(self, point: Tensor, direction: Tensor) -> Tensor:
+        """Light that comes along ``-direction`` to objects from the room, without the other objects, (3, R)."""
+        t, surface = self.room_hits(point, direction)
+        at = point + direction * t.clamp(max=50.0)
+        normal = self.plane_normal.T[:, surface]
+        to_light = self.light - at
+        distance2 = (to_light * to_light).sum(0)
+        facing = (normal * to_light).sum(0).clamp(min=0) * distance2.rsqrt() * (self.light_distance2 / distance2)
+        openness = self.openness(at, normal, surface)
+        room = self.albedo(at, surface) * (self.light_color * facing + self.ambient(normal)) * openness
+        up = direction[2].clamp(0, 1)
+        toward_light = (direction * (self.light - point)).sum(0) * ((self.light - point) ** 2).sum(0).rsqrt()
+        glow = ((toward_light - 0.80) / 0.15).clamp(0, 1)
+        sky = self.sky * (0.55 + 1.3 * up) + self.light_color * (1.1 * glow * glow * (3 - 2 * glow))
+        return torch.where(torch.isfinite(t) & (at[2] < _WALL_HEIGHT), room, sky)
+
+    def albedo(self, point: Tensor, surface: Tensor) -> Tensor:
+        """Linear RGB reflectance, (3, R)."""
+        albedo = torch.empty_like(point)
+        scene = self.scene
+        floor, side, back = surface == 0, (surface == 1) | (surface == 2), surface == 3
+        x, y, z = point
+        for where, look, across, up in (
+            (floor, scene.floor, x, y),
+            (side, scene.wall, y, z),
+            (back, scene.wall, x, z),
+        ):
+            at = where.nonzero().squeeze(1)
+            albedo[:, at] = _surface_albedo(look, across[at], up[at], turned=where is floor)
+        for k, solid in enumerate(scene.objects):
+            at = (surface == _ROOM + k).nonzero().squeeze(1)
+            local = self.rotation[k].T @ (point[:, at] - self.center[k, :, None])
+            albedo[:, at] = _object_albedo(solid, local)
+        return albedo
+
+
+def _encode(light: Tensor) -> Tensor:
+    """Linear light as sRGB in [0, 1], with a soft shoulder instead of clipping."""
+    shown = 1 - torch.exp(light * -1.35)
+    return torch.where(shown <= 0.0031308, shown * 12.92, 1.055 * shown.clamp(min=1e-6) ** (1 / 2.4) - 0.055)
+
+
+# -------------------------------------------------------------------- patterns
+
+
+def _mix(albedo: tuple[float, ...], accent: tuple[float, ...], weight: Tensor) -> Tensor:
+    """Colors between two, (3, R), for weights (R,)."""
+    low, high = (torch.tensor(c, dtype=torch.float32, device=weight.device)[:, None] for c in (albedo, accent))
+    return low + (high - low) * weight
+
+
+def _surface_albedo(look: Surface, across: Tensor, up: Tensor, turned: bool) -> Tensor:
+    """Reflectance of floor or wall at positions in its plane, in meters, (3, R)."""
+    if turned:
+        sine, cosine = float(np.sin(look.angle)), float(np.cos(look.angle))
+        across, up = cosine * across - sine * up, sine * across + cosine * up
+    u, v = across / look.cell, up / look.cell
+    if look.pattern == "plain":
+        weight = torch.zeros_like(u)
+    elif look.pattern == "striped":
+        weight = u.floor() % 2
+    elif look.pattern == "checkered":
+        weight = (u.floor() + v.floor()) % 2
+    elif look.pattern == "tiled":
+        weight = ((u - u.floor() < 0.07) | (v - v.floor() < 0.07)).float()
+    else:  # wooden: boards of slightly different shades, staggered, with dark joints
+        board = (2 * u).floor()
+        end = v / 4 + board * 0.381966
+        shade = ((board * 7 + end.floor() * 3) % 11) / 11
+        joint = (2 * u - board < 0.05) | (end - end.floor() < 0.012)
+        weight = torch.where(joint, 1.3, shade * 0.6)
+        dark = tuple(c * 0.5 for c in look.albedo)
+        return _mix(look.albedo, dark, weight)
+    return _mix(look.albedo, look.accent, weight)
+
+
+def _object_albedo(solid: Object, local: Tensor) -> Tensor:
+    """Reflectance of an object at local points: solid patterns in units of its half-sizes, (3, R)."""
+    extent = torch.tensor(solid.extent, device=local.device)[:, None]
+    x, y, z = local / extent * 0.999
+    if solid.pattern == "plain":
+        weight = torch.zeros_like(x)
+    elif solid.pattern == "striped":
+        along = {"box": x + z, "pyramid": z * 1.4, "torus": x * 2}.get(solid.shape, z * 1.4)
+        weight = (along * 2 + 0.5).floor() % 2
+    elif solid.pattern == "checkered":
+        flat = solid.shape == "torus"
+        weight = ((x * 2).floor() + (y * 2).floor() + (0 if flat else (z * 2).floor())) % 2
+    else:
+        cells = torch.stack([x, y, z]) * 1.5
+        weight = (((cells - cells.floor() - 0.5) ** 2).sum(0) < 0.36**2).float()
+    return _mix(solid.albedo, solid.accent, weight)
+
+
+# -------------------------------------------------------------------- solids
+#
+# Each function gives the ray parameter of the entry into a solid in its local frame, (R,), infinite for a miss.
+# Rays start outside.
+
+Extent = tuple[float, float, float]
+
+
+def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Both roots of a t² + 2 b t + c in order, NaN where there are none (comparisons with NaN are false)."""
+    root = (b * b - a * c).sqrt()
+    first, second = (-b - root) / a, (-b + root) / a
+    return torch.minimum(first, second), torch.maximum(first, second)
+
+
+def _keep(t: Tensor, valid: Tensor) -> Tensor:
+    return torch.where(valid & (t > 0), t, _MISS)
+
+
+def _sphere(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
+    t, _ = _roots((direction**2).sum(0), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
+    return _keep(t, t > 0)
+
+
+def _planes(solid_shape: str, extent: Extent, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Outward unit normals (P, 3) and offsets (P, 1) of the faces n·p = offset of a box or a pyramid."""
+    x, y, z = extent
+    if solid_shape == "box":
+        faces = [(s, 0, 0, x) for s in (1, -1)] + [(0, s, 0, y) for s in (1, -1)] + [(0, 0, s, z) for s in (1, -1)]
+    else:
+        slant = float(np.hypot(x, 2 * z))
+        slope, rise, offset = 2 * z / slant, x / slant, x * z / slant
+        faces = [(slope, 0, rise, offset), (-slope, 0, rise, offset), (0, slope, rise, offset)]
+        faces += [(0, -slope, rise, offset), (0, 0, -1, z)]
+    table = torch.tensor(faces, dtype=torch.float32, device=like.device)
+    return table[:, :3], table[:, 3:]
+
+
+def _convex(shape: str) -> Callable[[Extent, Tensor, Tensor], Tensor]:
+    def entry(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
+        normal, offset = _planes(shape, extent, origin)
+        slope = normal @ direction
+        t = (offset - normal @ origin) / slope  # (P, R)
+        first = torch.where(slope < 0, t, -_MISS).amax(0)
+        return _keep(first, first < torch.where(slope > 0, t, _MISS).amin(0))
+
+    return entry
+
+
+def _cylinder(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
+    radius, half = extent[0], extent[2]
+    enter, leave = _roots(
+        (direction[:2] ** 2).sum(0) + 1e-12,
+        (origin[:2] * direction[:2]).sum(0),
+        (origin[:2] ** 2).sum(0) - radius * radius,
+    )
+    flip = torch.where(direction[2] < 0, -half, half)
+    cap_in, cap_out = (-flip - origin[2]) / direction[2], (flip - origin[2]) / direction[2]
+    first = torch.maximum(enter, cap_in)
+    return _keep(first, first < torch.minimum(leave, cap_out))
+
+
+def _cone(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
+    radius, half = extent[0], extent[2]
+    slope2 = (radius / (2 * half)) ** 2
+    below = half - origin[2]
+    sides = _roots(
+        (direction[:2] ** 2).sum(0) - slope2 * direction[2] ** 2,
+        (origin[:2] * direction[:2]).sum(0) + slope2 * below * direction[2],
+        (origin[:2] ** 2).sum(0) - slope2 * below**2,
+    )
+    base = (-half - origin[2]) / direction[2]
+    first = _keep(base, ((origin[:2] + direction[:2] * base) ** 2).sum(0) < radius * radius)
+    for t in sides:
+        first = torch.minimum(first, _keep(t, (origin[2] + t * direction[2]).abs() < half))
+    return first
+
+
+def _capsule(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
+    radius, straight = extent[0], extent[2] - extent[0]
+    body, _ = _roots(
+        (direction[:2] ** 2).sum(0) + 1e-12,
+        (origin[:2] * direction[:2]).sum(0),
+        (origin[:2] ** 2).sum(0) - radius * radius,
+    )
+    first = _keep(body, (origin[2] + body * direction[2]).abs() <= straight)
+    for end in (-straight, straight):
+        shifted = origin - origin.new_tensor([[0.0], [0.0], [end]])
+        first = torch.minimum(first, _sphere(extent, shifted, direction))
+    return first
+
+
+def _torus(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
+    """Sphere tracing from the entry into the bounding sphere; the distance to a torus is known exactly."""
+    tube, ring = extent[2], extent[0] - extent[2]
+    length = (direction**2).sum(0).sqrt()
+    direction = direction / length
+    enter, leave = _roots(torch.ones_like(length), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
+    t = torch.nan_to_num(enter, nan=0.0).clamp(min=0)
+    x, y, z = origin
+    dx, dy, dz = direction
+    for _ in range(_TORUS_STEPS):
+        px, py, pz = x + dx * t, y + dy * t, z + dz * t
+        rim = (px * px + py * py).sqrt() - ring
+        distance = (rim * rim + pz * pz).sqrt() - tube
+        t = t + distance
+    return _keep(t / length, (distance < 1e-3) & (t < leave))
+
+
+_ENTRY: dict[str, Callable[[Extent, Tensor, Tensor], Tensor]] = {
+    "sphere": _sphere,
+    "box": _convex("box"),
+    "pyramid": _convex("pyramid"),
+    "cylinder": _cylinder,
+    "cone": _cone,
+    "capsule": _capsule,
+    "torus": _torus,
+}
+
+
+def _normal(solid: Object, point: Tensor, direction: Tensor) -> Tensor:
+    """Unit normals against the ray at local points of the surface, (3, R)."""
+    shape, (radius, _, half) = solid.shape, solid.extent
+    x, y, z = point
+    if shape in ("box", "pyramid"):
+        normal, offset = _planes(shape, solid.extent, point)
+        above = torch.where(normal @ direction < 0, normal @ point - offset, -_MISS)
+        return normal.T[:, above.argmax(0)]
+    across = (x * x + y * y).sqrt().clamp(min=1e-9)
+    zero = torch.zeros_like(z)
+    if shape == "sphere":
+        normal = point
+    elif shape == "capsule":
+        straight = half - radius
+        normal = torch.stack([x, y, z - z.clamp(-straight, straight)])
+    elif shape == "torus":
+        scale = 1 - (radius - half) / across
+        normal = torch.stack([x * scale, y * scale, z])
+    else:
+        if shape == "cylinder":
+            side = torch.stack([x / across, y / across, zero])
+            cap_height, outside = -torch.sign(direction[2]) * z - half, across - radius
+            cap = torch.stack([zero, zero, -torch.sign(direction[2])])
+        else:
+            slant = float(np.hypot(radius, 2 * half))
+            slope, rise = 2 * half / slant, radius / slant
+            side = torch.stack([slope * x / across, slope * y / across, torch.full_like(z, rise)])
+            cap_height = torch.where(direction[2] > 0, -half - z, -_MISS)
+            outside = slope * across + rise * (z - half)
+            cap = torch.stack([zero, zero, -torch.ones_like(z)])
+        normal = torch.where(cap_height > outside, cap, side)
+    away = (normal * direction).sum(0).clamp(min=0) / (direction * direction).sum(0)
+    normal = normal - away * direction  # rounding at silhouettes must not turn a normal from the camera
+    return normal / normal.norm(dim=0).clamp(min=1e-9)

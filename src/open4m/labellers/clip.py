@@ -1,0 +1,316 @@
+"""CLIP: dense feature maps (paper B.1), CLIP scores and image features (paper F.2).
+
+One class serves every CLIP: those of the Hugging Face hub and the small one that
+:mod:`open4m.train.tasks.clip` trains on the scenes. All are ``transformers`` folders: ``config.json``,
+``model.safetensors``, ``tokenizer.json``, ``preprocessor_config.json``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from open4m import modalities
+from open4m.labellers.base import Labeller
+from open4m.types import Open4MError
+
+if TYPE_CHECKING:
+    from transformers.models.clip.configuration_clip import CLIPConfig
+    from transformers.models.clip.modeling_clip import CLIPModel
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")  # ids 0..3; an [EOS] of 2 would select a legacy mode of CLIPModel
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, on the [0, 1] scale
+STD = (0.26862954, 0.26130258, 0.27577711)
+BATCH = 64  # images or texts in a forward pass
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class CLIPLabeller(Labeller):
+    """A CLIP model with its text tokenizer and image normalization.
+
+    Images are resized to the model's input as a whole, never cropped: a feature map covers exactly its image, as the
+    other modalities of the sample do. All results are float32 NumPy arrays unless a method says otherwise.
+    """
+
+    modality = "clip"
+    source = "rgb"
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: Tokenizer,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ):
+        self.model = model
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: its cutting and padding are set here
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(model.config.text_config.max_position_embeddings)
+        self._check_tokenizer()
+
+    @classmethod
+    def load(cls, source: str | Path, device: str = "cpu") -> CLIPLabeller:
+        """The CLIP in a folder, or of a hub name such as ``openai/clip-vit-base-patch16``. Reads safetensors only."""
+        _, model_class = _transformers()
+        local = Path(source).is_dir()
+        if not local and not _HUB_NAME.fullmatch(str(source)):
+            raise Open4MError(f"{source}: no such folder (expected a folder with a CLIP, or a name on the hub)")
+        try:
+            model, loaded = model_class.from_pretrained(
+                source, local_files_only=local, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = Tokenizer.from_str(_text(source, "tokenizer.json"))
+            preprocessor = json.loads(_text(source, "preprocessor_config.json", default="{}"))
+        except Open4MError:
+            raise
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise Open4MError(
+                f"{source}: holds no CLIP that can be loaded (config.json, model.safetensors, tokenizer.json): {reason}"
+            ) from error
+        if loaded["missing_keys"]:
+            raise Open4MError(f"{source}: not a whole CLIP, weights are missing: {sorted(loaded['missing_keys'])[:3]}")
+        mean, std = preprocessor.get("image_mean", MEAN), preprocessor.get("image_std", STD)
+        return cls(model.float().eval().to(device), tokenizer, mean, std)
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes a ``transformers`` folder that :meth:`load` reads, with weights in ``dtype``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        copy.deepcopy(self.model).to("cpu", dtype).save_pretrained(folder)
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        size = self.image_size
+        preprocessor = {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": size},
+            "resample": int(Image.Resampling.BICUBIC),
+            "do_center_crop": True,
+            "crop_size": {"height": size, "width": size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+
+    # ---- what it is
+    @property
+    def image_size(self) -> int:
+        """Height and width of the input, in pixels."""
+        return self.model.config.vision_config.image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of a feature map."""
+        side = self.image_size // self.model.config.vision_config.patch_size
+        return side, side
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a feature vector."""
+        return self.model.config.vision_config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.logit_scale.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(json.dumps([self.mean, self.std]).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # ---- what goes in
+    def images(self, values: Sequence[np.ndarray]) -> Tensor:
+        """uint8 (B, 3, H, W) at the model's size from uint8 images (H, W, 3) of any sizes."""
+        rgb, size = modalities.get(self.source), self.image_size
+        resized = []
+        for value in values:
+            value = rgb.convert(value)
+            if value.shape[:2] != (size, size):
+                value = np.asarray(Image.fromarray(value).resize((size, size), Image.Resampling.BICUBIC))
+            resized.append(value)
+        return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
+
+    def normalize(self, scaled: Tensor) -> Tensor:
+        """What the image encoder reads, (B, 3, H, W), from images on the [0, 1] scale."""
+        mean, std = scaled.new_tensor(self.mean), scaled.new_tensor(self.std)
+        return (scaled - mean[:, None, None]) / std[:, None, None]
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """int64 (B, L): token ids, long texts cut before their [EOS], short ones padded at the end.
+
+        What follows the [EOS] changes nothing: the text encoder is causal and is pooled at the first [EOS].
+        """
+        rows = [torch.tensor(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts))]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.padding)
+
+    @property
+    def padding(self) -> int:
+        """The id that :meth:`tokenize` pads with."""
+        return self.model.config.text_config.pad_token_id or 0
+
+    # ---- what comes out
+    def label(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """A feature map (h, w, D) of each image: the patches of the last Transformer layer's output, row by row."""
+        if not len(values):
+            return []
+        maps = self._vision(values, lambda output: output.last_hidden_state[:, 1:])  # (B, L, D); 0 is the class token
+        return list(maps.reshape(len(maps), *self.grid, self.dim))
+
+    def image_embedding(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """(B, E): image embeddings of length 1 in the space that images and texts share."""
+        return self._vision(
+            values, lambda output: normalize(self.model.visual_projection(output.pooler_output), dim=-1)
+        )
+
+    def text_embedding(self, texts: Sequence[str]) -> np.ndarray:
+        """(B, E): text embeddings of length 1 in the space that images and texts share."""
+        with torch.inference_mode():
+            parts = []
+            for start in range(0, len(texts), BATCH):
+                ids = self.tokenize(texts[start : start + BATCH]).to(self.device)
+                pooled = self.model.text_model(input_ids=ids).pooler_output  # (B, D)
+                parts.append(normalize(self.model.text_projection(pooled).float(), dim=-1).cpu().numpy())
+        return np.concatenate(parts)
+
+    def clip_score(self, values: Sequence[np.ndarray], texts: Sequence[str]) -> float:
+        """Mean of 100·max(cosine, 0) over images and their texts, in [0, 100] (paper Table 32)."""
+        if len(values) != len(texts) or not len(values):
+            raise Open4MError(f"CLIP score: expected one text an image, got {len(values)} images, {len(texts)} texts")
+        cosine = (self.image_embedding(values) * self.text_embedding(texts)).sum(-1)
+        return float(100 * np.maximum(cosine, 0).mean())
+
+    def features(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """float64 (B, D): the pooled image features before projection, for a Fréchet distance."""
+        return self._vision(values, lambda output: output.pooler_output).astype(np.float64)
+
+    def _vision(self, values: Sequence[np.ndarray], select: Callable) -> np.ndarray:
+        """What ``select`` takes from the image encoder's output, for all images."""
+        with torch.inference_mode():
+            parts = []
+            for start in range(0, len(values), BATCH):
+                scaled = self.images(values[start : start + BATCH]).to(self.device).float() / 255
+                parts.append(select(self.model.vision_model(self.normalize(scaled))).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def _check_tokenizer(self) -> None:
+        config = self.model.config.text_config
+        ids = self.tokenizer.encode("a").ids
+        # CLIPModel pools at the first eos_token_id, or, where the config has the legacy value 2, at the largest id.
+        end = max(ids) if config.eos_token_id == 2 else config.eos_token_id
+        if self.tokenizer.get_vocab_size() > config.vocab_size or ids.index(end) != len(ids) - 1:
+            raise Open4MError(
+                f"CLIP: the tokenizer does not fit the model: expected at most {config.vocab_size} tokens and texts that "
+                f"end with id {end}, got {self.tokenizer.get_vocab_size()} tokens and texts like {ids}"
+            )
+
+
+# ---- a small CLIP
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallCLIP:
+    """The size of a CLIP that trains on a CPU in minutes: 1.4 M parameters with a vocabulary of 1024."""
+
+    image_size: int = 128  # pixels
+    patch_size: int = 16
+    width: int = 128  # D
+    layers: int = 4
+    heads: int = 4
+    projection: int = 128  # E
+    text_width: int = 96
+    text_layers: int = 3
+    text_heads: int = 4
+    text_length: int = 64  # tokens, [SOS] and [EOS] included
+
+
+def small_clip(tokenizer: Tokenizer, config: SmallCLIP = SmallCLIP(), seed: int = 0) -> CLIPModel:
+    """An untrained ``CLIPModel`` for the tokenizer of :func:`fit_text_tokenizer`; weights are a function of ``seed``."""
+    config_class, model_class = _transformers()
+    padding, _, start, end = (tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
+    text = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": config.text_width,
+        "intermediate_size": 4 * config.text_width,
+        "num_hidden_layers": config.text_layers,
+        "num_attention_heads": config.text_heads,
+        "max_position_embeddings": config.text_length,
+        "projection_dim": config.projection,
+        "pad_token_id": padding,
+        "bos_token_id": start,
+        "eos_token_id": end,
+    }
+    vision = {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_size": config.width,
+        "intermediate_size": 4 * config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "projection_dim": config.projection,
+    }
+    with torch.random.fork_rng(devices=[]):  # modules initialize themselves from the global generator: give it back
+        torch.manual_seed(seed)
+        return model_class(config_class(text_config=text, vision_config=vision, projection_dim=config.projection))
+
+
+def fit_text_tokenizer(captions: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
+    """A lower-case WordPiece tokenizer of captions, of at most ``vocabulary`` tokens: [SOS] pieces [EOS]."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
+    tokenizer.train_from_iterable(captions, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[SOS]", "[EOS]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[SOS] $A [EOS]", special_tokens=ends)
+    return tokenizer
+
+
+def _transformers() -> tuple[type[CLIPConfig], type[CLIPModel]]:
+    """The two classes that are used of ``transformers``, imported without the rest of it (which takes seconds)."""
+    try:
+        from transformers.models.clip.configuration_clip import CLIPConfig
+        from transformers.models.clip.modeling_clip import CLIPModel
+    except ImportError as error:
+        raise Open4MError(f"CLIP needs transformers ({error}); install it: pip install 'open4m[labellers]'") from error
+    return CLIPConfig, CLIPModel
+
+
+def _text(source: str | Path, name: str, default: str | None = None) -> str:
+    """The text of a file of a model, local or of the hub; ``default`` if the model has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        path = Path(source) / name if Path(source).is_dir() else Path(hf_hub_download(str(source), name))
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, EntryNotFoundError) as error:
+        if default is None:
+            raise Open4MError(f"{source}: this CLIP has no {name}") from error
+        return default
+
+
+LABELLER = CLIPLabeller

@@ -1,0 +1,72 @@
+"""The registry of modalities: the file name is the name. See :mod:`open4m.modalities.base` for what a file provides."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from open4m.types import Open4MError
+
+if TYPE_CHECKING:
+    from open4m.modalities.base import Modality
+
+FOLDERS_VARIABLE = "OPEN4M_MODALITIES"
+
+
+def files() -> dict[str, Path]:
+    """The modality files by name: this folder's, then those of the folders in ``OPEN4M_MODALITIES``."""
+    folders = [Path(__file__).parent]
+    folders += [Path(f) for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f]
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise Open4MError(f"{FOLDERS_VARIABLE} names {folder}, which is not a folder")
+        for path in sorted(folder.glob("*.py")):
+            if path.stem in ("__init__", "base"):
+                continue
+            if path.stem in found:
+                raise Open4MError(f"modality {path.stem} is defined twice: {found[path.stem]} and {path}")
+            found[path.stem] = path
+    return found
+
+
+def names() -> list[str]:
+    """All known modalities."""
+    return sorted(files())
+
+
+def get(name: str) -> Modality:
+    """The modality of a name; of a key with a resolution, like ``rgb@256``, the part before the ``@``."""
+    stem = name.split("@")[0]
+    path = files().get(stem)
+    if path is None:
+        raise unknown(name, names())
+    return _load(stem, path)
+
+
+def unknown(name: str, allowed: list[str]) -> Open4MError:
+    """The error for a modality that is not among ``allowed``, with the nearest match."""
+    near = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return Open4MError(f"unknown modality {name!r}{hint} (allowed: {', '.join(allowed)})")
+
+
+@cache
+def _load(name: str, path: Path) -> Modality:
+    if path.parent == Path(__file__).parent:
+        module = importlib.import_module(f"{__name__}.{name}")
+    else:
+        spec = importlib.util.spec_from_file_location(f"open4m_user_modality_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    modality = getattr(module, "MODALITY", None)
+    if modality is None:
+        raise Open4MError(f"{path}: a modality file defines MODALITY = <an instance of a family>")
+    if modality.name != name:
+        raise Open4MError(f"{path}: MODALITY.name is {modality.name!r}, expected the file's name {name!r}")
+    return modality

@@ -1,0 +1,289 @@
+"""Families of modalities, and what one modality file provides.
+
+A modality is one file in this folder (or in a folder named by the environment variable ``OPEN4M_MODALITIES``)
+that defines ``MODALITY``, an instance of a family below. The rest of the program asks a modality what it is
+through its family; it never compares names.
+
+============  ==============================  ==========================  ============================
+family        examples                        the model reads             the model predicts
+============  ==============================  ==========================  ============================
+PixelGrid     RGB pixels                      projected patches           nothing (input only)
+TokenGrid     RGB, depth, segmentation, CLIP  a codebook index a cell     the indices of queried cells
+Sequence      captions, boxes                 a word-piece index a token  the next token
+============  ==============================  ==========================  ============================
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from open4m.types import Open4MError, Value
+
+if TYPE_CHECKING:
+    from open4m.tokenizers.text import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A region of the image, as fractions of its width and height, and the size in pixels it is resized to.
+
+    One ``Crop`` is applied to all modalities of a sample, so that they stay aligned.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    width: float = 1.0
+    height: float = 1.0
+    size: tuple[int, int] = (128, 128)  # (height, width) in pixels
+
+    @staticmethod
+    def center(height: int, width: int, size: int) -> Crop:
+        """The largest centered square of an image of ``height`` × ``width`` pixels (paper Table 5)."""
+        side = min(height, width)
+        return Crop((width - side) / 2 / width, (height - side) / 2 / height, side / width, side / height, (size, size))
+
+    @staticmethod
+    def random(
+        height: int,
+        width: int,
+        size: int,
+        generator: np.random.Generator,
+        scale: tuple[float, float] = (0.8, 1.0),
+        ratio: tuple[float, float] = (0.75, 4 / 3),
+    ) -> Crop:
+        """A random resized crop: area fraction from ``scale``, aspect ratio from ``ratio`` (paper Table 3)."""
+        for _ in range(10):
+            area = height * width * generator.uniform(*scale)
+            aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+            w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+            if w <= width and h <= height:
+                left, top = generator.uniform(0, width - w), generator.uniform(0, height - h)
+                return Crop(left / width, top / height, w / width, h / height, (size, size))
+        return Crop.center(height, width, size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDefaults:
+    """How a modality is generated unless a plan says otherwise (paper A.3)."""
+
+    scheme: str = "maskgit"
+    steps: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """What every modality file provides.
+
+    ``extension`` names the member in a raw shard (``<key>.<extension>``). ``source`` and :meth:`derive` let a
+    modality be computed from the values of another one instead of being stored.
+    """
+
+    name: str
+    description: str
+    extension: str = ""
+    source: str | None = None
+    better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
+
+    # ---- at rest
+    def read(self, data: bytes) -> Value:
+        """The value in a raw file's bytes. Raises :class:`Open4MError` for bytes that hold no such value."""
+        raise NotImplementedError
+
+    def write(self, value: Value) -> bytes:
+        """The bytes of a raw file that holds the value."""
+        raise NotImplementedError
+
+    def derive(self, source: Value) -> Value:
+        """The value computed from a value of the ``source`` modality."""
+        return source
+
+    # ---- in memory
+    def convert(self, value: Any) -> Value:
+        """A checked value from what users have (PIL images, arrays of other types, lists ...)."""
+        raise NotImplementedError
+
+    def crop(self, value: Value, crop: Crop) -> Value:
+        """The region ``crop`` of the value, resized."""
+        return value
+
+    def can_flip(self, value: Value) -> bool:
+        """Whether the value stays true when the image is mirrored (False turns the sample's flip off)."""
+        return True
+
+    def flip(self, value: Value) -> Value:
+        """The value of the image mirrored left to right."""
+        return value
+
+    # ---- for people
+    def render(self, value: Value, size: int = 256) -> Image.Image:
+        """A picture of the value, ``size`` pixels wide and high."""
+        raise NotImplementedError
+
+    def metrics(self, predictions: SequenceOf[Value], labels: SequenceOf[Value]) -> dict[str, float]:
+        """How well predictions match labels; keys and directions are in ``better``."""
+        return {}
+
+    def trivial(self, labels: SequenceOf[Value]) -> Value | None:
+        """The best constant prediction, made from training labels: what any model must beat."""
+        return None
+
+    def error(self, message: str) -> Open4MError:
+        """An error about a value of this modality."""
+        return Open4MError(f"{self.name}: {message}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelGrid(Modality):
+    """Pixels that the model reads as projected patches. Input only: nothing predicts them (paper C.1)."""
+
+    channels: int = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of ImageNet, on the [0, 1] scale
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def pixels(self, value: np.ndarray) -> np.ndarray:
+        """Normalized float32 (C, H, W) from a uint8 (H, W, C) value."""
+        scaled = value.astype(np.float32) / 255
+        return ((scaled - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenGrid(Modality):
+    """A dense, image-like modality with a learned tokenizer: one codebook index a cell of a grid (paper B.3)."""
+
+    channels: int
+    loss: str  # "mse", "smooth_l1" or "cross_entropy": the tokenizer's reconstruction loss (paper Table 3)
+    categorical: bool = False  # the value is a map of class ids; channels is then the width of the class embedding
+    resample: str = "nearest"  # how a crop is resized: "nearest" (no mixing across edges) or "linear"
+    feature_map: bool = False  # one vector a cell instead of pixels: the tokenizer has no patch projection
+    normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured on the training set a channel
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    generation: GenerationDefaults = GenerationDefaults()
+
+    def tensor(self, value: np.ndarray) -> np.ndarray:
+        """What the tokenizer sees before normalization: float32 (C, H, W), or int64 (H, W) if categorical."""
+        if self.categorical:
+            return value.astype(np.int64)
+        return np.ascontiguousarray(value.reshape(*value.shape[:2], -1).transpose(2, 0, 1), dtype=np.float32)
+
+    def value(self, tensor: np.ndarray) -> np.ndarray:
+        """The value from what the tokenizer gives back, un-normalized: the inverse of :meth:`tensor`."""
+        if self.categorical:
+            return tensor.astype(np.uint8 if tensor.max(initial=0) < 256 else np.int32)
+        return tensor.transpose(1, 2, 0).astype(np.float32)
+
+    def crop(self, value: np.ndarray, crop: Crop) -> np.ndarray:
+        return resample(value, crop, self.resample)
+
+    def flip(self, value: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(value[:, ::-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequence(Modality):
+    """A sequence of word pieces of the text tokenizer that all sequences share (paper B.2)."""
+
+    max_length: int = 256  # tokens, [EOS] included; longer ones are cut
+    generation: GenerationDefaults = GenerationDefaults(scheme="left_to_right", steps=0, top_p=0.9)
+
+    def encode(self, value: Value, text: TextTokenizer) -> list[int]:
+        """Token ids that end with [EOS]."""
+        raise NotImplementedError
+
+    def decode(self, ids: SequenceOf[int], text: TextTokenizer) -> Value:
+        """The value of token ids, read up to the first [EOS]; never raises for ids of the vocabulary."""
+        raise NotImplementedError
+
+
+# ---- shared by modality files
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = 1 << 26) -> Image.Image:
+    """A PIL image from PNG or JPEG bytes; its size is checked before its pixels are decoded."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        if image.width * image.height > max_pixels:
+            raise Open4MError(f"{name}: image of {image.width}x{image.height} pixels, at most {max_pixels} are read")
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Open4MError(f"{name}: not a readable image ({error})") from error
+    return image
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """PNG bytes of a uint8 or uint16 array (H, W) or (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def read_array(data: bytes, name: str, ndim: int) -> np.ndarray:
+    """A float array from ``.npy`` bytes; pickled objects are refused."""
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise Open4MError(f"{name}: not a readable .npy array ({error})") from error
+    if array.ndim != ndim or array.dtype.kind != "f":
+        raise Open4MError(f"{name}: expected a float array of {ndim} dimensions, got {array.dtype} {array.shape}")
+    return array
+
+
+def write_array(array: np.ndarray) -> bytes:
+    """``.npy`` bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def resample(array: np.ndarray, crop: Crop, how: str) -> np.ndarray:
+    """A region of an array (H, W) or (H, W, C), resized to ``crop.size``; rows are sampled at pixel centers."""
+    height, width = array.shape[:2]
+    ys = (crop.top + crop.height * (np.arange(crop.size[0]) + 0.5) / crop.size[0]) * height
+    xs = (crop.left + crop.width * (np.arange(crop.size[1]) + 0.5) / crop.size[1]) * width
+    if how == "nearest":
+        rows = np.clip(ys.astype(int), 0, height - 1)
+        columns = np.clip(xs.astype(int), 0, width - 1)
+        return np.ascontiguousarray(array[rows][:, columns])
+    out = np.einsum("yi,ij...->yj...", _linear_weights(ys, height), array.astype(np.float32))
+    return np.ascontiguousarray(np.einsum("xj,yj...->yx...", _linear_weights(xs, width), out))
+
+
+def _linear_weights(centers: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear interpolation as a matrix (out, in); widened to a box-like tent when it shrinks (anti-aliasing)."""
+    step = (centers[-1] - centers[0]) / max(len(centers) - 1, 1)
+    support = max(1.0, abs(step))
+    weights = np.maximum(0, 1 - np.abs(centers[:, None] - 0.5 - np.arange(size)[None]) / support)
+    weights = np.where(
+        weights.sum(1, keepdims=True) > 0, weights, np.eye(size)[np.clip(centers.astype(int), 0, size - 1)]
+    )
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def picture(array: np.ndarray, size: int, smooth: bool = True) -> Image.Image:
+    """A PIL image, ``size`` × ``size``, of a uint8 array (H, W) or (H, W, 3)."""
+    method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return Image.fromarray(array).convert("RGB").resize((size, size), method)
+
+
+def principal_components(features: np.ndarray) -> np.ndarray:
+    """The first three principal components of a (h, w, D) map as uint8 RGB (h, w, 3) (paper B.1)."""
+    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    flat = flat - flat.mean(0)
+    _, _, basis = np.linalg.svd(flat, full_matrices=False)
+    basis = basis[:3] * np.sign(basis[:3].sum(1, keepdims=True) + 1e-12)  # a stable choice of sign
+    projected = flat @ basis.T
+    low, high = projected.min(0), projected.max(0)
+    scaled = (projected - low) / np.maximum(high - low, 1e-9)
+    rgb = np.zeros((len(flat), 3))
+    rgb[:, : scaled.shape[1]] = scaled
+    return (rgb * 255).round().astype(np.uint8).reshape(*features.shape[:2], 3)

@@ -1,0 +1,157 @@
+"""Object bounding boxes as a sequence of coordinate and class tokens (paper B.2, after Pix2Seq)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from open4m.modalities.base import Crop, Sequence
+from open4m.types import Boxes, Open4MError
+
+_MIN_VISIBLE = 0.1  # of a box's area; a crop that shows less drops the box
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundingBoxes(Sequence):
+    """A value is :class:`open4m.types.Boxes`."""
+
+    better = {"ap": "higher", "ap50": "higher"}
+
+    def read(self, data: bytes) -> Boxes:
+        try:
+            items = json.loads(data)
+            return Boxes(np.array([item["box"] for item in items], dtype=np.float32), [item["label"] for item in items])
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.error(f'expected JSON [{{"box": [x0, y0, x1, y1], "label": name}}, ...] ({error})') from error
+
+    def write(self, value: Boxes) -> bytes:
+        rows = zip(value.corners.astype(float), value.labels, strict=True)
+        return json.dumps([{"box": [round(c, 6) for c in row], "label": label} for row, label in rows]).encode()
+
+    def convert(self, value: Any) -> Boxes:
+        if isinstance(value, Boxes):
+            return value
+        try:
+            return Boxes(np.array([item["box"] for item in value], dtype=np.float32), [item["label"] for item in value])
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.error(
+                f'expected Boxes or [{{"box": [x0, y0, x1, y1], "label": name}}, ...] ({error})'
+            ) from error
+
+    def crop(self, value: Boxes, crop: Crop) -> Boxes:
+        offset = np.float32([crop.left, crop.top] * 2)
+        scale = np.float32([crop.width, crop.height] * 2)
+        moved = (value.corners - offset) / scale
+        clipped = moved.clip(0, 1)
+        full = np.maximum(_area(moved), 1e-12)
+        return _select(value, clipped, _area(clipped) / full >= _MIN_VISIBLE)
+
+    def flip(self, value: Boxes) -> Boxes:
+        return _select(value, np.float32([1, 0, 1, 0]) - value.corners[:, [2, 1, 0, 3]] * np.float32([1, -1, 1, -1]),
+                       np.ones(len(value), dtype=bool))  # fmt: skip
+
+    def encode(self, value: Boxes, text) -> list[int]:
+        """Objects in order of the distance of their upper left corner to the origin (paper B.2), then [EOS]."""
+        order = np.argsort(np.hypot(value.corners[:, 0], value.corners[:, 1]), kind="stable")
+        ids: list[int] = []
+        for i in order:
+            piece = [*text.coordinate_ids(value.corners[i]), text.class_id(value.labels[i])]
+            if len(ids) + len(piece) >= self.max_length:
+                break
+            ids += piece
+        return [*ids, text.eos]
+
+    def decode(self, ids, text) -> Boxes:
+        """The boxes that are complete and well-formed: four corners in order, then a class."""
+        corners, labels, pending = [], [], []
+        for i in text.until_eos(ids):
+            coordinate = text.coordinate(i)
+            if coordinate is not None:
+                axis, position = coordinate
+                pending = [*pending, position] if axis == len(pending) else ([position] if axis == 0 else [])
+            else:
+                label = text.class_name(i)
+                if label is not None and len(pending) == 4 and pending[0] <= pending[2] and pending[1] <= pending[3]:
+                    corners.append(pending)
+                    labels.append(label)
+                pending = []
+        return Boxes(np.array(corners, dtype=np.float32), labels)
+
+    def render(self, value: Boxes, size: int = 256) -> Image.Image:
+        return draw_boxes(Image.new("RGB", (size, size), (245, 245, 247)), value)
+
+    def metrics(self, predictions, labels) -> dict[str, float]:
+        return average_precision(predictions, labels)
+
+    def trivial(self, labels) -> Boxes:
+        """One box: the mean box of the most frequent class."""
+        names = [name for value in labels for name in value.labels]
+        if not names:
+            return Boxes(np.zeros((0, 4)), ())
+        common = max(sorted(set(names)), key=names.count)
+        corners = [
+            row for value in labels for row, name in zip(value.corners, value.labels, strict=True) if name == common
+        ]
+        return Boxes(np.mean(corners, axis=0)[None], (common,))
+
+
+def _area(corners: np.ndarray) -> np.ndarray:
+    return np.maximum(corners[:, 2] - corners[:, 0], 0) * np.maximum(corners[:, 3] - corners[:, 1], 0)
+
+
+def _select(value: Boxes, corners: np.ndarray, keep: np.ndarray) -> Boxes:
+    chosen = np.flatnonzero(keep)
+    scores = None if value.scores is None else tuple(value.scores[i] for i in chosen)
+    return Boxes(corners[chosen], tuple(value.labels[i] for i in chosen), scores)
+
+
+def draw_boxes(image: Image.Image, value: Boxes) -> Image.Image:
+    """A copy of the image with the boxes and their labels drawn on it."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(max(10, image.width // 20))
+    colors = ["#d1495b", "#00798c", "#edae49", "#30638e", "#6a994e", "#7b2cbf", "#bc6c25", "#444444"]
+    names = sorted(set(value.labels))
+    for row, label in zip(value.corners, value.labels, strict=True):
+        color = colors[names.index(label) % len(colors)]
+        x0, y0, x1, y1 = row * np.float32([image.width, image.height] * 2)
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=max(1, image.width // 100))
+        left, top, right, bottom = draw.textbbox((x0 + 2, max(0, y0 - image.width // 18)), label, font=font)
+        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=color)
+        draw.text((x0 + 2, max(0, y0 - image.width // 18)), label, fill="white", font=font)
+    return image
+
+
+def average_precision(predictions: list[Boxes], labels: list[Boxes]) -> dict[str, float]:
+    """COCO average precision (IoU 0.5 to 0.95) and AP50. A box without a score ranks by its place in the sequence."""
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise Open4MError("box AP needs the extra: pip install 'open4m[evaluate]'") from error
+    names = sorted({name for value in [*predictions, *labels] for name in value.labels})
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
+    scale = 1000.0  # COCO's areas are in pixels; the size ranges are not used here
+    truth, found = [], []
+    for i, (prediction, label) in enumerate(zip(predictions, labels, strict=True)):
+        for row, name in zip(label.corners.astype(float) * scale, label.labels, strict=True):
+            w, h = row[2] - row[0], row[3] - row[1]
+            truth.append({"id": len(truth) + 1, "image_id": i + 1, "category_id": names.index(name) + 1,
+                          "bbox": [row[0], row[1], w, h], "area": w * h, "iscrowd": 0})  # fmt: skip
+        for j, (row, name) in enumerate(zip(prediction.corners.astype(float) * scale, prediction.labels, strict=True)):
+            score = prediction.scores[j] if prediction.scores is not None else 1.0 - j / 1000
+            found.append({"image_id": i + 1, "category_id": names.index(name) + 1, "score": score,
+                          "bbox": [row[0], row[1], row[2] - row[0], row[3] - row[1]]})  # fmt: skip
+    if not truth or not found:
+        return {"ap": 0.0, "ap50": 0.0}
+    images = [{"id": i + 1, "width": int(scale), "height": int(scale)} for i in range(len(labels))]
+    coco = COCO({"info": {}, "images": images, "annotations": truth, "categories": categories})
+    evaluation = COCOeval_faster(coco, coco.loadRes(found), "bbox", print_function=lambda *_: None)
+    evaluation.run()
+    return {"ap": float(evaluation.stats[0]), "ap50": float(evaluation.stats[1])}
+
+
+MODALITY = BoundingBoxes(name="boxes", description="bounding boxes with classes", extension="boxes.json")

@@ -1,0 +1,68 @@
+"""Surface normals in camera space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from open4m.modalities.base import TokenGrid, decode_image, encode_png, picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normals(TokenGrid):
+    """A value is float32 (H, W, 3), unit vectors; x points right, y up, z toward the viewer."""
+
+    better = {"mean_angle": "lower"}
+
+    def read(self, data: bytes) -> np.ndarray:
+        encoded = np.asarray(decode_image(data, self.name).convert("RGB"), dtype=np.float32)
+        return _unit(encoded / 127.5 - 1)
+
+    def write(self, value: np.ndarray) -> bytes:
+        return encode_png(((value + 1) * 127.5).round().clip(0, 255).astype(np.uint8))
+
+    def convert(self, value: Any) -> np.ndarray:
+        if isinstance(value, Image.Image):
+            return _unit(np.asarray(value.convert("RGB"), dtype=np.float32) / 127.5 - 1)
+        array = np.asarray(value)
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise self.error(f"expected finite unit vectors (H, W, 3) as floats, got {array.dtype} {array.shape}")
+        length = np.linalg.norm(array, axis=-1)
+        if (np.abs(length - 1) > 0.05).any():
+            raise self.error(f"expected unit vectors, got lengths from {length.min():.3f} to {length.max():.3f}")
+        return _unit(array.astype(np.float32))
+
+    def value(self, tensor: np.ndarray) -> np.ndarray:
+        return _unit(super().value(tensor))
+
+    def flip(self, value: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(value[:, ::-1] * np.float32([-1, 1, 1]))  # a mirror turns x around
+
+    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
+        return picture(((value + 1) * 127.5).round().clip(0, 255).astype(np.uint8), size)
+
+    def metrics(self, predictions, labels) -> dict[str, float]:
+        """The mean angle between predicted and true normals, in degrees."""
+        angles = [
+            np.degrees(np.arccos(np.clip((p.astype(np.float64) * t).sum(-1), -1, 1))).mean()
+            for p, t in zip(predictions, labels, strict=True)
+        ]
+        return {"mean_angle": float(np.mean(angles))}
+
+    def trivial(self, labels) -> np.ndarray:
+        return _unit(np.mean(labels, axis=0))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    toward_viewer = np.float32([0, 0, 1])
+    return np.where(length > 1e-6, vectors / np.maximum(length, 1e-6), toward_viewer).astype(np.float32)
+
+
+MODALITY = Normals(
+    name="normals", description="surface normals (x right, y up, z to the viewer)", extension="normals.png",
+    channels=3, loss="mse",
+)  # fmt: skip

@@ -1,0 +1,86 @@
+"""RGB images as tokens."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from open4m.modalities.base import Crop, GenerationDefaults, TokenGrid, decode_image, encode_png, picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class RGB(TokenGrid):
+    """A value is uint8 (H, W, 3), sRGB."""
+
+    better = {"psnr": "higher"}
+
+    def read(self, data: bytes) -> np.ndarray:
+        return np.asarray(decode_image(data, self.name).convert("RGB"))
+
+    def write(self, value: np.ndarray) -> bytes:
+        return encode_png(value)
+
+    def convert(self, value: Any) -> np.ndarray:
+        if isinstance(value, Image.Image):
+            return np.asarray(value.convert("RGB"))
+        array = np.asarray(value)
+        if array.ndim == 3 and array.shape[2] in (3, 4) and min(array.shape) > 0:
+            array = array[..., :3]
+            if array.dtype == np.uint8:
+                return array
+            if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
+                return (array * 255).round().astype(np.uint8)
+        raise self.error(
+            f"expected a PIL image, uint8 (H, W, 3) or floats in [0, 1], got {array.dtype} {array.shape}"
+            if array.dtype != object
+            else f"expected a PIL image or an array (H, W, 3), got {type(value).__name__}"
+        )
+
+    def tensor(self, value: np.ndarray) -> np.ndarray:
+        return super().tensor(value) / 255
+
+    def value(self, tensor: np.ndarray) -> np.ndarray:
+        return (tensor.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+
+    def crop(self, value: np.ndarray, crop: Crop) -> np.ndarray:
+        height, width = value.shape[:2]
+        left, top = crop.left * width, crop.top * height
+        box = (left, top, min(width, left + crop.width * width), min(height, top + crop.height * height))
+        if box == (0, 0, width, height) and crop.size == (height, width):
+            return value
+        return np.asarray(Image.fromarray(value).resize(crop.size[::-1], Image.Resampling.BICUBIC, box=box))
+
+    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
+        return picture(value, size)
+
+    def metrics(self, predictions, labels) -> dict[str, float]:
+        """PSNR in dB, the mean over images."""
+        errors = [np.mean((p.astype(np.float64) - t) ** 2) for p, t in zip(predictions, labels, strict=True)]
+        return {"psnr": float(np.mean([10 * np.log10(255**2 / max(e, 1e-9)) for e in errors]))}
+
+    def trivial(self, labels) -> np.ndarray:
+        return np.mean([label.astype(np.float64) for label in labels], axis=0).round().astype(np.uint8)
+
+
+def encode_jpeg(value: np.ndarray, quality: int = 95) -> bytes:
+    """JPEG bytes of a uint8 (H, W, 3) image, without chroma subsampling."""
+    buffer = io.BytesIO()
+    Image.fromarray(value).save(buffer, format="JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+MODALITY = RGB(
+    name="rgb",
+    description="RGB image (tokens)",
+    extension="png",
+    channels=3,
+    loss="mse",
+    resample="linear",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    generation=GenerationDefaults(scheme="roar", steps=16, temperature=1.0, top_p=0.9),
+)

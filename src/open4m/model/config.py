@@ -1,0 +1,106 @@
+"""The configuration of a 4M model: which modalities, how large."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from open4m import modalities
+from open4m.types import Open4MError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalitySpec:
+    """One modality as the model sees it. ``key`` is its name, with a resolution if there are several: ``rgb@256``."""
+
+    key: str
+    family: Literal["pixels", "grid", "sequence"]
+    vocab_size: int = 0  # entries of the codebook or of the text vocabulary; 0 for pixels
+    grid: tuple[int, int] = (0, 0)  # (h, w) in tokens or patches
+    max_length: int = 0  # tokens of a sequence
+    patch_size: int = 0  # pixels: of a projected patch
+    channels: int = 0  # pixels
+    is_input: bool = True
+    is_target: bool = True
+
+    def __post_init__(self) -> None:
+        if self.family == "pixels" and self.is_target:
+            object.__setattr__(self, "is_target", False)  # nothing predicts pixels
+        needed = {
+            "pixels": ("patch_size", "channels"),
+            "grid": ("vocab_size",),
+            "sequence": ("vocab_size", "max_length"),
+        }
+        missing = [name for name in needed[self.family] if getattr(self, name) < 1]
+        if self.family != "sequence" and min(self.grid) < 1:
+            missing.append("grid")
+        if missing:
+            raise Open4MError(f"modality {self.key}: {', '.join(missing)} must be positive for family {self.family}")
+
+    @property
+    def length(self) -> int:
+        """The number of tokens of a grid, or the most of a sequence."""
+        return self.max_length if self.family == "sequence" else self.grid[0] * self.grid[1]
+
+    @property
+    def positions(self) -> int:
+        """The positions that occur: span masking asks for up to one query more than a sequence has tokens."""
+        return self.length + (self.family == "sequence")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourMConfig:
+    """Sizes as in the paper's Table 4; the order of ``modalities`` is the index that tokens carry."""
+
+    modalities: tuple[ModalitySpec, ...]
+    dim: int
+    encoder_depth: int
+    decoder_depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or self.dim % 4:
+            raise Open4MError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (2D sine-cosine)")
+        keys = self.keys
+        if len(set(keys)) != len(keys):
+            raise Open4MError(f"a modality occurs twice: {', '.join(keys)}")
+        if not any(m.is_input for m in self.modalities) or not any(m.is_target for m in self.modalities):
+            raise Open4MError("a model needs at least one input and one target modality")
+
+    @property
+    def keys(self) -> list[str]:
+        return [m.key for m in self.modalities]
+
+    @property
+    def targets(self) -> list[str]:
+        """The modalities that can be generated."""
+        return [m.key for m in self.modalities if m.is_target]
+
+    def index(self, key: str) -> int:
+        """The index of a modality in a batch's ``*_modality``."""
+        if key not in self.keys:
+            raise modalities.unknown(key, self.keys)
+        return self.keys.index(key)
+
+    def spec(self, key: str) -> ModalitySpec:
+        """The specification of a modality."""
+        return self.modalities[self.index(key)]
+
+
+# encoder blocks, decoder blocks, dimension, heads: paper Table 4, and the one for scenes
+SIZES: dict[str, dict[str, int]] = {
+    "scenes": {"encoder_depth": 6, "decoder_depth": 6, "dim": 256, "heads": 4},
+    "Ti": {"encoder_depth": 6, "decoder_depth": 6, "dim": 384, "heads": 6},
+    "S": {"encoder_depth": 8, "decoder_depth": 8, "dim": 512, "heads": 8},
+    "B": {"encoder_depth": 12, "decoder_depth": 12, "dim": 768, "heads": 12},
+    "L": {"encoder_depth": 24, "decoder_depth": 24, "dim": 1024, "heads": 16},
+    "XL": {"encoder_depth": 24, "decoder_depth": 24, "dim": 2048, "heads": 32},
+}
+
+
+def sized(size: str, specs: tuple[ModalitySpec, ...]) -> FourMConfig:
+    """The configuration of a named size for given modalities."""
+    if size not in SIZES:
+        raise Open4MError(f"unknown size {size!r} (sizes: {', '.join(SIZES)})")
+    return FourMConfig(modalities=specs, **SIZES[size])

@@ -1,0 +1,206 @@
+"""The one training loop. A task says what a batch, a loss and an evaluation are; the loop does the rest.
+
+A run directory holds ``config.json``, ``metrics.jsonl``, TensorBoard events, ``pictures/``, ``checkpoints/`` and,
+when the run ends, ``model/``: what the task saves for use. Calling :func:`train` on it again resumes; everything
+random is a function of (seed, step), so a resumed run gives the losses of an uninterrupted one, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from open4m import config as configs
+from open4m.config import Duration
+from open4m.train import checkpoint, optim
+from open4m.train.log import RunLog
+from open4m.types import Open4MError
+
+logger = logging.getLogger("open4m")
+
+
+class Task(Protocol):
+    """What is trained. ``model`` is what is optimized and checkpointed."""
+
+    name: str
+    model: torch.nn.Module
+
+    def batch(self, step: int) -> Any:
+        """The batch of a step: a pure function of (the task's seed, step). Called in a background thread."""
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The scalar to minimize and what to log. Called under autocast."""
+
+    def tokens(self, batch: Any) -> int:
+        """How many tokens the batch shows the model."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on validation data."""
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Pictures of what the model does now."""
+
+    def save(self, folder: Path) -> None:
+        """Write the trained model in the form that is used and published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how to train (paper Table 5)."""
+
+    length: Duration
+    warmup: Duration = Duration(0, "steps")
+    batch_size: int = 256
+    tokens_per_sample: int = 256  # input plus target budget: what a length in tokens is divided by
+    optim: optim.OptimConfig = optim.OptimConfig()
+    precision: Literal["bf16", "fp32"] = "bf16"
+    seed: int = 0
+    log_every: int = 20  # steps
+    evaluate_every: int = 500  # steps
+    checkpoint_every: int = 500  # steps
+
+    @property
+    def steps(self) -> int:
+        return self.length.steps(self.batch_size, self.tokens_per_sample)
+
+    @property
+    def warmup_steps(self) -> int:
+        return self.warmup.steps(self.batch_size, self.tokens_per_sample)
+
+
+class Preempted(Exception):
+    """The process was asked to stop; the run was saved and can be resumed."""
+
+
+def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of a step: everything random in it comes from (seed, step)."""
+    entropy = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator(device=device).manual_seed(entropy)
+
+
+def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any = None, stop_at: int | None = None):
+    """Train until ``config.length``, resuming what ``directory`` holds.
+
+    ``task_config``: what else defines the run; saved beside ``config`` and compared on resuming.
+    ``stop_at``: save and return after this step, as if preempted.
+
+    Raises :class:`Open4MError` if the directory holds a run with another configuration, or the loss is not finite;
+    :class:`Preempted` after SIGTERM or SIGINT, when the run is saved.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    _claim(directory, {"train": configs.to_dict(config), "task": configs.to_dict(task_config)})
+    device = next(task.model.parameters()).device
+    optimizer = optim.build(task.model, config.optim)
+    start = tokens = 0
+    if (path := checkpoint.latest(directory)) is not None:
+        state = checkpoint.restore(path, task.model, optimizer)
+        start, tokens = state["step"], state["tokens"]
+    steps = config.steps
+    last = min(steps, stop_at) if stop_at is not None else steps
+    peak = config.optim.base_lr * config.batch_size / 256
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    log = RunLog(directory, task.name, steps, start)
+    window: deque[tuple[float, int]] = deque(maxlen=50)  # (time, samples) of the latest steps
+    with contextlib.closing(log), _stop_signals() as stop, contextlib.closing(_prefetch(task, start, last)) as batches:
+        task.model.train()
+        for step, batch in batches:
+            for group in optimizer.param_groups:
+                group["lr"] = optim.learning_rate(step, steps, config.warmup_steps, peak, config.optim.final_lr)
+            with autocast:
+                loss, details = task.loss(batch, step_generator(config.seed, step, device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.optim.clip or math.inf)
+            if not torch.isfinite(norm):
+                raise Open4MError(f"{task.name}: step {step}: loss {loss.item()}, gradient norm {norm.item()}: not finite; "
+                                  f"lower optim.base_lr or set optim.clip, then run again to resume")  # fmt: skip
+            optimizer.step()
+            tokens += task.tokens(batch)
+            done = step + 1
+            window.append((time.monotonic(), config.batch_size))
+            speed = sum(n for _, n in list(window)[1:]) / max(1e-9, window[-1][0] - window[0][0])
+            if done % config.log_every == 0 or done == last:
+                values = {"loss": loss.item(), "gradient_norm": norm.item(), "lr": optimizer.param_groups[0]["lr"],
+                          "tokens": tokens, "samples_per_second": speed,
+                          **{k: float(v) for k, v in details.items()}}  # fmt: skip
+                log.metrics(done, values)
+                log.progress(done, f"loss {values['loss']:.3f}, {speed:.0f} samples/s")
+            if done % config.evaluate_every == 0 or done == steps:
+                _evaluate(task, log, done)
+                window.clear()
+            if done % config.checkpoint_every == 0 or done == last or stop.is_set():
+                checkpoint.save(directory, done, task.model, optimizer, {"tokens": tokens})
+            if stop.is_set():
+                raise Preempted(f"{task.name}: stopped at step {done}; saved in {directory}, run again to resume")
+    if last == steps and not (directory / "model").exists():
+        task.model.eval()
+        task.save(directory / "model")
+
+
+def _evaluate(task: Task, log: RunLog, step: int) -> None:
+    task.model.eval()
+    with torch.no_grad():
+        values = task.evaluate()
+        log.metrics(step, {f"validation/{name}": value for name, value in values.items()})
+        log.pictures(step, task.pictures())
+    task.model.train()
+    logger.info("%s step %d: %s", task.name, step, ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+
+
+def _prefetch(task: Task, start: int, end: int, ahead: int = 3) -> Iterator[tuple[int, Any]]:
+    """Batches of steps start..end, made ahead of time in a thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
+        pending = deque((s, pool.submit(task.batch, s)) for s in range(start, min(end, start + ahead)))
+        try:
+            while pending:
+                step, future = pending.popleft()
+                batch = future.result()
+                if step + ahead < end:
+                    pending.append((step + ahead, pool.submit(task.batch, step + ahead)))
+                yield step, batch
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, instead of ending the process in the middle of a step."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    old = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield event
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _claim(directory: Path, description: dict) -> None:
+    """Write the run's configuration, or compare it with the one that is there."""
+    path = directory / "config.json"
+    if path.exists():
+        different = configs.differences(configs.load(dict[str, Any], path), description)
+        if different:
+            raise Open4MError(
+                f"{directory} holds a run with another configuration ({'; '.join(different)}): "
+                "use another directory, or the same configuration to resume"
+            )
+    else:
+        configs.save(description, path)

@@ -1,0 +1,39 @@
+"""AdamW and the learning-rate schedule of the paper (Tables 3 and 5)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW; ``base_lr`` is for a batch of 256 and scales linearly with the batch (paper [46])."""
+
+    base_lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    clip: float | None = None  # the largest norm of the whole gradient; None: not clipped
+    final_lr: float = 0.0  # fraction of the peak at the end of the cosine
+
+
+def build(model: torch.nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable weights; matrices decay, embeddings, norms and biases do not."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    decayed, plain = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+            (decayed if matrix else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas, fused=True)
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float, final: float = 0.0) -> float:
+    """Linear warm-up to ``peak`` over ``warmup`` steps, then a cosine to ``final`` × ``peak`` at ``steps``."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,0 +1,123 @@
+"""The values that travel through open4m, and the legend of their shapes.
+
+Shapes are written as trailing comments, ``# (B, N, D)``, with these letters:
+
+====  ==========================================================
+B     samples in a batch
+N     input (visible) tokens of a sample
+M     target tokens of a sample
+D     model dimension
+C     channels of an image-like array
+H, W  height and width in pixels
+h, w  height and width in tokens (a grid)
+L     length of a sequence, or h·w of a grid
+V     entries of a vocabulary (codebook)
+====  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Value = Any
+"""What a modality holds in memory before it is tokenized: an array, a string or :class:`Boxes`."""
+
+Sample = Mapping[str, Value]
+"""Aligned values of one sample, by modality name."""
+
+
+class Open4MError(Exception):
+    """A mistake in what the user gave: the message says what, where, expected, got, and what to do.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Axis-aligned object boxes of one image.
+
+    ``corners``: float32 (n, 4), columns x_min, y_min, x_max, y_max as fractions of width and height, in [0, 1].
+    ``labels``: n class names.
+    ``scores``: None, or n confidences in [0, 1].
+    """
+
+    corners: np.ndarray
+    labels: tuple[str, ...]
+    scores: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        corners = np.asarray(self.corners, dtype=np.float32).reshape(-1, 4)
+        object.__setattr__(self, "corners", corners)
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if len(self.labels) != len(corners):
+            raise Open4MError(
+                f"boxes: expected one label a box, got {len(corners)} boxes and {len(self.labels)} labels"
+            )
+        if self.scores is not None:
+            object.__setattr__(self, "scores", tuple(float(s) for s in self.scores))
+            if len(self.scores) != len(corners):
+                raise Open4MError(
+                    f"boxes: expected one score a box, got {len(corners)} boxes, {len(self.scores)} scores"
+                )
+        if not np.isfinite(corners).all() or (corners < -1e-4).any() or (corners > 1 + 1e-4).any():
+            raise Open4MError(
+                "boxes: corners must be fractions of the image in [0, 1]; divide pixels by width and height"
+            )
+        if (corners[:, 2:] < corners[:, :2]).any():
+            raise Open4MError("boxes: expected x_min <= x_max and y_min <= y_max")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Boxes)
+            and self.labels == other.labels
+            and self.scores == other.scores
+            and np.array_equal(self.corners, other.corners)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass
+class MaskedBatch:
+    """The packed tokens that the model will see, and nothing else (``docs/architecture.md``).
+
+    Every token is (modality, position, id). Rows are padded to N and M; padding has ``*_valid`` False and
+    zeros elsewhere. ``input_id`` of a pixel token is 0: its content is the patch at ``input_position`` of
+    ``pixels[name]``. For grids ``position`` is the raster index; for sequences it counts the tokens shown.
+    """
+
+    input_id: torch.Tensor  # (B, N) int64
+    input_modality: torch.Tensor  # (B, N) int64, index into the model's modalities
+    input_position: torch.Tensor  # (B, N) int64
+    input_valid: torch.Tensor  # (B, N) bool
+    target_id: torch.Tensor  # (B, M) int64; for sequences the next token
+    target_modality: torch.Tensor  # (B, M) int64
+    target_position: torch.Tensor  # (B, M) int64
+    query_id: torch.Tensor  # (B, M) int64; sequences: the previous token; grids: 0, the mask token is read instead
+    target_valid: torch.Tensor  # (B, M) bool
+    pixels: dict[str, torch.Tensor] = field(default_factory=dict)  # modality key -> (B, C, H, W) float32, normalized
+
+    def to(self, device: torch.device | str) -> MaskedBatch:
+        """The same batch on another device."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "pixels"
+        }
+        return MaskedBatch(**moved, pixels={k: v.to(device, non_blocking=True) for k, v in self.pixels.items()})
+
+    def __len__(self) -> int:
+        return self.input_id.shape[0]
+
+    def tokens_seen(self) -> int:
+        """Input plus target tokens of the batch, the paper's unit of training length (appendix E.5)."""
+        return int(self.input_valid.sum() + self.target_valid.sum())
