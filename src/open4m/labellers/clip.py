@@ -7,13 +7,14 @@ One class serves every CLIP: those of the Hugging Face hub and the small one tha
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -72,9 +73,10 @@ class CLIPLabeller(Labeller):
         if not local and not _HUB_NAME.fullmatch(str(source)):
             raise Open4MError(f"{source}: no such folder (expected a folder with a CLIP, or a name on the hub)")
         try:
-            model, loaded = model_class.from_pretrained(
-                source, local_files_only=local, use_safetensors=True, output_loading_info=True
-            )
+            with _no_progress_bar():
+                model, loaded = model_class.from_pretrained(
+                    source, local_files_only=local, use_safetensors=True, output_loading_info=True
+                )
             tokenizer = Tokenizer.from_str(_text(source, "tokenizer.json"))
             preprocessor = json.loads(_text(source, "preprocessor_config.json", default="{}"))
         except Open4MError:
@@ -93,7 +95,8 @@ class CLIPLabeller(Labeller):
         """Writes a ``transformers`` folder that :meth:`load` reads, with weights in ``dtype``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        copy.deepcopy(self.model).to("cpu", dtype).save_pretrained(folder)
+        with _no_progress_bar():
+            copy.deepcopy(self.model).to("cpu", dtype).save_pretrained(folder)
         self.tokenizer.save(str(folder / "tokenizer.json"))
         size = self.image_size
         preprocessor = {
@@ -134,7 +137,7 @@ class CLIPLabeller(Labeller):
         """Where the model is."""
         return self.model.logit_scale.device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(json.dumps([self.mean, self.std]).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
@@ -220,11 +223,11 @@ class CLIPLabeller(Labeller):
         config = self.model.config.text_config
         ids = self.tokenizer.encode("a").ids
         # CLIPModel pools at the first eos_token_id, or, where the config has the legacy value 2, at the largest id.
-        end = max(ids) if config.eos_token_id == 2 else config.eos_token_id
-        if self.tokenizer.get_vocab_size() > config.vocab_size or ids.index(end) != len(ids) - 1:
+        end = max(ids, default=0) if config.eos_token_id == 2 else config.eos_token_id
+        if self.tokenizer.get_vocab_size() > config.vocab_size or ids[-1:] != [end] or end in ids[:-1]:
             raise Open4MError(
-                f"CLIP: the tokenizer does not fit the model: expected at most {config.vocab_size} tokens and texts that "
-                f"end with id {end}, got {self.tokenizer.get_vocab_size()} tokens and texts like {ids}"
+                f"CLIP: the tokenizer does not fit the model: expected at most {config.vocab_size} tokens, texts "
+                f"that end with id {end}; got {self.tokenizer.get_vocab_size()} tokens, texts like {ids}"
             )
 
 
@@ -248,7 +251,7 @@ class SmallCLIP:
 
 
 def small_clip(tokenizer: Tokenizer, config: SmallCLIP = SmallCLIP(), seed: int = 0) -> CLIPModel:
-    """An untrained ``CLIPModel`` for the tokenizer of :func:`fit_text_tokenizer`; weights are a function of ``seed``."""
+    """An untrained ``CLIPModel`` for the tokenizer of :func:`fit_text_tokenizer`; ``seed`` determines its weights."""
     config_class, model_class = _transformers()
     padding, _, start, end = (tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
     text = {
@@ -278,13 +281,24 @@ def small_clip(tokenizer: Tokenizer, config: SmallCLIP = SmallCLIP(), seed: int 
 
 
 def fit_text_tokenizer(captions: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
-    """A lower-case WordPiece tokenizer of captions, of at most ``vocabulary`` tokens: [SOS] pieces [EOS]."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
-    tokenizer.train_from_iterable(captions, trainer)
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("[SOS]", "[EOS]")]
+    """A lower-case WordPiece tokenizer of captions, of at most ``vocabulary`` tokens: [SOS] pieces [EOS].
+
+    Its pieces are the captions' characters, so that unseen words are spelled, then their most frequent words. Equal
+    captions give an equal tokenizer, which the trainers of ``tokenizers`` do not promise.
+    """
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
+    letters = sorted(set("".join(counts)))
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    pieces = list(dict.fromkeys([*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *words]))
+    vocab = {piece: index for index, piece in enumerate(pieces[:vocabulary])}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    ends = [(token, vocab[token]) for token in ("[SOS]", "[EOS]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[SOS] $A [EOS]", special_tokens=ends)
     return tokenizer
 
@@ -297,6 +311,20 @@ def _transformers() -> tuple[type[CLIPConfig], type[CLIPModel]]:
     except ImportError as error:
         raise Open4MError(f"CLIP needs transformers ({error}); install it: pip install 'open4m[labellers]'") from error
     return CLIPConfig, CLIPModel
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keeps ``transformers`` from drawing one while it reads or writes a file."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _text(source: str | Path, name: str, default: str | None = None) -> str:

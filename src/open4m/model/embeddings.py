@@ -85,7 +85,7 @@ class Embeddings(nn.Module):
 
     def query(self, token: Tensor, modality: Tensor) -> Tensor:
         """The decoder's content embedding (B, M, D): the mask token for grids, the previous token for sequences."""
-        tokens = self.outputs((token + self.output_offset[modality]))
+        tokens = self.outputs(token + self.output_offset[modality])
         return torch.where(self.is_sequence[modality][..., None], tokens, self.mask_token.to(tokens.dtype))
 
     def output(self, key: str) -> Tensor:
@@ -94,7 +94,8 @@ class Embeddings(nn.Module):
 
 
 def _offsets(sizes: list[int]) -> list[int]:
-    return [sum(sizes[:i]) for i in range(len(sizes))]
+    """Where each part starts; 0 for an empty one, so that padding, which may name it, reads a row that exists."""
+    return [sum(sizes[:i]) if n else 0 for i, n in enumerate(sizes)]
 
 
 def _module_name(key: str) -> str:

@@ -1,0 +1,72 @@
+"""The canvas: all that is known of a batch of samples, and what the encoder is shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from open4m.model.config import FourMConfig
+
+
+@dataclass
+class Canvas:
+    """Known tokens by modality key. Generation is filling it in; in-painting is starting with part of a grid.
+
+    ``grids``: ids (B, L) int64, and ``known`` (B, L) bool. ``sequences``: a list of token ids a sample, or None
+    where the sample has no such sequence. ``pixels``: (B, C, H, W), and ``known`` (B, L) bool.
+    """
+
+    config: FourMConfig
+    size: int
+    grids: dict[str, Tensor] = field(default_factory=dict)
+    sequences: dict[str, list[list[int] | None]] = field(default_factory=dict)
+    pixels: dict[str, Tensor] = field(default_factory=dict)
+    known: dict[str, Tensor] = field(default_factory=dict)
+
+    def start(self, key: str) -> None:
+        """Make room for a target modality."""
+        spec = self.config.spec(key)
+        if spec.family == "sequence":
+            self.sequences.setdefault(key, [None] * self.size)
+        elif key not in self.grids:
+            self.grids[key] = torch.zeros(self.size, spec.length, dtype=torch.int64)
+            self.known[key] = torch.zeros(self.size, spec.length, dtype=torch.bool)
+
+    def keys(self) -> list[str]:
+        """The modalities of which something may be known."""
+        return [*self.grids, *self.sequences, *self.pixels]
+
+    def visible(self, shown: Collection[str], device: torch.device) -> dict[str, Tensor | dict[str, Tensor]]:
+        """The input fields of a :class:`MaskedBatch` that shows all that is known of the modalities in ``shown``."""
+        ids, kinds, places, valid = [], [], [], []
+        for index, spec in enumerate(self.config.modalities):
+            key = spec.key
+            if key not in shown or key not in self.keys() or not spec.is_input:
+                continue
+            if spec.family == "sequence":
+                rows = [row or [] for row in self.sequences[key]]
+                width = max(map(len, rows))
+                token = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int64)
+                position = torch.arange(width).expand(self.size, -1)
+                real = position < torch.tensor([len(row) for row in rows])[:, None]
+            else:
+                known = self.known[key]
+                width = int(known.sum(1).max())
+                position = (~known).int().argsort(1, stable=True)[:, :width]  # known cells first, in raster order
+                real = known.gather(1, position)
+                token = self.grids[key].gather(1, position) if spec.family == "grid" else torch.zeros_like(position)
+            ids.append(token.reshape(self.size, width))
+            kinds.append(torch.full((self.size, width), index))
+            places.append(position)
+            valid.append(real.reshape(self.size, width))
+        if not ids or sum(t.shape[1] for t in ids) == 0:  # nothing is visible: one padded token
+            ids, kinds, places = ([torch.zeros(self.size, 1, dtype=torch.int64)] for _ in range(3))
+            valid = [torch.zeros(self.size, 1, dtype=torch.bool)]
+        fields = {"id": ids, "modality": kinds, "position": places, "valid": valid}
+        return {
+            **{f"input_{name}": torch.cat(parts, 1).to(device) for name, parts in fields.items()},
+            "pixels": {key: value.to(device) for key, value in self.pixels.items()},
+        }

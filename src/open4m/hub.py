@@ -1,0 +1,66 @@
+"""Pretrained directories: where they are, and how weights are written and read.
+
+A directory holds ``config.json``, ``model.safetensors``, ``tokenizers/`` and a model card, ``README.md``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from open4m.types import Open4MError
+
+SHIPPED = Path(__file__).parent / "pretrained"
+CONFIG, WEIGHTS, CARD, TOKENIZERS = "config.json", "model.safetensors", "README.md", "tokenizers"
+
+
+def shipped() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(p.name for p in SHIPPED.glob("*") if (p / CONFIG).exists())
+
+
+def resolve(name: str | Path) -> Path:
+    """The directory of a shipped model's name or of a path; an error that says what is missing otherwise."""
+    if str(name) in shipped():
+        return SHIPPED / str(name)
+    path = Path(name)
+    if not path.is_dir():
+        known = ", ".join(shipped()) or "none are installed"
+        raise Open4MError(f"{name}: neither a directory nor a shipped model (shipped: {known})")
+    missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
+    if missing:
+        raise Open4MError(f"{path}: not a model directory, it has no {' and no '.join(missing)}")
+    return path
+
+
+def load_weights(path: Path, model) -> None:
+    """Load a safetensors file into a module, strictly; half-precision files are widened to the module's type."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise Open4MError(f"{path}: not readable as safetensors ({error})") from error
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or unexpected:
+        raise Open4MError(
+            f"{path}: other tensors than the configuration says; missing: {', '.join(missing) or 'none'}; "
+            f"unexpected: {', '.join(unexpected) or 'none'}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise Open4MError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+    model.load_state_dict(tensors)
+
+
+def save_weights(path: Path, model, half: bool = False) -> None:
+    """Write a module's tensors; ``half``: floats as bfloat16, to ship them."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: (tensor.to(torch.bfloat16) if half and tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})

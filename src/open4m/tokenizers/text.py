@@ -1,0 +1,242 @@
+"""The text tokenizer that captions, boxes and all other sequences share (paper B.2).
+
+One vocabulary, in this order: control tokens, sentinels, 4 × ``bins`` coordinate tokens, class names, and word pieces
+fitted on captions. A class name in a caption maps to the same token as the class of a box.
+
+Only class names are looked for in text. The names of the other special tokens contain punctuation, on which text is
+split before pieces are looked up, so that nothing a user types can become one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.trainers import WordPieceTrainer
+
+from open4m.types import Open4MError
+
+_CONTROL = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")
+_AXES = ("xmin", "ymin", "xmax", "ymax")
+_CONTINUED = "##"  # starts a piece that continues a word
+_ALPHABET = string.ascii_lowercase + string.digits
+_MAX_CHARACTERS = 1000  # distinct ones that are learned, the most frequent; words with others are [UNK]
+
+# Text is written back without the spaces that English typography does not have.
+_TIGHT = [
+    (re.compile(r'" ([^"]+) "'), r'"\1"'),
+    (re.compile(r" ([.,;:!?)\]}%])"), r"\1"),
+    (re.compile(r"([(\[{#$]) "), r"\1"),
+    (re.compile(r"(\w) (['’/_-]) (?=\w)"), r"\1\2"),
+    (re.compile(r"(\d)([.:]) (?=\d)"), r"\1\2"),
+]
+
+
+class TextTokenizer:
+    """Words to token ids and back. Make one with :meth:`fit` or :meth:`load`."""
+
+    WORDS, SETTINGS = "tokenizer.json", "text.json"
+
+    def __init__(self, words: Tokenizer, class_names: Sequence[str], bins: int, sentinels: int) -> None:
+        self._words = words
+        self.class_names = tuple(class_names)
+        self.bins = bins
+        self.vocab_size: int = words.get_vocab_size()
+        self.pad, self.unk, self.sos, self.eos = range(len(_CONTROL))
+        self.sentinels = list(range(len(_CONTROL), len(_CONTROL) + sentinels))
+        self._first_coordinate = len(_CONTROL) + sentinels
+        self._first_class = self._first_coordinate + len(_AXES) * bins
+        self._class_ids = {name: self._first_class + i for i, name in enumerate(self.class_names)}
+        special = _special_tokens(words.normalizer, self.class_names, bins, sentinels)
+        if any(words.token_to_id(token) != i for i, token in enumerate(special)):
+            raise Open4MError("text tokenizer: the word pieces were not fitted with these class names, bins, sentinels")
+
+    @staticmethod
+    def fit(
+        captions: Iterable[str],
+        class_names: Sequence[str],
+        vocab_size: int = 30_000,
+        bins: int = 1000,
+        sentinels: int = 64,
+    ) -> TextTokenizer:
+        """Fits word pieces to captions; special tokens count toward ``vocab_size``, which is an upper bound.
+
+        All ASCII letters, digits and punctuation marks are in the vocabulary, seen or not.
+        """
+        words = _pipeline(WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
+        special = _special_tokens(words.normalizer, class_names, bins, sentinels)
+        captions = [words.normalizer.normalize_str(_encodable(caption)) for caption in captions]
+        reserved = list(dict.fromkeys([*special, *string.punctuation, *_both_forms(_ALPHABET)]))
+        if bins < 2 or sentinels < 1 or vocab_size < len(reserved):
+            raise Open4MError(
+                f"text tokenizer: expected bins of at least 2, got {bins}, sentinels of at least 1, got {sentinels}, "
+                f"and a vocab_size of at least {len(reserved)} (special tokens and the alphabet), got {vocab_size}"
+            )
+        characters = Counter(character for caption in captions for character in caption if not character.isspace())
+        frequent = sorted(characters, key=lambda character: (-characters[character], character))[:_MAX_CHARACTERS]
+        trainer = WordPieceTrainer(
+            vocab_size=vocab_size - len(special),
+            show_progress=False,
+            special_tokens=_both_forms(sorted({*_ALPHABET, *frequent})),  # fixes their order, and with it all ties
+            initial_alphabet=frequent,
+            limit_alphabet=len(frequent),
+            continuing_subword_prefix=_CONTINUED,
+        )
+        words.train_from_iterator(captions, trainer)
+        learned = words.get_vocab()
+        pieces = dict.fromkeys([*reserved, *sorted(learned, key=learned.__getitem__)])
+        vocabulary = {token: i for i, token in enumerate(list(pieces)[:vocab_size])}
+        words = _pipeline(WordPiece(vocabulary, unk_token="[UNK]"))
+        first_class = len(special) - len(class_names)
+        words.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in special[first_class:]])
+        return TextTokenizer(words, class_names, bins, sentinels)
+
+    # ---- text
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a text, in lower case; no control token is added."""
+        return self._words.encode(_encodable(text), add_special_tokens=False).ids
+
+    def decode_text(self, ids: Iterable[int]) -> str:
+        """The text of ids; control tokens, sentinels and coordinates are left out."""
+        words: list[str] = []
+        for i in ids:
+            i = self._checked(i)
+            if i < self._first_class:
+                continue
+            piece = self._words.id_to_token(i)
+            if piece.startswith(_CONTINUED):
+                piece = piece.removeprefix(_CONTINUED)
+                if words:
+                    piece = words.pop() + piece
+            words.append(piece)
+        text = " ".join(words)
+        for pattern, replacement in _TIGHT:
+            text = pattern.sub(replacement, text)
+        return text
+
+    def until_eos(self, ids: Iterable[int]) -> list[int]:
+        """The ids before the first [EOS]."""
+        before: list[int] = []
+        for i in ids:
+            if i == self.eos:
+                break
+            before.append(int(i))
+        return before
+
+    # ---- boxes
+    def coordinate_ids(self, corners: Sequence[float] | np.ndarray) -> list[int]:
+        """The four tokens of x_min, y_min, x_max, y_max, fractions in [0, 1], rounded to the nearest of the bins."""
+        clipped = np.clip(np.asarray(corners, dtype=np.float64), 0, 1)
+        if clipped.shape != (4,) or not np.isfinite(clipped).all():
+            raise Open4MError(f"a box has four finite corner coordinates, got {corners}")
+        bins = np.rint(clipped * (self.bins - 1)).astype(int)
+        return [self._first_coordinate + axis * self.bins + int(b) for axis, b in enumerate(bins)]
+
+    def coordinate(self, token: int) -> tuple[int, float] | None:
+        """(axis, fraction) of a coordinate token, axes in the order of :meth:`coordinate_ids`; None for others."""
+        if not self._first_coordinate <= token < self._first_class:
+            return None
+        axis, index = divmod(int(token) - self._first_coordinate, self.bins)
+        return axis, index / (self.bins - 1)
+
+    def class_id(self, name: str) -> int:
+        """The token of a class."""
+        if name not in self._class_ids:
+            raise Open4MError(
+                f"text tokenizer: unknown class {name!r} (classes: {', '.join(self.class_names) or 'none'})"
+            )
+        return self._class_ids[name]
+
+    def class_name(self, token: int) -> str | None:
+        """The class of a token; None if it is not a class token."""
+        index = int(token) - self._first_class
+        return self.class_names[index] if 0 <= index < len(self.class_names) else None
+
+    def name(self, token: int) -> str:
+        """How a token of any kind is written, for people."""
+        return self._words.id_to_token(self._checked(token))
+
+    # ---- at rest
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of everything that ids depend on."""
+        return hashlib.sha256((self._words.to_str() + self._settings()).encode()).hexdigest()[:16]
+
+    def save(self, folder: Path | str) -> None:
+        """Writes ``tokenizer.json`` (of the HF tokenizers library) and ``text.json`` (what is special in it)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / self.WORDS).write_text(self._words.to_str(), encoding="utf-8")
+        (folder / self.SETTINGS).write_text(self._settings() + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path | str) -> TextTokenizer:
+        """The tokenizer that :meth:`save` wrote."""
+        path = Path(folder) / TextTokenizer.SETTINGS
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            arguments = settings["class_names"], settings["bins"], settings["sentinels"]
+            path = Path(folder) / TextTokenizer.WORDS
+            words = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise Open4MError(f"{path}: no such file") from None
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise Open4MError(f"{path}: not readable as a text tokenizer ({error!r})") from error
+        return TextTokenizer(words, *arguments)
+
+    def _settings(self) -> str:
+        return json.dumps(
+            {"class_names": list(self.class_names), "bins": self.bins, "sentinels": len(self.sentinels)}, indent=1
+        )
+
+    def _checked(self, token: int) -> int:
+        token = int(token)
+        if not 0 <= token < self.vocab_size:
+            raise Open4MError(f"text tokenizer: token {token} is not in the vocabulary of {self.vocab_size}")
+        return token
+
+
+def _pipeline(model: WordPiece) -> Tokenizer:
+    """Lower case without control characters, single spaces; then words and single punctuation marks."""
+    words = Tokenizer(model)
+    words.normalizer = normalizers.Sequence([
+        normalizers.NFC(),
+        normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=True),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ])  # fmt: skip
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return words
+
+
+def _special_tokens(normalizer: normalizers.Normalizer, names: Sequence[str], bins: int, sentinels: int) -> list[str]:
+    """All tokens that are not word pieces, in the order of their ids; class names as they are written in text."""
+    written = [normalizer.normalize_str(_encodable(name)) for name in names]
+    if len(set(written)) < len(written) or "" in written:
+        raise Open4MError(
+            f"text tokenizer: class names must be distinct in lower case and not empty, got {list(names)}"
+        )
+    coordinates = [f"{axis}={b}" for axis in _AXES for b in range(bins)]
+    special = [*_CONTROL, *(f"[S_{k}]" for k in range(sentinels)), *coordinates]
+    clash = set(special) & set(written)
+    if clash:
+        raise Open4MError(f"text tokenizer: class names that mean something else: {', '.join(sorted(clash))}")
+    return [*special, *written]
+
+
+def _both_forms(characters: Iterable[str]) -> list[str]:
+    """Characters as they start a word and as they continue one."""
+    return [prefix + character for prefix in ("", _CONTINUED) for character in characters]
+
+
+def _encodable(text: str) -> str:
+    """Unpaired surrogates, which UTF-8 cannot hold, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

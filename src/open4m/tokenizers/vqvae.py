@@ -1,0 +1,339 @@
+"""The tokenizer of a dense modality: a VQ-VAE with ViT encoder and decoder (paper B.3, Table 3).
+
+    x ──encoder──▶ quant_proj ──▶ nearest code ──▶ post_quant_proj ──decoder──▶ reconstruction
+
+:class:`VQVAE` is what is trained, on batches of tensors. :class:`Tokenizer` is what is used and shared: it takes and
+gives values of its modality, and a folder holds all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from open4m import config as configs
+from open4m import modalities
+from open4m.modalities.base import Crop, TokenGrid
+from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig
+from open4m.tokenizers.vit import ViTConfig, ViTDecoder, ViTEncoder
+from open4m.types import Open4MError, Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(QuantizerConfig):
+    """Everything about a tokenizer but its weights. :meth:`of` fills in what the modality knows.
+
+    A value is normalized as (x - mean) / std, one mean and std a channel or one for all. A categorical modality
+    names its classes; ``channels`` is then the width of the class embedding that the encoder reads.
+    """
+
+    modality: str
+    image_size: int  # pixels; of a feature map: cells
+    patch_size: int = 16  # of a feature map: 1
+    channels: int
+    encoder: ViTConfig = ViTConfig()
+    decoder: ViTConfig = ViTConfig()
+    loss: Literal["mse", "smooth_l1", "cross_entropy"]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"tokenizer of {self.modality}"
+        for name in ("image_size", "patch_size", "channels", "codebook_size", "latent_dim"):
+            if getattr(self, name) < 1:
+                raise Open4MError(f"{where}: {name} is at least 1, got {getattr(self, name)}")
+        if self.image_size % self.patch_size:
+            raise Open4MError(
+                f"{where}: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        if self.categorical != bool(self.class_names):
+            raise Open4MError(f"{where}: class_names go with loss 'cross_entropy', got loss {self.loss!r} and "
+                              f"{len(self.class_names)} class_names")  # fmt: skip
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise Open4MError(
+                    f"{where}: {name} has 1 or {self.channels} (channels) values, got {len(getattr(self, name))}"
+                )
+        if min(self.std) <= 0:
+            raise Open4MError(f"{where}: std is above 0, got {min(self.std)}")
+
+    @property
+    def categorical(self) -> bool:
+        """Whether the values are class ids."""
+        return self.loss == "cross_entropy"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens of an image: (h, w)."""
+        side = self.image_size // self.patch_size
+        return side, side
+
+    @staticmethod
+    def of(modality: str, **fields: Any) -> TokenizerConfig:
+        """A configuration whose channels, loss, normalization and patch size are the modality's, unless given."""
+        grid = grid_modality(modality)
+        known: dict[str, Any] = {"loss": grid.loss, "mean": grid.mean, "std": grid.std}
+        if grid.channels:  # 0: the modality leaves it to its data
+            known["channels"] = grid.channels
+        if grid.feature_map:
+            known["patch_size"] = 1
+        missing = {"image_size", "codebook_size", "channels"} - {*known, *fields}
+        if missing:
+            raise Open4MError(f"tokenizer of {modality}: give {', '.join(sorted(missing))}")
+        return TokenizerConfig(modality=modality, **{**known, **fields})
+
+
+def grid_modality(name: str) -> TokenGrid:
+    """The modality of a name, which must be a token grid."""
+    modality = modalities.get(name)
+    if not isinstance(modality, TokenGrid):
+        raise Open4MError(f"{name}: only grids have a VQ-VAE tokenizer, this modality is a {type(modality).__name__}")
+    return modality
+
+
+class VQOutput(NamedTuple):
+    """``reconstruction`` (B, C, H, W): normalized values, or class logits; ``ids`` (B, h, w); ``commitment`` scalar."""
+
+    reconstruction: torch.Tensor
+    ids: torch.Tensor
+    commitment: torch.Tensor
+
+
+class VQVAE(nn.Module):
+    """The network. It reads what ``modality.tensor`` gives: x (B, C, H, W) float, or (B, H, W) int64 class ids.
+
+    ``generator`` draws the initial weights; after that nothing is random but the restarts of stale codes.
+    """
+
+    def __init__(self, config: TokenizerConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        outputs = len(config.class_names) if config.categorical else config.channels
+        if config.categorical:
+            self.cls_emb = nn.Embedding(outputs, config.channels)
+        self.encoder = ViTEncoder(config.encoder, config.channels, config.patch_size)
+        self.quant_proj = nn.Conv2d(config.encoder.width, config.latent_dim, 1)
+        self.quantizer = Quantizer(config, generator)
+        self.post_quant_proj = nn.Conv2d(config.latent_dim, config.decoder.width, 1)
+        self.decoder = ViTDecoder(config.decoder, outputs, config.patch_size)
+        self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
+        self._initialize(generator)
+
+    @torch.no_grad()
+    def _initialize(self, generator: torch.Generator | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=1.0, generator=generator)  # the scale of normalized pixels
+
+    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> VQOutput:
+        """Encodes, quantizes and reconstructs x; in training mode the codebook moves (``generator``: its restarts)."""
+        codes, ids, commitment = self.quantizer(self._latents(x), generator)
+        return VQOutput(self._reconstruct(codes), ids, commitment)
+
+    def loss(self, x: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, dict[str, float]]:
+        """Reconstruction plus commitment loss, float32 whatever the autocast state, and what to log.
+
+        Logged: ``reconstruction`` (on normalized values), ``commitment``, and ``perplexity``, the effective number of
+        codes that the batch uses: exp of the entropy of their frequencies.
+        """
+        output = self(x, generator)
+        with torch.autocast(x.device.type, enabled=False):
+            reconstruction = self._error(output.reconstruction.float(), x)
+            total = reconstruction + output.commitment
+            frequency = torch.bincount(output.ids.flatten(), minlength=self.config.codebook_size) / output.ids.numel()
+            perplexity = torch.special.entr(frequency).sum().exp()
+        logged = torch.stack([reconstruction.detach(), output.commitment.detach(), perplexity]).tolist()
+        return total, dict(zip(("reconstruction", "commitment", "perplexity"), logged, strict=True))
+
+    @torch.no_grad()
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, h, w) int64 of x."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.quantizer.lookup(self._latents(x))
+
+    @torch.no_grad()
+    def decode(self, ids: torch.Tensor) -> torch.Tensor:
+        """What tokens (B, h, w) stand for: (B, C, H, W) float32, not normalized, or (B, H, W) int64 class ids."""
+        with torch.autocast(ids.device.type, enabled=False):
+            reconstruction = self._reconstruct(self.quantizer.codes(ids))
+        if self.config.categorical:
+            return reconstruction.argmax(1)
+        return reconstruction * self.std + self.mean
+
+    def _latents(self, x: torch.Tensor) -> torch.Tensor:
+        """What is quantized: (B, latent_dim, h, w)."""
+        return self.quant_proj(self.encoder(self._normalized(x)))
+
+    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
+        if self.config.categorical:
+            return self.cls_emb(x).movedim(-1, 1)
+        return (x - self.mean) / self.std
+
+    def _reconstruct(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.post_quant_proj(codes))
+
+    def _error(self, reconstruction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        if self.config.loss == "cross_entropy":
+            return F.cross_entropy(reconstruction, x)
+        distance = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.loss]
+        return distance(reconstruction, self._normalized(x))
+
+
+class Tokenizer:
+    """A trained VQ-VAE with its configuration: values of the modality in, tokens out, and back.
+
+    Self-describing and complete in a folder (``config.json``, ``model.safetensors``), whose use needs neither the
+    training data nor the library that trained the codebook.
+    """
+
+    CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+    def __init__(self, model: VQVAE) -> None:
+        self.config = model.config
+        self.modality = grid_modality(self.config.modality)
+        if self.modality.categorical != self.config.categorical:
+            raise Open4MError(f"tokenizer of {self.config.modality}: loss {self.config.loss!r} does not fit a modality "
+                              f"with categorical={self.modality.categorical}")  # fmt: skip
+        self.model = model.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.quantizer.codebook.device
+
+    def to(self, device: torch.device | str) -> Tokenizer:
+        """Moves the weights; returns itself."""
+        self.model.to(device)
+        return self
+
+    # ---- values to tokens and back
+    def encode(self, value: Any) -> np.ndarray | list[np.ndarray]:
+        """Tokens, int64 (h, w), of whatever ``modality.convert`` takes; of a list or tuple of those, a list.
+
+        The center of the value is cropped to a square and resized to ``image_size``.
+        """
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        tokens = list(self.encode_batch([self._fit(v) for v in values]).reshape(-1, *self.config.grid))
+        return tokens if isinstance(value, list | tuple) else tokens[0]
+
+    def decode(self, ids: Any) -> Value | list[Value]:
+        """The value of tokens (h, w), of any grid size; of a list of those or an array (B, h, w), a list."""
+        many = isinstance(ids, list | tuple) or np.ndim(ids) == 3
+        values = [self._decode(np.asarray(grid)[None])[0] for grid in (ids if many else [ids])]
+        return values if many else values[0]
+
+    def encode_batch(self, values: Sequence[Value]) -> np.ndarray:
+        """Tokens, int64 (B, h·w), of values of ``image_size``, as ``modality.convert`` and ``crop`` give them."""
+        side = self.config.image_size
+        tensors = []
+        for value in values:
+            tensor = self.modality.tensor(value)
+            expected = (side, side) if self.config.categorical else (self.config.channels, side, side)
+            if tensor.shape != expected:
+                raise self.modality.error(f"the tokenizer reads tensors {expected}, got {tensor.shape}")
+            if self.config.categorical and tensor.max() >= len(self.config.class_names):
+                raise self.modality.error(
+                    f"class id {tensor.max()}, but the tokenizer knows {len(self.config.class_names)} classes, from 0"
+                )
+            tensors.append(tensor)
+        if not tensors:
+            return np.zeros((0, self.config.grid[0] * self.config.grid[1]), dtype=np.int64)
+        return self.model.encode(torch.from_numpy(np.stack(tensors)).to(self.device)).flatten(1).cpu().numpy()
+
+    def decode_batch(self, ids: np.ndarray) -> list[Value]:
+        """Values of tokens (B, h·w) of the configured grid."""
+        ids, grid = np.asarray(ids), self.config.grid
+        if ids.ndim != 2 or ids.shape[1] != grid[0] * grid[1]:
+            raise self.modality.error(f"expected tokens (B, {grid[0] * grid[1]}), got {ids.shape}")
+        return self._decode(ids.reshape(-1, *grid)) if len(ids) else []
+
+    def _fit(self, value: Any) -> Value:
+        value = self.modality.convert(value)
+        return self.modality.crop(value, Crop.center(*value.shape[:2], self.config.image_size))
+
+    def _decode(self, ids: np.ndarray) -> list[Value]:
+        if ids.ndim != 3 or ids.dtype.kind not in "iu" or ids.size == 0:
+            raise self.modality.error(f"expected tokens, integers (h, w), got {ids.dtype} {ids.shape[1:]}")
+        if ids.min() < 0 or ids.max() >= self.config.codebook_size:
+            raise self.modality.error(
+                f"tokens are from 0 to {self.config.codebook_size - 1}, got {ids.min()} to {ids.max()}"
+            )
+        decoded = self.model.decode(torch.from_numpy(ids.astype(np.int64)).to(self.device))
+        return [self.modality.value(tensor) for tensor in decoded.cpu().numpy()]
+
+    # ---- at rest
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of configuration and weights: what tokens are only comparable within."""
+        digest = hashlib.sha256(configs.fingerprint(self.config).encode())
+        for name, tensor in sorted(_weights(self.model).items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Writes ``config.json`` and ``model.safetensors``. The codebook stays float32, so that codes stay unit."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        configs.save(self.config, folder / self.CONFIG)
+        tensors = {
+            name: tensor.cpu().contiguous() if name == "quantizer.codebook" else tensor.cpu().to(dtype).contiguous()
+            for name, tensor in _weights(self.model).items()
+        }
+        save_file(tensors, folder / self.WEIGHTS, metadata={"format": "pt"})
+
+    @staticmethod
+    def load(folder: Path | str, device: torch.device | str = "cpu") -> Tokenizer:
+        """The tokenizer that :meth:`save` wrote, in float32, ready to use or to train further."""
+        folder = Path(folder)
+        config = configs.load(TokenizerConfig, folder / Tokenizer.CONFIG)
+        path = folder / Tokenizer.WEIGHTS
+        try:
+            tensors = load_file(path)
+        except FileNotFoundError:
+            raise Open4MError(f"{path}: no such file") from None
+        except (OSError, SafetensorError) as error:
+            raise Open4MError(f"{path}: not readable as safetensors ({error})") from error
+        model = VQVAE(config, torch.Generator())
+        _load_weights(model, tensors, path)
+        return Tokenizer(model).to(device)
+
+
+def _weights(model: VQVAE) -> dict[str, torch.Tensor]:
+    """The model's tensors but for the statistics that only training needs."""
+    statistics = {f"quantizer.{name}" for name in Quantizer.STATISTICS}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in statistics}
+
+
+def _load_weights(model: VQVAE, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    own = _weights(model)
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or unexpected:
+        raise Open4MError(
+            f"{path}: the tensors are not those of {path.with_name(Tokenizer.CONFIG).name}; "
+            f"missing: {', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
+        )
+    for name, tensor in own.items():
+        if tensors[name].shape != tensor.shape:
+            raise Open4MError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, {Tokenizer.CONFIG} says {tuple(tensor.shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+    model.quantizer.reset_statistics()

@@ -1,0 +1,106 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
+from open4m.train.tasks.clip import CLIPTask, contrastive_loss, similarity_logits
+
+TINY = SmallCLIP(image_size=32, patch_size=8, width=32, layers=2, heads=2, projection=16, text_width=32, text_layers=1,
+                 text_heads=2, text_length=16)  # fmt: skip
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 220), "yellow": (220, 220, 30)}
+SIDES = {"left": np.s_[:, :16], "right": np.s_[:, 16:]}
+
+
+def samples(repeats: int = 1) -> list[dict]:
+    """Eight images: one half of one color each."""
+    made = []
+    for color, rgb in COLORS.items():
+        for side, region in SIDES.items():
+            image = np.full((32, 32, 3), 128, np.uint8)
+            image[region] = rgb
+            made.append({"rgb": image, "caption": f"{color} on the {side}"})
+    return made * repeats
+
+
+@pytest.fixture
+def task() -> CLIPTask:
+    data = samples()
+    tokenizer = fit_text_tokenizer(sample["caption"] for sample in data)
+    return CLIPTask(data, data, small_clip(tokenizer, TINY), tokenizer, batch_size=8, seed=3)
+
+
+def test_batch_is_a_function_of_seed_and_step(task):
+    first, again, other = task.batch(5), task.batch(5), task.batch(6)
+    for name in ("images", "ids", "captions", "contrast", "brightness"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    assert not torch.equal(first.contrast, other.contrast)
+    assert first.images.shape == (8, 3, 32, 32)
+    assert first.images.dtype == torch.uint8
+
+
+def test_tokens_are_patches_and_words(task):
+    assert task.tokens(task.batch(0)) == 8 * 16 + 8 * len(("[SOS]", "red", "on", "the", "left", "[EOS]"))
+
+
+def test_training_matches_images_to_their_captions(task, tmp_path):
+    data = samples()
+    images, captions = [s["rgb"] for s in data], [s["caption"] for s in data]
+    before = task.evaluate()
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=2e-3)
+    for step in range(300):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, _ = task.loss(task.batch(step), torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.dtype == torch.float32
+    after = task.evaluate()
+    assert after["loss"] < before["loss"] / 2
+    assert after["image_to_text_recall_1"] == after["text_to_image_recall_1"] == 1
+    task.save(tmp_path)
+    labeller = CLIPLabeller.load(tmp_path)
+    mismatched = [labeller.clip_score(images, captions[k:] + captions[:k]) for k in range(1, 8)]
+    assert labeller.clip_score(images, captions) > max(mismatched) + 5
+
+
+def test_equal_captions_are_no_negatives():
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (normalize(torch.randn(4, 6, generator=generator), dim=-1) for _ in range(2))
+    texts[2] = texts[0]
+    logits = similarity_logits(images, texts, torch.tensor(5.0), torch.tensor([7, 8, 7, 9]))
+    assert torch.isneginf(logits).nonzero().tolist() == [[0, 2], [2, 0]]
+    cosine = 5 * (images @ texts.T).double()
+
+    def row(similarities: torch.Tensor, own: int, excluded: tuple[int, ...]) -> float:
+        total = sum(math.exp(s) for j, s in enumerate(similarities.tolist()) if j not in excluded)
+        return math.log(total) - similarities[own].item()
+
+    excluded = {0: (2,), 1: (), 2: (0,), 3: ()}
+    expected = sum(row(m[i], i, excluded[i]) for m in (cosine, cosine.T) for i in range(4)) / 8
+    assert contrastive_loss(logits).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_batch_marks_equal_captions():
+    data = samples(repeats=2)
+    tokenizer = fit_text_tokenizer(sample["caption"] for sample in data)
+    task = CLIPTask(data, data, small_clip(tokenizer, TINY), tokenizer, batch_size=16)
+    batch = task.batch(0)
+    same_ids = (batch.ids[:, None] == batch.ids[None]).all(-1)
+    assert torch.equal(batch.captions[:, None] == batch.captions[None], same_ids)
+    assert same_ids.sum() == 32  # an epoch of 16 rows holds every caption twice
+
+
+def test_scale_of_the_logits_is_at_most_100(task):
+    with torch.no_grad():
+        task.model.logit_scale.fill_(9.0)
+    _, details = task.loss(task.batch(0), torch.Generator())
+    assert details["logit_scale"].item() == pytest.approx(100, rel=1e-5)
+
+
+def test_pictures_show_images_above_their_features(task):
+    picture = task.pictures()["features"]
+    assert picture.size == (6 * 32, 2 * 32)
+    np.testing.assert_array_equal(np.asarray(picture)[:32, :32], samples()[0]["rgb"])
