@@ -58,6 +58,11 @@ class MaskingConfig:
                         raise Open4MError(f"strategy {strategy.name}: α of {key} must be above 0, got {alpha}")
                 if not alphas:
                     raise Open4MError(f"strategy {strategy.name}: needs at least one input and one target modality")
+            for key in strategy.unmasked:
+                if key not in strategy.input_alpha:
+                    raise modalities.unknown(key, list(strategy.input_alpha))
+            if not 0 < strategy.weight < float("inf"):
+                raise Open4MError(f"strategy {strategy.name}: weight must be above 0 and finite, got {strategy.weight}")
         for spec in specs:
             if spec.family == "sequence" and (needed := spec.max_length // 2 + 2) > sentinels:
                 raise Open4MError(f"{spec.key}: {needed} sentinels may be needed, the text tokenizer has {sentinels}")
@@ -68,7 +73,8 @@ class TokenRows:
     """The whole tokens of a batch, by modality key, before masking.
 
     ``ids``: (B, L) of grids, raster order, and of sequences, padded, [EOS] included. ``lengths``: (B,) of sequences.
-    ``pixels``: float32 (B, C, H, W). A modality a sample lacks has length 0 there, or is False in ``present`` (B,).
+    ``pixels``: float32 (B, C, H, W). A modality a sample lacks has length 0 there, or is False in ``present`` (B,);
+    one that all lack may be left out.
     """
 
     ids: dict[str, np.ndarray]
@@ -102,7 +108,7 @@ def mask_batch(
         shares, np.full(size, config.input_budget), np.stack([capacity[s.key] for s in specs], 1), draw.one()
     )
     sequences = {
-        i: _mask_sequence(rows.ids[s.key], rows.lengths[s.key], budget[:, i], draw, sentinels,
+        i: _mask_sequence(_ids(rows, s, size), capacity[s.key], budget[:, i], draw, sentinels,
                           np.array([s.key in t.unmasked for t in config.strategies])[strategy])
         for i, s in enumerate(specs) if s.family == "sequence"
     }  # fmt: skip
@@ -134,9 +140,8 @@ def mask_batch(
             hidden = np.take_along_axis(
                 order[i], np.minimum(budget[:, i, None] + np.arange(config.target_budget), spec.length - 1), 1
             )
-            ids = rows.ids.get(spec.key)
-            zeros = np.zeros_like(shown)
-            inputs.add(i, budget[:, i], shown, {"id": zeros if ids is None else np.take_along_axis(ids, shown, 1)})
+            ids = _ids(rows, spec, size)
+            inputs.add(i, budget[:, i], shown, {"id": np.take_along_axis(ids, shown, 1)})
             if spec.is_target:
                 answers = np.take_along_axis(ids, hidden, 1)
                 targets.add(i, asked[:, i], hidden, {"id": answers, "query": np.zeros_like(hidden)})
@@ -315,6 +320,12 @@ def _capacity(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
         np.ones(size, dtype=bool) if rows.present is None else rows.present.get(spec.key, np.ones(size, dtype=bool))
     )
     return np.where(present & here, spec.length, 0).astype(np.int64)
+
+
+def _ids(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
+    """(B, L): token ids; zeros of pixels and of a modality that no sample has."""
+    ids = rows.ids.get(spec.key)
+    return np.zeros((size, spec.length), dtype=np.int64) if ids is None else ids
 
 
 def _alphas(strategies: tuple[Strategy, ...], specs: tuple[ModalitySpec, ...], field: str) -> np.ndarray:

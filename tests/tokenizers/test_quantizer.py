@@ -9,7 +9,8 @@ from open4m.types import Open4MError
 
 
 def quantizer(size=16, dim=4, **fields) -> Quantizer:
-    return Quantizer(QuantizerConfig(codebook_size=size, latent_dim=dim, **fields), torch.Generator().manual_seed(0))
+    config = QuantizerConfig(codebook_size=size, latent_dim=dim, **{"kmeans_init": False, **fields})
+    return Quantizer(config, torch.Generator().manual_seed(0))
 
 
 def vectors(*shape, seed=0):

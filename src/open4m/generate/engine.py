@@ -87,15 +87,15 @@ class Engine:
         token = torch.full((canvas.size, 1), self.start)
         rows: list[list[int]] = [[] for _ in range(canvas.size)]
         open_rows = torch.ones(canvas.size, dtype=torch.bool)
+        uniform = draws.uniform(longest)  # all at once: how many are used depends on the other samples
         for n in range(longest):
-            uniform = draws.uniform(1)
             if not open_rows.any():
                 break
             position = torch.full_like(token, n)
             batch = self._queries(step.target, token, position, torch.ones_like(token, dtype=torch.bool), copies)
             hidden = self.model.decode(context, batch, caches)
             logits = self._guided(self.model.logits(hidden, step.target), step)
-            token, _ = sample(logits, uniform, step.temperature, step.top_k, step.top_p)
+            token, _ = sample(logits, uniform[:, n : n + 1], step.temperature, step.top_k, step.top_p)
             for b in open_rows.nonzero()[:, 0].tolist():
                 rows[b].append(int(token[b, 0]))
             open_rows &= ~torch.isin(token[:, 0], self.ends)

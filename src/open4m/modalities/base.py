@@ -124,6 +124,13 @@ class Modality:
         """The value of the image mirrored left to right."""
         return value
 
+    def fit(self, value: Any, size: int) -> Value:
+        """A checked value from what users have; if it is a map or an image, its center, ``size`` × ``size``."""
+        value = self.convert(value)
+        if not isinstance(value, np.ndarray):
+            return value
+        return self.crop(value, Crop.center(*value.shape[:2], size))
+
     # ---- for people
     def render(self, value: Value, size: int = 256) -> Image.Image:
         """A picture of the value, ``size`` pixels wide and high."""
@@ -193,11 +200,10 @@ class TokenGrid(Modality):
 class Sequence(Modality):
     """A sequence of word pieces of the text tokenizer that all sequences share (paper B.2)."""
 
-    max_length: int = 256  # tokens, [EOS] included; longer ones are cut
     generation: GenerationDefaults = GenerationDefaults(scheme="left_to_right", steps=0, top_p=0.9)
 
-    def encode(self, value: Value, text: TextTokenizer) -> list[int]:
-        """Token ids that end with [EOS]."""
+    def encode(self, value: Value, text: TextTokenizer, max_length: int = 256) -> list[int]:
+        """At most ``max_length`` token ids that end with [EOS]; what does not fit is left out."""
         raise NotImplementedError
 
     def decode(self, ids: SequenceOf[int], text: TextTokenizer) -> Value:

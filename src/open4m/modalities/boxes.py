@@ -54,13 +54,13 @@ class BoundingBoxes(Sequence):
         return _select(value, np.float32([1, 0, 1, 0]) - value.corners[:, [2, 1, 0, 3]] * np.float32([1, -1, 1, -1]),
                        np.ones(len(value), dtype=bool))  # fmt: skip
 
-    def encode(self, value: Boxes, text) -> list[int]:
+    def encode(self, value: Boxes, text, max_length: int = 256) -> list[int]:
         """Objects in order of the distance of their upper left corner to the origin (paper B.2), then [EOS]."""
         order = np.argsort(np.hypot(value.corners[:, 0], value.corners[:, 1]), kind="stable")
         ids: list[int] = []
         for i in order:
             piece = [*text.coordinate_ids(value.corners[i]), text.class_id(value.labels[i])]
-            if len(ids) + len(piece) >= self.max_length:
+            if len(ids) + len(piece) >= max_length:
                 break
             ids += piece
         return [*ids, text.eos]

@@ -35,8 +35,8 @@ class Caption(Sequence):
     def can_flip(self, value: str) -> bool:
         return _SIDES.search(value) is None  # a mirrored image would make it untrue
 
-    def encode(self, value: str, text) -> list[int]:
-        return [*text.encode_text(value)[: self.max_length - 1], text.eos]
+    def encode(self, value: str, text, max_length: int = 256) -> list[int]:
+        return [*text.encode_text(value)[: max_length - 1], text.eos]
 
     def decode(self, ids, text) -> str:
         return text.decode_text(text.until_eos(ids))

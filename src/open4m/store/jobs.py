@@ -68,21 +68,21 @@ def _run_pool(
 ) -> None:
     context = multiprocessing.get_context("spawn")  # a forked child would inherit threads and CUDA state
     finished = 0
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_die_with_parent) as pool:
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_die_with_parent)
+    try:
         futures = [pool.submit(work, shard) for shard in todo]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                finished += 1
-                advance()
-        except BrokenProcessPool as error:
-            raise Open4MError(
-                f"{description}: a worker process died after {finished} of {len(todo)} shards (killed, or out of "
-                "memory?); what is done is kept: run the same command again to resume, with fewer processes if memory "
-                "is short"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for future in as_completed(futures):
+            future.result()
+            finished += 1
+            advance()
+    except BrokenProcessPool as error:
+        raise Open4MError(
+            f"{description}: a worker process died after {finished} of {len(todo)} shards (killed, or out of "
+            "memory?); what is done is kept: run the same command again to resume, with fewer processes if memory "
+            "is short"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)  # waits for running shards, drops those not begun
 
 
 def _die_with_parent() -> None:

@@ -137,9 +137,12 @@ class RawDataset:
         if name not in values:
             modality = modalities.get(name)
             stored = self._stored_name(name)
-            source = None if stored == name else self._value(i, modality.source, values)
+            if stored == name:
+                decode, content = modality.read, self.read(i, name)
+            else:
+                decode, content = modality.derive, self._value(i, modality.source, values)
             try:
-                values[name] = modality.read(self.read(i, name)) if source is None else modality.derive(source)
+                values[name] = decode(content)
             except Exception as error:  # decoders of user modalities raise anything
                 shard, _ = self._locate(i)
                 path = shard_path(self.root, stored, shard, "tar")

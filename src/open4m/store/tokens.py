@@ -104,7 +104,7 @@ def write_token_shard(
         seen[key] = None
     if len(tokens) != len(seen):
         raise Open4MError(f"{path}: {modality}: expected one row of tokens a key, got {len(seen)} and {len(tokens)}")
-    rows = Rows(path, modality, list(seen))
+    rows = _Rows(path, modality, list(seen))
     encode = {"grid": _grid_column, "sequence": _sequence_column, "pixels": _pixels_column}[header.kind]
     columns = [pa.array(rows.keys, pa.string()), encode(rows, tokens, header)]
     batch = pa.record_batch(columns, schema=header.schema)
@@ -118,7 +118,7 @@ def write_token_shard(
 
 
 @dataclass(frozen=True)
-class Rows:
+class _Rows:
     """Rows of a shard, for errors that name them."""
 
     path: Path
@@ -129,7 +129,7 @@ class Rows:
         return Open4MError(f"{self.path}: key {self.keys[row]}, modality {self.modality}: {message}")
 
 
-def _grid_column(rows: Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
+def _grid_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
     length = header.grid[0] * header.grid[1]
     ids = np.asarray(tokens) if len(tokens) else np.empty((0, length), np.uint16)
     if ids.shape != (len(rows.keys), length) or ids.dtype.kind not in "iu":
@@ -145,7 +145,7 @@ def _grid_column(rows: Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.A
     return pa.FixedSizeListArray.from_arrays(values, length)
 
 
-def _sequence_column(rows: Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
+def _sequence_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
     vectors = [np.asarray(vector) if len(vector) else np.empty(0, np.int64) for vector in tokens]
     for row, vector in enumerate(vectors):
         if vector.ndim != 1 or vector.dtype.kind not in "iu":
@@ -162,7 +162,7 @@ def _sequence_column(rows: Rows, tokens: Sequence[Any], header: TokenHeader) -> 
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids.astype(np.uint16)))
 
 
-def _pixels_column(rows: Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
+def _pixels_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
     for row, content in enumerate(tokens):
         if not isinstance(content, bytes) or not content:
             raise rows.error(row, f"expected the bytes of a JPEG file, got {type(content).__name__} {content!r:.40}")
@@ -320,9 +320,8 @@ def _open_shard(path: Path, header: TokenHeader) -> _Shard:
                 f"{reader.schema.types}; write the shard again"
             )
         batch = reader.get_batch(0)
-        batch.validate(full=header.kind != "grid")  # grids have no offsets to check
+        batch.validate(full=True)
         keys, column = batch.columns
-        keys.validate(full=True)
         if keys.null_count or column.null_count:
             raise Open4MError(f"{path}: expected no nulls; write the shard again")
     except FileNotFoundError as error:
@@ -347,6 +346,8 @@ def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
 
     Sorting raw Philox output, which NumPy keeps stable across versions (it does not promise that of ``permutation``).
     """
+    if seed < 0:
+        raise Open4MError(f"training order: expected a seed of at least 0, got {seed}")
     if length < 1:
         raise Open4MError("the training order of an empty store: write some shards first")
     key = np.array([seed, epoch], dtype=np.uint64)

@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """Settings of the codebook; the defaults are those of the paper's Table 3."""
+    """Settings of the codebook; the defaults are those of the paper's Table 3.
+
+    The paper does not say how the codes start. From random ones, a few codes take all vectors until the others fall
+    below the stale threshold, some hundreds of steps later; k-means centers of the first batch spare that time.
+    """
 
     codebook_size: int
     latent_dim: int = 32
     decay: float = 0.99  # of the codes' moving averages
     commitment_weight: float = 1.0
     stale_coefficient: float = 32.0  # c_replace; 0 never restarts a code
-    kmeans_init: bool = False  # start from the k-means centers of the first batch
+    kmeans_init: bool = True  # start from the k-means centers of the first batch that is quantized
+    continuous_steps: int = 0  # the first steps of training pass the unit vectors themselves, not quantized
 
 
 class Quantized(NamedTuple):
@@ -52,10 +57,11 @@ class Quantizer(nn.Module):
     """Replaces each vector by the code of largest cosine similarity.
 
     Buffers: ``codebook`` (V, D), unit rows; and for training ``counts`` (V,) and ``sums`` (V, D), the moving
-    averages of the number and the sum of the vectors of a code, and ``initialized`` (k-means initialization only).
+    averages of the number and the sum of the vectors of a code, ``initialized`` (k-means initialization only) and
+    ``steps``, the number of training steps so far.
     """
 
-    STATISTICS = ("counts", "sums", "initialized")  # buffers that only training needs
+    STATISTICS = ("counts", "sums", "initialized", "steps")  # buffers that only training needs
 
     def __init__(self, config: QuantizerConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -65,6 +71,7 @@ class Quantizer(nn.Module):
         self.register_buffer("counts", torch.ones(config.codebook_size))
         self.register_buffer("sums", self.codebook.clone())
         self.register_buffer("initialized", torch.tensor(not config.kmeans_init))
+        self.register_buffer("steps", torch.tensor(0))
         self._library: tuple[VectorQuantize, ...] = ()  # in a tuple: its buffers are ours, so it must not be registered
 
     def reset_statistics(self) -> None:
@@ -72,6 +79,7 @@ class Quantizer(nn.Module):
         self.counts.fill_(1.0)
         self.sums.copy_(self.codebook)
         self.initialized.fill_(True)
+        self.steps.fill_(self.config.continuous_steps)
 
     def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Quantized:
         """Quantizes x (B, D, h, w), in float32 whatever the autocast state; in training mode also moves the codes.
@@ -81,6 +89,9 @@ class Quantizer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             if self.training:
+                self.steps += 1
+                if self.steps <= self.config.continuous_steps:
+                    return Quantized(F.normalize(x, dim=1), self.lookup(x), x.new_zeros(()))
                 codes, ids, commitment = self._trainer(x, generator)(x)
                 return Quantized(codes, ids, commitment)
             ids = self.lookup(x)

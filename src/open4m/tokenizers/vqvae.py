@@ -23,7 +23,7 @@ from torch import nn
 
 from open4m import config as configs
 from open4m import modalities
-from open4m.modalities.base import Crop, TokenGrid
+from open4m.modalities.base import TokenGrid
 from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig
 from open4m.tokenizers.vit import ViTConfig, ViTDecoder, ViTEncoder
 from open4m.types import Open4MError, Value
@@ -228,7 +228,11 @@ class Tokenizer:
         The center of the value is cropped to a square and resized to ``image_size``.
         """
         values = list(value) if isinstance(value, list | tuple) else [value]
-        tokens = list(self.encode_batch([self._fit(v) for v in values]).reshape(-1, *self.config.grid))
+        tokens = list(
+            self.encode_batch([self.modality.fit(v, self.config.image_size) for v in values]).reshape(
+                -1, *self.config.grid
+            )
+        )
         return tokens if isinstance(value, list | tuple) else tokens[0]
 
     def decode(self, ids: Any) -> Value | list[Value]:
@@ -261,10 +265,6 @@ class Tokenizer:
         if ids.ndim != 2 or ids.shape[1] != grid[0] * grid[1]:
             raise self.modality.error(f"expected tokens (B, {grid[0] * grid[1]}), got {ids.shape}")
         return self._decode(ids.reshape(-1, *grid)) if len(ids) else []
-
-    def _fit(self, value: Any) -> Value:
-        value = self.modality.convert(value)
-        return self.modality.crop(value, Crop.center(*value.shape[:2], self.config.image_size))
 
     def _decode(self, ids: np.ndarray) -> list[Value]:
         if ids.ndim != 3 or ids.dtype.kind not in "iu" or ids.size == 0:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -40,7 +39,7 @@ class Task(Protocol):
     model: torch.nn.Module
 
     def batch(self, step: int) -> Any:
-        """The batch of a step: a pure function of (the task's seed, step). Called in a background thread."""
+        """The batch of a step: a pure function of (the task's seed, step). Called in worker processes."""
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The scalar to minimize and what to log. Called under autocast."""
@@ -69,6 +68,7 @@ class TrainConfig:
     optim: optim.OptimConfig = optim.OptimConfig()
     precision: Literal["bf16", "fp32"] = "bf16"
     seed: int = 0
+    workers: int = 1  # processes that make batches; 0: the training process itself
     log_every: int = 20  # steps
     evaluate_every: int = 500  # steps
     checkpoint_every: int = 500  # steps
@@ -115,7 +115,8 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
     log = RunLog(directory, task.name, steps, start)
     window: deque[tuple[float, int]] = deque(maxlen=50)  # (time, samples) of the latest steps
-    with contextlib.closing(log), _stop_signals() as stop, contextlib.closing(_prefetch(task, start, last)) as batches:
+    batches = _batches(task, start, last, config.workers)  # before the signals are taken: workers keep their own
+    with contextlib.closing(log), _stop_signals() as stop:
         task.model.train()
         for step, batch in batches:
             for group in optimizer.param_groups:
@@ -126,8 +127,10 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.optim.clip or math.inf)
             if not torch.isfinite(norm):
-                raise Open4MError(f"{task.name}: step {step}: loss {loss.item()}, gradient norm {norm.item()}: not finite; "
-                                  f"lower optim.base_lr or set optim.clip, then run again to resume")  # fmt: skip
+                raise Open4MError(
+                    f"{task.name}: step {step}: loss {loss.item()}, gradient norm {norm.item()}: not finite; "
+                    "lower optim.base_lr or set optim.clip, then run again to resume"
+                )
             optimizer.step()
             tokens += task.tokens(batch)
             done = step + 1
@@ -161,20 +164,28 @@ def _evaluate(task: Task, log: RunLog, step: int) -> None:
     logger.info("%s step %d: %s", task.name, step, ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
 
-def _prefetch(task: Task, start: int, end: int, ahead: int = 3) -> Iterator[tuple[int, Any]]:
-    """Batches of steps start..end, made ahead of time in a thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        pending = deque((s, pool.submit(task.batch, s)) for s in range(start, min(end, start + ahead)))
-        try:
-            while pending:
-                step, future = pending.popleft()
-                batch = future.result()
-                if step + ahead < end:
-                    pending.append((step + ahead, pool.submit(task.batch, step + ahead)))
-                yield step, batch
-        finally:
-            for _, future in pending:
-                future.cancel()
+class _Batches(torch.utils.data.Dataset):
+    """A task's batches by step."""
+
+    def __init__(self, task: Task):
+        self._task = task
+
+    def __getitem__(self, step: int) -> tuple[int, Any]:
+        return step, self._task.batch(step)
+
+
+def _batches(task: Task, start: int, end: int, workers: int) -> Iterator[tuple[int, Any]]:
+    """Batches of steps start..end in order, made ahead of time by worker processes.
+
+    Processes, not threads: a thread that decodes in Python would hold the interpreter lock that every
+    operation of the training thread needs.
+    """
+    return iter(
+        torch.utils.data.DataLoader(
+            _Batches(task), batch_size=None, sampler=range(start, end), num_workers=workers,
+            prefetch_factor=4 if workers else None,
+        )
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from open4m.datasets.scenes.captions import describe, parse_caption
-from open4m.datasets.scenes.render import Images, render, visible_pixels
+from open4m.datasets.scenes.render import Images, render_scene, visible_pixels
 from open4m.datasets.scenes.world import CLASSES, OBJECT_CLASSES, Scene, sample_scene
 from open4m.types import Boxes, Open4MError, Value
 
@@ -76,7 +76,7 @@ class Scenes:
 
     def __getitem__(self, index: int) -> dict[str, Value]:
         scene = self.scene(index)
-        images = render(scene, self.resolution, self.device)
+        images = render_scene(scene, self.resolution, self.device)
         return {
             "rgb": images.rgb,
             "depth": images.depth,

@@ -189,5 +189,5 @@ def _enumerate(phrases: map[str]) -> str:
     return f"{', '.join(head)} and {last}" if head else last
 
 
-def _pick(rng: np.random.Generator, options, weights=None):  # noqa: ANN001 - any sequence, gives one of its items
+def _pick(rng: np.random.Generator, options, weights=None):
     return options[int(rng.choice(len(options), p=weights))]

@@ -20,13 +20,14 @@ from open4m.datasets.scenes.world import CLASSES, Object, Scene, Surface
 
 _ROOM = 4  # surfaces of the room, numbered before the objects
 _WALL_HEIGHT = 3.2  # of the walls as seen in reflections, meters; to the camera they are endless
-_CONTRAST = 0.04  # sRGB difference to a neighbor from which a pixel is supersampled
+_CONTRAST = 0.07  # sRGB difference to a neighbor from which a pixel is supersampled
 _EIGHT_ROOKS = (  # positions in the pixel, one a row and one a column
     (-0.4375, -0.1875), (-0.3125, 0.3125), (-0.1875, -0.4375), (-0.0625, 0.0625),
     (0.0625, 0.4375), (0.1875, -0.0625), (0.3125, -0.3125), (0.4375, 0.1875),
 )  # fmt: skip
 _BASE_LIGHT_SAMPLES, _FINE_LIGHT_SAMPLES = 8, 3
-_TORUS_STEPS = 26
+_TORUS_ROUNDS, _TORUS_STEPS = 10, 10  # sphere tracing; rays that are decided leave after each round of steps
+_TORUS_TOLERANCE = 3e-4  # meters
 _MISS = float("inf")
 
 
@@ -42,7 +43,7 @@ class Images:
 
 
 @torch.inference_mode()
-def render(scene: Scene, resolution: int, device: str = "cpu") -> Images:
+def render_scene(scene: Scene, resolution: int, device: str = "cpu") -> Images:
     """All images of a scene at ``resolution``×``resolution`` pixels."""
     caster = _Caster(scene, torch.device(device))
     column, row = caster.pixel_centers(resolution)
@@ -78,6 +79,7 @@ class _Hits:
     point: Tensor  # (3, R)
     normal: Tensor  # (3, R), unit, against the ray
     surface: Tensor  # (R,) int64
+    members: list[Tensor]  # of each object, (A,) int64: the rays that hit it
     dither: Tensor  # (R,) in [0, 1): turns the light samples of each ray differently
 
 
@@ -131,14 +133,14 @@ class _Caster:
         depth, surface = self.nearest(direction)
         point = self.eye + direction * depth
         normal = self.plane_normal.T[:, surface.clamp(max=_ROOM - 1)].contiguous()
-        for k, solid in enumerate(self.scene.objects):
-            at = (surface == _ROOM + k).nonzero().squeeze(1)
+        members = [(surface == _ROOM + k).nonzero().squeeze(1) for k in range(len(self.scene.objects))]
+        for k, (solid, at) in enumerate(zip(self.scene.objects, members, strict=True)):
             to_local = self.rotation[k].T
             local = to_local @ (point[:, at] - self.center[k, :, None])
             normal[:, at] = self.rotation[k] @ _normal(solid, local, to_local @ direction[:, at])
         # Interleaved gradient noise (Jimenez 2014): neighbors differ much.
         dither = (52.9829189 * (0.06711056 * column * 8 + 0.00583715 * row * 8).frac()).frac()
-        return _Hits(direction, depth, point, normal, surface, dither)
+        return _Hits(direction, depth, point, normal, surface, members, dither)
 
     def nearest(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Ray parameter and surface of the first hit of rays from the eye, each (R,)."""
@@ -191,7 +193,7 @@ class _Caster:
 
     def shade(self, hits: _Hits, light_samples: int) -> Tensor:
         """Linear RGB light toward the camera, (3, R)."""
-        albedo = self.albedo(hits.point, hits.surface)
+        albedo = self.albedo(hits)
         to_light = self.light - hits.point
         distance2 = (to_light * to_light).sum(0)
         to_light = to_light * distance2.rsqrt()
@@ -202,10 +204,9 @@ class _Caster:
         color = albedo * (self.light_color * key + self.ambient(hits.normal) * openness)
 
         view = -hits.direction * (hits.direction * hits.direction).sum(0).rsqrt()
-        for k, solid in enumerate(self.scene.objects):
+        for solid, at in zip(self.scene.objects, hits.members, strict=True):
             if solid.material == "matte":
                 continue
-            at = (hits.surface == _ROOM + k).nonzero().squeeze(1)
             normal, eye, light = hits.normal[:, at], view[:, at], to_light[:, at]
             cosine = (normal * eye).sum(0).clamp(0, 1)
             fresnel = (1 - cosine) ** 5
@@ -240,7 +241,7 @@ class _Caster:
         for k in range(len(self.center)):
             offset = self.center[k, :, None] - point
             inverse = (offset * offset).sum(0).rsqrt()
-            hidden = (normal * offset).sum(0).clamp(min=0) * inverse**3 * float(0.64 * self.radius[k] ** 2)
+            hidden = (normal * offset).sum(0).clamp(min=0) * inverse**3 * (0.64 * self.scene.objects[k].radius ** 2)
             open_part *= 1 - hidden.clamp(max=0.85).masked_fill(surface == _ROOM + k, 0.0)
         return open_part
 
@@ -277,31 +278,29 @@ class _Caster:
         distance2 = (to_light * to_light).sum(0)
         facing = (normal * to_light).sum(0).clamp(min=0) * distance2.rsqrt() * (self.light_distance2 / distance2)
         openness = self.openness(at, normal, surface)
-        room = self.albedo(at, surface) * (self.light_color * facing + self.ambient(normal)) * openness
+        room = self.room_albedo(at, surface) * (self.light_color * facing + self.ambient(normal)) * openness
         up = direction[2].clamp(0, 1)
         toward_light = (direction * (self.light - point)).sum(0) * ((self.light - point) ** 2).sum(0).rsqrt()
         glow = ((toward_light - 0.80) / 0.15).clamp(0, 1)
         sky = self.sky * (0.55 + 1.3 * up) + self.light_color * (1.1 * glow * glow * (3 - 2 * glow))
         return torch.where(torch.isfinite(t) & (at[2] < _WALL_HEIGHT), room, sky)
 
-    def albedo(self, point: Tensor, surface: Tensor) -> Tensor:
-        """Linear RGB reflectance, (3, R)."""
-        albedo = torch.empty_like(point)
-        scene = self.scene
-        floor, side, back = surface == 0, (surface == 1) | (surface == 2), surface == 3
-        x, y, z = point
-        for where, look, across, up in (
-            (floor, scene.floor, x, y),
-            (side, scene.wall, y, z),
-            (back, scene.wall, x, z),
-        ):
-            at = where.nonzero().squeeze(1)
-            albedo[:, at] = _surface_albedo(look, across[at], up[at], turned=where is floor)
-        for k, solid in enumerate(scene.objects):
-            at = (surface == _ROOM + k).nonzero().squeeze(1)
-            local = self.rotation[k].T @ (point[:, at] - self.center[k, :, None])
+    def albedo(self, hits: _Hits) -> Tensor:
+        """Linear RGB reflectance of what was hit, (3, R)."""
+        albedo = self.room_albedo(hits.point, hits.surface)
+        for k, (solid, at) in enumerate(zip(self.scene.objects, hits.members, strict=True)):
+            local = self.rotation[k].T @ (hits.point[:, at] - self.center[k, :, None])
             albedo[:, at] = _object_albedo(solid, local)
         return albedo
+
+    def room_albedo(self, point: Tensor, surface: Tensor) -> Tensor:
+        """Linear RGB reflectance of points on the floor and the walls, undefined for those on objects, (3, R)."""
+        floor, wall = self.scene.floor, self.scene.wall
+        x, y, z = point
+        sine, cosine = float(np.sin(floor.angle)), float(np.cos(floor.angle))
+        on_floor = _surface_albedo(floor, cosine * x - sine * y, sine * x + cosine * y)
+        on_wall = _surface_albedo(wall, torch.where(surface == 3, x, y), z)
+        return torch.where(surface == 0, on_floor, on_wall)
 
 
 def _encode(light: Tensor) -> Tensor:
@@ -319,14 +318,11 @@ def _mix(albedo: tuple[float, ...], accent: tuple[float, ...], weight: Tensor) -
     return low + (high - low) * weight
 
 
-def _surface_albedo(look: Surface, across: Tensor, up: Tensor, turned: bool) -> Tensor:
-    """Reflectance of floor or wall at positions in its plane, in meters, (3, R)."""
-    if turned:
-        sine, cosine = float(np.sin(look.angle)), float(np.cos(look.angle))
-        across, up = cosine * across - sine * up, sine * across + cosine * up
+def _surface_albedo(look: Surface, across: Tensor, up: Tensor) -> Tensor:
+    """Reflectance of floor or wall at positions in its plane, in meters, (3, R), or (3, 1) if it is plain."""
     u, v = across / look.cell, up / look.cell
     if look.pattern == "plain":
-        weight = torch.zeros_like(u)
+        weight = torch.zeros(1, device=u.device)
     elif look.pattern == "striped":
         weight = u.floor() % 2
     elif look.pattern == "checkered":
@@ -345,11 +341,11 @@ def _surface_albedo(look: Surface, across: Tensor, up: Tensor, turned: bool) -> 
 
 
 def _object_albedo(solid: Object, local: Tensor) -> Tensor:
-    """Reflectance of an object at local points: solid patterns in units of its half-sizes, (3, R)."""
+    """Reflectance of an object at local points: solid patterns in its half-sizes, (3, R), or (3, 1) if plain."""
     extent = torch.tensor(solid.extent, device=local.device)[:, None]
     x, y, z = local / extent * 0.999
     if solid.pattern == "plain":
-        weight = torch.zeros_like(x)
+        weight = torch.zeros(1, device=local.device)
     elif solid.pattern == "striped":
         along = {"box": x + z, "pyramid": z * 1.4, "torus": x * 2}.get(solid.shape, z * 1.4)
         weight = (along * 2 + 0.5).floor() % 2
@@ -460,15 +456,25 @@ def _torus(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
     length = (direction**2).sum(0).sqrt()
     direction = direction / length
     enter, leave = _roots(torch.ones_like(length), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
-    t = torch.nan_to_num(enter, nan=0.0).clamp(min=0)
-    x, y, z = origin
-    dx, dy, dz = direction
-    for _ in range(_TORUS_STEPS):
-        px, py, pz = x + dx * t, y + dy * t, z + dz * t
-        rim = (px * px + py * py).sqrt() - ring
-        distance = (rim * rim + pz * pz).sqrt() - tube
-        t = t + distance
-    return _keep(t / length, (distance < 1e-3) & (t < leave))
+    first = torch.full_like(length, _MISS)
+    active = (leave > 0).nonzero().squeeze(1)
+    t = enter[active].clamp(min=0)
+    for _ in range(_TORUS_ROUNDS):
+        x, y, z = origin[:, active]
+        dx, dy, dz = direction[:, active]
+        for _ in range(_TORUS_STEPS):
+            px, py, pz = x + dx * t, y + dy * t, z + dz * t
+            rim = (px * px + py * py).sqrt() - ring
+            distance = (rim * rim + pz * pz).sqrt() - tube
+            t = t + distance
+        inside = t < leave[active]
+        hit = inside & (distance < _TORUS_TOLERANCE)
+        first[active[hit]] = t[hit]
+        undecided = inside & ~hit
+        active, t = active[undecided], t[undecided]
+        if not active.numel():
+            break
+    return _keep(first / length, first > 0)
 
 
 _ENTRY: dict[str, Callable[[Extent, Tensor, Tensor], Tensor]] = {

@@ -6,7 +6,7 @@ is open behind the camera. The camera looks roughly along +y.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -139,7 +139,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """A random scene; objects do not touch, but may hide one another (:func:`open4m.datasets.scenes.visible_scene`)."""
+    """A random scene; objects do not touch, but may hide one another (``Scenes.scene`` sees to it)."""
     camera = _sample_camera(rng)
     room = [rng.uniform(2.7, 4.5), rng.uniform(2.7, 4.5), rng.uniform(2.6, 4.0)]
     room[0] = max(room[0], 0.6 - camera.position[0])
@@ -162,7 +162,7 @@ def _sample_camera(rng: np.random.Generator) -> Camera:
         np.sin(elevation),
     ])  # fmt: skip
     target = np.array([0.0, 0.0, 0.3]) + rng.uniform(-0.12, 0.12, 3)
-    half_width = rng.uniform(1.75, 2.15) / distance
+    half_width = rng.uniform(1.5, 1.85) / distance
     return Camera(position=_vector(target + distance * direction), target=_vector(target), half_width=half_width)
 
 
@@ -182,9 +182,9 @@ def _sample_light(rng: np.random.Generator, camera: Camera, room: list[float]) -
     sky_tint = np.array([1.0 - 0.08 * warmth, 1.0, 1.0 + 0.10 * warmth])
     return Light(
         position=_vector(position),
-        radius=rng.uniform(0.35, 1.0),
+        radius=rng.uniform(0.3, 0.85),
         color=_vector(rng.uniform(0.75, 1.15) * tint),
-        sky=_vector(rng.uniform(0.32, 0.55) * sky_tint),
+        sky=_vector(rng.uniform(0.28, 0.5) * sky_tint),
     )
 
 
@@ -218,10 +218,10 @@ def _sample_surface(
 
 def _sample_objects(rng: np.random.Generator, camera: Camera) -> tuple[Object, ...]:
     """One to six objects; one that finds no free place in view is left out, except the first."""
-    wanted = int(rng.integers(1, MAX_OBJECTS + 1))
+    wanted, tried = int(rng.integers(1, MAX_OBJECTS + 1)), 0
     placed: list[tuple[Object, float]] = []
-    while wanted > 0:
-        wanted -= 1
+    while tried < wanted or not placed:
+        tried += 1
         candidate, footprint = _sample_object(rng)
         for _ in range(_PLACEMENT_TRIES):
             angle, distance = rng.uniform(0.0, 2 * np.pi), _TABLE_RADIUS * np.sqrt(rng.random())
@@ -231,10 +231,8 @@ def _sample_objects(rng: np.random.Generator, camera: Camera) -> tuple[Object, .
                 for other, radius in placed
             )
             if free and _in_view(camera, center, candidate.radius):
-                placed.append((Object(**{**vars(candidate), "center": _vector(center)}), footprint))
+                placed.append((replace(candidate, center=_vector(center)), footprint))
                 break
-        if wanted == 0 and not placed:
-            wanted = 1
     return tuple(candidate for candidate, _ in placed)
 
 

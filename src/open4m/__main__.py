@@ -1,0 +1,7 @@
+"""``python -m open4m`` is ``open4m``."""
+
+import sys
+
+from open4m.cli import main
+
+sys.exit(main())

@@ -1,0 +1,181 @@
+"""The command line: ``open4m <command>``. A command imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from open4m import __version__
+from open4m.types import Open4MError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 if it worked, 2 after a user's mistake (one line says which), 3 if stopped and resumable."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "PIL", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        options.run(options)
+    except Open4MError as error:
+        print(f"open4m: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("open4m: interrupted", file=sys.stderr)
+        return 3
+    except Exception as error:
+        if type(error).__name__ != "Preempted":
+            raise
+        print(f"open4m: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="open4m", description="4M: one model that predicts any modality from any others. Start with: open4m demo",
+        epilog="open4m COMMAND --help explains a command.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"open4m {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="show what the shipped model does: a picture grid and a page")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder to write (default: demo)")
+    demo.add_argument("--model", default="scenes", help="a shipped model or a model directory (default: scenes)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_demo)
+
+    generate = commands.add_parser("generate", help="predict modalities from an image, a caption or boxes")
+    generate.add_argument("--input", type=Path, help="an image file")
+    generate.add_argument("--caption", help="a text to condition on")
+    generate.add_argument("--boxes", type=Path, help='a JSON file: [{"box": [x0, y0, x1, y1], "label": name}, ...]')
+    generate.add_argument("--to", nargs="+", required=True, metavar="MODALITY", help="what to predict, in this order")
+    generate.add_argument("--model", default="scenes", help="a shipped model or a model directory (default: scenes)")
+    generate.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--steps", type=int, help="forward passes a grid")
+    generate.add_argument("--temperature", type=float)
+    generate.add_argument("--top-p", type=float)
+    generate.add_argument("--top-k", type=int)
+    generate.add_argument("--guidance", type=float, help="weight of classifier-free guidance (1: none)")
+    generate.set_defaults(run=_generate)
+
+    evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
+    evaluate.add_argument("model", help="a shipped model or a model directory")
+    evaluate.add_argument("--samples", type=int, default=128)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--out", type=Path, help="a JSON file to write (default: standard output)")
+    evaluate.add_argument("--readme", type=Path, help="a Markdown file whose results table is renewed")
+    evaluate.set_defaults(run=_evaluate)
+
+    for name, help_text in (
+        ("train", "everything up to a pre-trained model; resumes where it stopped"),
+        ("reproduce", "everything from nothing to a measured model; resumes where it stopped"),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument("config", help="a named configuration: debug, scenes")
+        command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="for example train.batch_size=32")
+        command.add_argument("--out", type=Path, help="the run directory (default: runs/<config>)")
+        command.add_argument("--print-config", action="store_true", help="print the configuration and stop")
+        command.add_argument("--only", nargs="+", metavar="STAGE", help="run only these stages")
+        command.set_defaults(run=_line, until="assemble" if name == "train" else "evaluate")
+
+    known = commands.add_parser("modalities", help="list the modalities that are known")
+    known.set_defaults(run=_modalities)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from open4m.demo import demo
+
+    for path in demo(options.out, options.model, options.seed):
+        print(path)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from open4m import modalities
+
+    inputs = {}
+    if options.input is not None:
+        inputs["rgb"] = modalities.get("rgb").read(_bytes(options.input))
+    if options.caption is not None:
+        inputs["caption"] = options.caption
+    if options.boxes is not None:
+        inputs["boxes"] = modalities.get("boxes").read(_bytes(options.boxes))
+    if not inputs:
+        raise Open4MError("nothing to condition on: give --input, --caption or --boxes")
+    for target in options.to:
+        modalities.get(target)  # an unknown name fails before the model is loaded
+
+    from open4m.generate.pipeline import FourM
+
+    names = ("steps", "temperature", "top_p", "top_k", "guidance")
+    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    result = FourM.from_pretrained(options.model).generate(inputs, options.to, seed=options.seed, **settings)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for target, value in result.values.items():
+        modality = modalities.get(target)
+        data, image = options.out / f"{target}.{modality.extension}", options.out / f"{target}_view.png"
+        data.write_bytes(modality.write(value))
+        result.render(target, 512).save(image)
+        print(f"{target}: {data}, {image}" + (f": {value}" if isinstance(value, str) else ""))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from open4m.evaluate import report
+    from open4m.line import evaluate_pretrained
+
+    result = evaluate_pretrained(options.model, options.samples, options.seed)
+    if options.out is not None:
+        options.out.write_text(result.to_json())
+    else:
+        print(result.to_json(), end="")
+    if options.readme is not None:
+        report.update_readme(options.readme, report.table(result))
+
+
+def _line(options: argparse.Namespace) -> None:
+    from open4m import config as configs
+    from open4m import configs as named
+    from open4m.line import STAGES, Line
+
+    config = configs.override(named.get(options.config), options.overrides)
+    if options.print_config:
+        print(json.dumps(configs.to_dict(config), indent=1))
+        return
+    for stage in options.only or ():
+        if stage not in STAGES:
+            raise Open4MError(f"unknown stage {stage!r} (stages: {', '.join(STAGES)})")
+    directory = options.out or Path("runs") / config.name
+    Line(config, directory).run(options.until, options.only)
+    print(directory / "model")
+
+
+def _modalities(options: argparse.Namespace) -> None:
+    from open4m import modalities
+
+    for name in modalities.names():
+        modality = modalities.get(name)
+        family = next(c.__name__ for c in type(modality).__mro__ if c.__module__ == "open4m.modalities.base")
+        print(f"{name:12} {family:10} {modality.description}")
+
+
+def _bytes(path: Path, limit: int = 1 << 28) -> bytes:
+    """A file's content. Raises :class:`Open4MError` if there is none, or it is too large to be an input."""
+    try:
+        if path.stat().st_size > limit:
+            raise Open4MError(f"{path}: {path.stat().st_size} bytes, at most {limit} are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise Open4MError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

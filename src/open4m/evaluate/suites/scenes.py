@@ -1,0 +1,197 @@
+"""``open4m evaluate scenes``: a model against the exact labels of held-out scenes (paper F.1, F.2, Tables 31, 32).
+
+From RGB: depth, normals, segmentation, boxes and captions, each by the metrics of its modality, captions by the F1 of
+the attributes they mention. From captions: RGB, by CLIP score and by the Fréchet distance of CLIP features.
+
+Beside the model stand an upper bound, the label after its tokenizer and back, and a trivial predictor, the best
+constant made from training labels. Where the model is between the two is comparable across metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from open4m import modalities
+from open4m.datasets.scenes import Scenes, parse_caption
+from open4m.evaluate import frechet
+from open4m.evaluate.attributes import Attributes, agreeing, attribute_f1, most_typical
+from open4m.evaluate.predict import labels_of, predict, reconstruct
+from open4m.evaluate.report import Result, Row, rows_of
+from open4m.generate.pipeline import FourM
+from open4m.labellers.clip import CLIPLabeller
+from open4m.types import Open4MError, Sample, Value
+
+log = logging.getLogger("open4m")
+
+PREDICTED = ("depth", "normals", "semseg", "boxes", "caption")  # from RGB
+PREDICTION = {"temperature": 0.0}  # a prediction is the likeliest tokens, not a sample
+IMAGES = {"guidance": 3.0}  # paper Table 32
+TRAINING_SAMPLES = 512  # that trivial predictors and the reference of the Fréchet distance are made from
+IMAGE_METRICS = {"clip_score": "higher", "frechet_distance": "lower"}
+
+
+class Samples(Protocol):
+    """What is evaluated on, such as a :class:`~open4m.store.RawDataset` or a list of samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Sample: ...
+
+
+def evaluate(
+    model: FourM,
+    test: Samples,
+    train: Samples,
+    clip: CLIPLabeller | None = None,
+    *,
+    samples: int = 256,
+    seed: int = 0,
+    batch_size: int = 32,
+    options: Mapping[str, Any] | None = None,
+    paths: Sequence[Sequence[str]] | None = None,
+    scenes: Scenes | None = None,
+) -> Result:
+    """Evaluate on the first ``samples`` of ``test``; the more of them, the tighter.
+
+    ``train`` makes the trivial predictors. ``clip`` judges images: without it, those tasks are left out. ``options``
+    are those of :meth:`FourM.generate`, put over :data:`PREDICTION` and :data:`IMAGES`. ``paths`` names the tasks
+    (default: :func:`tasks`), as source, targets on the way, and what is judged. ``scenes`` is the data set that
+    ``test`` was rendered from, sample by sample: with it, captions are held to all the objects of a scene, else only
+    to those in its reference caption. Sample i draws from ``seed`` + i.
+    """
+    paths = [tuple(path) for path in (tasks(model) if paths is None else paths)]
+    if clip is None:
+        left_out = [" → ".join(path) for path in paths if _is_image(path)]
+        paths = [path for path in paths if not _is_image(path)]
+        if left_out:
+            log.warning("no CLIP to judge images with: %s left out", ", ".join(left_out))
+    if not paths or samples < 1 or not len(test) or not len(train):
+        raise Open4MError(
+            f"evaluation of scenes: expected tasks and samples, got {len(paths)} tasks that the model can do, "
+            f"{min(samples, len(test))} test and {len(train)} training samples"
+        )
+    names = {modalities.get(key).name for path in paths for key in (path[0], path[-1])}
+    held_out = _read(test, min(samples, len(test)), names)
+    known = _read(train, min(TRAINING_SAMPLES, len(train)), names)
+    truth = _truth(scenes, held_out) if scenes is not None and "caption" in names else None
+    rows: list[Row] = []
+    for path in paths:
+        start = time.perf_counter()
+        settings = {"seed": seed, "batch_size": batch_size}
+        if _is_image(path):
+            settings["options"] = {**IMAGES, **(options or {})}
+            rows += _images(model, path, held_out, known, clip, settings)
+        else:
+            settings["options"] = {**PREDICTION, **(options or {})}
+            rows += _predictions(model, path, held_out, known, truth, settings)
+        log.info("%s: %.1f s", " → ".join(path), time.perf_counter() - start)
+    return Result(samples=len(held_out), seed=seed, options=dict(options or {}), rows=tuple(rows))
+
+
+def tasks(model: FourM) -> list[tuple[str, ...]]:
+    """The suite's tasks that the model can do: from RGB each label; from captions RGB, directly and through CLIP."""
+    specs = model.config.modalities
+    readable = {modalities.get(spec.key).source or spec.key for spec in specs if spec.is_input}
+    targets = {modalities.get(key).name: key for key in reversed(model.config.targets)}  # the first of each name
+    paths: list[tuple[str, ...]] = []
+    if "rgb" in readable:
+        paths += [("rgb", targets[name]) for name in PREDICTED if name in targets]
+    if "caption" in readable and "rgb" in targets:
+        paths.append(("caption", targets["rgb"]))
+        if "clip" in targets and model.config.spec(targets["clip"]).is_input:
+            paths.append(("caption", targets["clip"], targets["rgb"]))
+    return paths
+
+
+def _predictions(
+    model: FourM,
+    path: tuple[str, ...],
+    test: list[Sample],
+    train: list[Sample],
+    truth: list[list[Attributes]] | None,
+    settings: dict[str, Any],
+) -> list[Row]:
+    """The rows of a task whose result is held to a label."""
+    modality = modalities.get(path[-1])
+    metrics, better, trivial = modality.metrics, modality.better, modality.trivial
+    if modality.name == "caption":
+        better, trivial = {"attribute_f1": "higher"}, most_typical
+
+        def metrics(predictions: Sequence[Value], labels: Sequence[Value]) -> dict[str, float]:
+            return {"attribute_f1": attribute_f1(predictions, labels, truth)}
+
+    labels = labels_of(model, test, path)
+    constant = trivial(labels_of(model, train, path))
+    columns = (
+        predict(model, test, path, **settings),
+        reconstruct(model, path[-1], labels, settings["batch_size"]),
+        [constant] * len(labels),
+    )
+    return rows_of(path, better, *(metrics(values, labels) for values in columns))
+
+
+def _images(
+    model: FourM,
+    path: tuple[str, ...],
+    test: list[Sample],
+    train: list[Sample],
+    clip: CLIPLabeller,
+    settings: dict[str, Any],
+) -> list[Row]:
+    """The rows of a task that makes images of captions.
+
+    The Fréchet distance is to real training images, for all columns: none is compared with the very images that it
+    was made from. Upper bound: reconstructed test images, with their own captions. Trivial: for the CLIP score,
+    training images that have nothing to do with the captions; for the distance, the mean training image for all.
+    """
+    captions = [sample["caption"] for sample in test]
+    key = path[-1]
+    real = labels_of(model, train, path)
+    reference = clip.features(real)
+    unrelated = [real[i % len(real)] for i in range(len(test))]
+    mean_image = modalities.get(key).trivial(real)
+
+    def measured(images: list[np.ndarray]) -> dict[str, float]:
+        distance = frechet.distance(clip.features(images), reference)
+        return {"clip_score": clip.clip_score(images, captions), "frechet_distance": distance}
+
+    generated = measured(predict(model, test, path, **settings))
+    bound = measured(reconstruct(model, key, labels_of(model, test, path), settings["batch_size"]))
+    trivial = {
+        "clip_score": clip.clip_score(unrelated, captions),
+        "frechet_distance": frechet.distance(clip.features([mean_image] * len(test)), reference),
+    }
+    return rows_of(path, IMAGE_METRICS, generated, bound, trivial)
+
+
+def _is_image(path: Sequence[str]) -> bool:
+    """Whether a task's result is judged as an image that fits a caption, not against a label."""
+    return path[0] == "caption" and modalities.get(path[-1]).name == "rgb"
+
+
+def _read(data: Samples, count: int, names: set[str]) -> list[Sample]:
+    samples = [data[i] for i in range(count)]
+    missing = names - samples[0].keys()
+    if missing:
+        raise Open4MError(
+            f"evaluation of scenes: the samples have no {', '.join(sorted(missing))}; they have {', '.join(samples[0])}"
+        )
+    return [{name: sample[name] for name in names} for sample in samples]
+
+
+def _truth(scenes: Scenes, test: list[Sample]) -> list[list[Attributes]]:
+    """All objects of the scenes, in full; an error if the reference captions say something else."""
+    attributes = ("shape", "color", "size", "material", "pattern")
+    truth: list[list[Attributes]] = []
+    for i, sample in enumerate(test):
+        truth.append([{name: getattr(solid, name) for name in attributes} for solid in scenes.scene(i).objects])
+        mentioned = parse_caption(sample["caption"])
+        if agreeing(mentioned, truth[-1]) < sum(map(len, mentioned)):
+            raise Open4MError(f"evaluation of scenes: test sample {i} is not scene {i} of {scenes}: its caption is "
+                              f"{sample['caption']!r}")  # fmt: skip
+    return truth

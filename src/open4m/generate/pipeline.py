@@ -1,0 +1,198 @@
+"""``FourM``: a trained model with its tokenizers, for people. Values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from open4m import config as configs
+from open4m import hub, modalities
+from open4m.generate.canvas import Canvas
+from open4m.generate.engine import Engine
+from open4m.generate.plan import Step, make
+from open4m.modalities.base import Sequence as SequenceModality
+from open4m.model.config import FourMConfig
+from open4m.model.fourm import FourMTransformer
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.vqvae import Tokenizer
+from open4m.types import Open4MError, Value
+
+TEXT = "text"  # the folder of the text tokenizer, beside those of the grids
+
+
+@dataclass
+class Generation:
+    """What was generated for one sample: ``values`` and ``tokens`` by modality, the ``plan`` and the ``seed``."""
+
+    values: dict[str, Value]
+    tokens: dict[str, np.ndarray]
+    plan: list[Step] = field(default_factory=list)
+    seed: int = 0
+
+    def __getitem__(self, key: str) -> Value:
+        if key not in self.values:
+            raise modalities.unknown(key, list(self.values))
+        return self.values[key]
+
+    def render(self, key: str, size: int = 256) -> Image.Image:
+        """A picture of a generated value."""
+        return modalities.get(key).render(self[key], size)
+
+
+class FourM:
+    """A model directory in memory.
+
+    >>> model = FourM.from_pretrained("scenes")
+    >>> result = model.generate({"rgb": image}, targets=["depth", "caption"])
+    >>> result["caption"], result.render("depth")
+    """
+
+    def __init__(self, model: FourMTransformer, grids: Mapping[str, Tokenizer], text: TextTokenizer | None):
+        self.model, self.grids, self.text = model, dict(grids), text
+        self.config: FourMConfig = model.config
+        for spec in self.config.modalities:
+            if spec.family == "grid" and spec.key not in self.grids:
+                raise Open4MError(f"modality {spec.key} has no tokenizer")
+            if spec.family == "sequence" and text is None:
+                raise Open4MError(f"modality {spec.key} has no text tokenizer")
+        start, ends = (text.sentinels[0], [text.eos, *text.sentinels]) if text else (0, ())
+        self.engine = Engine(model, start, ends)
+
+    # ---- at rest
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu") -> FourM:
+        """A shipped model by name, or a model directory. Raises :class:`Open4MError` for anything else."""
+        folder = hub.resolve(name)
+        config = configs.load(FourMConfig, folder / hub.CONFIG)
+        model = FourMTransformer(config)
+        hub.load_weights(folder / hub.WEIGHTS, model)
+        tokenizers = folder / hub.TOKENIZERS
+        grids = {s.key: Tokenizer.load(tokenizers / s.key, device) for s in config.modalities if s.family == "grid"}
+        for spec in config.modalities:
+            if spec.family == "grid":
+                own = grids[spec.key].config
+                if (own.codebook_size, own.grid) != (spec.vocab_size, spec.grid):
+                    raise Open4MError(
+                        f"{folder}: tokenizer {spec.key} has {own.codebook_size} codes on a grid {own.grid}, "
+                        f"the model expects {spec.vocab_size} on {spec.grid}"
+                    )
+        text = TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None
+        return cls(model.to(device), grids, text)
+
+    def save(self, folder: Path, half: bool = False) -> None:
+        """Write a directory that :meth:`from_pretrained` reads; ``half``: weights in 16 bits."""
+        folder.mkdir(parents=True, exist_ok=True)
+        configs.save(self.config, folder / hub.CONFIG)
+        hub.save_weights(folder / hub.WEIGHTS, self.model, half)
+        for key, tokenizer in self.grids.items():
+            tokenizer.save(folder / hub.TOKENIZERS / key, torch.float16 if half else torch.float32)
+        if self.text is not None:
+            self.text.save(folder / hub.TOKENIZERS / TEXT)
+
+    # ---- use
+    def generate(
+        self,
+        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        targets: Sequence[str | Step],
+        *,
+        seed: int = 0,
+        **options: Any,
+    ) -> Generation | list[Generation]:
+        """Generate ``targets`` in order from ``inputs``, each conditioning the next.
+
+        ``inputs``: PIL images, arrays, strings or boxes by modality name; a list of such mappings makes a list of
+        results. ``options``: fields of :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for
+        one (``caption={"top_p": 0.8}``). Sample i of a list draws from ``seed`` + i.
+        """
+        samples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        if not samples:
+            return []
+        plan = make(self.config, targets, options)
+        for step in plan:
+            given = [s for s in samples if step.target in self._keys(s) and s.get(step.target) is not None]
+            if given and step.target in self._canvas(given[:1]).keys():  # noqa: SIM118 (a method)
+                raise Open4MError(f"{step.target} is both given and a target: leave it out of one of them")
+        seeds = [seed + i for i in range(len(samples))]
+        canvas = self.engine.run(self._canvas(samples), plan, seeds)
+        results = self._results(canvas, plan, seeds)
+        return results[0] if isinstance(inputs, Mapping) else results
+
+    def reconstruct(self, value: Any, key: str) -> Value:
+        """The value after tokenizing it and back: as good as a prediction of it can be (paper Table 31, last row)."""
+        return self.decode(key, self.encode(key, value))
+
+    def encode(self, key: str, value: Any) -> np.ndarray:
+        """Tokens of a value: (h·w,) of a grid, (length,) of a sequence."""
+        modality = modalities.get(key)
+        if isinstance(modality, SequenceModality):
+            ids = modality.encode(modality.convert(value), self._text(key), self.config.spec(key).max_length)
+            return np.array(ids, dtype=np.int64)
+        return self.grids[key].encode(value).ravel()
+
+    def decode(self, key: str, tokens: np.ndarray) -> Value:
+        """The value of tokens."""
+        modality = modalities.get(key)
+        if isinstance(modality, SequenceModality):
+            return modality.decode([int(i) for i in tokens], self._text(key))
+        return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
+
+    def _keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
+        """The model's modality for each given name: input-only pixels, where it reads them, stand for their source."""
+        readers = {modalities.get(s.key).source: s.key for s in self.config.modalities if s.family == "pixels"}
+        readable = [s.key for s in self.config.modalities if s.is_input]
+        keys = {}
+        for name in sample:
+            keys[name] = readers.get(name, name)
+            if keys[name] not in readable:
+                raise modalities.unknown(name, list(dict.fromkeys([*readable, *filter(None, readers)])))
+        return keys
+
+    def _canvas(self, samples: Sequence[Mapping[str, Any]]) -> Canvas:
+        canvas = Canvas(self.config, len(samples))
+        for row, sample in enumerate(samples):
+            for name, key in self._keys(sample).items():
+                spec, value = self.config.spec(key), sample[name]
+                if spec.family == "pixels":
+                    side = (spec.grid[0] * spec.patch_size, spec.grid[1] * spec.patch_size)
+                    if key not in canvas.pixels:
+                        canvas.pixels[key] = torch.zeros(len(samples), spec.channels, *side)
+                        canvas.known[key] = torch.zeros(len(samples), spec.length, dtype=torch.bool)
+                    modality = modalities.get(key)
+                    canvas.pixels[key][row] = torch.from_numpy(modality.pixels(modality.fit(value, side[0])))
+                    canvas.known[key][row] = True
+                    continue
+                canvas.start(key)
+                tokens = self.encode(key, value)
+                if spec.family == "sequence":
+                    canvas.sequences[key][row] = tokens.tolist()
+                else:
+                    canvas.grids[key][row] = torch.from_numpy(tokens)
+                    canvas.known[key][row] = True
+        return canvas
+
+    def _results(self, canvas: Canvas, plan: list[Step], seeds: list[int]) -> list[Generation]:
+        tokens: dict[str, list[np.ndarray]] = {}
+        values: dict[str, list[Value]] = {}
+        for step in plan:
+            key = step.target
+            if self.config.spec(key).family == "sequence":
+                tokens[key] = [np.array(row, dtype=np.int64) for row in canvas.sequences[key]]
+                values[key] = [self.decode(key, row) for row in tokens[key]]
+            else:
+                tokens[key] = list(canvas.grids[key].numpy())
+                values[key] = self.grids[key].decode_batch(canvas.grids[key].numpy())
+        return [
+            Generation({k: v[i] for k, v in values.items()}, {k: t[i] for k, t in tokens.items()}, plan, seeds[i])
+            for i in range(canvas.size)
+        ]
+
+    def _text(self, key: str) -> TextTokenizer:
+        if self.text is None:
+            raise Open4MError(f"{key}: the model has no text tokenizer")
+        return self.text

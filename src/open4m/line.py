@@ -1,0 +1,269 @@
+"""The whole line, from nothing to a measured model: render, label, fit tokenizers, tokenize, train, evaluate.
+
+Every stage writes into its own folder of a run directory and is skipped when that is complete, so the line can be
+stopped anywhere and run again::
+
+    raw/{train,validation,test}/<modality>/shard-*.tar       values
+    clip/, tokenizers/<modality>/, 4m/                       training runs, each with model/ when done
+    text/                                                    the text tokenizer
+    tokens/{train,validation}/<modality>/shard-*.arrow       tokens
+    model/                                                   the result: model, tokenizers, CLIP
+    evaluation.json                                          its measured quality
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from open4m import hub, modalities
+from open4m.datasets import scenes
+from open4m.evaluate.report import Result
+from open4m.evaluate.suites.scenes import evaluate
+from open4m.generate.pipeline import TEXT, FourM
+from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
+from open4m.masking import MaskingConfig
+from open4m.modalities.base import PixelGrid, TokenGrid
+from open4m.model.config import FourMConfig
+from open4m.store import build
+from open4m.store.shards import RawDataset
+from open4m.store.tokens import TokenStore
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.vit import ViTConfig
+from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
+from open4m.train.loop import TrainConfig, train
+from open4m.train.tasks.clip import CLIPTask
+from open4m.train.tasks.fourm import FourMTask, specs_of
+from open4m.train.tasks.tokenizer import TokenizerTask
+
+logger = logging.getLogger("open4m")
+
+CLIP = "clip"  # the folder of the CLIP in a run and in a model directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How many scenes, and how large. ``rendered`` modalities come from the renderer itself."""
+
+    train: int
+    validation: int
+    test: int
+    image_size: int = 128
+    patch_size: int = 16
+    shard_rows: int = 500
+    seed: int = 0
+    rendered: tuple[str, ...] = ("rgb", "depth", "normals", "semseg", "boxes", "caption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRun:
+    """Size and training of one grid's tokenizer."""
+
+    codebook_size: int
+    encoder: ViTConfig
+    decoder: ViTConfig
+    train: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineConfig:
+    """Everything that determines the line."""
+
+    name: str
+    data: DataConfig
+    clip: SmallCLIP
+    clip_train: TrainConfig
+    tokenizers: dict[str, TokenizerRun]
+    text_vocab: int  # at most; coordinates, sentinels and classes included
+    max_length: dict[str, int]  # of sequences, in tokens
+    modalities: tuple[str, ...]  # of the model, in order
+    dim: int
+    encoder_depth: int
+    decoder_depth: int
+    heads: int
+    masking: MaskingConfig
+    train: TrainConfig
+    evaluate_samples: int
+    processes: int = 2  # for rendering
+
+
+STAGES = ("render", "clip", "label", "tokenizers", "tokenize", "train", "assemble", "evaluate")
+
+
+class Line:
+    """The stages of one configuration in one directory; each method is a stage and can be called again."""
+
+    def __init__(self, config: LineConfig, directory: Path):
+        self.config, self.directory = config, directory
+        self.model_directory = directory / "model"
+
+    def run(self, until: str = STAGES[-1], only: Sequence[str] | None = None) -> None:
+        """Run the stages in order up to ``until``, or those named in ``only``."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for stage in only or STAGES[: STAGES.index(until) + 1]:
+            logger.info("%s: %s", self.config.name, stage)
+            getattr(self, stage)()
+
+    # ---- data
+    def scenes(self, split: str) -> scenes.Scenes:
+        return scenes.Scenes(split, seed=self.config.data.seed, resolution=self.config.data.image_size)
+
+    def raw(self, split: str, names: Sequence[str] | None = None) -> RawDataset:
+        return RawDataset(self.directory / "raw" / split, names or [*self.config.data.rendered])
+
+    def render(self) -> None:
+        """Render scenes with all their labels."""
+        data = self.config.data
+        for split in scenes.SPLITS:
+            build.render(
+                self.scenes(split), self.directory / "raw" / split, data.rendered, getattr(data, split),
+                shard_rows=data.shard_rows, processes=self.config.processes,
+            )  # fmt: skip
+
+    def clip(self) -> None:
+        """Train the small CLIP on images and captions."""
+        run, config = self.directory / CLIP, self.config.clip_train
+        if self._trained(run):
+            return
+        training, validation = self.raw("train", ["rgb", "caption"]), self.raw("validation", ["rgb", "caption"])
+        captions = RawDataset(training.root, ["caption"])
+        words = fit_text_tokenizer(captions[i]["caption"] for i in range(len(captions)))
+        model = small_clip(words, self.config.clip, seed=config.seed)
+        task = CLIPTask(training, validation, model, words, config.batch_size, seed=config.seed)
+        train(task, config, run, task_config=self.config.clip)
+
+    def label(self) -> None:
+        """Add the CLIP's feature maps to the raw shards."""
+        labeller = self._labeller()
+        for split in scenes.SPLITS:
+            build.label(labeller, self.directory / "raw" / split)
+
+    # ---- tokens
+    def tokenizers(self) -> None:
+        """Train the grids' tokenizers and fit the text tokenizer."""
+        for name in self.config.tokenizers:
+            self.tokenizer(name)
+        if not (self.directory / TEXT).exists():
+            captions = self.raw("train", ["caption"])
+            text = TextTokenizer.fit(
+                (captions[i]["caption"] for i in range(len(captions))), scenes.OBJECT_CLASSES,
+                vocab_size=self.config.text_vocab, sentinels=max(self.config.max_length.values()) // 2 + 2,
+            )  # fmt: skip
+            _whole(self.directory / TEXT, text.save)
+
+    def tokenizer(self, name: str) -> None:
+        """Train one tokenizer."""
+        run, settings = self.directory / "tokenizers" / name, self.config.tokenizers[name]
+        if self._trained(run):
+            return
+        modality, training = modalities.get(name), self.raw("train", [name])
+        fields = {}
+        if modality.normalization == "fit":
+            fields["mean"], fields["std"] = build.statistics(training, name)
+        if modality.categorical:
+            fields["class_names"] = scenes.CLASSES
+        if modality.feature_map:
+            height, _, channels = training[0][name].shape
+            fields |= {"image_size": height, "channels": channels}
+        else:
+            fields |= {"image_size": self.config.data.image_size, "patch_size": self.config.data.patch_size}
+        config = TokenizerConfig.of(
+            name, codebook_size=settings.codebook_size, encoder=settings.encoder, decoder=settings.decoder, **fields
+        )
+        task = TokenizerTask(
+            config, training, self.raw("validation", [name]), batch_size=settings.train.batch_size,
+            seed=settings.train.seed,
+        )  # fmt: skip
+        train(task, settings.train, run, task_config=config)
+
+    def tokenize(self) -> None:
+        """Turn the training and validation data into tokens."""
+        data = self.config.data
+        for split in ("train", "validation"):
+            for name in self.config.modalities:
+                build.tokenize(
+                    self.directory / "raw" / split, self.directory / "tokens" / split, name, self._tokenizer_of(name),
+                    image_size=data.image_size, max_length=self.config.max_length.get(name, 0),
+                )  # fmt: skip
+
+    # ---- the model
+    def train(self) -> None:
+        """Pre-train 4M."""
+        run = self.directory / "4m"
+        if self._trained(run):
+            return
+        config, data = self.config, self.config.data
+        stores = {s: TokenStore(self.directory / "tokens" / s, config.modalities) for s in ("train", "validation")}
+        model = FourMConfig(
+            modalities=specs_of(stores["train"], data.image_size, data.patch_size), dim=config.dim,
+            encoder_depth=config.encoder_depth, decoder_depth=config.decoder_depth, heads=config.heads,
+        )  # fmt: skip
+        grids = {name: self._grid(name) for name in config.modalities if name in config.tokenizers}
+        task = FourMTask(
+            model, config.masking, stores["train"], stores["validation"], grids, self._text(),
+            batch_size=config.train.batch_size, seed=config.train.seed,
+        )  # fmt: skip
+        train(task, config.train, run, task_config={"model": model, "masking": config.masking})
+
+    def assemble(self) -> None:
+        """Put the model directory together: model, tokenizers and the CLIP, in 16 bits."""
+        if self.model_directory.exists():
+            return
+
+        def write(folder: Path) -> None:
+            FourM.from_pretrained(self.directory / "4m" / "model").save(folder, half=True)
+            shutil.copytree(self.directory / CLIP / "model", folder / CLIP)
+
+        _whole(self.model_directory, write)
+
+    def evaluate(self) -> Result:
+        """Measure the model on test scenes; writes ``evaluation.json``."""
+        names = [*self.config.data.rendered]
+        result = evaluate(
+            FourM.from_pretrained(self.model_directory), self.raw("test", names), self.raw("train", names),
+            CLIPLabeller.load(self.model_directory / CLIP), samples=self.config.evaluate_samples,
+            scenes=self.scenes("test"),
+        )  # fmt: skip
+        (self.directory / "evaluation.json").write_text(result.to_json())
+        return result
+
+    # ---- parts
+    def _trained(self, run: Path) -> bool:
+        return (run / "model").exists()
+
+    def _labeller(self) -> CLIPLabeller:
+        return CLIPLabeller.load(self.directory / CLIP / "model")
+
+    def _grid(self, name: str) -> Tokenizer:
+        return Tokenizer.load(self.directory / "tokenizers" / name / "model")
+
+    def _text(self) -> TextTokenizer:
+        return TextTokenizer.load(self.directory / TEXT)
+
+    def _tokenizer_of(self, name: str) -> Tokenizer | TextTokenizer | None:
+        modality = modalities.get(name)
+        if isinstance(modality, PixelGrid):
+            return None
+        return self._grid(name) if isinstance(modality, TokenGrid) else self._text()
+
+
+def evaluate_pretrained(name: str | Path, samples: int, seed: int = 0) -> Result:
+    """Measure a model directory or a shipped model on freshly rendered test scenes."""
+    folder = hub.resolve(name)
+    model = FourM.from_pretrained(folder)
+    clip = CLIPLabeller.load(folder / CLIP) if (folder / CLIP).is_dir() else None
+    size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
+    test, train = (scenes.Scenes(split, resolution=size) for split in ("test", "train"))
+    held_out = test.samples(range(samples))
+    return evaluate(model, held_out, train.samples(range(512)), clip, samples=samples, seed=seed, scenes=test)
+
+
+def _whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder under a temporary name, then rename it: it is there whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write(temporary)
+    temporary.rename(folder)

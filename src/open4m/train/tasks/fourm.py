@@ -1,0 +1,150 @@
+"""Pre-training 4M: predict random tokens from other random tokens (paper 2.3, C.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from open4m import losses, modalities
+from open4m.generate.pipeline import FourM
+from open4m.masking import MaskingConfig, TokenRows, mask_batch
+from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.fourm import FourMTransformer
+from open4m.pictures import grid
+from open4m.store.tokens import TokenStore, rows_for_step
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.vqvae import Tokenizer
+from open4m.types import MaskedBatch, Open4MError
+
+SHOWN = 6  # samples in a picture
+VALIDATION_SEED = 1 << 20  # of the masks that validation always uses
+
+
+def specs_of(store: TokenStore, image_size: int, patch_size: int) -> tuple[ModalitySpec, ...]:
+    """The model's modalities from what a token store says of its tokens; the sizes are those of pixel modalities."""
+    specs = []
+    for key in store.modalities:
+        header = store.header(key)
+        if header.kind == "pixels":
+            side = image_size // patch_size
+            sizes = {"grid": (side, side), "patch_size": patch_size, "channels": modalities.get(key).channels}
+        elif header.kind == "grid":
+            sizes = {"vocab_size": header.vocab_size, "grid": tuple(header.grid)}
+        else:
+            sizes = {"vocab_size": header.vocab_size, "max_length": header.max_length}
+        specs.append(ModalitySpec(key=key, family=header.kind, **sizes))
+    return tuple(specs)
+
+
+def check_store(config: FourMConfig, store: TokenStore) -> None:
+    """Raise unless the store holds tokens of the codebooks, grids and lengths that the model is made for."""
+    sizes = {spec.key: (spec.vocab_size, spec.max_length) for spec in config.modalities if spec.family != "pixels"}
+    for key, expected in sizes.items():
+        header = store.header(key)
+        if (got := (header.vocab_size, header.max_length or 0)) != expected:
+            raise Open4MError(
+                f"{store.root}: {key} has (vocabulary, longest sequence) {got}, "
+                f"the model expects {expected}: tokenize again"
+            )
+        if header.kind == "grid" and tuple(header.grid) != config.spec(key).grid:
+            raise Open4MError(
+                f"{store.root}: {key} has a grid of {tuple(header.grid)}, the model expects {config.spec(key).grid}"
+            )
+
+
+def read_rows(store: TokenStore, specs: Sequence[ModalitySpec], rows: np.ndarray) -> TokenRows:
+    """Whole tokens and pixels of rows of a store."""
+    data = TokenRows({}, {}, {})
+    for spec in specs:
+        if spec.family == "grid":
+            data.ids[spec.key] = store.grid(spec.key, rows)
+        elif spec.family == "sequence":
+            data.ids[spec.key], data.lengths[spec.key] = store.sequence(spec.key, rows)
+        else:
+            modality = modalities.get(spec.key)
+            data.pixels[spec.key] = np.stack(
+                [modality.pixels(modality.read(file)) for file in store.pixels(spec.key, rows)]
+            )
+    return data
+
+
+class FourMTask:
+    """A task of :func:`open4m.train.loop.train`."""
+
+    name = "4M"
+
+    def __init__(
+        self,
+        config: FourMConfig,
+        masking: MaskingConfig,
+        train: TokenStore,
+        validation: TokenStore,
+        grids: dict[str, Tokenizer],
+        text: TextTokenizer | None,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        validation_samples: int = 256,
+        device: str = "cpu",
+    ):
+        self.config, self.masking, self.store, self.validation = config, masking, train, validation
+        self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
+        self.sentinels = np.array(text.sentinels if text else [], dtype=np.int64)
+        masking.check(config.modalities, len(self.sentinels))
+        for store in (train, validation):
+            check_store(config, store)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # inside the fork: initial weights are a function of the seed
+            self.model = FourMTransformer(config).to(self.device)
+        self.validation_rows = np.arange(min(validation_samples, len(validation)))
+        self.user = FourM(self.model, grids, text)
+
+    def batch(self, step: int) -> MaskedBatch:
+        rows = rows_for_step(self.seed, step, self.batch_size, len(self.store))
+        return self._masked(self.store, rows, self.masking, self.seed, step)
+
+    def _masked(self, store: TokenStore, rows: np.ndarray, masking: MaskingConfig, seed: int, step: int) -> MaskedBatch:
+        data = read_rows(store, self.config.modalities, rows)
+        return mask_batch(data, self.config.modalities, masking, self.sentinels, seed=seed, step=step)
+
+    def loss(self, batch: MaskedBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
+        batch = batch.to(self.device)
+        loss, parts = losses.per_modality(self.model(batch), batch, self.config)
+        return loss, {f"loss/{key}": value.detach() for key, value in parts.items()}
+
+    def tokens(self, batch: MaskedBatch) -> int:
+        return batch.tokens_seen()
+
+    def evaluate(self) -> dict[str, float]:
+        """The validation loss of each strategy and, within it, each modality: always with the same masks."""
+        values: dict[str, float] = {}
+        for strategy in self.masking.strategies:
+            alone = dataclasses.replace(self.masking, strategies=(strategy,))
+            batch = self._masked(self.validation, self.validation_rows, alone, VALIDATION_SEED, 0)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                total, parts = self.loss(batch, torch.Generator())
+            values[f"{strategy.name}/loss"] = float(total)
+            values.update({f"{strategy.name}/{k.removeprefix('loss/')}": float(v) for k, v in parts.items()})
+        return values
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """What the first input-only pixels predict for validation samples, beside the truth."""
+        sources = [s for s in self.config.modalities if s.family == "pixels"]
+        if not sources:
+            return {}
+        source, targets = modalities.get(sources[0].key), self.config.targets
+        files = self.validation.pixels(source.name, self.validation_rows[:SHOWN])
+        images = [source.read(file) for file in files]
+        results = self.user.generate([{source.name: image} for image in images], targets)
+        rows = [[source.render(i, 128), *(r.render(t, 128) for t in targets)]
+                for i, r in zip(images, results, strict=True)]  # fmt: skip
+        return {"predictions": grid(rows, ["input", *targets])}
+
+    def save(self, folder: Path) -> None:
+        self.user.save(folder)

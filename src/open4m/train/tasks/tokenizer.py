@@ -1,0 +1,86 @@
+"""Training the tokenizer of a dense modality (paper B.3, Table 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from open4m import modalities
+from open4m.modalities.base import Crop
+from open4m.pictures import grid
+from open4m.store.shards import RawDataset
+from open4m.store.tokens import rows_for_step
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+
+SHOWN = 8  # reconstructions in a picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random resized crop and horizontal flip (paper Table 3)."""
+
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: bool = True
+
+
+class TokenizerTask:
+    """A task of :func:`open4m.train.loop.train`."""
+
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        train: RawDataset,
+        validation: RawDataset,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augmentation: Augmentation = Augmentation(),
+        validation_samples: int = 128,
+    ):
+        self.name = f"tokenizer {config.modality}"
+        self.modality = modalities.get(config.modality)
+        self.config, self.train_data, self.batch_size, self.seed = config, train, batch_size, seed
+        self.augmentation = augmentation
+        self.model = VQVAE(config, torch.Generator().manual_seed(seed))
+        count = min(validation_samples, len(validation))
+        self.validation = [self.modality.fit(validation[i][config.modality], config.image_size) for i in range(count)]
+
+    def batch(self, step: int) -> torch.Tensor:
+        rows = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, step))))
+        values = [self._augmented(self.train_data[int(row)][self.config.modality], generator) for row in rows]
+        return torch.from_numpy(np.stack([self.modality.tensor(value) for value in values]))
+
+    def _augmented(self, value: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        scale, ratio = self.augmentation.crop_scale, self.augmentation.crop_ratio
+        crop = Crop.random(*value.shape[:2], self.config.image_size, generator, scale, ratio)
+        value = self.modality.crop(value, crop)
+        return self.modality.flip(value) if self.augmentation.flip and generator.random() < 0.5 else value
+
+    def loss(self, batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
+        return self.model.loss(batch.to(self.model.quantizer.codebook.device), generator)
+
+    def tokens(self, batch: torch.Tensor) -> int:
+        return len(batch) * self.config.grid[0] * self.config.grid[1]
+
+    def evaluate(self) -> dict[str, float]:
+        """The modality's own metrics of reconstructions, and the share of the codebook that validation data uses."""
+        tokenizer = Tokenizer(self.model)
+        ids = tokenizer.encode_batch(self.validation)
+        values = self.modality.metrics(tokenizer.decode_batch(ids), self.validation)
+        return {**values, "code_usage": len(np.unique(ids)) / self.config.codebook_size}
+
+    def pictures(self) -> dict[str, Image.Image]:
+        tokenizer = Tokenizer(self.model)
+        shown = self.validation[:SHOWN]
+        decoded = tokenizer.decode_batch(tokenizer.encode_batch(shown))
+        return {"reconstructions": grid([[self.modality.render(v, 128) for v in row] for row in (shown, decoded)])}
+
+    def save(self, folder: Path) -> None:
+        Tokenizer(self.model).save(folder)

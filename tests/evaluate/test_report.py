@@ -1,0 +1,86 @@
+"""JSON, table and README of an evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from open4m.evaluate.report import Result, Row, rows_of, table, update_readme
+from open4m.types import Open4MError
+
+LOWER = Row(task="rgb → depth", metric="abs_rel", better="lower", model=0.2, upper_bound=0.1, trivial=0.5)
+HIGHER = Row(task="rgb → semseg", metric="miou", better="higher", model=0.5, upper_bound=0.9, trivial=0.1)
+FLAT = Row(task="rgb → boxes", metric="ap50", better="higher", model=0.25, upper_bound=0.5, trivial=0.5)
+RESULT = Result(samples=8, seed=3, options={"guidance": 2.0}, rows=(LOWER, HIGHER, FLAT))
+
+
+def test_gap_closed_is_the_share_of_the_way_whatever_the_direction():
+    assert LOWER.gap_closed == pytest.approx(0.75)
+    assert HIGHER.gap_closed == pytest.approx(0.5)
+    assert FLAT.gap_closed is None
+
+
+def test_worse_than_trivial_is_negative():
+    worse = Row(task="t", metric="m", better="lower", model=0.6, upper_bound=0.1, trivial=0.5)
+    assert worse.gap_closed == pytest.approx(-0.25)
+
+
+def test_json_has_the_rows_and_reads_back():
+    text = RESULT.to_json()
+    values = json.loads(text)
+    assert values["samples"] == 8
+    assert values["rows"][0] == {
+        "task": "rgb → depth", "metric": "abs_rel", "better": "lower",
+        "model": 0.2, "upper_bound": 0.1, "trivial": 0.5, "gap_closed": pytest.approx(0.75),
+    }  # fmt: skip
+    assert values["rows"][2]["gap_closed"] is None
+    assert Result.from_json(text) == RESULT
+
+
+def test_json_of_a_measurement_that_is_not_finite_is_still_json():
+    row = Row(task="t", metric="m", better="lower", model=math.nan, upper_bound=0.0, trivial=1.0)
+    result = Result(samples=1, seed=0, options={}, rows=(row,))
+    assert json.loads(result.to_json())["rows"][0]["model"] is None
+    assert math.isnan(Result.from_json(result.to_json()).rows[0].model)
+    assert table(result).endswith("| 1.000 | – | 0.000 | – |")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"samples": 1}', '{"samples": 1, "rows": [{"task": "t"}]}'])
+def test_other_json_is_an_error(text):
+    with pytest.raises(Open4MError):
+        Result.from_json(text)
+
+
+def test_rows_take_each_metric_from_each_predictor():
+    [first, second] = rows_of(["rgb", "depth"], {"a": "lower", "b": "higher"}, {"a": 1.0, "b": 2.0},
+                              {"a": 3.0, "b": 4.0}, {"a": 5.0, "b": 6.0})  # fmt: skip
+    assert (first.task, first.metric, first.better) == ("rgb → depth", "a", "lower")
+    assert (second.model, second.upper_bound, second.trivial) == (2, 4, 6)
+
+
+def test_table_is_markdown():
+    lines = table(RESULT).splitlines()
+    assert lines[0].count("|") == lines[1].count("|") == 7
+    assert lines[2] == "| rgb → depth | abs rel ↓ | 0.500 | 0.200 | 0.100 | 75 % |"
+    assert lines[3] == "| rgb → semseg | miou ↑ | 0.100 | 0.500 | 0.900 | 50 % |"
+    assert lines[4].endswith("| – |")
+
+
+def test_readme_is_changed_between_its_markers_only(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("# Title\n<!-- results -->\nold\n<!-- /results -->\nafter \\1\n", encoding="utf-8")
+    for _ in range(2):  # the second time changes nothing
+        update_readme(path, "| \\g<0> → |")
+        expected = "# Title\n<!-- results -->\n| \\g<0> → |\n<!-- /results -->\nafter \\1\n"
+        assert path.read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize("text", ["", "<!-- results -->", "<!-- /results --><!-- results -->", "<!-- results -->" * 2])
+def test_readme_without_markers_is_an_error_and_left_alone(tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(Open4MError, match="<!-- /results -->"):
+        update_readme(path, "table")
+    assert path.read_text() == text

@@ -1,0 +1,307 @@
+"""Generation: independent of the batch, faithful to the plan, and conditioned on everything that is known."""
+
+import itertools
+
+import pytest
+import torch
+
+from open4m.generate.canvas import Canvas
+from open4m.generate.engine import Engine
+from open4m.generate.plan import Step
+from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.fourm import FourMTransformer
+from open4m.types import MaskedBatch, Open4MError
+
+SPECS = (
+    ModalitySpec(key="rgb_pixels", family="pixels", grid=(2, 2), patch_size=2, channels=3),
+    ModalitySpec(key="depth", family="grid", vocab_size=9, grid=(3, 4)),
+    ModalitySpec(key="caption", family="sequence", vocab_size=14, max_length=8),
+    ModalitySpec(key="rgb", family="grid", vocab_size=12, grid=(2, 3)),
+    ModalitySpec(key="boxes", family="sequence", vocab_size=14, max_length=6),
+)
+CONFIG = FourMConfig(modalities=SPECS, dim=16, encoder_depth=1, decoder_depth=2, heads=2)
+START, EOS = 4, 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    model = FourMTransformer(CONFIG).eval()
+    for name, parameter in model.named_parameters():
+        if name.startswith("embeddings"):
+            parameter.data *= 30  # distributions that are neither flat nor certain, and depend on what is visible
+    return model
+
+
+@pytest.fixture
+def engine(model):
+    return Engine(model, START, [EOS, START, 5])
+
+
+def canvases(size=4):
+    """A canvas of unequal samples, as a function that makes it, whole or of some of its rows."""
+    generator = torch.Generator().manual_seed(7)
+    pixels = torch.randn(size, 3, 4, 4, generator=generator)
+    depth = torch.randint(0, 9, (size, 12), generator=generator)
+    known = torch.rand(size, 12, generator=generator) < torch.tensor([0.0, 0.3, 0.9, 0.5])[:size, None]
+    captions = [[6, 7, 8, 9, 10, EOS], None, [11, EOS], []]
+
+    def make(rows=range(size), keys=("rgb_pixels", "depth", "caption")):
+        rows = list(rows)
+        canvas = Canvas(CONFIG, len(rows))
+        if "rgb_pixels" in keys:
+            canvas.pixels["rgb_pixels"] = pixels[rows].clone()
+            canvas.known["rgb_pixels"] = torch.tensor([[True] * 4, [True, False, True, False], [False] * 4, [True] * 4])[rows]
+        if "depth" in keys:
+            canvas.grids["depth"], canvas.known["depth"] = depth[rows].clone(), known[rows].clone()
+        if "caption" in keys:
+            canvas.sequences["caption"] = [captions[r] and list(captions[r]) for r in rows]
+        return canvas
+
+    return make
+
+
+class Recorder:
+    """Stands in for ``sample`` in the engine and keeps the logits that it is given."""
+
+    def __init__(self, monkeypatch):
+        from open4m.generate import engine as module
+
+        self.logits, real = [], module.sample
+
+        def sample(logits, *rest):
+            self.logits.append(logits.clone())
+            return real(logits, *rest)
+
+        monkeypatch.setattr(module, "sample", sample)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    return Recorder(monkeypatch).logits
+
+
+def by_hand(model, inputs, queries, pixels=None):
+    """Logits of one sample's queries [(position, query id)] of a modality, from lists of visible tokens: ``forward``."""
+    key, asked = queries
+    index = CONFIG.index(key)
+    one = [list(column) for column in zip(*inputs, strict=True)] if inputs else [[], [], []]
+    batch = MaskedBatch(
+        input_modality=torch.tensor([one[0]], dtype=torch.int64), input_position=torch.tensor([one[1]], dtype=torch.int64),
+        input_id=torch.tensor([one[2]], dtype=torch.int64), input_valid=torch.ones(1, len(inputs), dtype=torch.bool),
+        target_modality=torch.full((1, len(asked)), index), target_position=torch.tensor([[p for p, _ in asked]]),
+        query_id=torch.tensor([[q for _, q in asked]]), target_id=torch.zeros(1, len(asked), dtype=torch.int64),
+        target_valid=torch.ones(1, len(asked), dtype=torch.bool), pixels={} if pixels is None else {"rgb_pixels": pixels[None]},
+    )  # fmt: skip
+    with torch.no_grad():
+        return model(batch)[key]
+
+
+def inputs_of(canvas, row, keys):
+    """Visible tokens of a sample as a list."""
+    found = []
+    for index, spec in enumerate(SPECS):
+        if spec.key not in keys:
+            continue
+        if spec.family == "sequence":
+            found += [(index, p, t) for p, t in enumerate(canvas.sequences.get(spec.key, [None] * 9)[row] or [])]
+        elif spec.key in canvas.known:
+            places = canvas.known[spec.key][row].nonzero()[:, 0].tolist()
+            found += [(index, p, int(canvas.grids[spec.key][row, p]) if spec.family == "grid" else 0) for p in places]
+    return found
+
+
+# fp32 sums in another order: measured differences of logits (which are up to 10) below 1e-5
+close = {"rtol": 0, "atol": 1e-4}
+
+
+PLANS = {
+    "maskgit": [Step(target="depth", steps=4)],
+    "roar": [Step(target="depth", scheme="roar", steps=5, top_p=0.9)],
+    "sequence": [Step(target="boxes", scheme="left_to_right", steps=0)],
+    "guided": [Step(target="depth", steps=3, guidance=3.0, top_k=4), Step(target="rgb", scheme="roar", guidance=-1.0)],
+    "chained": [
+        Step(target="boxes", scheme="left_to_right", steps=0, guidance=2.0), Step(target="rgb", steps=3),
+        Step(target="depth", scheme="roar", steps=3, guidance=1.5),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_sample_is_generated_the_same_alone_and_in_any_batch(engine, name):
+    make, seeds, plan = canvases(), [11, 5, 77, 5], PLANS[name]
+    together = engine.run(make(), plan, seeds)
+    for rows in ([0], [1], [2], [3], [3, 0]):
+        alone = engine.run(make(rows), plan, [seeds[r] for r in rows])
+        for step, (place, row) in itertools.product(plan, enumerate(rows)):
+            if step.target in ("boxes",):
+                assert alone.sequences["boxes"][place] == together.sequences["boxes"][row], (row, step.target)
+            else:
+                assert torch.equal(alone.grids[step.target][place], together.grids[step.target][row]), (row, step.target)
+
+
+def test_another_seed_gives_another_result_and_the_same_seed_the_same(engine):
+    make = canvases()
+    plan = [Step(target="rgb", steps=2), Step(target="boxes", scheme="left_to_right", steps=0)]
+    results = [engine.run(make(), plan, seeds) for seeds in ([1, 2, 3, 4], [1, 2, 3, 4], [9, 8, 7, 6])]
+    assert torch.equal(results[0].grids["rgb"], results[1].grids["rgb"])
+    assert results[0].sequences == results[1].sequences
+    assert not torch.equal(results[0].grids["rgb"], results[2].grids["rgb"])
+
+
+@pytest.mark.parametrize("scheme", ["maskgit", "roar"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("steps", [*range(1, 13), 20])
+def test_every_grid_ends_full_and_keeps_what_was_known(engine, scheme, schedule, steps):
+    canvas = canvases()()
+    before, known = canvas.grids["depth"].clone(), canvas.known["depth"].clone()
+    assert known.sum(1).tolist() != [0, 0, 0, 0]
+    engine.run(canvas, [Step(target="depth", scheme=scheme, steps=steps, schedule=schedule)], [0, 1, 2, 3])
+    assert canvas.known["depth"].all()
+    assert torch.equal(canvas.grids["depth"][known], before[known])
+    assert (canvas.grids["depth"] < 9).all()
+
+
+def test_a_full_grid_and_an_empty_canvas_are_fine(engine):
+    canvas = canvases()([2, 0])
+    canvas.known["depth"][0] = True
+    before = canvas.grids["depth"].clone()
+    engine.run(canvas, [Step(target="depth", steps=3)], [0, 1])
+    assert torch.equal(canvas.grids["depth"][0], before[0])
+    assert canvas.known["depth"].all()
+    empty = engine.run(Canvas(CONFIG, 2), [Step(target="rgb", steps=2, guidance=2.0)], [0, 1])
+    assert empty.known["rgb"].all()
+
+
+def test_roar_asks_for_as_many_cells_as_it_keeps_and_maskgit_for_all_unknown(engine, recorded):
+    for scheme, expected in (("maskgit", [12, 10, 6]), ("roar", [2, 4, 6])):
+        recorded.clear()
+        step = Step(target="depth", scheme=scheme, steps=3)
+        assert [step.remaining(n, 12) for n in range(4)] == [12, 10, 6, 0]
+        engine.run(Canvas(CONFIG, 2), [step], [0, 1])
+        assert [logits.shape[1] for logits in recorded] == expected
+
+
+def test_maskgit_keeps_the_most_confident_answers(engine, recorded, monkeypatch):
+    """With two steps of temperature 0: after the first, the kept cells are those of the largest probabilities."""
+    canvas = canvases()([0], keys=("rgb_pixels", "caption"))
+    first = by_hand(engine.model, inputs_of(canvas, 0, ("rgb_pixels", "caption")), ("depth", [(p, 0) for p in range(12)]),
+                    canvas.pixels["rgb_pixels"][0])  # fmt: skip
+    confidence, answers = first.softmax(-1).max(-1)
+    step = Step(target="depth", steps=2, temperature=0)
+    kept = confidence.argsort(descending=True)[: 12 - step.remaining(1, 12)]
+    engine.run(canvas, [step], [0])
+    torch.testing.assert_close(recorded[0][0], first, **close)
+    assert torch.equal(canvas.grids["depth"][0, kept], answers[kept])
+    assert recorded[1].shape[1] == step.remaining(1, 12)  # the others are asked for again
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0, 0.0, -2.0])
+@pytest.mark.parametrize("scheme", ["maskgit", "roar"])
+def test_guided_logits_are_the_two_pass_formula(engine, recorded, scheme, weight):
+    make = canvases()
+    engine.run(make(), [Step(target="depth", scheme=scheme, steps=1, guidance=weight)], [0, 1, 2, 3])
+    canvas = make()
+    for row in range(4):
+        places = (~canvas.known["depth"][row]).nonzero()[:, 0].tolist()
+        everything = inputs_of(canvas, row, ("rgb_pixels", "depth", "caption"))
+        queries = ("depth", [(p, 0) for p in places])
+        conditional = by_hand(engine.model, everything, queries, canvas.pixels["rgb_pixels"][row])
+        unconditional = by_hand(engine.model, inputs_of(canvas, row, ("depth",)), queries)
+        expected = unconditional + weight * (conditional - unconditional)
+        torch.testing.assert_close(recorded[0][row, : len(places)], expected, **close)
+
+
+def test_a_guidance_of_one_is_none(engine, recorded):
+    make = canvases()
+    plain = engine.run(make(), [Step(target="depth", steps=3)], [0, 1, 2, 3])
+    count = len(recorded)
+    guided = engine.run(make(), [Step(target="depth", steps=3, guidance=1.0)], [0, 1, 2, 3])
+    assert torch.equal(plain.grids["depth"], guided.grids["depth"])
+    assert all(torch.equal(a, b) for a, b in zip(recorded[:count], recorded[count:], strict=True))
+
+
+def test_sequences_are_decoded_like_one_uncached_pass_and_guided_by_the_formula(engine, recorded):
+    make = canvases()
+    canvas = engine.run(make(), [Step(target="boxes", scheme="left_to_right", steps=0, guidance=2.0)], [3, 4, 5, 6])
+    given = make()
+    for row in range(4):
+        tokens = canvas.sequences["boxes"][row]
+        queries = ("boxes", list(enumerate([START, *tokens[:-1]])))
+        conditional = by_hand(engine.model, inputs_of(given, row, ("rgb_pixels", "depth", "caption")), queries,
+                              given.pixels["rgb_pixels"][row])  # fmt: skip
+        unconditional = by_hand(engine.model, [], queries)
+        found = torch.stack([logits[row, 0] for logits in recorded[: len(tokens)]])
+        torch.testing.assert_close(found, unconditional + 2 * (conditional - unconditional), **close)
+
+
+def test_one_samples_end_does_not_end_anothers_sequence(model):
+    step = Step(target="caption", scheme="left_to_right", steps=0)
+    seeds = list(range(6))
+    free = Engine(model, START, []).run(Canvas(CONFIG, 6), [step], seeds).sequences["caption"]
+    assert all(len(row) == 8 for row in free)  # without an end: as long as a caption may be
+    end = free[0][1]
+    ended = Engine(model, START, [end]).run(Canvas(CONFIG, 6), [step], seeds).sequences["caption"]
+    for whole, cut in zip(free, ended, strict=True):
+        assert cut == whole[: whole.index(end) + 1 if end in whole else 8]
+    assert len({len(row) for row in ended}) > 1
+
+
+def test_the_longest_sequence_may_be_set(model):
+    step = Step(target="caption", scheme="left_to_right", steps=3)
+    assert [len(r) for r in Engine(model, START, []).run(Canvas(CONFIG, 2), [step], [0, 1]).sequences["caption"]] == [3, 3]
+    step = Step(target="caption", scheme="left_to_right", steps=500)
+    assert [len(r) for r in Engine(model, START, []).run(Canvas(CONFIG, 2), [step], [0, 1]).sequences["caption"]] == [8, 8]
+
+
+def test_what_was_generated_conditions_what_follows(engine, recorded):
+    """The second and third targets' logits are those of a pass that shows the first one's tokens, guidance included."""
+    plan = [
+        Step(target="caption", scheme="left_to_right", steps=0), Step(target="rgb", steps=1),
+        Step(target="depth", steps=1, guidance=2.5),
+    ]  # fmt: skip
+    canvas = engine.run(Canvas(CONFIG, 3), plan, [0, 1, 2])
+    rgb, depth = recorded[-2:]
+    for row in range(3):
+        caption = inputs_of(canvas, row, ("caption",))
+        assert len(caption) == len(canvas.sequences["caption"][row]) >= 1
+        torch.testing.assert_close(rgb[row], by_hand(engine.model, caption, ("rgb", [(p, 0) for p in range(6)])), **close)
+        queries = ("depth", [(p, 0) for p in range(12)])
+        conditional = by_hand(engine.model, inputs_of(canvas, row, ("caption", "rgb")), queries)
+        unconditional = by_hand(engine.model, [], queries)
+        torch.testing.assert_close(depth[row], unconditional + 2.5 * (conditional - unconditional), **close)
+    assert not torch.allclose(rgb[0], rgb[1], atol=1e-2)  # other captions, other logits
+
+
+def test_the_number_of_seeds_must_be_that_of_samples(engine):
+    with pytest.raises(Open4MError, match="got 1 for 2 samples"):
+        engine.run(Canvas(CONFIG, 2), [Step(target="rgb")], [0])
+
+
+# ---- the canvas
+
+
+def test_visible_tokens_of_unequal_samples():
+    canvas = canvases()()
+    shown = canvas.visible(["rgb_pixels", "depth", "caption"], torch.device("cpu"))
+    for row in range(4):
+        columns = [shown[f"input_{n}"][row][shown["input_valid"][row]].tolist() for n in ("modality", "position", "id")]
+        assert list(zip(*columns, strict=True)) == inputs_of(canvas, row, ("rgb_pixels", "depth", "caption"))
+    widths = {len(shown[f"input_{n}"][0]) for n in ("modality", "position", "id", "valid")}
+    assert widths == {4 + int(canvas.known["depth"].sum(1).max()) + 6}
+
+
+def test_only_what_is_asked_to_be_shown_is_visible():
+    canvas = canvases()()
+    shown = canvas.visible(["depth"], torch.device("cpu"))
+    assert shown["input_valid"].sum(1).tolist() == canvas.known["depth"].sum(1).tolist()
+    nothing = canvas.visible([], torch.device("cpu"))
+    assert nothing["input_valid"].tolist() == [[False]] * 4
+
+
+def test_a_modality_that_is_not_an_input_is_never_shown():
+    specs = (ModalitySpec(key="depth", family="grid", vocab_size=9, grid=(2, 2), is_input=False), SPECS[3])
+    canvas = Canvas(FourMConfig(modalities=specs, dim=16, encoder_depth=1, decoder_depth=1, heads=2), 1)
+    canvas.start("depth")
+    canvas.known["depth"][:] = True
+    assert not canvas.visible(["depth", "rgb"], torch.device("cpu"))["input_valid"].any()

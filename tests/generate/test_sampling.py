@@ -1,0 +1,130 @@
+"""Sampling by inversion: an even grid of uniform numbers must give back the distribution itself."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from open4m.generate.sampling import Draws, guide, sample
+from open4m.generate.schemes import SCHEMES, MaskGIT, RandomOrder, largest
+
+GRID = (torch.arange(2000, dtype=torch.float64).add(0.5) / 2000).float()
+
+
+def frequencies(logits, temperature=1.0, top_k=0, top_p=1.0):
+    tokens, log_probability = sample(logits.expand(len(GRID), -1), GRID, temperature, top_k, top_p)
+    counts = torch.bincount(tokens, minlength=len(logits))
+    for token in tokens.unique():
+        assert log_probability[tokens == token].unique().numel() == 1
+    return counts / len(GRID), {int(t): float(log_probability[tokens == t][0].exp()) for t in tokens.unique()}
+
+
+def slow_distribution(logits, temperature, top_k, top_p):
+    """Softmax, then the k likeliest, then the shortest list of likeliest tokens that holds top_p."""
+    p = (logits.double() / temperature).softmax(0).tolist()
+    order = sorted(range(len(p)), key=lambda i: -p[i])
+    if top_k:
+        order = order[:top_k]
+    total = sum(p[i] for i in order)
+    kept, held = [], 0.0
+    for i in order:
+        kept.append(i)
+        held += p[i] / total
+        if held >= top_p:
+            break
+    total = sum(p[i] for i in kept)
+    return [p[i] / total if i in kept else 0.0 for i in range(len(p))]
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 2.5]), st.sampled_from([0, 1, 3, 7, 100]),
+       st.sampled_from([1.0, 0.9, 0.5, 1e-6]))  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_draws_follow_the_truncated_softmax(seed, temperature, top_k, top_p):
+    logits = 2 * torch.randn(7, generator=torch.Generator().manual_seed(seed))
+    expected = slow_distribution(logits, temperature, top_k, top_p)
+    found, probabilities = frequencies(logits, temperature, top_k, top_p)
+    for token, p in enumerate(expected):
+        assert abs(found[token] - p) <= 1.5 / len(GRID)  # an interval holds its length of grid points, give or take one
+        if token in probabilities:
+            assert probabilities[token] == pytest.approx(p, rel=1e-4)
+
+
+def test_boundaries_of_truncation():
+    logits = torch.tensor([0.2, 0.5, 0.3]).log()
+    assert frequencies(logits, top_p=0.5)[0].tolist() == [0, 1, 0]
+    assert frequencies(logits, top_p=0.51)[0].nonzero()[:, 0].tolist() == [1, 2]
+    assert frequencies(logits, top_p=1e-9)[0].tolist() == [0, 1, 0]
+    assert frequencies(logits, top_k=1)[0].tolist() == [0, 1, 0]
+    assert (frequencies(logits, top_k=3)[0] > 0).all()
+
+
+def test_the_ends_of_the_unit_interval_and_impossible_tokens():
+    logits = torch.tensor([0.0, -torch.inf, 1.0, -torch.inf])
+    uniform = torch.tensor([0.0, 1 - 2**-24])
+    tokens, log_probability = sample(logits.expand(2, -1), uniform, 1.0, 0, 1.0)
+    assert tokens.tolist() == [2, 0]
+    assert torch.isfinite(log_probability).all()
+    flat = torch.zeros(1000)
+    for top_p, top_k in itertools.product((1.0, 0.999), (0, 999)):
+        tokens, _ = sample(flat.expand(2, -1), uniform, 1.0, top_k, top_p)
+        assert ((tokens >= 0) & (tokens < 1000)).all()
+
+
+def test_temperature_zero_takes_the_likeliest():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 4.0]])
+    tokens, log_probability = sample(logits, torch.tensor([0.99, 0.99]), 0, 0, 1.0)
+    assert tokens.tolist() == [1, 0]
+    torch.testing.assert_close(log_probability, logits.log_softmax(-1).max(-1).values)
+
+
+def test_sampling_leaves_the_callers_logits_alone():
+    logits = torch.randn(4, 9)
+    before = logits.clone()
+    sample(logits, torch.full((4,), 0.5), 0.7, 3, 0.8)
+    assert torch.equal(logits, before)
+
+
+def test_guidance_formula():
+    unconditional, conditional = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
+    assert guide(unconditional, conditional, 3.0).tolist() == [1 + 3 * 2, -2 + 3 * 2.5]
+    assert guide(unconditional, conditional, 0.0).tolist() == unconditional.tolist()
+
+
+def test_a_samples_draws_do_not_depend_on_the_others():
+    together, alone = Draws([3, 8, 3]), Draws([8])
+    for shape in ((5,), (1,), (7,)):
+        drawn = together.uniform(*shape)
+        assert torch.equal(drawn[1], alone.uniform(*shape)[0])
+        assert torch.equal(drawn[0], drawn[2])
+        assert not torch.equal(drawn[0], drawn[1])
+
+
+# ---- schemes
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_largest_gives_exactly_the_largest(seed, size, length):
+    generator = torch.Generator().manual_seed(seed)
+    score, among = torch.rand(size, length, generator=generator), torch.rand(size, length, generator=generator) < 0.6
+    count = torch.randint(0, length + 1, (size,), generator=generator)
+    chosen = largest(score, among, count)
+    for row in range(size):
+        candidates = [i for i in range(length) if among[row, i]]
+        best = sorted(candidates, key=lambda i: -score[row, i])[: int(count[row])]
+        assert chosen[row].nonzero()[:, 0].tolist() == sorted(best)
+
+
+def test_maskgit_asks_for_all_and_keeps_the_most_confident_roar_the_other_way_round():
+    unknown = torch.tensor([[True, False, True, True], [True, True, True, True]])
+    order = torch.tensor([[0.1, 0.9, 0.8, 0.3], [0.4, 0.3, 0.2, 0.1]])
+    confidence = torch.tensor([[-1.0, 0.0, -3.0, -2.0], [-4.0, -0.1, -0.2, -9.0]])
+    count = torch.tensor([1, 2])
+    assert torch.equal(MaskGIT().query(unknown, order, count), unknown)
+    assert MaskGIT().commit(unknown, confidence, count).int().tolist() == [[1, 0, 0, 0], [0, 1, 1, 0]]
+    asked = RandomOrder().query(unknown, order, count)
+    assert asked.int().tolist() == [[0, 0, 1, 0], [1, 1, 0, 0]]
+    assert torch.equal(RandomOrder().commit(asked, confidence, count), asked)
+    assert set(SCHEMES) == {"maskgit", "roar", "left_to_right"}

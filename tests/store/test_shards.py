@@ -1,0 +1,261 @@
+"""Raw shards: what goes in comes out, in step; what does not belong is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from open4m import modalities
+from open4m.store import RawDataset, UnreadableSample, committed, verify, write_shard
+from open4m.store.shards import scan
+from open4m.types import Open4MError
+
+RGB, CAPTION = modalities.get("rgb"), modalities.get("caption")
+
+
+def image(i: int) -> np.ndarray:
+    return np.full((4, 6, 3), i, dtype=np.uint8)
+
+
+def keys_of(shard: int, rows: int) -> list[str]:
+    return [f"s{shard}-{row:03d}" for row in range(rows)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three shards of 3, 5 and 2 samples; sample i is the gray i and the caption "gray i"."""
+    start = 0
+    for shard, rows in enumerate((3, 5, 2)):
+        keys = keys_of(shard, rows)
+        write_shard(tmp_path, "rgb", shard, [(key, RGB.write(image(start + i))) for i, key in enumerate(keys)])
+        write_shard(tmp_path, "caption", shard, [(key, f"gray {start + i}".encode()) for i, key in enumerate(keys)])
+        start += rows
+    return tmp_path
+
+
+def write_tar(path, members) -> None:
+    """A tar of (name or TarInfo, content) pairs, however hostile."""
+    with tarfile.open(path, "w") as archive:
+        for member, content in members:
+            if isinstance(member, str):
+                member = tarfile.TarInfo(member)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_reads_back_what_was_written(root):
+    dataset = RawDataset(root, ["caption", "rgb"])
+    assert len(dataset) == 10
+    assert dataset.shards == {0: range(0, 3), 1: range(3, 8), 2: range(8, 10)}
+    assert dataset.keys == [*keys_of(0, 3), *keys_of(1, 5), *keys_of(2, 2)]
+    samples = list(dataset)  # sequential, ended by IndexError
+    assert len(samples) == 10
+    for i in np.random.default_rng(0).permutation(10):
+        sample = dataset[int(i)]
+        assert list(sample) == ["caption", "rgb"]
+        assert sample["caption"] == samples[i]["caption"] == f"gray {i}"
+        assert np.array_equal(sample["rgb"], image(i))
+        assert dataset.read(int(i), "caption") == f"gray {i}".encode()
+        assert dataset.key(int(i)) == dataset.keys[i]
+    for outside in (-1, 10):
+        with pytest.raises(IndexError):
+            dataset[outside]
+
+
+def test_a_modality_without_a_folder_is_derived_from_its_source(root):
+    dataset = RawDataset(root, ["rgb_pixels", "caption"])
+    assert list(dataset[4]) == ["rgb_pixels", "caption"]
+    assert np.array_equal(dataset[4]["rgb_pixels"], image(4))
+    with pytest.raises(Open4MError, match=r"no data of modality depth .*caption, rgb"):
+        RawDataset(root, ["rgb", "depth"])
+
+
+def test_pickles_and_serves_threads(root):
+    dataset = RawDataset(root, ["rgb", "caption"])
+    dataset[0]
+    dataset = pickle.loads(pickle.dumps(dataset))
+    order = [i % 10 for i in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        assert [s["caption"] for s in pool.map(dataset.__getitem__, order)] == [f"gray {i}" for i in order]
+
+
+def test_writing_again_changes_nothing(root):
+    before = {path.name: path.read_bytes() for path in (root / "caption").iterdir()}
+    write_shard(root, "caption", 1, [(key, f"gray {3 + i}".encode()) for i, key in enumerate(keys_of(1, 5))])
+    assert {path.name: path.read_bytes() for path in (root / "caption").iterdir()} == before
+    assert verify(root, "caption") == 3
+
+
+def test_empty_shards_and_long_and_foreign_keys(tmp_path):
+    keys = ["ключ-鍵", "k" * 180, "with space"]
+    write_shard(tmp_path, "caption", 0, [])
+    write_shard(tmp_path, "caption", 1, [(key, key.encode()) for key in keys])
+    write_shard(tmp_path, "caption", 2, [])
+    dataset = RawDataset(tmp_path, ["caption"])
+    assert dataset.keys == keys
+    assert [sample["caption"] for sample in dataset] == keys
+
+
+@pytest.mark.parametrize("keys", [[""], ["a/b"], ["a.b"], [".."], ["a\nb"], ["a\0b"], ["a", "b", "a"]])
+def test_bad_keys_are_refused_and_nothing_is_written(tmp_path, keys):
+    with pytest.raises(Open4MError, match=r"shard-00000\.tar: key"):
+        write_shard(tmp_path, "caption", 0, [(key, b"x") for key in keys])
+    assert committed(tmp_path, "caption") == frozenset()
+    assert [path.name for path in (tmp_path / "caption").iterdir()] == [".lock"]
+
+
+def test_a_failing_source_leaves_nothing(root):
+    def items():
+        yield "a", b"x"
+        raise KeyError("source")
+
+    with pytest.raises(KeyError):
+        write_shard(root, "caption", 3, items())
+    assert committed(root, "caption") == {0, 1, 2}
+    assert not list(root.glob("*/.*.tmp"))
+
+
+def test_misaligned_modalities_are_refused_with_the_first_difference(root):
+    keys = keys_of(1, 5)
+    keys[2], keys[3] = keys[3], keys[2]
+    write_shard(root, "caption", 1, [(key, b"x") for key in keys])
+    with pytest.raises(Open4MError, match=r"rgb and caption are misaligned in shard 1.*row 2.*'s1-002'.*'s1-003'"):
+        RawDataset(root, ["rgb", "caption"])
+    write_shard(root, "caption", 1, [(key, b"x") for key in keys_of(1, 4)])
+    with pytest.raises(Open4MError, match=r"5 and 4 rows; row 4 is key 's1-004' in rgb and None in caption"):
+        RawDataset(root, ["rgb", "caption"])
+
+
+def test_a_missing_shard_is_refused(root):
+    write_shard(root, "rgb", 3, [("k", RGB.write(image(0)))])
+    with pytest.raises(Open4MError, match="shard 3 is in rgb but not in caption"):
+        RawDataset(root, ["caption", "rgb"])
+
+
+def test_a_member_deleted_after_the_fact_is_noticed(root):
+    path = root / "caption" / "shard-00001.tar"
+    write_tar(path, [(f"{key}.txt", b"x") for key in keys_of(1, 5) if key != "s1-002"])
+    with pytest.raises(Open4MError, match=r"shard-00001\.tar: expected the 5 samples"):
+        RawDataset(root, ["rgb", "caption"])[3]
+
+
+def test_every_truncation_is_an_error_that_names_the_shard(root):
+    path = root / "caption" / "shard-00001.tar"
+    content = path.read_bytes()
+    last_byte = max(i for i, byte in enumerate(content) if byte) + 1
+    for size in [*range(0, last_byte, 100), last_byte - 1]:
+        path.write_bytes(content[:size])
+        with pytest.raises(Open4MError, match=r"caption/shard-00001\.tar"):
+            RawDataset(root, ["caption"])[7]
+    path.unlink()
+    with pytest.raises(Open4MError, match=r"shard-00001\.tar: listed"):
+        RawDataset(root, ["caption"])[7]
+
+
+def test_an_unreadable_sample_names_shard_key_and_modality(root):
+    write_shard(root, "rgb", 2, [("s2-000", RGB.write(image(8))[:40]), ("s2-001", RGB.write(image(9)))])
+    dataset = RawDataset(root, ["rgb_pixels", "rgb"])
+    with pytest.raises(UnreadableSample, match=r"rgb/shard-00002\.tar: key s2-000, modality rgb"):
+        dataset[8]
+    assert np.array_equal(dataset[9]["rgb"], image(9))
+
+
+def test_verify_finds_every_flipped_bit(root):
+    path = root / "rgb" / "shard-00001.tar"
+    content = bytearray(path.read_bytes())
+    generator = np.random.default_rng(0)
+    for place, bit in zip(generator.integers(0, len(content), 50), generator.integers(0, 8, 50), strict=True):
+        content[place] ^= 1 << bit
+        path.write_bytes(content)
+        with pytest.raises(Open4MError, match=r"1 of 3 shards differ.*shard-00001\.tar: expected sha256"):
+            verify(root, "rgb")
+        content[place] ^= 1 << bit
+    path.write_bytes(content)
+    assert verify(root, "rgb") == 3
+    path.unlink()
+    with pytest.raises(Open4MError, match=r"shard-00001\.tar: No such file"):
+        verify(root, "rgb")
+    assert committed(root, "rgb") == {0, 2}
+
+
+def link(name: str, kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/passwd"
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "fault"),
+    [
+        ("/etc/a.txt", "leaves the archive"),
+        ("../a.txt", "leaves the archive"),
+        ("b/../../a.txt", "leaves the archive"),
+        ("b/a.txt", "key 'b/a'"),
+        (".txt", "key ''"),
+        ("good.txt", "twice"),
+        (link("a.txt", tarfile.SYMTYPE), "is a link"),
+        (link("a.txt", tarfile.LNKTYPE), "is a link"),
+    ],
+)
+def test_hostile_members_are_refused(tmp_path, member, fault):
+    path = tmp_path / "shard-00000.tar"
+    write_tar(path, [("good.txt", b"x"), (member, b"")])
+    with pytest.raises(Open4MError, match=rf"shard-00000\.tar.*{fault}"):
+        scan(path, "txt")
+
+
+@pytest.mark.parametrize("size", [(256 << 20) + 1, 1 << 60, -512, -1024])
+def test_hostile_sizes_are_refused(tmp_path, size):
+    header = tarfile.TarInfo("big.txt")
+    header.pax_headers = {"size": str(size)}
+    path = tmp_path / "shard-00000.tar"
+    path.write_bytes(header.tobuf(tarfile.PAX_FORMAT) + bytes(2048))
+    with pytest.raises(Open4MError, match=r"shard-00000\.tar"):
+        scan(path, "txt")
+
+
+def test_other_members_are_passed_over(tmp_path):
+    folder, fifo = tarfile.TarInfo("folder"), tarfile.TarInfo("pipe.txt")
+    folder.type, fifo.type = tarfile.DIRTYPE, tarfile.FIFOTYPE
+    members = [("./a.txt", b"1"), ("a.json", b"{}"), ("a.b.txt", b"2"), (folder, b""), (fifo, b""), ("c.txt", b"3")]
+    write_tar(tmp_path / "shard-00000.tar", members)
+    assert scan(tmp_path / "shard-00000.tar", "txt").keys == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        json.dumps({"format": 1, "kind": "raw", "shards": [{"file": "../../x.tar"}]}),
+        json.dumps(
+            {
+                "format": 1,
+                "kind": "raw",
+                "shards": [{"file": "../x.tar", "rows": 1, "sha256": "0" * 64, "keys_sha256": "0" * 64}],
+            }
+        ),
+        json.dumps({"format": 99, "kind": "raw", "shards": []}),
+        json.dumps({"format": 1, "kind": "grid", "shards": []}),
+    ],
+)
+def test_damaged_manifests_are_refused(root, content):
+    (root / "rgb" / "manifest.json").write_text(content)
+    with pytest.raises(Open4MError, match="rgb"):
+        RawDataset(root, ["rgb"])
+
+
+def test_a_modality_cannot_name_another_folder(root):
+    shutil.copytree(root / "rgb", root.parent / "outside")
+    with pytest.raises(Open4MError):
+        RawDataset(root, ["rgb@../../outside"])
+    with pytest.raises(Open4MError):
+        write_shard(root, "rgb@/../x", 0, [])

@@ -1,0 +1,326 @@
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from open4m import modalities
+from open4m.tokenizers.vit import ViTConfig
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.types import Open4MError
+
+TINY = ViTConfig(width=32, depth=1, heads=2)
+CLASSES = ("sky", "floor", "cube", "sphere")
+FAMILIES = ("rgb", "depth", "semseg", "clip")  # fixed and fitted normalization, categorical, feature map
+
+
+def config(modality: str, **fields) -> TokenizerConfig:
+    family = {"image_size": 16, "patch_size": 8, "mean": (0.4,), "std": (0.25,)}
+    if modality == "semseg":
+        family |= {"class_names": CLASSES, "channels": 6}
+    if modality == "clip":
+        family |= {"image_size": 4, "patch_size": 1, "channels": 12}
+    if modality == "depth":
+        family |= {"mean": (3.0,), "std": (1.5,)}
+    return TokenizerConfig.of(modality, **{"codebook_size": 32, "encoder": TINY, "decoder": TINY, **family, **fields})
+
+
+def vqvae(modality: str, seed: int = 0, **fields) -> VQVAE:
+    return VQVAE(config(modality, **fields), torch.Generator().manual_seed(seed))
+
+
+def example(modality: str, height: int = 16, width: int = 16, seed: int = 0):
+    """A value that is smooth or piecewise constant."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    wave = (np.sin(6 * (x * generator.normal() + y * generator.normal()) + 6 * generator.random()) + 1) / 2
+    if modality == "rgb":
+        return (np.stack([wave, x, y], -1) * 255).astype(np.uint8)
+    if modality == "depth":
+        return (1 + 4 * wave).astype(np.float32)
+    if modality == "semseg":
+        return (wave * 3.999).astype(np.uint8)
+    return (wave[..., None] * generator.normal(size=12)).astype(np.float32)
+
+
+def batch(model: VQVAE, n: int = 8) -> torch.Tensor:
+    modality, side = modalities.get(model.config.modality), model.config.image_size
+    tensors = [modality.tensor(example(model.config.modality, side, side, seed)) for seed in range(n)]
+    return torch.from_numpy(np.stack(tensors))
+
+
+@pytest.mark.parametrize("modality", FAMILIES)
+def test_shapes_and_types(modality):
+    model = vqvae(modality)
+    x, (h, w) = batch(model, 3), model.config.grid
+    outputs = len(CLASSES) if modality == "semseg" else x.shape[1]
+    for training in (True, False):
+        output = model.train(training)(x)
+        assert output.reconstruction.shape == (3, outputs, *x.shape[-2:])
+        assert output.ids.shape == (3, h, w)
+        assert output.commitment.shape == ()
+    ids = model.encode(x)
+    assert ids.dtype == torch.int64
+    assert torch.equal(ids, model(x).ids)
+    decoded = model.decode(ids)
+    assert decoded.shape == x.shape
+    assert decoded.dtype == x.dtype
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth", "clip"])
+def test_decode_undoes_the_normalization_of_the_reconstruction(modality):
+    model = vqvae(modality).eval()
+    output = model(batch(model))
+    (mean,), (std,) = model.config.mean, model.config.std
+    torch.testing.assert_close(model.decode(output.ids), output.reconstruction * std + mean)
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+def test_loss_is_measured_on_normalized_values(modality):
+    model = vqvae(modality).eval()
+    x = batch(model)
+    output = model(x)
+    error = output.reconstruction - (x - model.config.mean[0]) / model.config.std[0]
+    size = error.abs()
+    expected = error.square() if modality == "rgb" else torch.where(size < 1, error.square() / 2, size - 0.5)
+    total, logged = model.loss(x)
+    assert logged["reconstruction"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert total.item() == pytest.approx(logged["reconstruction"] + logged["commitment"], rel=1e-6)
+
+
+def test_perplexity_counts_codes_in_use():
+    model = vqvae("rgb").eval()
+    x = batch(model, 8)
+    counts = np.bincount(model.encode(x).flatten().numpy(), minlength=32) / 32
+    entropy = -sum(p * np.log(p) for p in counts if p)
+    assert model.loss(x)[1]["perplexity"] == pytest.approx(np.exp(entropy), rel=1e-5)
+    assert model.loss(x[:1, :, :1, :1].expand(2, 3, 16, 16).contiguous())[1]["perplexity"] >= 1
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("modality", FAMILIES)
+def test_a_tiny_fit_reduces_the_loss(modality, autocast):
+    model = vqvae(modality).train()
+    x, draw = batch(model, 4), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(80):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss, logged = model.loss(x, draw)
+        assert loss.dtype == torch.float32
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(logged["reconstruction"])
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert losses[-1] < 0.8 * losses[0]
+    assert logged["perplexity"] > 1.5  # not one code for everything
+
+
+def test_autocast_changes_quantization_only_through_the_encoder():
+    model = vqvae("rgb").eval()
+    x = batch(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, ids = model(x), model.encode(x)
+    assert output.commitment.dtype == torch.float32
+    assert torch.equal(ids, model.encode(x))  # using a tokenizer is float32 even so
+    torch.testing.assert_close(output.reconstruction.float(), model(x).reconstruction, atol=0.05, rtol=0)
+
+
+def test_weights_depend_on_the_generator_alone():
+    torch.manual_seed(1)
+    first = vqvae("semseg", seed=5).state_dict()
+    torch.manual_seed(2)
+    second = vqvae("semseg", seed=5).state_dict()
+    other = vqvae("semseg", seed=6).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["encoder.proj.weight"], other["encoder.proj.weight"])
+
+
+# ---- the user's object
+
+
+@pytest.mark.parametrize("modality", FAMILIES)
+@pytest.mark.parametrize("size", [(16, 16), (24, 37), (9, 5)])
+def test_values_of_any_size_are_encoded_and_decoded(modality, size):
+    tokenizer = Tokenizer(vqvae(modality))
+    value = example(modality, *size)
+    tokens = tokenizer.encode(value)
+    assert tokens.shape == tokenizer.config.grid
+    assert tokens.dtype == np.int64
+    decoded, side = tokenizer.decode(tokens), tokenizer.config.image_size
+    assert decoded.shape == (side, side, *value.shape[2:])
+    assert decoded.dtype == value.dtype
+    modalities.get(modality).convert(decoded)  # is a value
+
+
+def test_pictures_and_arrays_encode_alike():
+    tokenizer = Tokenizer(vqvae("rgb"))
+    array = example("rgb", 40, 30)
+    expected = tokenizer.encode(array)
+    for same in (Image.fromarray(array), Image.fromarray(array).convert("RGBA"), array / 255):
+        assert np.array_equal(tokenizer.encode(same), expected)
+    center = np.asarray(Image.fromarray(array).crop((0, 5, 30, 35)))
+    assert np.array_equal(tokenizer.encode(center), expected)
+
+
+def test_lists_and_batches_equal_single_values():
+    tokenizer = Tokenizer(vqvae("depth"))
+    values = [example("depth", seed=s) for s in range(3)]
+    single = [tokenizer.encode(v) for v in values]
+    many, together = tokenizer.encode(values), tokenizer.encode_batch(values)
+    assert together.shape == (3, 4)
+    for i in range(3):
+        assert np.array_equal(many[i], single[i])
+        assert np.array_equal(together[i], single[i].ravel())
+    for decoded in (tokenizer.decode(many), tokenizer.decode(np.stack(many)), tokenizer.decode_batch(together)):
+        for i in range(3):  # a batch sums in another order: the worst difference seen is 1e-6 m
+            np.testing.assert_allclose(decoded[i], tokenizer.decode(single[i]), atol=1e-5)
+    assert tokenizer.encode([]) == []
+    assert tokenizer.decode([]) == []
+    assert tokenizer.decode_batch(np.zeros((0, 4), dtype=np.int64)) == []
+
+
+def test_other_grids_can_be_decoded():
+    assert Tokenizer(vqvae("rgb")).decode(np.zeros((3, 5), dtype=int)).shape == (24, 40, 3)
+
+
+def test_segmentation_decodes_to_the_likeliest_class():
+    model = vqvae("semseg")
+    tokenizer = Tokenizer(model)
+    tokens = np.array([[0, 5], [9, 31]])
+    with torch.no_grad():
+        logits = model._reconstruct(model.quantizer.codes(torch.from_numpy(tokens)[None]))
+    assert np.array_equal(tokenizer.decode(tokens), logits[0].argmax(0).numpy())
+
+
+# ---- at rest
+
+
+@pytest.mark.parametrize("modality", FAMILIES)
+def test_saving_and_loading_is_exact(modality, tmp_path):
+    model = vqvae(modality).train()
+    model.loss(batch(model))  # moves the codebook
+    tokenizer = Tokenizer(model)
+    tokenizer.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.config == tokenizer.config
+    assert loaded.fingerprint == tokenizer.fingerprint
+    value = example(modality)
+    tokens = loaded.encode(value)
+    assert np.array_equal(tokens, tokenizer.encode(value))
+    assert np.array_equal(loaded.decode(tokens), tokenizer.decode(tokens))
+
+
+def test_half_precision_is_close(tmp_path):
+    tokenizer = Tokenizer(vqvae("rgb"))
+    tokenizer.save(tmp_path / "half", torch.float16)
+    tokenizer.save(tmp_path / "full")
+    loaded = Tokenizer.load(tmp_path / "half")
+    size = {f: (tmp_path / f / "model.safetensors").stat().st_size for f in ("half", "full")}
+    assert size["half"] < 0.6 * size["full"]
+    assert {t.dtype for t in loaded.model.state_dict().values()} == {torch.float32, torch.bool}
+    assert torch.equal(loaded.model.quantizer.codebook, tokenizer.model.quantizer.codebook)
+    ids = torch.arange(32).view(8, 2, 2)
+    # float16 rounds weights by 5e-4 of their size
+    torch.testing.assert_close(loaded.model.decode(ids), tokenizer.model.decode(ids), atol=2e-3, rtol=0)
+
+
+def test_a_saved_tokenizer_needs_no_training_library(tmp_path, monkeypatch):
+    Tokenizer(vqvae("rgb")).save(tmp_path)
+    monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
+    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer.decode(tokenizer.encode(example("rgb")))
+
+
+def test_a_saved_tokenizer_can_be_trained_further(tmp_path):
+    Tokenizer(vqvae("rgb")).save(tmp_path)
+    model = Tokenizer.load(tmp_path).model.train()
+    assert torch.equal(model.quantizer.sums, model.quantizer.codebook)
+    model.loss(batch(model))[0].backward()
+
+
+def test_fingerprints_tell_tokenizers_apart():
+    prints = [Tokenizer(vqvae("rgb", seed)).fingerprint for seed in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
+    assert Tokenizer(vqvae("rgb", mean=(0.3,))).fingerprint != prints[0]
+
+
+def test_damaged_folders_are_explained(tmp_path):
+    with pytest.raises(Open4MError, match=r"config\.json: no such file"):
+        Tokenizer.load(tmp_path)
+    Tokenizer(vqvae("rgb")).save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    tensors = load_file(weights)
+
+    broken = {**tensors, "surplus": torch.zeros(1)}
+    del broken["quant_proj.bias"]
+    save_file(broken, weights)
+    with pytest.raises(Open4MError, match=r"missing: quant_proj\.bias; unexpected: surplus"):
+        Tokenizer.load(tmp_path)
+
+    save_file({**tensors, "quantizer.codebook": torch.zeros(7, 32)}, weights)
+    with pytest.raises(Open4MError, match=r"quantizer\.codebook has shape \(7, 32\).*\(32, 32\)"):
+        Tokenizer.load(tmp_path)
+
+    weights.write_bytes(b"not tensors")
+    with pytest.raises(Open4MError, match="not readable as safetensors"):
+        Tokenizer.load(tmp_path)
+
+    weights.unlink()
+    with pytest.raises(Open4MError, match=r"model\.safetensors: no such file"):
+        Tokenizer.load(tmp_path)
+
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "image_sise": 3}))
+    with pytest.raises(Open4MError, match="did you mean image_size"):
+        Tokenizer.load(tmp_path)
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("modality", "fields", "message"),
+    [
+        ("rgb", {"image_size": 20}, "image_size 20 is not a multiple of patch_size 8"),
+        ("rgb", {"mean": (0.1, 0.2)}, "mean has 1 or 3"),
+        ("rgb", {"std": (0.0,)}, "std is above 0"),
+        ("rgb", {"codebook_size": 0}, "codebook_size is at least 1"),
+        ("rgb", {"class_names": ("a",)}, "class_names go with loss 'cross_entropy'"),
+        ("semseg", {"class_names": ()}, "class_names go with loss 'cross_entropy'"),
+        ("caption", {}, "only grids"),
+        ("rgbb", {}, "did you mean rgb"),
+    ],
+)
+def test_impossible_configurations_are_explained(modality, fields, message):
+    with pytest.raises(Open4MError, match=message):
+        config(modality, **fields)
+
+
+def test_channels_of_feature_maps_must_be_given():
+    with pytest.raises(Open4MError, match="give channels"):
+        TokenizerConfig.of("clip", image_size=4, codebook_size=8)
+
+
+def test_wrong_values_and_tokens_are_explained():
+    rgb, semseg, clip = (Tokenizer(vqvae(name)) for name in ("rgb", "semseg", "clip"))
+    with pytest.raises(Open4MError, match="rgb: expected a PIL image"):
+        rgb.encode("picture.png")
+    with pytest.raises(Open4MError, match="class id 4, but the tokenizer knows 4 classes"):
+        semseg.encode(np.full((16, 16), 4, dtype=np.uint8))
+    with pytest.raises(Open4MError, match=r"clip: the tokenizer reads tensors \(12, 4, 4\), got \(7, 4, 4\)"):
+        clip.encode(np.zeros((4, 4, 7), dtype=np.float32))
+    with pytest.raises(Open4MError, match="from 0 to 31, got -1 to 32"):
+        rgb.decode(np.array([[-1, 32]]))
+    with pytest.raises(Open4MError, match="expected tokens, integers"):
+        rgb.decode(np.zeros((2, 2)))
+    with pytest.raises(Open4MError, match=r"expected tokens \(B, 4\), got \(1, 5\)"):
+        rgb.decode_batch(np.zeros((1, 5), dtype=int))
+    wrong = dataclasses.replace(config("semseg"), loss="mse", class_names=())
+    with pytest.raises(Open4MError, match="does not fit a modality"):
+        Tokenizer(VQVAE(wrong))
