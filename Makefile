@@ -1,18 +1,26 @@
 # Everything happens in a private environment, .venv: nothing else on the machine is touched.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test clean
 
-demo: $(VENV)/.runtime  ## what the shipped model does: demo/grid.png and demo/index.html
+demo: .venv/demo.done  ## what the shipped model does: demo/grid.png, demo/captions.png, demo/index.html
 	$(BIN)/open4m demo --out demo
 
-test: $(VENV)/.test  ## lint, then every test
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+test: .venv/test.done  ## lint, then every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-install: $(VENV)/.test
+.venv/demo.done: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[labellers]'
+	touch $@
 
+.venv/test.done: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+clean:  ## remove the environment and what the commands wrote
+	rm -rf .venv demo runs

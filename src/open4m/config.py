@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ class Duration:
     unit: str  # "tokens", "samples" or "steps"
 
     UNITS = ("tokens", "samples", "steps")
-    _FACTORS = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}
+    _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
     def __post_init__(self) -> None:
         if self.unit not in self.UNITS:
@@ -45,16 +46,17 @@ class Duration:
     @classmethod
     def parse(cls, text: str) -> Duration:
         """A duration from text like ``10B tokens``, ``20k steps`` or ``1.5M samples``."""
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([kMB]?)\s*(tokens|samples|steps)\s*", text)
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMB]?)\s*(tokens|samples|steps)\s*", text)
         if match is None:
             raise Open4MError(f"expected a duration such as '500B tokens' or '20k steps', got {text!r}")
-        return cls(float(match[1]) * cls._FACTORS[match[2]], match[3])
+        return cls(float(Decimal(match[1]) * cls._FACTORS[match[2]]), match[3])
 
     def __str__(self) -> str:
-        for suffix, factor in reversed(self._FACTORS.items()):
-            if self.amount >= factor:
-                return f"{self.amount / factor:g}{suffix} {self.unit}"
-        return f"{self.amount:g} {self.unit}"
+        suffix, factor = next(
+            ((s, f) for s, f in reversed(self._FACTORS.items()) if self.amount >= f), ("", 1)
+        )
+        exact = Decimal(repr(float(self.amount))) / factor  # all digits: parse gives the same amount back
+        return f"{exact.normalize():f}{suffix} {self.unit}"
 
     def steps(self, batch_size: int, tokens_per_sample: int) -> int:
         """The number of steps, rounded up, that see this much."""
@@ -129,7 +131,9 @@ def _assign(config: Any, path: list[str], text: str, full: str) -> Any:
     if isinstance(config, dict):
         if name not in config:
             raise _unknown(full, name, list(config))
-        return {**config, name: _assign(config[name], rest, text, full)}
+        current = config[name]
+        value = _assign(current, rest, text, full) if rest else _convert(type(current), _literal(text), full)
+        return {**config, name: value}
     if not dataclasses.is_dataclass(config):
         raise Open4MError(f"{full}: {name!r} is not inside a configuration")
     hints = typing.get_type_hints(type(config))

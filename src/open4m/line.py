@@ -21,6 +21,7 @@ from pathlib import Path
 
 from open4m import hub, modalities
 from open4m.datasets import scenes
+from open4m.evaluate import report
 from open4m.evaluate.report import Result
 from open4m.evaluate.suites.scenes import evaluate
 from open4m.generate.pipeline import TEXT, FourM
@@ -63,6 +64,7 @@ class TokenizerRun:
     """Size and training of one grid's tokenizer."""
 
     codebook_size: int
+    continuous_steps: int
     encoder: ViTConfig
     decoder: ViTConfig
     train: TrainConfig
@@ -171,8 +173,9 @@ class Line:
         else:
             fields |= {"image_size": self.config.data.image_size, "patch_size": self.config.data.patch_size}
         config = TokenizerConfig.of(
-            name, codebook_size=settings.codebook_size, encoder=settings.encoder, decoder=settings.decoder, **fields
-        )
+            name, codebook_size=settings.codebook_size, continuous_steps=settings.continuous_steps,
+            encoder=settings.encoder, decoder=settings.decoder, **fields,
+        )  # fmt: skip
         task = TokenizerTask(
             config, training, self.raw("validation", [name]), batch_size=settings.train.batch_size,
             seed=settings.train.seed,
@@ -228,7 +231,42 @@ class Line:
             scenes=self.scenes("test"),
         )  # fmt: skip
         (self.directory / "evaluation.json").write_text(result.to_json())
+        (self.model_directory / hub.CARD).write_text(self._card(result))
         return result
+
+    def _card(self, result: Result) -> str:
+        """The model card: data, training, measured quality, limits."""
+        config, model = self.config, FourM.from_pretrained(self.model_directory)
+        weights = sum(file.stat().st_size for file in self.model_directory.rglob("*.safetensors")) / 1e6
+        strategies = ", ".join(f"{s.name} ({s.weight:g})" for s in config.masking.strategies)
+        tokens = "\n".join(
+            f"| {spec.key} | {spec.family} | {spec.vocab_size or '–'} | {spec.length} |"
+            for spec in model.config.modalities
+        )
+        return (
+            f"# open4m {config.name}\n\n"
+            f"A 4M of {model.model.parameter_count() / 1e6:.1f} M parameters without embeddings: {config.encoder_depth} "
+            f"encoder and {config.decoder_depth} decoder blocks of width {config.dim}. {weights:.0f} MB with its "
+            "tokenizers and CLIP, in 16 bits.\n\n"
+            "| modality | family | vocabulary | tokens |\n|---|---|---|---|\n"
+            f"{tokens}\n\n"
+            "## Data\n\n"
+            f"{config.data.train} scenes of the training split (seed {config.data.seed}) of the renderer in "
+            f"`open4m.datasets.scenes`, at {config.data.image_size}×{config.data.image_size} pixels, with its exact labels; "
+            "CLIP feature maps are those of the small CLIP in `clip/`, trained on the same images and captions.\n\n"
+            "## Training\n\n"
+            f"{config.train.length} in batches of {config.train.batch_size}; input and target budgets of "
+            f"{config.masking.input_budget} and {config.masking.target_budget} tokens; masking strategies by weight: "
+            f"{strategies}. `open4m reproduce {config.name}` makes all of it from nothing.\n\n"
+            "## Measured\n\n"
+            f"On {result.samples} scenes of the test split (`open4m evaluate`). 100% is the tokenizer's own "
+            "reconstruction, 0% the best constant prediction.\n\n"
+            f"{report.table(result)}\n\n"
+            "## Limits\n\n"
+            "It knows rendered tabletop scenes and nothing else: a photograph gives an answer, but one in terms of "
+            "such scenes. Depth is in meters of that world. Captions and boxes use its vocabulary of shapes, colors, "
+            f"materials and relations ({', '.join(scenes.OBJECT_CLASSES)}).\n"
+        )
 
     # ---- parts
     def _trained(self, run: Path) -> bool:

@@ -27,23 +27,23 @@ FIELDS = {
 
 
 @pytest.fixture(scope="session")
-def test_scenes() -> Scenes:
+def scenes() -> Scenes:
     return Scenes("test", resolution=SIZE)
 
 
 @pytest.fixture(scope="session")
-def test_samples(test_scenes) -> list[dict]:
-    return test_scenes.samples(range(5))
+def held_out(scenes) -> list[dict]:
+    return scenes.samples(range(5))
 
 
 @pytest.fixture(scope="session")
-def train_samples() -> list[dict]:
+def known() -> list[dict]:
     return Scenes("train", resolution=SIZE).samples(range(6))
 
 
 @pytest.fixture(scope="session")
-def captions(train_samples) -> list[str]:
-    return [sample["caption"] for sample in train_samples]
+def captions(known) -> list[str]:
+    return [sample["caption"] for sample in known]
 
 
 def tokenizer(modality: str) -> Tokenizer:

@@ -26,9 +26,9 @@ def rows_by_name(result) -> dict:
 
 
 @pytest.fixture(scope="module")
-def result(model, test_samples, train_samples, clip, test_scenes):
-    return evaluate(model, test_samples, train_samples, clip, samples=4, seed=5, batch_size=3, options=FAST,
-                    scenes=test_scenes)  # fmt: skip
+def result(model, held_out, known, clip, scenes):
+    return evaluate(model, held_out, known, clip, samples=4, seed=5, batch_size=3, options=FAST,
+                    scenes=scenes)  # fmt: skip
 
 
 def test_registry_finds_the_suite_and_suggests_the_nearest():
@@ -59,65 +59,65 @@ def test_every_task_has_its_metrics(result):
     assert result.samples == 4
 
 
-def test_all_columns_are_recomputed_by_hand(result, model, test_samples, train_samples):
+def test_all_columns_are_recomputed_by_hand(result, model, held_out, known):
     row = rows_by_name(result)["rgb → depth", "abs_rel"]
-    truth = [sample["depth"] for sample in test_samples[:4]]
+    truth = [sample["depth"] for sample in held_out[:4]]
 
     def abs_rel(predictions):
         return np.mean([np.mean(abs(p - t) / t) for p, t in zip(predictions, truth, strict=True)])
 
-    mean = np.mean([sample["depth"] for sample in train_samples], axis=0)
+    mean = np.mean([sample["depth"] for sample in known], axis=0)
     assert row.trivial == pytest.approx(abs_rel([mean] * 4), rel=1e-5)
     assert row.upper_bound == pytest.approx(abs_rel([model.reconstruct(t, "depth") for t in truth]), rel=1e-4)
     alone = [
         model.generate({"rgb": sample["rgb"]}, ["depth"], seed=5 + i, steps=2, temperature=0.0)["depth"]
-        for i, sample in enumerate(test_samples[:4])
+        for i, sample in enumerate(held_out[:4])
     ]
     assert row.model == pytest.approx(abs_rel(alone), rel=1e-4)
 
 
-def test_text_round_trips_bound_boxes_and_captions(result, test_samples, train_samples, test_scenes, model):
+def test_text_round_trips_bound_boxes_and_captions(result, held_out, known, scenes, model):
     rows = rows_by_name(result)
-    captions = [sample["caption"] for sample in test_samples[:4]]
+    captions = [sample["caption"] for sample in held_out[:4]]
     assert attribute_f1(captions, captions) == 1
     bound = [model.reconstruct(caption, "caption") for caption in captions]
     names = ("shape", "color", "size", "material", "pattern")
-    truth = [[{n: getattr(o, n) for n in names} for o in test_scenes.scene(i).objects] for i in range(4)]
+    truth = [[{n: getattr(o, n) for n in names} for o in scenes.scene(i).objects] for i in range(4)]
     assert rows["rgb → caption", "attribute_f1"].upper_bound == attribute_f1(bound, captions, truth)
     assert rows["rgb → boxes", "ap50"].upper_bound > 0.9
 
 
-def test_images_are_compared_with_training_images(result, clip, test_samples, train_samples, model):
+def test_images_are_compared_with_training_images(result, clip, held_out, known, model):
     row = rows_by_name(result)["caption → rgb", "frechet_distance"]
-    reference = clip.features([sample["rgb"] for sample in train_samples])
-    test = [model.reconstruct(sample["rgb"], "rgb") for sample in test_samples[:4]]
+    reference = clip.features([sample["rgb"] for sample in known])
+    test = [model.reconstruct(sample["rgb"], "rgb") for sample in held_out[:4]]
     assert row.upper_bound == pytest.approx(frechet.distance(clip.features(test), reference), rel=1e-3)
     mean, covariance = frechet.gaussian(reference)
-    average = np.mean([sample["rgb"].astype(float) for sample in train_samples], axis=0).round().astype(np.uint8)
+    average = np.mean([sample["rgb"].astype(float) for sample in known], axis=0).round().astype(np.uint8)
     constant = clip.features([average])[0]
     assert row.trivial == pytest.approx(((constant - mean) ** 2).sum() + np.trace(covariance), rel=1e-5)
     score = rows_by_name(result)["caption → rgb", "clip_score"]
-    captions = [sample["caption"] for sample in test_samples[:4]]
-    unrelated = [sample["rgb"] for sample in train_samples[:4]]
+    captions = [sample["caption"] for sample in held_out[:4]]
+    unrelated = [sample["rgb"] for sample in known[:4]]
     assert score.trivial == pytest.approx(clip.clip_score(unrelated, captions))
 
 
-def test_a_perfect_model_reaches_the_upper_bound(model, test_samples, train_samples, monkeypatch):
+def test_a_perfect_model_reaches_the_upper_bound(model, held_out, known, monkeypatch):
     """Generation that knows the sample's own tokens scores what the reconstruction scores."""
 
     def oracle(inputs, targets, *, seed, **options):
-        return [{t: model.reconstruct(test_samples[seed + i][t], t) for t in targets} for i in range(len(inputs))]
+        return [{t: model.reconstruct(held_out[seed + i][t], t) for t in targets} for i in range(len(inputs))]
 
     monkeypatch.setattr(model, "generate", oracle)
-    for row in evaluate(model, test_samples, train_samples, batch_size=2, paths=PREDICTIONS).rows:
+    for row in evaluate(model, held_out, known, batch_size=2, paths=PREDICTIONS).rows:
         assert row.model == pytest.approx(row.upper_bound, rel=1e-4), row
         assert row.gap_closed is None or row.gap_closed == pytest.approx(1, abs=1e-3)
 
 
-def test_predictions_do_not_depend_on_the_batch_size(model, test_samples):
+def test_predictions_do_not_depend_on_the_batch_size(model, held_out):
     for path in (("rgb", "semseg"), ("rgb", "boxes"), ("caption", "clip", "rgb")):
         one, many = (
-            predict(model, test_samples, path, seed=1, batch_size=size, options={**FAST, "guidance": 2.0})
+            predict(model, held_out, path, seed=1, batch_size=size, options={**FAST, "guidance": 2.0})
             for size in (1, 5)
         )
         # pictures are decoded in batches of other sizes: a rounding of the last bit may show
@@ -126,9 +126,9 @@ def test_predictions_do_not_depend_on_the_batch_size(model, test_samples):
         )
 
 
-def test_reconstructions_in_batches_are_those_alone(model, test_samples):
+def test_reconstructions_in_batches_are_those_alone(model, held_out):
     for key in ("depth", "caption"):
-        values = [sample[key] for sample in test_samples]
+        values = [sample[key] for sample in held_out]
         for batched, value in zip(reconstruct(model, key, values, 2), values, strict=True):
             alone = model.reconstruct(value, key)
             assert batched == alone if isinstance(alone, str) else np.allclose(batched, alone, atol=1e-4)
@@ -150,25 +150,25 @@ def test_labels_are_cropped_like_the_image(model):
     assert image.shape == (32, 32, 3)
 
 
-def test_without_a_clip_images_are_left_out(model, test_samples, train_samples, caplog):
+def test_without_a_clip_images_are_left_out(model, held_out, known, caplog):
     paths = [("rgb", "depth"), ("caption", "rgb")]
-    result = evaluate(model, test_samples, train_samples, samples=2, options=FAST, paths=paths)
+    result = evaluate(model, held_out, known, samples=2, options=FAST, paths=paths)
     assert {row.task for row in result.rows} == {"rgb → depth"}
     assert "caption → rgb left out" in caplog.text
 
 
-def test_another_data_set_than_the_samples_is_an_error(model, test_samples, train_samples):
+def test_another_data_set_than_the_samples_is_an_error(model, held_out, known):
     with pytest.raises(Open4MError, match="test sample 0 is not scene 0"):
-        evaluate(model, test_samples, train_samples, paths=[("rgb", "caption")], scenes=Scenes("validation"))
+        evaluate(model, held_out, known, paths=[("rgb", "caption")], scenes=Scenes("validation"))
 
 
-def test_nothing_to_evaluate_is_an_error(model, test_samples, train_samples):
+def test_nothing_to_evaluate_is_an_error(model, held_out, known):
     with pytest.raises(Open4MError, match="0 test and 6 training samples"):
-        evaluate(model, [], train_samples)
+        evaluate(model, [], known)
     with pytest.raises(Open4MError, match="have no depth"):
-        evaluate(model, [{"rgb": test_samples[0]["rgb"]}], train_samples, paths=[("rgb", "depth")])
+        evaluate(model, [{"rgb": held_out[0]["rgb"]}], known, paths=[("rgb", "depth")])
     with pytest.raises(Open4MError, match="batch_size"):
-        evaluate(model, test_samples, train_samples, paths=[("rgb", "depth")], batch_size=0)
+        evaluate(model, held_out, known, paths=[("rgb", "depth")], batch_size=0)
 
 
 def test_every_direction_is_the_modalitys(result):

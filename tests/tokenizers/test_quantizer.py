@@ -119,6 +119,22 @@ def test_kmeans_starts_from_centers_of_the_first_batch():
     assert q.codebook.amax(-1).min() > 0.7
 
 
+def test_first_steps_may_pass_unit_vectors_and_leave_the_codebook_alone():
+    q = quantizer(8, 4, continuous_steps=2, kmeans_init=True).train()
+    x, before = vectors(2, 4, 4, 4), q.codebook.clone()
+    for _ in range(2):
+        output = q(x)
+        torch.testing.assert_close(output.codes, F.normalize(x, dim=1))
+        assert output.commitment == 0
+        assert torch.equal(output.ids, q.lookup(x))
+        assert torch.equal(q.codebook, before)
+    q(x, torch.Generator().manual_seed(0))
+    assert q.initialized
+    assert not torch.equal(q.codebook, before)
+    q.eval()
+    assert torch.equal(q(x).codes, q.codes(q.lookup(x)))
+
+
 def test_state_resumes_exactly():
     first, second = quantizer(8, 4, kmeans_init=True).train(), quantizer(8, 4, kmeans_init=True).train()
     first(vectors(2, 4, 4, 4), torch.Generator().manual_seed(0))

@@ -223,7 +223,7 @@ def test_half_precision_is_close(tmp_path):
     loaded = Tokenizer.load(tmp_path / "half")
     size = {f: (tmp_path / f / "model.safetensors").stat().st_size for f in ("half", "full")}
     assert size["half"] < 0.6 * size["full"]
-    assert {t.dtype for t in loaded.model.state_dict().values()} == {torch.float32, torch.bool}
+    assert {t.dtype for t in loaded.model.state_dict().values() if t.is_floating_point()} == {torch.float32}
     assert torch.equal(loaded.model.quantizer.codebook, tokenizer.model.quantizer.codebook)
     ids = torch.arange(32).view(8, 2, 2)
     # float16 rounds weights by 5e-4 of their size

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 from open4m.types import Open4MError
@@ -15,7 +17,16 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Any:
-    """The configuration of a name."""
-    if name not in names():
-        raise Open4MError(f"unknown configuration {name!r} (configurations: {', '.join(names())})")
-    return importlib.import_module(f"{__name__}.{name}").config()
+    """The configuration of a name, or of a Python file that defines ``config()``."""
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise Open4MError(f"{path}: no such file")
+        spec = importlib.util.spec_from_file_location(f"open4m_user_config_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    elif name in names():
+        module = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise Open4MError(f"unknown configuration {name!r} (configurations: {', '.join(names())}, or a .py file)")
+    return module.config()

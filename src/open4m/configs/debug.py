@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 
 from open4m.config import Duration
+from open4m.configs.scenes import MODALITIES, masking
 from open4m.configs.scenes import config as scenes
-from open4m.configs.scenes import masking
 from open4m.line import DataConfig, LineConfig
 from open4m.tokenizers.vit import ViTConfig
 
@@ -43,14 +43,16 @@ def config() -> LineConfig:
         ),
         clip_train=shortened(full.clip_train),
         tokenizers={
-            name: dataclasses.replace(run, codebook_size=64, encoder=tiny, decoder=tiny, train=shortened(run.train))
+            name: dataclasses.replace(
+                run, codebook_size=64, continuous_steps=5, encoder=tiny, decoder=tiny, train=shortened(run.train)
+            )
             for name, run in full.tokenizers.items()
         },
         dim=32,
         encoder_depth=1,
         decoder_depth=1,
         heads=1,
-        masking=masking(32, 32),
+        masking=masking(MODALITIES, 32, 32),
         train=shortened(full.train),
         evaluate_samples=8,
     )

@@ -6,6 +6,8 @@ the pre-training. The measured result is in the README and in the model card.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from open4m.config import Duration
 from open4m.labellers.clip import SmallCLIP
 from open4m.line import DataConfig, LineConfig, TokenizerRun
@@ -14,7 +16,8 @@ from open4m.tokenizers.vit import ViTConfig
 from open4m.train.loop import TrainConfig
 from open4m.train.optim import OptimConfig
 
-MODALITIES = ("rgb_pixels", "rgb", "depth", "normals", "semseg", "clip", "caption", "boxes")
+PIXELS = "rgb_pixels"
+MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", "caption", "boxes")
 
 
 def config() -> LineConfig:
@@ -23,13 +26,13 @@ def config() -> LineConfig:
         name="scenes",
         data=DataConfig(train=12_000, validation=512, test=512),
         clip=SmallCLIP(),
-        clip_train=short("900 steps", batch_size=64, lr=1e-3),
+        clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
-            "rgb": tokenizer(1024, 3, "3000 steps"),
-            "depth": tokenizer(512, 3, "1500 steps"),
-            "normals": tokenizer(512, 3, "2000 steps"),
-            "semseg": tokenizer(512, 3, "1500 steps"),
-            "clip": tokenizer(512, 2, "1500 steps"),
+            "rgb": tokenizer(2048, 3, "2500 steps", continuous=600),
+            "depth": tokenizer(512, 3, "1100 steps", continuous=200),
+            "normals": tokenizer(512, 3, "1400 steps", continuous=300),
+            "semseg": tokenizer(512, 3, "1100 steps", continuous=200),
+            "clip": tokenizer(512, 2, "1200 steps", continuous=200),
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},
@@ -38,25 +41,26 @@ def config() -> LineConfig:
         encoder_depth=4,
         decoder_depth=4,
         heads=6,
-        masking=masking(64, 64),
+        masking=masking(MODALITIES, 64, 64),
         train=TrainConfig(
             length=Duration.parse("240k samples"), warmup=Duration.parse("10k samples"), batch_size=64,
-            tokens_per_sample=128, optim=OptimConfig(base_lr=4e-3, clip=1.0), evaluate_every=500, checkpoint_every=250,
+            tokens_per_sample=128, optim=OptimConfig(base_lr=4e-3, clip=1.0), precision="fp32", evaluate_every=500,
+            checkpoint_every=250,
         ),
         evaluate_samples=256,
     )  # fmt: skip
 
 
-def masking(input_budget: int, target_budget: int) -> MaskingConfig:
+def masking(keys: Sequence[str], input_budget: int, target_budget: int) -> MaskingConfig:
     """RGB → All and All → All (paper Table 20), and whole captions → All for generation from text (A.2)."""
-    every = dict.fromkeys(MODALITIES, 0.5)
-    targets = {key: alpha for key, alpha in every.items() if key != MODALITIES[0]}
-    captions = {**dict.fromkeys(MODALITIES, 0.05), "caption": 5.0}
+    every = dict.fromkeys(keys, 0.5)
+    targets = {key: alpha for key, alpha in every.items() if key != PIXELS}
+    captions = {**dict.fromkeys(keys, 0.05), "caption": 5.0}
     return MaskingConfig(
         input_budget=input_budget,
         target_budget=target_budget,
         strategies=(
-            Strategy(name="rgb_to_all", weight=0.4, input_alpha={"rgb_pixels": 0.5}, target_alpha=targets),
+            Strategy(name="rgb_to_all", weight=0.4, input_alpha={PIXELS: 0.5}, target_alpha=targets),
             Strategy(name="all_to_all", weight=0.4, input_alpha=every, target_alpha=targets),
             Strategy(
                 name="caption_to_all", weight=0.2, input_alpha=captions, target_alpha=targets, unmasked=("caption",)
@@ -65,10 +69,13 @@ def masking(input_budget: int, target_budget: int) -> MaskingConfig:
     )
 
 
-def tokenizer(codebook_size: int, depth: int, length: str) -> TokenizerRun:
-    """A small ViT tokenizer and its training."""
+def tokenizer(codebook_size: int, depth: int, length: str, continuous: int) -> TokenizerRun:
+    """A small ViT tokenizer and its training, which is not quantized for the first ``continuous`` steps."""
     vit = ViTConfig(width=128, depth=depth, heads=2)
-    return TokenizerRun(codebook_size=codebook_size, encoder=vit, decoder=vit, train=short(length, 32, 5e-4))
+    return TokenizerRun(
+        codebook_size=codebook_size, continuous_steps=continuous, encoder=vit, decoder=vit,
+        train=short(length, batch_size=32, lr=2e-3),
+    )  # fmt: skip
 
 
 def short(length: str, batch_size: int, lr: float) -> TrainConfig:

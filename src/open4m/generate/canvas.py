@@ -55,7 +55,7 @@ class Canvas:
             else:
                 known = self.known[key]
                 width = int(known.sum(1).max())
-                position = (~known).int().argsort(1, stable=True)[:, :width]  # known cells first, in raster order
+                position = (~known).int().argsort(dim=1, stable=True)[:, :width]  # known cells first, in raster order
                 real = known.gather(1, position)
                 token = self.grids[key].gather(1, position) if spec.family == "grid" else torch.zeros_like(position)
             ids.append(token.reshape(self.size, width))

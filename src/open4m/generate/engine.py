@@ -59,7 +59,7 @@ class Engine:
             if not queried.any():
                 continue
             width = int(queried.sum(1).max())
-            position = (~queried).int().argsort(1, stable=True)[:, :width]  # (B, Q): queried cells first
+            position = (~queried).int().argsort(dim=1, stable=True)[:, :width]  # (B, Q): queried cells first
             valid = queried.gather(1, position)
             logits = self._grid_logits(canvas, step, position, valid)  # (B, Q, V)
             token, confidence = sample(logits, uniform.gather(1, position), step.temperature, step.top_k, step.top_p)

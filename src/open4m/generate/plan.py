@@ -58,7 +58,7 @@ class Step:
             return 0
         fraction = done / self.steps
         left = math.cos(math.pi / 2 * fraction) if self.schedule == "cosine" else 1 - fraction
-        return min(max(0, total - done), math.floor(total * left))  # at least one token a step
+        return min(max(0, total - done), math.floor(total * left + 1e-9))  # at least one token a step
 
 
 def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any] | None = None) -> list[Step]:
@@ -73,7 +73,8 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
     own = {key: options.pop(key) for key in list(options) if key in config.keys}
     for key, values in own.items():
         if key not in targets:
-            raise Open4MError(f"options for {key}, which is not a target by name (targets: {', '.join(map(str, targets))})")
+            named = ", ".join(t for t in targets if isinstance(t, str))
+            raise Open4MError(f"options for {key}, which is not among the targets given by name ({named or 'none'})")
         if not isinstance(values, Mapping):
             raise Open4MError(f"options for {key}: expected a mapping such as {{'steps': 8}}, got {values!r}")
     for name in [*options, *(n for values in own.values() for n in values)]:
@@ -92,7 +93,7 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
             target=target, scheme=defaults.scheme, steps=defaults.steps, temperature=defaults.temperature,
             top_k=defaults.top_k, top_p=defaults.top_p,
         )  # fmt: skip
-        plan.append(replace(step, **_fitting(step, options), **own.get(target, {})))
+        plan.append(replace(step, **{**_fitting(step, options), **own.get(target, {})}))
     for step in plan:
         family = config.spec(step.target).family
         if (SCHEMES[step.scheme] is None) != (family == "sequence"):

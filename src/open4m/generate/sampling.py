@@ -24,7 +24,7 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
     if top_k and top_k < logits.shape[-1]:
         least = logits.topk(top_k, -1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    ordered, tokens = logits.softmax(-1).sort(-1, descending=True, stable=True)
+    ordered, tokens = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
     cumulative = ordered.cumsum(-1)
     if top_p < 1:
         ordered = ordered * (cumulative - ordered < top_p)  # the likeliest stays, whatever top_p

@@ -51,6 +51,6 @@ SCHEMES: dict[str, Scheme | None] = {"maskgit": MaskGIT(), "roar": RandomOrder()
 
 def largest(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """The ``count`` (B,) cells of largest score (B, L) among those that are True: bool (B, L)."""
-    order = score.masked_fill(~among, -torch.inf).argsort(1, descending=True, stable=True)
+    order = score.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(score.shape[1]).expand_as(order))
     return among & (rank < count[:, None])

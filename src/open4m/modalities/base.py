@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -236,8 +237,8 @@ def encode_png(array: np.ndarray) -> bytes:
 def read_array(data: bytes, name: str, ndim: int) -> np.ndarray:
     """A float array from ``.npy`` bytes; pickled objects are refused."""
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise Open4MError(f"{name}: not a readable .npy array ({error})") from error
     if array.ndim != ndim or array.dtype.kind != "f":
         raise Open4MError(f"{name}: expected a float array of {ndim} dimensions, got {array.dtype} {array.shape}")

@@ -50,7 +50,7 @@ def draw_text(text: str, size: int) -> Image.Image:
     image = Image.new("RGB", (size, size), "white")
     draw = ImageDraw.Draw(image)
     margin = size // 16
-    for points in range(size // 10, 5, -1):
+    for points in range(max(6, size // 10), 5, -1):
         font = ImageFont.load_default(points)
         columns = max(4, int((size - 2 * margin) / (points * 0.52)))
         wrapped = "\n".join(textwrap.wrap(text, columns)) or " "

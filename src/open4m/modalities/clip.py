@@ -25,7 +25,7 @@ class CLIP(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
-        if array.ndim != 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        if array.ndim != 3 or array.size == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise self.error(f"expected a finite float feature map (h, w, D), got {array.dtype} {array.shape}")
         return array.astype(np.float32)
 

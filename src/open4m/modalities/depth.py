@@ -30,7 +30,7 @@ class Depth(TokenGrid):
         array = np.asarray(value)
         if array.ndim == 3 and array.shape[2] == 1:
             array = array[..., 0]
-        if array.ndim != 2 or array.dtype.kind not in "fiu":
+        if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":
             raise self.error(f"expected depth in meters as an array (H, W), got {array.dtype} {array.shape}")
         if not np.isfinite(array).all() or (array <= 0).any():
             raise self.error("expected finite depth above 0 m everywhere; fill or mask missing pixels first")

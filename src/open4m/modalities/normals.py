@@ -28,7 +28,8 @@ class Normals(TokenGrid):
         if isinstance(value, Image.Image):
             return _unit(np.asarray(value.convert("RGB"), dtype=np.float32) / 127.5 - 1)
         array = np.asarray(value)
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        shaped = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
+        if not shaped or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise self.error(f"expected finite unit vectors (H, W, 3) as floats, got {array.dtype} {array.shape}")
         length = np.linalg.norm(array, axis=-1)
         if (np.abs(length - 1) > 0.05).any():

@@ -29,7 +29,7 @@ class Semseg(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
-        if array.ndim != 2 or array.dtype.kind not in "iu" or array.min(initial=0) < 0:
+        if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
             raise self.error(f"expected class ids, an integer array (H, W) from 0, got {array.dtype} {array.shape}")
         return array.astype(np.uint8 if array.max(initial=0) < 256 else np.int32)
 

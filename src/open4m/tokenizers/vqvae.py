@@ -139,6 +139,8 @@ class VQVAE(nn.Module):
                 module.bias.zero_()
             elif isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=1.0, generator=generator)  # the scale of normalized pixels
+        # Codes have unit length: with unit weights the decoder sees them as loud as the positions it adds to them.
+        nn.init.trunc_normal_(self.post_quant_proj.weight, std=1.0, generator=generator)
 
     def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> VQOutput:
         """Encodes, quantizes and reconstructs x; in training mode the codebook moves (``generator``: its restarts)."""
@@ -228,11 +230,8 @@ class Tokenizer:
         The center of the value is cropped to a square and resized to ``image_size``.
         """
         values = list(value) if isinstance(value, list | tuple) else [value]
-        tokens = list(
-            self.encode_batch([self.modality.fit(v, self.config.image_size) for v in values]).reshape(
-                -1, *self.config.grid
-            )
-        )
+        fitted = [self.modality.fit(v, self.config.image_size) for v in values]
+        tokens = list(self.encode_batch(fitted).reshape(-1, *self.config.grid))
         return tokens if isinstance(value, list | tuple) else tokens[0]
 
     def decode(self, ids: Any) -> Value | list[Value]:

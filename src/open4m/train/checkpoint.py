@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from open4m.types import Open4MError
@@ -32,7 +33,7 @@ def save(directory: Path, step: int, model: torch.nn.Module, optimizer: torch.op
                 os.fsync(handle.fileno())
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise Open4MError(f"{final}: the checkpoint could not be written ({error}); earlier ones are intact") from error
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
@@ -52,7 +53,7 @@ def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
         model.load_state_dict(load_file(path / "model.safetensors"))
         tensors = load_file(path / "optimizer.safetensors")
         state = json.loads((path / "state.json").read_text())
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise Open4MError(f"{path}: not a checkpoint of this run ({error})") from error
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"

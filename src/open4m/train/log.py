@@ -24,10 +24,10 @@ class RunLog:
     def __init__(self, directory: Path, description: str, steps: int, start: int = 0):
         self.directory, self.steps, self.start = directory, steps, start
         path = directory / "metrics.jsonl"
-        kept = []
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= start]
-            path.write_text("".join(line + "\n" for line in kept))
+            lines = path.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("}\n")]  # a machine that died may have cut the last one
+            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
         self._metrics = path.open("a")
         self._writer = _tensorboard(directory, start)
         self._began = self._spoke = time.monotonic()

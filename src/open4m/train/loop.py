@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shutil
 import signal
 import threading
 import time
@@ -145,13 +146,17 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
             if done % config.evaluate_every == 0 or done == steps:
                 _evaluate(task, log, done)
                 window.clear()
-            if done % config.checkpoint_every == 0 or done == last or stop.is_set():
+            stopped = stop.is_set()
+            if done % config.checkpoint_every == 0 or done == last or stopped:
                 checkpoint.save(directory, done, task.model, optimizer, {"tokens": tokens})
-            if stop.is_set():
+            if stopped:
                 raise Preempted(f"{task.name}: stopped at step {done}; saved in {directory}, run again to resume")
     if last == steps and not (directory / "model").exists():
         task.model.eval()
-        task.save(directory / "model")
+        temporary = directory / ".model.tmp"  # "model" is there whole or not at all
+        shutil.rmtree(temporary, ignore_errors=True)
+        task.save(temporary)
+        temporary.rename(directory / "model")
 
 
 def _evaluate(task: Task, log: RunLog, step: int) -> None:
@@ -183,9 +188,15 @@ def _batches(task: Task, start: int, end: int, workers: int) -> Iterator[tuple[i
     return iter(
         torch.utils.data.DataLoader(
             _Batches(task), batch_size=None, sampler=range(start, end), num_workers=workers,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=4 if workers else None, worker_init_fn=_ignore_stop_signals,
         )
     )  # fmt: skip
+
+
+def _ignore_stop_signals(_worker: int) -> None:
+    """Ctrl-C and many schedulers signal all processes of a run: workers leave it to the training process to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

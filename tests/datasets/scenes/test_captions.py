@@ -125,5 +125,5 @@ def test_the_color_named_is_the_color_seen():
     for index in range(40):
         for item in Scenes().scene(index).objects:
             srgb = np.power(np.array(item.albedo), 1 / 2.2)
-            nearest = min(COLORS, key=lambda name: np.abs(np.array(COLORS[name]) - srgb).sum())  # noqa: B023
+            nearest = min(COLORS, key=lambda name: np.abs(np.array(COLORS[name]) - srgb).sum())
             assert nearest == item.color

@@ -49,7 +49,7 @@ def test_depth_and_normals_of_a_sphere_on_the_axis():
     depth = (5 - np.sqrt(np.where(hit, spare, 0))) / square
     assert np.array_equal(images.instances[spare > 0] == 0, np.ones((spare > 0).sum(), bool))
     np.testing.assert_allclose(images.depth[hit], depth[hit], atol=1e-3)
-    assert images.depth.min() == pytest.approx(4.5, abs=2e-3)
+    assert images.depth[hit].min() == pytest.approx(4.5, abs=2e-3)
     normals = np.stack([depth * x, depth * y, 5 - depth], -1) / radius
     np.testing.assert_allclose(images.normals[hit], normals[hit], atol=5e-3)
 
@@ -98,7 +98,7 @@ def test_solids_agree_with_marching_through_their_implicit_functions(shape):
     local = (eye + rays[:, :, None] * steps[:, None] - (0, 0, 1)) @ np.array(TILT)
     inside = distance_like(shape, extent, local) < 0
     hit = images.instances == 0
-    assert inside.any(-1).sum() > 150
+    assert inside.any(-1).sum() > 100
     # The march misses what is thinner than its step of 2 mm, which is less than one pixel in a hundred.
     assert (inside.any(-1) != hit).mean() < 0.002
     both = hit & inside.any(-1)

@@ -127,8 +127,7 @@ class FourMTask:
         for strategy in self.masking.strategies:
             alone = dataclasses.replace(self.masking, strategies=(strategy,))
             batch = self._masked(self.validation, self.validation_rows, alone, VALIDATION_SEED, 0)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                total, parts = self.loss(batch, torch.Generator())
+            total, parts = self.loss(batch, torch.Generator())
             values[f"{strategy.name}/loss"] = float(total)
             values.update({f"{strategy.name}/{k.removeprefix('loss/')}": float(v) for k, v in parts.items()})
         return values

@@ -1,0 +1,23 @@
+"""The debug line with one more modality, ``edges``:
+
+OPEN4M_MODALITIES=examples/edges/modalities open4m train examples/edges/config.py
+"""
+
+import dataclasses
+
+from open4m.configs import debug
+from open4m.configs.scenes import masking
+from open4m.line import LineConfig
+
+
+def config() -> LineConfig:
+    """The configuration names the modality: in the model, in the masking and among the tokenizers."""
+    base = debug.config()
+    keys = (*base.modalities, "edges")
+    return dataclasses.replace(
+        base,
+        name="edges",
+        modalities=keys,
+        masking=masking(keys, base.masking.input_budget, base.masking.target_budget),
+        tokenizers={**base.tokenizers, "edges": base.tokenizers["depth"]},
+    )

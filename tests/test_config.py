@@ -1,0 +1,192 @@
+"""Configurations: strict to read, exact to write."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from open4m.config import Duration, differences, fingerprint, from_dict, load, override, save, to_dict
+from open4m.types import Open4MError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    rate: float
+    name: str = "part"
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.rate < 0:
+            raise Open4MError(f"rate is not negative, got {self.rate}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole:
+    length: Duration
+    part: Part
+    count: int = 3
+    fast: bool = False
+    clip: float | None = None
+    pair: tuple[float, float] = (0.9, 0.95)
+    many: tuple[Part, ...] = ()
+    kind: Literal["a", "b"] = "a"
+    folder: Path = Path("x")
+
+
+def whole(**changes):
+    return Whole(length=Duration(20_000, "steps"), part=Part(rate=0.1, weights={"rgb": 1.0}), **changes)
+
+
+# ---- durations
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [("500B tokens", 5e11, "tokens"), ("20k steps", 20_000, "steps"), ("1.5M samples", 1_500_000, "samples"),
+     ("7 steps", 7, "steps"), (" 0steps ", 0, "steps"), ("4.035k steps", 4035, "steps"), ("1.1M steps", 1_100_000, "steps")],
+)  # fmt: skip
+def test_durations_are_parsed_exactly(text, amount, unit):
+    assert Duration.parse(text) == Duration(amount, unit)
+    assert Duration.parse(text).amount == amount
+
+
+@pytest.mark.parametrize("text", ["", "10", "steps", "10 epochs", "-1 steps", "1.2.3 steps", ". steps", "10K steps", "1 2 steps"])
+def test_other_texts_are_not_durations(text):
+    with pytest.raises(Open4MError, match="expected a duration such as"):
+        Duration.parse(text)
+
+
+def test_durations_that_make_no_sense_are_refused():
+    with pytest.raises(Open4MError, match="unit is one of tokens, samples, steps, got 'epochs'"):
+        Duration(1, "epochs")
+    for amount in (-1, float("inf"), float("nan")):
+        with pytest.raises(Open4MError, match="finite and not negative"):
+            Duration(amount, "steps")
+
+
+@given(st.one_of(st.integers(0, 10**15), st.floats(0, 1e15, allow_subnormal=False)), st.sampled_from(Duration.UNITS))
+def test_a_duration_is_written_with_all_its_digits(amount, unit):
+    duration = Duration(amount, unit)
+    assert Duration.parse(str(duration)) == duration
+
+
+def test_durations_are_written_shortly():
+    texts = ["500B tokens", "20k steps", "1.5M samples", "0 steps", "1.234567M steps", "999 samples", "100k samples"]
+    assert [str(Duration.parse(text)) for text in texts] == texts
+
+
+@given(st.integers(0, 10**6), st.integers(1, 100), st.integers(1, 100))
+def test_steps_are_rounded_up(amount, batch, tokens):
+    for unit, per_step in (("steps", 1), ("samples", batch), ("tokens", batch * tokens)):
+        steps = Duration(amount, unit).steps(batch, tokens)
+        assert steps * per_step >= amount
+        assert (steps - 1) * per_step < amount or steps == amount == 0
+    assert isinstance(steps, int)
+
+
+# ---- reading and writing
+
+
+def test_a_configuration_survives_json_and_files(tmp_path):
+    config = whole(clip=3.0, many=(Part(rate=1.0), Part(rate=float("inf"), name="é")), folder=Path("a/b"), kind="b")
+    assert from_dict(Whole, json.loads(json.dumps(to_dict(config)))) == config
+    save(config, tmp_path / "config.json")
+    assert load(Whole, tmp_path / "config.json") == config
+
+
+def values(**changes):
+    return {**to_dict(whole()), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"cuont": 4}, r"config: unknown field 'cuont'; did you mean count\? \(fields: length, part"),
+        ({"part": {"rate": 1.0, "nmae": "x"}}, r"config.part: unknown field 'nmae'; did you mean name\?"),
+        ({"part": {}}, "config.part: missing rate"),
+        ({"part": 3}, "config.part: expected the fields of Part, got 3"),
+        ({"count": "4"}, "config.count: expected int, got '4'"),
+        ({"count": 4.5}, "config.count: expected int"),
+        ({"count": True}, "config.count: expected int, got True"),
+        ({"fast": 1}, "config.fast: expected bool, got 1"),
+        ({"clip": "big"}, "config.clip: expected float, got 'big'"),
+        ({"pair": [0.9]}, "config.pair: expected 2 values, got 1"),
+        ({"pair": [0.9, "x"]}, r"config.pair\[1\]: expected float"),
+        ({"pair": 0.9}, "config.pair: expected a list"),
+        ({"many": [{"rate": 1}, {}]}, r"config.many\[1\]: missing rate"),
+        ({"kind": "c"}, "config.kind: expected one of a, b, got 'c'"),
+        ({"length": 5}, "expected a duration such as"),
+        ({"part": {"rate": 1.0, "weights": [1]}}, "config.part.weights: expected a mapping"),
+        ({"part": {"rate": 1.0, "weights": {"rgb": "x"}}}, "config.part.weights.rgb: expected float"),
+        ({"part": {"rate": -1.0}}, "rate is not negative"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(changed, message):
+    with pytest.raises(Open4MError, match=message):
+        from_dict(Whole, values(**changed))
+
+
+def test_missing_fields_and_files_are_named(tmp_path):
+    with pytest.raises(Open4MError, match="config: missing length, part"):
+        from_dict(Whole, {})
+    with pytest.raises(Open4MError, match=r"none\.json: no such file"):
+        load(Whole, tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(Open4MError, match=r"bad\.json: not readable as JSON"):
+        load(Whole, tmp_path / "bad.json")
+
+
+def test_overrides_reach_every_field_and_change_nothing_else():
+    config = whole()
+    changed = override(config, [
+        "count=7", "fast=true", "part.rate=2", "part.name=other", "part.weights.rgb=0.5", "clip=1.5", "pair=[0.1, 0.2]",
+        "length=3M samples", "kind=b", "folder=/tmp/y", 'many=[{"rate": 1}]',
+    ])  # fmt: skip
+    assert changed == Whole(
+        length=Duration(3e6, "samples"), part=Part(rate=2.0, name="other", weights={"rgb": 0.5}), count=7, fast=True,
+        clip=1.5, pair=(0.1, 0.2), kind="b", folder=Path("/tmp/y"), many=(Part(rate=1.0),),
+    )  # fmt: skip
+    assert isinstance(changed.part.rate, float)
+    assert config == whole()
+    assert override(changed, ["clip=None", "fast=False"]) == dataclasses.replace(changed, clip=None, fast=False)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("count", "expected field=value, got 'count'"),
+        ("cuont=3", r"cuont: unknown field 'cuont'; did you mean count\?"),
+        ("part.rat=3", r"part.rat: unknown field 'rat'; did you mean rate\?"),
+        ("part.weights.rgv=1", r"part.weights.rgv: unknown field 'rgv'; did you mean rgb\?"),
+        ("part.weights.rgb=x", "part.weights.rgb: expected float, got 'x'"),
+        ("count.x=3", "count.x: 'x' is not inside a configuration"),
+        ("clip.x=3", "clip.x: 'x' is not inside a configuration"),
+        ("count=three", "count: expected int, got 'three'"),
+        ("part.rate=-1", "rate is not negative"),
+        ("part=3", "part: expected the fields of Part"),
+        ("=3", "unknown field ''"),
+    ],
+)
+def test_mistakes_in_overrides_are_named(assignment, message):
+    with pytest.raises(Open4MError, match=message):
+        override(whole(), [assignment])
+
+
+def test_differences_name_exactly_what_differs():
+    old = whole()
+    assert differences(old, whole()) == []
+    new = override(old, ["count=4", "part.weights.rgb=2.0", "clip=1.0", "length=1234567 steps"])
+    assert differences(old, new) == [
+        "length: 20k steps -> 1.234567M steps", "part.weights.rgb: 1.0 -> 2.0", "count: 3 -> 4", "clip: None -> 1.0",
+    ]  # fmt: skip
+    assert differences(to_dict(old), {**to_dict(old), "extra": 1}) == ["extra: None -> 1"]
+
+
+def test_fingerprints_differ_whenever_the_configuration_does():
+    prints = {fingerprint(c) for c in (whole(), whole(count=4), whole(pair=(0.9, 0.951)), override(whole(), ["length=20001 steps"]))}
+    assert len(prints) == 4
+    assert fingerprint(whole()) == fingerprint(from_dict(Whole, to_dict(whole())))

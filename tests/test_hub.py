@@ -1,0 +1,71 @@
+"""Pretrained directories: what is missing or wrong in one is said."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from open4m import hub
+from open4m.types import Open4MError
+
+
+def make_model(seed=0, width=4):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.BatchNorm1d(width))
+
+
+def test_weights_survive_a_file_bit_for_bit(tmp_path):
+    model, other = make_model(), make_model(1)
+    hub.save_weights(tmp_path / "w", model)
+    hub.load_weights(tmp_path / "w", other)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
+
+
+def test_half_precision_files_are_smaller_and_widened_when_read(tmp_path):
+    model, other = make_model(), make_model(1)
+    hub.save_weights(tmp_path / "w", model, half=True)
+    hub.load_weights(tmp_path / "w", other)
+    assert other[0].weight.dtype == torch.float32
+    assert torch.equal(other[0].weight, model[0].weight.bfloat16().float())
+    assert other[1].num_batches_tracked.dtype == torch.int64
+
+
+def test_other_tensors_than_the_models_are_refused(tmp_path):
+    tensors = make_model().state_dict()
+    path = tmp_path / "model.safetensors"
+    save_file({"extra": torch.zeros(1), **{k: v for k, v in tensors.items() if k != "0.bias"}}, path)
+    with pytest.raises(Open4MError, match=r"missing: 0\.bias; unexpected: extra"):
+        hub.load_weights(path, make_model())
+    save_file(make_model(width=5).state_dict(), path)
+    with pytest.raises(Open4MError, match=r"0\.bias has shape \(5,\), expected \(4,\)"):
+        hub.load_weights(path, make_model())
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(Open4MError, match=r"model\.safetensors: not readable"):
+        hub.load_weights(path, make_model())
+    hub.save_weights(path, make_model())
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(Open4MError, match=r"model\.safetensors: not readable"):
+        hub.load_weights(path, make_model())
+
+
+def test_directories_are_resolved_and_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
+    with pytest.raises(Open4MError, match="nothing: neither a directory nor a shipped model .*none are installed"):
+        hub.resolve("nothing")
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(Open4MError, match=r"it has no config\.json and no model\.safetensors"):
+        hub.resolve(own)
+    (own / hub.CONFIG).write_text("{}")
+    with pytest.raises(Open4MError, match=r"it has no model\.safetensors"):
+        hub.resolve(own)
+    (own / hub.WEIGHTS).write_bytes(b"")
+    assert hub.resolve(str(own)) == own
+    shipped = tmp_path / "shipped" / "small"
+    shipped.mkdir(parents=True)
+    (shipped / hub.CONFIG).write_text("{}")
+    assert hub.shipped() == ["small"]
+    assert hub.resolve("small") == shipped

@@ -1,0 +1,126 @@
+"""The one-way import law of docs/architecture.md, and that light commands stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import open4m
+
+ROOT = Path(open4m.__file__).parent
+
+# From left to right; modules of one layer may import each other, nothing imports to its right. The sizes and modalities
+# of a model (model.config) are data that masking needs too, so they stand to its left; the model itself does not.
+LAYERS = [
+    ["types", "config", "hub", "pictures"],
+    ["modalities"],
+    ["datasets", "labellers", "tokenizers", "store"],
+    ["model.config"],
+    ["masking"],
+    ["model", "losses"],
+    ["generate"],
+    ["train"],
+    ["transfer", "evaluate"],
+    ["line"],
+    ["configs"],
+    ["demo", "cli", "studio", "__main__"],
+]
+FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")  # which only loads FourM when it is asked for
+
+
+def layer(module):
+    """The place of ``open4m.<module>`` in the order: that of its longest listed prefix."""
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        for place, names in enumerate(LAYERS):
+            if ".".join(parts[:end]) in names:
+                return place
+    raise AssertionError(f"open4m.{module} is in no layer: add it to LAYERS, and to docs/architecture.md")
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source, package):
+    """(line, module) of every import of open4m, wherever it stands, but for those that only type checkers follow."""
+    tree = ast.parse(source)
+    skipped = {
+        id(node) for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", None) == "TYPE_CHECKING"
+        for statement in block.body for node in ast.walk(statement)
+    }  # fmt: skip
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "open4m":
+                    yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = ["open4m", *package.split(".")][: -node.level or None]
+                base = ".".join([*above, base] if base else above)
+            if base == "open4m" or base.startswith("open4m."):
+                for alias in node.names:
+                    inner = ROOT.joinpath(*base.split(".")[1:], alias.name)
+                    is_module = inner.with_suffix(".py").exists() or inner.is_dir()
+                    yield node.lineno, f"{base}.{alias.name}" if is_module else base
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    own = name_of(path)
+    for line, module in imports(path.read_text(), own):
+        inner = module.removeprefix("open4m").removeprefix(".")
+        if inner:  # names of the package itself, such as its version, are everyone's
+            assert layer(inner) <= layer(own), f"{path}:{line}: open4m.{own} imports {module}, which is to its right"
+
+
+def test_the_reader_of_imports_sees_all_kinds():
+    source = """
+import open4m.model.fourm
+from open4m import modalities, __version__
+from open4m.model import config
+from open4m.types import Boxes
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from open4m.train import loop
+def f():
+    from open4m.generate.engine import Engine
+    from . import vit
+"""
+    found = [module for _, module in imports(source, "tokenizers.vqvae")]
+    assert sorted(found) == sorted([
+        "open4m.model.fourm", "open4m.modalities", "open4m", "open4m.model.config", "open4m.types", "open4m.generate.engine",
+        "open4m.tokenizers.vit",
+    ])  # fmt: skip
+    assert layer("model.config") < layer("masking") < layer("model.fourm") < layer("generate.engine")
+
+
+def test_light_modules_load_no_torch():
+    code = (
+        "import sys, open4m, open4m.types, open4m.config, open4m.modalities, open4m.hub, open4m.pictures, open4m.cli\n"
+        "assert open4m.__version__\n"
+        "for name in open4m.modalities.names(): open4m.modalities.get(name)\n"
+        "heavy = {'torch', 'transformers', 'scipy', 'tokenizers', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_modality_files_name_modalities():
+    """Law 2: dispatch on family, never on a modality's name."""
+    names = {p.stem for p in (ROOT / "modalities").glob("*.py")} - {"__init__", "base"}
+    for path in FILES:
+        if path.parent.name == "modalities":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                compared = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+                assert not names & set(compared), f"{path}:{node.lineno}: compares with a modality's name"
