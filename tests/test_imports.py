@@ -115,10 +115,10 @@ def test_light_modules_load_no_torch():
 
 
 def test_only_modality_files_name_modalities():
-    """Law 2: dispatch on family, never on a modality's name."""
+    """Law 2: dispatch on family, never on a modality's name. A suite measures what one data set holds, by name."""
     names = {p.stem for p in (ROOT / "modalities").glob("*.py")} - {"__init__", "base"}
     for path in FILES:
-        if path.parent.name == "modalities":
+        if path.parent.name in ("modalities", "suites"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare):

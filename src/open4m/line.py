@@ -21,7 +21,7 @@ from pathlib import Path
 
 from open4m import hub, modalities
 from open4m.datasets import scenes
-from open4m.evaluate import report
+from open4m.evaluate.card import model_card
 from open4m.evaluate.report import Result
 from open4m.evaluate.suites.scenes import evaluate
 from open4m.generate.pipeline import TEXT, FourM
@@ -235,37 +235,23 @@ class Line:
         return result
 
     def _card(self, result: Result) -> str:
-        """The model card: data, training, measured quality, limits."""
-        config, model = self.config, FourM.from_pretrained(self.model_directory)
-        weights = sum(file.stat().st_size for file in self.model_directory.rglob("*.safetensors")) / 1e6
-        strategies = ", ".join(f"{s.name} ({s.weight:g})" for s in config.masking.strategies)
-        tokens = "\n".join(
-            f"| {spec.key} | {spec.family} | {spec.vocab_size or '–'} | {spec.length} |"
-            for spec in model.config.modalities
-        )
-        return (
-            f"# open4m {config.name}\n\n"
-            f"A 4M of {model.model.parameter_count() / 1e6:.1f} M parameters without embeddings: {config.encoder_depth} "
-            f"encoder and {config.decoder_depth} decoder blocks of width {config.dim}. {weights:.0f} MB with its "
-            "tokenizers and CLIP, in 16 bits.\n\n"
-            "| modality | family | vocabulary | tokens |\n|---|---|---|---|\n"
-            f"{tokens}\n\n"
-            "## Data\n\n"
-            f"{config.data.train} scenes of the training split (seed {config.data.seed}) of the renderer in "
-            f"`open4m.datasets.scenes`, at {config.data.image_size}×{config.data.image_size} pixels, with its exact labels; "
-            "CLIP feature maps are those of the small CLIP in `clip/`, trained on the same images and captions.\n\n"
-            "## Training\n\n"
-            f"{config.train.length} in batches of {config.train.batch_size}; input and target budgets of "
-            f"{config.masking.input_budget} and {config.masking.target_budget} tokens; masking strategies by weight: "
-            f"{strategies}. `open4m reproduce {config.name}` makes all of it from nothing.\n\n"
-            "## Measured\n\n"
-            f"On {result.samples} scenes of the test split (`open4m evaluate`). 100% is the tokenizer's own "
-            "reconstruction, 0% the best constant prediction.\n\n"
-            f"{report.table(result)}\n\n"
-            "## Limits\n\n"
-            "It knows rendered tabletop scenes and nothing else: a photograph gives an answer, but one in terms of "
-            "such scenes. Depth is in meters of that world. Captions and boxes use its vocabulary of shapes, colors, "
-            f"materials and relations ({', '.join(scenes.OBJECT_CLASSES)}).\n"
+        data, training, masking = self.config.data, self.config.train, self.config.masking
+        strategies = ", ".join(f"{s.name} ({s.weight:g})" for s in masking.strategies)
+        return model_card(
+            self.model_directory,
+            result,
+            {
+                "name": self.config.name,
+                "data": f"{data.train} scenes of the training split (seed {data.seed}) of the renderer in\n"
+                f"`open4m.datasets.scenes`, {data.image_size}×{data.image_size} pixels, with its exact labels. CLIP "
+                "feature maps are\nthose of the small CLIP in `clip/`, trained on the same images and captions.",
+                "training": f"{training.length} in batches of {training.batch_size}; input and target budgets of "
+                f"{masking.input_budget} and {masking.target_budget} tokens.\nMasking strategies by weight: "
+                f"{strategies}. `open4m reproduce {self.config.name}` makes all of it from nothing.",
+                "limits": "It knows rendered tabletop scenes and nothing else: a photograph gives an answer, but in "
+                "terms of such scenes.\nDepth is in meters of that world; boxes and captions know these classes: "
+                f"{', '.join(scenes.OBJECT_CLASSES)}.",
+            },
         )
 
     # ---- parts

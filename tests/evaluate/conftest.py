@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from open4m import modalities
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
 from open4m.generate.pipeline import FourM
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
@@ -15,7 +14,7 @@ from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
 
-SIZE, CODES = 32, 16
+SIZE, CODES, LENGTH = 32, 16, 256
 TINY = ViTConfig(width=16, depth=1, heads=2)
 FIELDS = {
     "rgb": {},
@@ -59,9 +58,7 @@ def model(captions) -> FourM:
     specs = [ModalitySpec(key="rgb_pixels", family="pixels", grid=(2, 2), patch_size=16, channels=3)]
     specs += [ModalitySpec(key=name, family="grid", vocab_size=CODES, grid=(2, 2)) for name in grids]
     specs += [
-        ModalitySpec(
-            key=name, family="sequence", vocab_size=text.vocab_size, max_length=modalities.get(name).max_length
-        )
+        ModalitySpec(key=name, family="sequence", vocab_size=text.vocab_size, max_length=LENGTH)
         for name in ("boxes", "caption")
     ]
     config = FourMConfig(modalities=tuple(specs), dim=16, encoder_depth=1, decoder_depth=1, heads=2)

@@ -22,6 +22,18 @@ def test_gap_closed_is_the_share_of_the_way_whatever_the_direction():
     assert FLAT.gap_closed is None
 
 
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_there_is_no_gap_if_the_upper_bound_is_worse_than_trivial(better):
+    trivial, bound = (0.5, 0.1) if better == "higher" else (0.1, 0.5)
+    row = Row(task="t", metric="m", better=better, model=0.3, upper_bound=bound, trivial=trivial)
+    assert row.gap_closed is None
+
+
+def test_exactly_trivial_closes_nothing():
+    row = Row(task="t", metric="m", better="lower", model=0.5, upper_bound=0.1, trivial=0.5)
+    assert table(Result(samples=1, seed=0, options={}, rows=(row,))).endswith("| 0 % |")
+
+
 def test_worse_than_trivial_is_negative():
     worse = Row(task="t", metric="m", better="lower", model=0.6, upper_bound=0.1, trivial=0.5)
     assert worse.gap_closed == pytest.approx(-0.25)

@@ -29,10 +29,10 @@ def config() -> LineConfig:
         clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
             "rgb": tokenizer(2048, 3, "2500 steps", continuous=600),
-            "depth": tokenizer(512, 3, "1100 steps", continuous=200),
+            "depth": tokenizer(512, 3, "800 steps", continuous=150),
             "normals": tokenizer(512, 3, "1400 steps", continuous=300),
-            "semseg": tokenizer(512, 3, "1100 steps", continuous=200),
-            "clip": tokenizer(512, 2, "1200 steps", continuous=200),
+            "semseg": tokenizer(512, 3, "800 steps", continuous=150),
+            "clip": tokenizer(512, 2, "1000 steps", continuous=150),
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},

@@ -32,10 +32,11 @@ class Row:
     def gap_closed(self) -> float | None:
         """The model's share of the way from the trivial predictor (0) to the upper bound (1).
 
-        Negative if the model is worse than trivial; None if there is no way between the two.
+        Negative if the model is worse than trivial; None if the upper bound is not better than trivial.
         """
-        way = self.trivial - self.upper_bound
-        return (self.trivial - self.model) / way if way else None
+        sign = 1 if self.better == "higher" else -1
+        way = sign * (self.upper_bound - self.trivial)
+        return sign * (self.model - self.trivial) / way if way > 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def table(result: Result) -> str:
         "|---|---|--:|--:|--:|--:|",
     ]
     for row in result.rows:
-        gap = "–" if row.gap_closed is None or math.isnan(row.gap_closed) else f"{100 * row.gap_closed:.0f} %"
+        gap = "–" if row.gap_closed is None or math.isnan(row.gap_closed) else f"{round(100 * row.gap_closed)} %"
         name = f"{row.metric.replace('_', ' ')} {ARROWS[row.better]}"
         numbers = " | ".join(map(_rounded, (row.trivial, row.model, row.upper_bound)))
         lines.append(f"| {row.task} | {name} | {numbers} | {gap} |")

@@ -1,0 +1,58 @@
+"""The model card: what a model directory says of itself to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from open4m.evaluate.report import Result, table
+from open4m.generate.pipeline import FourM
+
+TEMPLATE = """\
+# open4m {name}
+
+A 4M of {parameters:.1f} M parameters without embeddings: {encoder} encoder and {decoder} decoder blocks of width {dim}.
+{megabytes:.0f} MB with its tokenizers and CLIP, in 16 bits.
+
+| modality | family | vocabulary | tokens |
+|---|---|---|---|
+{modalities}
+
+## Data
+
+{data}
+
+## Training
+
+{training}
+
+## Measured
+
+On {samples} scenes of the test split (`open4m evaluate`). 100% is the tokenizer's own reconstruction, 0% the best
+constant prediction.
+
+{results}
+
+## Limits
+
+{limits}
+"""
+
+
+def model_card(folder: Path, result: Result, texts: Mapping[str, Any]) -> str:
+    """The card of a model directory. ``texts``: ``name``, and what it was trained on, how, and where it ends."""
+    model = FourM.from_pretrained(folder)
+    config = model.config
+    rows = [f"| {m.key} | {m.family} | {m.vocab_size or '–'} | {m.length} |" for m in config.modalities]
+    return TEMPLATE.format(
+        parameters=model.model.parameter_count() / 1e6,
+        encoder=config.encoder_depth,
+        decoder=config.decoder_depth,
+        dim=config.dim,
+        megabytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6,
+        modalities="\n".join(rows),
+        samples=result.samples,
+        results=table(result),
+        **texts,
+    )

@@ -1,0 +1,257 @@
+"""The training loop: resuming changes nothing, stopping loses nothing, and what cannot go on says so."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from open4m.config import Duration
+from open4m.train.loop import Preempted, TrainConfig, step_generator, train
+from open4m.train.optim import OptimConfig, learning_rate
+from open4m.types import Open4MError
+
+
+@pytest.fixture(autouse=True)
+def _no_tensorboard(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # seconds to import; the loop goes without it
+
+
+class LineTask:
+    """Fits a line; the data are a function of the step, and the loss is noisy by the step's generator."""
+
+    name = "line"
+
+    def __init__(self, seed=0, pause=0.0, broken_at=None):
+        torch.manual_seed(seed)
+        self.model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+        self.pause, self.broken_at = pause, broken_at
+        self.steps, self.modes, self.saved = [], [], 0
+
+    def batch(self, step):
+        time.sleep(self.pause * (1 + step % 3))
+        x = np.random.default_rng(step).standard_normal((8, 2)).astype(np.float32)
+        return {"step": step, "x": torch.from_numpy(x)}
+
+    def loss(self, batch, generator):
+        self.steps.append(batch["step"])
+        self.modes.append((self.model.training, torch.is_autocast_enabled("cpu")))
+        y = self.model(batch["x"]).float()[:, 0] + 0.1 * torch.randn(8, generator=generator)
+        error = (y - batch["x"].sum(1)).square().mean()
+        if batch["step"] == self.broken_at:
+            error = error * float("nan")
+        return error, {"half": error.detach() / 2}
+
+    def tokens(self, batch):
+        return 10
+
+    def evaluate(self):
+        assert not self.model.training
+        assert not torch.is_grad_enabled()
+        return {"bias": float(self.model[1].bias)}
+
+    def pictures(self):
+        return {"dot": Image.new("RGB", (2, 2))}
+
+    def save(self, folder):
+        folder.mkdir()
+        assert not self.model.training
+        self.saved += 1
+        (folder / "weights").write_text(str(self.model[1].bias.item()))
+
+
+CONFIG = TrainConfig(
+    length=Duration(23, "steps"), warmup=Duration(5, "steps"), batch_size=64, optim=OptimConfig(base_lr=0.04, clip=0.5),
+    workers=0, log_every=1, evaluate_every=10, checkpoint_every=4,
+)  # fmt: skip
+
+
+def metrics(directory):
+    """All that a run recorded but its speed."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        task = LineTask()
+        train(task, CONFIG, directory)
+    return directory, task
+
+
+def test_a_run_records_everything(uninterrupted):
+    directory, task = uninterrupted
+    recorded = metrics(directory)
+    losses = {line["step"]: line for line in recorded if "loss" in line}
+    assert sorted(losses) == list(range(1, 24))
+    for done, line in losses.items():
+        assert line["lr"] == learning_rate(done - 1, 23, 5, 0.04 * 64 / 256)
+        assert line["tokens"] == 10 * done
+        assert line["half"] == pytest.approx(line["loss"] / 2)
+    assert [line["step"] for line in recorded if "validation/bias" in line] == [10, 20, 23]
+    assert sorted(p.name for p in (directory / "pictures").iterdir()) == [f"dot-{n:07d}.png" for n in (10, 20, 23)]
+    assert task.steps == list(range(23))
+    assert set(task.modes) == {(True, True)}  # bf16 autocast, and back in training mode after each evaluation
+    assert (directory / "model" / "weights").exists()
+    assert json.loads((directory / "config.json").read_text())["train"]["length"] == "23 steps"
+    norm = torch.cat([p.grad.flatten() for p in task.model.parameters()]).norm().item()
+    assert norm <= 0.5 * 1.001  # what the last step used was clipped
+
+
+@pytest.mark.parametrize("stops", [[4], [5], [7, 10], [1, 2, 22]])
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, uninterrupted, stops):
+    for stop in [*stops, None]:
+        task = LineTask(seed=0 if stop == stops[0] else 99)  # what a resumed run starts with does not matter
+        train(task, CONFIG, tmp_path / "run", stop_at=stop)
+        assert (tmp_path / "run" / "model").exists() == (stop is None)
+    assert metrics(tmp_path / "run") == metrics(uninterrupted[0])
+    assert torch.equal(task.model[0].weight, uninterrupted[1].model[0].weight)
+    assert (tmp_path / "run" / "model" / "weights").read_text() == (uninterrupted[0] / "model" / "weights").read_text()
+
+
+def test_steps_after_the_last_checkpoint_are_computed_again_and_recorded_once(tmp_path, uninterrupted):
+    """A process that is killed leaves metrics of steps that no checkpoint holds, and perhaps half a line."""
+    directory = tmp_path / "run"
+    train(LineTask(), CONFIG, directory, stop_at=8)
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "loss": 123.0}\n{"step": 10, "lo')
+    train(LineTask(), CONFIG, directory)
+    assert metrics(directory) == metrics(uninterrupted[0])
+
+
+def test_batches_are_made_in_order_by_worker_processes_and_change_nothing(tmp_path, uninterrupted):
+    task = LineTask(pause=0.001)
+    config = dataclasses.replace(CONFIG, workers=2)
+    train(task, config, tmp_path / "run", stop_at=9)
+    train(task, config, tmp_path / "run")
+    assert task.steps == list(range(23))
+    assert metrics(tmp_path / "run") == metrics(uninterrupted[0])
+
+
+def test_a_finished_run_does_nothing_more(tmp_path, uninterrupted):
+    task = LineTask()
+    config = dataclasses.replace(CONFIG, length=Duration(3, "steps"))
+    train(task, config, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    train(task, config, tmp_path / "run")
+    assert (task.saved, len(task.steps)) == (1, 3)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_another_configuration_is_refused_with_what_differs(tmp_path):
+    train(LineTask(), CONFIG, tmp_path / "run", task_config={"width": 4}, stop_at=2)
+    other = dataclasses.replace(CONFIG, batch_size=32, optim=OptimConfig(base_lr=0.04, clip=None))
+    with pytest.raises(Open4MError) as error:
+        train(LineTask(), other, tmp_path / "run", task_config={"width": 5})
+    for part in ("train.batch_size: 64 -> 32", "train.optim.clip: 0.5 -> None", "task.width: 4 -> 5"):
+        assert part in str(error.value)
+    assert "base_lr" not in str(error.value)
+    assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path):
+    task = LineTask(broken_at=6)
+    with pytest.raises(Open4MError, match=r"line: step 6: loss nan, gradient norm nan: not finite; lower optim.base_lr"):
+        train(task, CONFIG, tmp_path / "run")
+    assert all(torch.isfinite(p).all() for p in task.model.parameters())
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    healed = LineTask()
+    train(healed, CONFIG, tmp_path / "run", stop_at=8)  # what caused it is gone: it goes on from the checkpoint
+    assert healed.steps == [4, 5, 6, 7]
+
+
+def test_a_model_is_saved_whole_or_not_at_all(tmp_path):
+    class Fails(LineTask):
+        def save(self, folder):
+            super().save(folder)
+            raise OSError(28, "No space left on device")
+
+    config = dataclasses.replace(CONFIG, length=Duration(3, "steps"))
+    with pytest.raises(OSError, match="No space"):
+        train(Fails(), config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+    train(LineTask(), config, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "model").iterdir()] == ["weights"]
+
+
+def test_full_precision_is_not_autocast(tmp_path):
+    task = LineTask()
+    train(task, dataclasses.replace(CONFIG, precision="fp32", length=Duration(2, "steps")), tmp_path / "run")
+    assert set(task.modes) == {(True, False)}
+
+
+def test_lengths_in_tokens_and_samples():
+    config = TrainConfig(length=Duration.parse("1M tokens"), warmup=Duration.parse("1000 samples"), batch_size=64, tokens_per_sample=100)
+    assert (config.steps, config.warmup_steps) == (157, 16)  # 156.25 and 15.6, rounded up
+
+
+def test_a_steps_generator_is_a_function_of_seed_and_step():
+    draws = [torch.rand(3, generator=step_generator(*key)).tolist() for key in ((0, 1), (0, 1), (0, 2), (1, 1))]
+    assert draws[0] == draws[1]
+    assert len({tuple(d) for d in draws}) == 3
+
+
+LONG = dataclasses.replace(CONFIG, length=Duration(100_000, "steps"), evaluate_every=10**6, checkpoint_every=10**6, workers=1)
+SCRIPT = """
+import sys
+sys.modules["torch.utils.tensorboard"] = None
+sys.path.insert(0, sys.argv[1])
+import test_loop
+from pathlib import Path
+try:
+    test_loop.train(test_loop.LineTask(pause=0.005), test_loop.LONG, Path(sys.argv[2]))
+except test_loop.Preempted as stopped:
+    sys.exit(f"preempted: {stopped}")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_run_saves_it_and_it_can_be_resumed(tmp_path, number):
+    """Schedulers and Ctrl-C signal all processes of a run: its workers too."""
+    directory = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(directory)],
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and process.poll() is None:
+        if (directory / "metrics.jsonl").exists() and (directory / "metrics.jsonl").read_text().count("\n") > 3:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    stderr = process.communicate(timeout=120)[1]
+    assert "preempted: line: stopped at step" in stderr, stderr
+    lines = metrics(directory)
+    done = lines[-1]["step"]
+    assert [p.name for p in (directory / "checkpoints").iterdir()] == [f"step-{done:08d}"]
+    train(LineTask(seed=99), LONG, directory, stop_at=done + 5)
+    train(LineTask(), LONG, tmp_path / "whole", stop_at=done + 5)
+    resumed = {line["step"]: line for line in metrics(directory)}
+    assert resumed == {line["step"]: line for line in metrics(tmp_path / "whole")}
+
+
+def test_signals_are_handled_as_before_after_a_run(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_signal_in_the_middle_of_a_step_lets_it_finish(tmp_path):
+    class Interrupted(LineTask):
+        def loss(self, batch, generator):
+            if batch["step"] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(batch, generator)
+
+    with pytest.raises(Preempted, match="stopped at step 3; saved in"):
+        train(Interrupted(), CONFIG, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]

@@ -1,0 +1,72 @@
+"""AdamW's groups and the learning-rate schedule, at their boundaries."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from open4m.train.optim import OptimConfig, build, learning_rate
+
+
+def test_warm_up_is_linear_and_reaches_the_peak():
+    assert [learning_rate(s, 100, 4, 2.0) for s in range(5)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+
+
+def test_the_cosine_falls_from_the_peak_to_the_final_fraction():
+    assert learning_rate(0, 100, 0, 2.0) == 2.0
+    assert learning_rate(55, 100, 10, 2.0) == pytest.approx(1.0)  # half of the cosine
+    assert learning_rate(100, 100, 10, 2.0) == pytest.approx(0.0)
+    assert learning_rate(100, 100, 10, 2.0, final=0.1) == pytest.approx(0.2)
+    assert learning_rate(55, 100, 10, 2.0, final=0.1) == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
+    assert learning_rate(40, 100, 10, 2.0) == pytest.approx(1 + math.cos(math.pi / 3))
+    assert learning_rate(500, 100, 10, 2.0, final=0.1) == pytest.approx(0.2)  # after the end it stays
+
+
+@given(st.integers(1, 300), st.integers(0, 300), st.floats(0, 1))
+def test_the_rate_rises_then_falls_and_stays_within_its_bounds(steps, warmup, final):
+    rates = [learning_rate(s, steps, warmup, 1.0, final) for s in range(steps)]
+    assert all(0 <= r <= 1 + 1e-12 for r in rates)
+    for s in range(1, steps):
+        assert rates[s] > rates[s - 1] if s < warmup else rates[s] <= rates[s - 1] + 1e-12
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(5, 4)
+        self.linear = torch.nn.Linear(4, 4)
+        self.norm = torch.nn.LayerNorm(4)
+        self.scale = torch.nn.Parameter(torch.ones(4))
+        self.frozen = torch.nn.Linear(4, 4).requires_grad_(False)
+
+
+def test_only_matrices_decay_and_frozen_weights_are_left_alone():
+    model = Model()
+    optimizer = build(model, OptimConfig(weight_decay=0.3, betas=(0.8, 0.9)))
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    named = {name: decay.get(id(p)) for name, p in model.named_parameters()}
+    assert named == {
+        "table.weight": 0.0, "linear.weight": 0.3, "linear.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0, "scale": 0.0,
+        "frozen.weight": None, "frozen.bias": None,
+    }  # fmt: skip
+    assert all(g["betas"] == (0.8, 0.9) for g in optimizer.param_groups)
+
+
+def test_a_step_is_adamws_formula():
+    """From the definition: decoupled decay, bias-corrected moments, ε outside the root."""
+    model = torch.nn.Linear(3, 2).double()
+    start, decay, lr, (b1, b2) = model.weight.detach().clone(), 0.1, 0.01, (0.9, 0.95)
+    optimizer = build(model, OptimConfig(weight_decay=decay, betas=(b1, b2)))
+    weight, m, v = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    for t in range(1, 4):
+        gradient = torch.sin(torch.arange(6.0).double() * t).view(2, 3)
+        model.weight.grad, model.bias.grad = gradient.clone(), torch.zeros(2).double()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        weight = weight * (1 - lr * decay)
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        weight = weight - lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + 1e-8)
+    torch.testing.assert_close(model.weight.detach(), weight, rtol=1e-10, atol=1e-12)
