@@ -162,7 +162,9 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path):
     task = LineTask(broken_at=6)
-    with pytest.raises(Open4MError, match=r"line: step 6: loss nan, gradient norm nan: not finite; lower optim.base_lr"):
+    with pytest.raises(
+        Open4MError, match=r"line: step 6: loss nan, gradient norm nan: not finite; lower optim.base_lr"
+    ):
         train(task, CONFIG, tmp_path / "run")
     assert all(torch.isfinite(p).all() for p in task.model.parameters())
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
@@ -192,7 +194,9 @@ def test_full_precision_is_not_autocast(tmp_path):
 
 
 def test_lengths_in_tokens_and_samples():
-    config = TrainConfig(length=Duration.parse("1M tokens"), warmup=Duration.parse("1000 samples"), batch_size=64, tokens_per_sample=100)
+    config = TrainConfig(
+        length=Duration.parse("1M tokens"), warmup=Duration.parse("1000 samples"), batch_size=64, tokens_per_sample=100
+    )
     assert (config.steps, config.warmup_steps) == (157, 16)  # 156.25 and 15.6, rounded up
 
 
@@ -202,7 +206,9 @@ def test_a_steps_generator_is_a_function_of_seed_and_step():
     assert len({tuple(d) for d in draws}) == 3
 
 
-LONG = dataclasses.replace(CONFIG, length=Duration(100_000, "steps"), evaluate_every=10**6, checkpoint_every=10**6, workers=1)
+LONG = dataclasses.replace(
+    CONFIG, length=Duration(100_000, "steps"), evaluate_every=10**6, checkpoint_every=10**6, workers=1
+)
 SCRIPT = """
 import sys
 sys.modules["torch.utils.tensorboard"] = None

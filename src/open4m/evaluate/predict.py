@@ -33,15 +33,18 @@ def predict(
 ) -> list[Value]:
     """Values of the path's last modality, one a sample.
 
-    Sample i draws from ``seed`` + i whatever the batch size. ``options`` are those of :meth:`FourM.generate`.
+    Sample i draws from ``seed`` + i whatever the batch size. ``options`` are those of :meth:`FourM.generate`; what
+    they hold for modalities of the model that are not on the path is passed over.
     """
     source, *targets = path
     if not targets:
         raise Open4MError(f"a task names a source and one or more targets, got {' → '.join(path)}")
+    others = set(model.config.keys) - set(targets)
+    fitting = {name: option for name, option in (options or {}).items() if name not in others}
     values: list[Value] = []
     for batch in _batches(samples, batch_size):
         inputs = [{source: sample[source]} for sample in batch]
-        results = model.generate(inputs, targets, seed=seed + len(values), **(options or {}))
+        results = model.generate(inputs, targets, seed=seed + len(values), **fitting)
         values += [result[targets[-1]] for result in results]
         log.info("%s: %d of %d samples", " → ".join(path), len(values), len(samples))
     return values

@@ -1,0 +1,444 @@
+"""What every modality promises, tested over every file that is found: a new modality is tested without writing a test."""
+
+import io
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from open4m import modalities
+from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
+from open4m.modalities.base import Crop, Modality, PixelGrid, Sequence, TokenGrid
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.vit import ViTConfig
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.types import Boxes, Open4MError
+
+NAMES = modalities.names()
+GRIDS = [n for n in NAMES if isinstance(modalities.get(n), TokenGrid)]
+SEQUENCES = [n for n in NAMES if isinstance(modalities.get(n), Sequence)]
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return Scenes(resolution=SIDE).samples([0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def text(samples):
+    captions = [s["caption"] for s in samples]
+    return TextTokenizer.fit(captions, OBJECT_CLASSES, vocab_size=1400, bins=200, sentinels=4)
+
+
+def values_of(name, samples):
+    """Values of any modality: of a scene if it has such, else random ones that its family says are possible."""
+    modality, rng = modalities.get(name), np.random.default_rng(3)
+    if name in samples[0]:
+        return [s[name] for s in samples]
+    if modality.source in samples[0]:
+        return [modality.derive(s[modality.source]) for s in samples]
+    assert isinstance(modality, TokenGrid), f"scenes have no {name}: give this test values of it"
+    side = 8 if modality.feature_map else SIDE
+    if modality.categorical:
+        return [rng.integers(0, 9, (side, side)) for _ in samples]
+    return [rng.standard_normal((side, side, modality.channels or 12)).astype(np.float32) for _ in samples]
+
+
+@pytest.fixture(params=NAMES)
+def case(request, samples):
+    """(modality, values)."""
+    return modalities.get(request.param), values_of(request.param, samples)
+
+
+def assert_same(one, other, tolerance=0.0):
+    """Equal values; arrays and corners within a tolerance, absolute for small numbers and relative for large ones."""
+    assert type(one) is type(other)
+    if isinstance(one, Boxes):
+        assert one.labels == other.labels
+        np.testing.assert_allclose(one.corners, other.corners, atol=max(tolerance, 1e-6))
+    elif isinstance(one, np.ndarray):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        np.testing.assert_allclose(one.astype(np.float64), other.astype(np.float64), atol=tolerance, rtol=tolerance)
+    else:
+        assert one == other
+
+
+# ---- at rest
+
+
+def test_a_file_holds_the_value_to_its_storage_precision(case):
+    modality, values = case
+    for value in values:
+        data = modality.write(value)
+        assert isinstance(data, bytes)
+        back = modality.read(data)
+        if isinstance(modality, PixelGrid):  # JPEG
+            assert np.abs(back.astype(int) - value).mean() < 3
+        else:
+            # 8-bit normals are off by at most √3/255 = 0.007, half floats by 2⁻¹¹ of their size; the rest is exact
+            exact = not (isinstance(value, np.ndarray) and value.dtype.kind == "f")
+            assert_same(back, value, 0.0 if exact else 0.0075)
+        assert_same(modality.convert(back), back, 1e-6)
+
+
+def test_what_it_is_called_is_consistent(case):
+    modality, _ = case
+    assert isinstance(modality, Modality)
+    assert modality.description
+    assert modality.extension
+    assert all(direction in ("lower", "higher") for direction in modality.better.values())
+    if modality.source is not None:
+        assert modality.source in NAMES
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_that_hold_no_value_are_refused_by_name(name, samples, data):
+    modality = modalities.get(name)
+    good = bytearray(modality.write(values_of(name, samples)[0]))
+    kind = data.draw(st.sampled_from(["garbage", "cut", "flipped", "zip"]))
+    if kind == "garbage":
+        good = data.draw(st.binary(max_size=40))
+    elif kind == "zip":
+        good = b"PK\x03\x04" + data.draw(st.binary(max_size=20))
+    elif kind == "cut":
+        good = good[: data.draw(st.integers(0, len(good) - 1))]
+    else:
+        for _ in range(data.draw(st.integers(1, 5))):
+            good[data.draw(st.integers(0, min(len(good), 300) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        value = modality.read(bytes(good))
+    except Open4MError as error:
+        assert str(error).startswith((f"{name}:", f"{modality.source}:")), error
+    else:
+        modality.convert(value)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY\x01\x00", b"PK\x03\x04"])
+def test_no_grid_is_read_from_garbage(name, data):
+    with pytest.raises(Open4MError, match=f"^{name}:"):
+        modalities.get(name).read(data)
+
+
+def test_pickled_arrays_and_other_types_are_not_read():
+    for array in (np.array([[{}]], dtype=object), np.zeros((4, 4), dtype=np.int64), np.zeros(4)):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=True)
+        for name in ("depth", "clip"):
+            with pytest.raises(Open4MError, match=f"^{name}:"):
+                modalities.get(name).read(buffer.getvalue())
+
+
+# ---- what users have
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in SEQUENCES])
+@pytest.mark.parametrize(
+    "bad",
+    [None, "text", object(), 3, [], np.zeros(5), np.zeros((4, 4, 4, 4), np.float32), np.full((8, 8, 3), np.nan, np.float32),
+     np.full((8, 8), np.nan, np.float32), np.full((8, 8), np.inf), np.zeros((0, 8), np.uint8), np.zeros((8, 0, 3), np.float32),
+     np.zeros((8, 8), dtype=complex), np.array([["a"]])],
+    ids=lambda b: f"{type(b).__name__}{getattr(b, 'dtype', '')}{getattr(b, 'shape', '')}",
+)  # fmt: skip
+def test_grids_refuse_what_they_are_not_by_name(name, bad):
+    modality = modalities.get(name)
+    with pytest.raises(Open4MError, match=f"^({name}|{modality.source}):"):
+        modality.convert(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "message"),
+    [
+        ("rgb", np.full((8, 8, 3), 1.5), "floats in"), ("rgb", np.zeros((8, 8, 3), np.int64), "uint8"),
+        ("rgb", np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"), ("depth", np.full((8, 8), -1.0), "above 0 m"),
+        ("depth", np.array([[1.0, np.nan]]), "finite depth"), ("depth", np.zeros((8, 8)), "above 0 m"),
+        ("normals", np.ones((8, 8, 3), np.float32), "lengths from 1.732"), ("normals", np.zeros((8, 8, 3), np.uint8), "floats"),
+        ("semseg", np.full((8, 8), -1), "from 0"), ("semseg", np.zeros((8, 8)), "integer"),
+        ("clip", np.zeros((8, 8, 4), np.int64), "float feature map"), ("caption", b"x", "expected a str, got bytes"),
+        ("caption", None, "expected a str"), ("boxes", 5, "expected Boxes or"), ("boxes", [{"box": [0, 0, 1, 1]}], "label"),
+        ("boxes", [{"box": [0, 0, 1], "label": "a"}], "expected Boxes or"), ("boxes", [{"box": [0, 0, 2, 1], "label": "a"}], "fractions"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(name, bad, message):
+    with pytest.raises(Open4MError, match=f"^{name}: .*{message}"):
+        modalities.get(name).convert(bad)
+
+
+def test_usual_forms_are_converted():
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    rgb = modalities.get("rgb")
+    np.testing.assert_array_equal(rgb.convert(image), np.asarray(image))
+    np.testing.assert_array_equal(rgb.convert(np.asarray(image) / 255), np.asarray(image))
+    np.testing.assert_array_equal(rgb.convert(image.convert("RGBA")), np.asarray(image))
+    assert modalities.get("depth").convert(np.ones((2, 3, 1), np.int32)).shape == (2, 3)
+    boxes = modalities.get("boxes").convert([{"box": [0, 0.5, 1, 1], "label": "cube"}])
+    assert boxes == Boxes([[0, 0.5, 1, 1]], ["cube"])
+    with pytest.raises(Open4MError, match="^boxes: expected JSON"):
+        modalities.get("boxes").read(json.dumps({"a": 1}).encode())
+
+
+# ---- augmentation
+
+
+def test_flipping_twice_is_the_identity_and_does_not_touch_its_argument(case):
+    modality, values = case
+    for value in values:
+        before = value.copy() if isinstance(value, np.ndarray) else value
+        assert_same(modality.flip(modality.flip(value)), value, 1e-6)
+        assert_same(value, before)
+
+
+def test_a_full_crop_is_the_identity(case):
+    modality, values = case
+    for value in values:
+        size = value.shape[:2] if isinstance(value, np.ndarray) else (32, 32)
+        assert_same(modality.crop(value, Crop(size=size)), value, 1e-5)
+
+
+def test_a_crop_has_the_size_asked_for_and_is_still_a_value(case):
+    modality, values = case
+    for value, size in itertools.product(values[:2], [(16, 16), (40, 24), (100, 100)]):
+        cut = modality.crop(value, Crop(0.1, 0.2, 0.7, 0.5, size))
+        assert_same(modality.convert(cut), cut, 1e-6)
+        if isinstance(value, np.ndarray):
+            assert cut.shape == (*size, *value.shape[2:])
+            assert cut.dtype == value.dtype
+
+
+def test_normals_turn_around_in_a_mirror_and_other_maps_do_not(samples):
+    normals = samples[0]["normals"]
+    np.testing.assert_array_equal(modalities.get("normals").flip(normals), normals[:, ::-1] * [-1, 1, 1])
+    for name in ("rgb", "depth", "semseg"):
+        np.testing.assert_array_equal(modalities.get(name).flip(samples[0][name]), samples[0][name][:, ::-1])
+
+
+@pytest.mark.parametrize("caption", ["A cube left of it.", "on the RIGHT", "the leftmost ball"])
+def test_a_caption_that_tells_sides_cannot_be_mirrored(caption):
+    assert not modalities.get("caption").can_flip(caption)
+    assert modalities.get("caption").can_flip("it was bright; leftover light")
+
+
+def extent(mask):
+    """x_min, y_min, x_max, y_max of the True cells, in cells."""
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+@given(st.integers(0, 10**6), st.booleans(), st.sampled_from([32, 64, 96]))
+@settings(max_examples=80, deadline=None)
+def test_crops_and_flips_move_one_object_alike_in_all_modalities(seed, flip, size):
+    rng = np.random.default_rng(seed)
+    x0, y0 = rng.integers(0, SIDE - 20, 2)
+    x1, y1 = x0 + rng.integers(12, 20), y0 + rng.integers(12, 20)
+    inside = np.zeros((SIDE, SIDE), dtype=bool)
+    inside[y0:y1, x0:x1] = True
+    unit = np.where(inside[..., None], [0.6, 0, 0.8], [0.0, 0, 1]).astype(np.float32)
+    sample = {
+        "rgb": np.repeat(inside[..., None] * np.uint8(255), 3, 2), "semseg": inside.astype(np.uint8), "normals": unit,
+        "depth": np.where(inside, 2.0, 9.0).astype(np.float32), "clip": np.repeat(inside[..., None], 4, 2).astype(np.float32),
+        "boxes": Boxes(np.array([[x0, y0, x1, y1]]) / SIDE, ["cube"]),
+    }  # fmt: skip
+    crop = Crop.random(SIDE, SIDE, size, rng, scale=(0.3, 1.0))
+    moved = {name: modalities.get(name).crop(value, crop) for name, value in sample.items()}
+    if flip:
+        moved = {name: modalities.get(name).flip(value) for name, value in moved.items()}
+    masks = {
+        "rgb": moved["rgb"][..., 0] > 127, "semseg": moved["semseg"] == 1, "depth": moved["depth"] < 5,
+        "normals": np.abs(moved["normals"][..., 0]) > 0.3, "clip": moved["clip"][..., 0] > 0.5,
+    }  # fmt: skip
+    # by hand: where the rectangle is in the crop, in output pixels
+    left, right = ((v / SIDE - crop.left) / crop.width * size for v in (x0, x1))
+    top, bottom = ((v / SIDE - crop.top) / crop.height * size for v in (y0, y1))
+    if flip:
+        left, right = size - right, size - left
+    expected = np.array([left, top, right, bottom])
+    clipped = expected.clip(0, size)
+    area = (right - left) * (bottom - top)
+    seen = max(0, clipped[2] - clipped[0]) * max(0, clipped[3] - clipped[1]) / area
+    if abs(seen - 0.1) > 1e-4:
+        assert len(moved["boxes"]) == (seen > 0.1)
+    if seen > 0.1:
+        np.testing.assert_allclose(moved["boxes"].corners[0] * size, clipped, atol=1e-3)
+        if flip:
+            assert (moved["normals"][..., 0] <= 0).all()
+    # a pixel belongs to the object if its center does: at most half a pixel off; interpolation adds another half
+    if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) > 2:
+        for name, mask in masks.items():
+            off = np.abs(extent(mask) - clipped).max()
+            assert off <= (0.5 + 1e-6 if name in ("semseg", "depth", "normals") else 1.01), (name, off)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_crops_lie_in_the_image(height, width, seed):
+    center = Crop.center(height, width, 32)
+    assert center.width * width == pytest.approx(center.height * height)
+    assert max(center.width, center.height) == pytest.approx(1)
+    assert center.left == pytest.approx((1 - center.width) / 2)
+    random = Crop.random(height, width, 32, np.random.default_rng(seed))
+    for crop in (center, random):
+        assert crop.size == (32, 32)
+        assert min(crop.left, crop.top) >= 0
+        assert max(crop.left + crop.width, crop.top + crop.height) <= 1 + 1e-9
+    again = Crop.random(height, width, 32, np.random.default_rng(seed))
+    assert again == random
+
+
+def test_random_crops_have_the_area_and_aspect_asked_for():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        crop = Crop.random(100, 100, 8, rng, scale=(0.3, 0.5), ratio=(0.8, 1.25))
+        assert 0.3 - 1e-9 <= crop.width * crop.height <= 0.5 + 1e-9
+        assert 0.8 - 1e-9 <= crop.width / crop.height <= 1.25 + 1e-9
+
+
+# ---- tokens
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_goes_through_a_tokenizer_and_back(name, samples):
+    modality, values = modalities.get(name), values_of(name, samples)
+    side = values[0].shape[0]
+    vit = ViTConfig(width=16, depth=1, heads=2)
+    fields = {"image_size": side, "codebook_size": 16, "encoder": vit, "decoder": vit}
+    if modality.feature_map:
+        fields["channels"] = values[0].shape[2]
+    if modality.categorical:
+        fields["class_names"] = CLASSES
+    tokenizer = Tokenizer(VQVAE(TokenizerConfig.of(name, **fields), torch.Generator().manual_seed(0)))
+    tokens = tokenizer.encode_batch(values)
+    assert tokens.shape == (len(values), tokenizer.config.grid[0] * tokenizer.config.grid[1])
+    assert (tokens >= 0).all()
+    assert (tokens < 16).all()
+    np.testing.assert_array_equal(tokenizer.encode(values[1]).ravel(), tokens[1])
+    for value, back in zip(values, tokenizer.decode_batch(tokens), strict=True):
+        assert (back.shape, back.dtype) == (value.shape, value.dtype)
+        assert_same(modality.convert(back), back, 1e-6)
+        assert modality.render(back, 48).size == (48, 48)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_tensor_of_a_value_is_inverted(name, samples):
+    modality = modalities.get(name)
+    for value in values_of(name, samples):
+        tensor = modality.tensor(value)
+        assert tensor.dtype == (np.int64 if modality.categorical else np.float32)
+        assert_same(modality.value(tensor), value, 1e-6)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_sequence_goes_through_the_text_tokenizer_and_back(name, samples, text):
+    modality = modalities.get(name)
+    for value in values_of(name, samples):
+        ids = modality.encode(value, text)
+        assert ids[-1] == text.eos
+        assert text.eos not in ids[:-1]
+        assert all(0 <= i < text.vocab_size for i in ids)
+        back = modality.decode(ids, text)
+        assert_same(modality.convert(back), back)
+        assert modality.encode(back, text) == ids  # the tokens say all that can be said
+        for most in (1, 2, 6, 7, len(ids)):
+            cut = modality.encode(value, text, most)
+            assert len(cut) <= most
+            assert cut[-1] == text.eos
+            assert cut[:-1] == ids[: len(cut) - 1]
+
+
+def test_boxes_survive_their_tokens_to_half_a_bin_and_in_order_of_distance(samples, text):
+    modality = modalities.get("boxes")
+    for sample in samples:
+        value = sample["boxes"]
+        order = sorted(range(len(value)), key=lambda i: float(np.hypot(*value.corners[i, :2].astype(np.float64))))
+        back = modality.decode(modality.encode(value, text), text)
+        assert back.labels == tuple(value.labels[i] for i in order)
+        np.testing.assert_allclose(back.corners, value.corners[order], atol=0.5 / 199 + 1e-6)
+
+
+@given(st.lists(st.integers(0, 1399), max_size=40))
+@settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_any_tokens_can_be_decoded(name, text, ids):
+    modality = modalities.get(name)
+    ids = [i % text.vocab_size for i in ids]
+    value = modality.decode(ids, text)
+    assert_same(modality.convert(value), value)
+    modality.encode(value, text)
+    if text.eos in ids:
+        assert_same(modality.decode(ids[: ids.index(text.eos)], text), value)
+
+
+# ---- for people
+
+
+def test_pictures_have_the_size_asked_for(case):
+    modality, values = case
+    for size in (32, 50, 97, 256):
+        picture = modality.render(values[0], size)
+        assert (picture.size, picture.mode) == ((size, size), "RGB")
+    assert len(set(picture.resize((16, 16)).get_flattened_data() if hasattr(picture, "get_flattened_data")
+                   else picture.resize((16, 16)).getdata())) > 1  # something is to be seen  # fmt: skip
+
+
+def test_metrics_are_best_for_the_truth_itself(case):
+    modality, values = case
+    if not modality.better:
+        return
+    same = modality.metrics(values, values)
+    assert set(same) == set(modality.better)
+    guess = modality.trivial(values)
+    if guess is not None:
+        worse = modality.metrics([guess] * len(values), values)
+        for key, direction in modality.better.items():
+            assert same[key] >= worse[key] if direction == "higher" else same[key] <= worse[key]
+
+
+# ---- the registry
+
+
+DEPTH = Path(modalities.__file__).with_name("depth.py")
+
+
+def test_a_users_modality_is_one_file(tmp_path, monkeypatch):
+    source = DEPTH.read_text().replace('name="depth"', 'name="disparity"')
+    source = source.replace("    better = ", "    farthest: float = 80.0  # a field of its own\n    better = ")
+    (tmp_path / "disparity.py").write_text(source)
+    monkeypatch.setenv(modalities.FOLDERS_VARIABLE, str(tmp_path))
+    assert "disparity" in modalities.names()
+    modality = modalities.get("disparity@64")
+    assert isinstance(modality, TokenGrid)
+    assert (modality.name, modality.farthest) == ("disparity", 80.0)
+    value = np.full((4, 4), 2.0, np.float32)
+    assert_same(modality.read(modality.write(value)), value)
+    assert modalities.get("disparity") is modality
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("rgb", "MODALITY = None", r"modality rgb is defined twice: .*rgb\.py and .*rgb\.py"),
+        ("thing", "x = 1", r"thing\.py: a modality file defines MODALITY"),
+        ("thing", DEPTH.read_text(), r"thing\.py: MODALITY\.name is 'depth', expected the file's name 'thing'"),
+    ],
+)
+def test_mistakes_in_a_users_modality_are_named(tmp_path, monkeypatch, name, source, message):
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.setenv(modalities.FOLDERS_VARIABLE, str(tmp_path))
+    with pytest.raises(Open4MError, match=message):
+        modalities.get(name)
+
+
+def test_folders_and_names_that_do_not_exist_are_named(tmp_path, monkeypatch):
+    with pytest.raises(Open4MError, match="unknown modality 'dpeth'; did you mean depth"):
+        modalities.get("dpeth")
+    monkeypatch.setenv(modalities.FOLDERS_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(Open4MError, match="OPEN4M_MODALITIES names .*none, which is not a folder"):
+        modalities.names()

@@ -1,0 +1,111 @@
+"""Jobs that make raw shards, labels and tokens."""
+
+import numpy as np
+import pytest
+
+from open4m import modalities
+from open4m.modalities.base import Crop
+from open4m.store import build
+from open4m.store.shards import RawDataset
+from open4m.store.tokens import TokenStore
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.vit import ViTConfig
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.types import Open4MError
+
+CAPTIONS = ["a red cube", "a blue ball on the left", ""]
+
+
+class Numbers:
+    """Images of one color and captions, by index; remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def samples(self, indices):
+        self.asked += list(indices)
+        return [
+            {
+                "rgb": np.full((20, 30, 3), i * 9 % 256, np.uint8),
+                "caption": CAPTIONS[i % 3],
+                "depth": np.full((20, 30), i + 1.0),
+            }
+            for i in indices
+        ]
+
+
+class Brightness:
+    """A labeller: depth from brightness."""
+
+    modality, source, fingerprint = "depth", "rgb", "brightness"
+
+    def label(self, values):
+        return [value.mean(2).astype(np.float32) + 1 for value in values]
+
+
+@pytest.fixture
+def text():
+    return TextTokenizer.fit(CAPTIONS, ["cube"], vocab_size=4500, sentinels=8)
+
+
+@pytest.fixture
+def rgb_tokenizer():
+    import torch
+
+    vit = ViTConfig(width=16, depth=1, heads=1)
+    config = TokenizerConfig.of("rgb", image_size=16, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)
+    return Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+
+
+def test_rendered_shards_hold_the_samples_and_a_rerun_does_what_is_missing(tmp_path):
+    dataset = Numbers()
+    counts = build.render(dataset, tmp_path, ["rgb", "caption"], 70, shard_rows=32)
+    assert counts == (3, 0)
+    assert dataset.asked == list(range(70))
+    raw = RawDataset(tmp_path, ["rgb", "caption"])
+    assert len(raw) == 70
+    assert raw[67]["caption"] == CAPTIONS[67 % 3]
+    assert (raw[67]["rgb"] == 67 * 9 % 256).all()
+    (tmp_path / "caption" / "shard-00001.tar").unlink()
+    assert build.render(dataset, tmp_path, ["rgb", "caption"], 70, shard_rows=32) == (1, 2)
+    assert dataset.asked[70:] == list(range(32, 64))
+
+
+def test_labels_are_aligned_with_their_source(tmp_path):
+    build.render(Numbers(), tmp_path, ["rgb"], 40, shard_rows=16)
+    build.label(Brightness(), tmp_path)
+    raw = RawDataset(tmp_path, ["rgb", "depth"])
+    assert [float(raw[i]["depth"].mean()) for i in (0, 17, 39)] == [
+        float(raw[i]["rgb"].mean()) + 1 for i in (0, 17, 39)
+    ]
+
+
+def test_tokens_are_those_of_the_tokenizer_on_the_central_square(tmp_path, text, rgb_tokenizer):
+    build.render(Numbers(), tmp_path / "raw", ["rgb", "caption"], 40, shard_rows=16)
+    build.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", rgb_tokenizer)
+    build.tokenize(tmp_path / "raw", tmp_path / "tokens", "caption", text, max_length=6)
+    build.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb_pixels", None, image_size=16)
+    store = TokenStore(tmp_path / "tokens", ["rgb", "caption", "rgb_pixels"])
+    rows = np.array([3, 39, 16])
+    images = [modalities.get("rgb").crop(Numbers().samples([int(r)])[0]["rgb"], Crop.center(20, 30, 16)) for r in rows]
+    assert (store.grid("rgb", rows) == rgb_tokenizer.encode_batch(images)).all()
+    ids, lengths = store.sequence("caption", rows)
+    for row, i, n in zip(rows, ids, lengths, strict=True):
+        expected = text.encode_text(CAPTIONS[row % 3])[:5]
+        assert i[:n].tolist() == [*expected, text.eos]
+    pixels = modalities.get("rgb_pixels")
+    for image, file in zip(images, store.pixels("rgb_pixels", rows), strict=True):
+        assert np.abs(pixels.read(file).astype(int) - image).max() <= 3  # JPEG of a flat image
+
+
+def test_statistics_are_the_mean_and_deviation_of_each_channel(tmp_path):
+    build.render(Numbers(), tmp_path, ["depth"], 10, shard_rows=16)
+    mean, std = build.statistics(RawDataset(tmp_path, ["depth"]), "depth")
+    assert mean == pytest.approx([5.5])
+    assert std == pytest.approx([np.arange(1, 11).std()])
+
+
+def test_a_modality_and_a_tokenizer_that_do_not_fit_are_refused(tmp_path, text):
+    build.render(Numbers(), tmp_path / "raw", ["rgb"], 4)
+    with pytest.raises(Open4MError, match="rgb: a RGB cannot be tokenized by TextTokenizer"):
+        build.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", text)
