@@ -47,14 +47,17 @@ def whole(**changes):
 @pytest.mark.parametrize(
     ("text", "amount", "unit"),
     [("500B tokens", 5e11, "tokens"), ("20k steps", 20_000, "steps"), ("1.5M samples", 1_500_000, "samples"),
-     ("7 steps", 7, "steps"), (" 0steps ", 0, "steps"), ("4.035k steps", 4035, "steps"), ("1.1M steps", 1_100_000, "steps")],
+     ("7 steps", 7, "steps"), (" 0steps ", 0, "steps"), ("4.035k steps", 4035, "steps"),
+     ("1.1M steps", 1_100_000, "steps")],
 )  # fmt: skip
 def test_durations_are_parsed_exactly(text, amount, unit):
     assert Duration.parse(text) == Duration(amount, unit)
     assert Duration.parse(text).amount == amount
 
 
-@pytest.mark.parametrize("text", ["", "10", "steps", "10 epochs", "-1 steps", "1.2.3 steps", ". steps", "10K steps", "1 2 steps"])
+@pytest.mark.parametrize(
+    "text", ["", "10", "steps", "10 epochs", "-1 steps", "1.2.3 steps", ". steps", "10K steps", "1 2 steps"]
+)
 def test_other_texts_are_not_durations(text):
     with pytest.raises(Open4MError, match="expected a duration such as"):
         Duration.parse(text)
@@ -187,6 +190,9 @@ def test_differences_name_exactly_what_differs():
 
 
 def test_fingerprints_differ_whenever_the_configuration_does():
-    prints = {fingerprint(c) for c in (whole(), whole(count=4), whole(pair=(0.9, 0.951)), override(whole(), ["length=20001 steps"]))}
+    prints = {
+        fingerprint(c)
+        for c in (whole(), whole(count=4), whole(pair=(0.9, 0.951)), override(whole(), ["length=20001 steps"]))
+    }
     assert len(prints) == 4
     assert fingerprint(whole()) == fingerprint(from_dict(Whole, to_dict(whole())))

@@ -53,7 +53,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
 
 def test_directories_are_resolved_and_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
-    with pytest.raises(Open4MError, match="nothing: neither a directory nor a shipped model .*none are installed"):
+    with pytest.raises(Open4MError, match=r"nothing: neither a directory nor a shipped model .*none are installed"):
         hub.resolve("nothing")
     own = tmp_path / "own"
     own.mkdir()

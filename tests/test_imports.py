@@ -27,7 +27,9 @@ LAYERS = [
     ["configs"],
     ["demo", "cli", "studio", "__main__"],
 ]
-FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")  # which only loads FourM when it is asked for
+FILES = sorted(
+    p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py"
+)  # which only loads FourM when it is asked for
 
 
 def layer(module):
@@ -96,8 +98,8 @@ def f():
 """
     found = [module for _, module in imports(source, "tokenizers.vqvae")]
     assert sorted(found) == sorted([
-        "open4m.model.fourm", "open4m.modalities", "open4m", "open4m.model.config", "open4m.types", "open4m.generate.engine",
-        "open4m.tokenizers.vit",
+        "open4m.model.fourm", "open4m.modalities", "open4m", "open4m.model.config", "open4m.types",
+        "open4m.generate.engine", "open4m.tokenizers.vit",
     ])  # fmt: skip
     assert layer("model.config") < layer("masking") < layer("model.fourm") < layer("generate.engine")
 

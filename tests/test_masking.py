@@ -1,4 +1,4 @@
-"""Masking against the paper's rules: exact enumeration of small cases, closed forms, and reconstruction of the source."""
+"""Masking against the paper's rules: exact enumeration of small cases, closed forms, reconstruction of the source."""
 
 import dataclasses
 import itertools
@@ -71,7 +71,10 @@ def masked(rows, specs, config, seed=0, step=0, first_row=0):
 def tokens(batch, kind, row, modality):
     """[(position, id, query or None)] of one modality of one sample, in the order of the batch."""
     valid = getattr(batch, f"{kind}_valid")[row] & (getattr(batch, f"{kind}_modality")[row] == modality)
-    columns = [getattr(batch, f"{kind}_position")[row][valid].tolist(), getattr(batch, f"{kind}_id")[row][valid].tolist()]
+    columns = [
+        getattr(batch, f"{kind}_position")[row][valid].tolist(),
+        getattr(batch, f"{kind}_id")[row][valid].tolist(),
+    ]
     columns.append(batch.query_id[row][valid].tolist() if kind == "target" else [None] * len(columns[0]))
     return list(zip(*columns, strict=True))
 
@@ -81,7 +84,7 @@ def is_sentinel(token):
 
 
 def slow_spans(ids, mask):
-    """Input and whole target of a sequence whose tokens are masked where ``mask`` is True: the paper's C.1, in words."""
+    """Input and whole target of a sequence whose tokens are masked where ``mask`` is True: the paper's C.1."""
     shown, target, span, inside = [], [], 0, False
     for token, hidden in zip(ids, mask, strict=True):
         if hidden:
@@ -385,7 +388,9 @@ def test_rows_do_not_depend_on_how_the_batch_is_split():
     whole = masked(rows, SPECS, config, seed=7, step=3)
     again = masked(rows, SPECS, config, seed=7, step=3)
     for start, end in ((0, 3), (3, 4), (4, 8)):
-        part = TokenRows(*({k: v[start:end] for k, v in values.items()} for values in (rows.ids, rows.lengths, rows.pixels)))
+        part = TokenRows(
+            *({k: v[start:end] for k, v in values.items()} for values in (rows.ids, rows.lengths, rows.pixels))
+        )
         split = masked(part, SPECS, config, seed=7, step=3, first_row=start)
         for field in dataclasses.fields(whole):
             if field.name == "pixels":

@@ -18,6 +18,6 @@ def config() -> LineConfig:
         base,
         name="edges",
         modalities=keys,
-        masking=masking(keys, base.masking.input_budget, base.masking.target_budget),
+        masking=masking(keys, 16, 32, 32),
         tokenizers={**base.tokenizers, "edges": base.tokenizers["depth"]},
     )

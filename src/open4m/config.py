@@ -52,9 +52,7 @@ class Duration:
         return cls(float(Decimal(match[1]) * cls._FACTORS[match[2]]), match[3])
 
     def __str__(self) -> str:
-        suffix, factor = next(
-            ((s, f) for s, f in reversed(self._FACTORS.items()) if self.amount >= f), ("", 1)
-        )
+        suffix, factor = next(((s, f) for s, f in reversed(self._FACTORS.items()) if self.amount >= f), ("", 1))
         exact = Decimal(repr(float(self.amount))) / factor  # all digits: parse gives the same amount back
         return f"{exact.normalize():f}{suffix} {self.unit}"
 

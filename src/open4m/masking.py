@@ -24,31 +24,54 @@ class Strategy:
     """One way to mask. α is the concentration of the symmetric Dirichlet distribution, a modality.
 
     ``input_alpha`` and ``target_alpha`` map modality keys to α (``inf``: equal shares); a modality that is not
-    named is not shown, or not asked for. ``unmasked`` sequences are shown whole as far as their budget allows
-    (p_mask = 0, paper A.2). ``weight`` is the share of samples that are masked this way, relative to the others.
+    named is not shown, or not asked for. ``input_budget``: the fewest and the most input tokens of a sample, drawn
+    uniformly (paper A.1, A.2); None: those of the :class:`MaskingConfig`. ``unmasked`` sequences are shown whole as
+    far as their budget allows (p_mask = 0, paper A.2), and grids then fill a uniformly drawn part of what is left,
+    from none of it to all: what generation from a text goes through. ``weight`` is the share of samples that are
+    masked this way, relative to the others.
     """
 
     name: str
     input_alpha: dict[str, float]
     target_alpha: dict[str, float]
+    input_budget: tuple[int, int] | None = None
     unmasked: tuple[str, ...] = ()
     weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig:
-    """Token budgets of a sample, and the mixture of strategies (paper Table 20)."""
+    """Token budgets of a sample, and the mixture of strategies (paper Table 20).
 
-    input_budget: int
+    ``input_budget`` is the fewest and the most tokens, or one number for both; batches are as wide as the most.
+    """
+
+    input_budget: int | tuple[int, int]
     target_budget: int
     strategies: tuple[Strategy, ...]
+
+    def input_range(self, strategy: Strategy) -> tuple[int, int]:
+        """The fewest and the most input tokens of a sample that is masked by ``strategy``."""
+        budget = strategy.input_budget or self.input_budget
+        return budget if isinstance(budget, tuple) else (budget, budget)
+
+    @property
+    def widest_input(self) -> int:
+        """N: the most input tokens of a sample."""
+        return max(self.input_range(strategy)[1] for strategy in self.strategies)
 
     def check(self, specs: tuple[ModalitySpec, ...], sentinels: int) -> None:
         """Raise for what cannot work with these modalities."""
         inputs = [s.key for s in specs if s.is_input]
         targets = [s.key for s in specs if s.is_target]
-        if min(self.input_budget, self.target_budget) < 1 or not self.strategies:
-            raise Open4MError("masking needs positive budgets and at least one strategy")
+        if not self.strategies or self.target_budget < 1:
+            raise Open4MError("masking needs a positive target budget and at least one strategy")
+        for strategy in self.strategies:
+            low, high = self.input_range(strategy)
+            if not 0 <= low <= high or high < 1:
+                raise Open4MError(
+                    f"strategy {strategy.name}: input budget must be 0 <= fewest <= most, got {low}, {high}"
+                )
         for strategy in self.strategies:
             for alphas, allowed in ((strategy.input_alpha, inputs), (strategy.target_alpha, targets)):
                 for key, alpha in alphas.items():
@@ -103,10 +126,11 @@ def mask_batch(
     capacity = {s.key: _capacity(rows, s, size) for s in specs}
 
     # Sequences first: their number of tokens is only bounded by the budget; what they leave goes to the grids.
+    low, high = np.array([config.input_range(s) for s in config.strategies])[strategy].T
+    input_budget = low + np.floor(draw.one() * (high - low + 1)).astype(np.int64)  # (B,)
     shares = draw.shares(_alphas(config.strategies, specs, "input_alpha")[strategy])  # (B, modalities)
-    budget = allocate(
-        shares, np.full(size, config.input_budget), np.stack([capacity[s.key] for s in specs], 1), draw.one()
-    )
+    limits = np.stack([capacity[s.key] for s in specs], 1)
+    budget = allocate(shares, input_budget, limits, draw.one())
     sequences = {
         i: _mask_sequence(_ids(rows, s, size), capacity[s.key], budget[:, i], draw, sentinels,
                           np.array([s.key in t.unmasked for t in config.strategies])[strategy])
@@ -115,8 +139,10 @@ def mask_batch(
     is_sequence = np.array([s.family == "sequence" for s in specs])
     used = sum((masked.input_count for masked in sequences.values()), np.zeros(size, dtype=np.int64))
     grids = np.where(is_sequence, 0.0, shares)
-    limits = np.stack([capacity[s.key] for s in specs], 1)
-    budget = allocate(grids, config.input_budget - used, limits, draw.one())
+    left, part = input_budget - used, draw.one()
+    some = np.array([bool(s.unmasked) for s in config.strategies])[strategy]
+    left = np.where(some, np.floor(part * (left + 1)).astype(np.int64), left)
+    budget = allocate(grids, left, limits, draw.one())
     for i, masked in sequences.items():
         budget[:, i] = masked.input_count
         limits[:, i] = masked.target_count
@@ -127,7 +153,7 @@ def mask_batch(
     shares = draw.shares(_alphas(config.strategies, specs, "target_alpha")[strategy])
     asked = allocate(shares, np.full(size, config.target_budget), limits, draw.one())
 
-    inputs = _Packer(size, config.input_budget, ("id",))
+    inputs = _Packer(size, config.widest_input, ("id",))
     targets = _Packer(size, config.target_budget, ("id", "query"))
     for i, spec in enumerate(specs):
         if i in sequences:
@@ -136,7 +162,7 @@ def mask_batch(
             queries, answers = masked.truncated(asked[:, i], draw.one())
             targets.add(i, asked[:, i], None, {"id": answers, "query": queries})
         else:
-            shown = order[i][:, : config.input_budget]
+            shown = order[i][:, : config.widest_input]
             hidden = np.take_along_axis(
                 order[i], np.minimum(budget[:, i, None] + np.arange(config.target_budget), spec.length - 1), 1
             )
@@ -178,7 +204,7 @@ class _Draws:
     """The uniform numbers of rows ``first_row``… of a step: the same ones whichever process asks for them."""
 
     def __init__(self, seed: int, step: int, first_row: int, size: int, specs: tuple[ModalitySpec, ...]):
-        needed = 1 + 2 * len(specs) + 3 + sum(s.length + 2 for s in specs)
+        needed = 3 + 2 * len(specs) + 3 + sum(s.length + 2 for s in specs)
         self._columns = -(-needed // 4) * 4  # a Philox counter gives four numbers
         bits = np.random.Philox(np.random.SeedSequence((seed, step)))
         bits.advance(first_row * self._columns // 4)

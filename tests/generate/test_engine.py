@@ -51,7 +51,9 @@ def canvases(size=4):
         canvas = Canvas(CONFIG, len(rows))
         if "rgb_pixels" in keys:
             canvas.pixels["rgb_pixels"] = pixels[rows].clone()
-            canvas.known["rgb_pixels"] = torch.tensor([[True] * 4, [True, False, True, False], [False] * 4, [True] * 4])[rows]
+            canvas.known["rgb_pixels"] = torch.tensor(
+                [[True] * 4, [True, False, True, False], [False] * 4, [True] * 4]
+            )[rows]
         if "depth" in keys:
             canvas.grids["depth"], canvas.known["depth"] = depth[rows].clone(), known[rows].clone()
         if "caption" in keys:
@@ -82,16 +84,18 @@ def recorded(monkeypatch):
 
 
 def by_hand(model, inputs, queries, pixels=None):
-    """Logits of one sample's queries [(position, query id)] of a modality, from lists of visible tokens: ``forward``."""
+    """Logits of one sample's queries [(position, query id)] of a modality, from lists of visible tokens."""
     key, asked = queries
     index = CONFIG.index(key)
     one = [list(column) for column in zip(*inputs, strict=True)] if inputs else [[], [], []]
+    pixels = {} if pixels is None else {"rgb_pixels": pixels[None]}
+    one = torch.tensor(one, dtype=torch.int64)[:, None]  # (3, 1, N)
     batch = MaskedBatch(
-        input_modality=torch.tensor([one[0]], dtype=torch.int64), input_position=torch.tensor([one[1]], dtype=torch.int64),
-        input_id=torch.tensor([one[2]], dtype=torch.int64), input_valid=torch.ones(1, len(inputs), dtype=torch.bool),
+        input_modality=one[0], input_position=one[1],
+        input_id=one[2], input_valid=torch.ones(1, len(inputs), dtype=torch.bool),
         target_modality=torch.full((1, len(asked)), index), target_position=torch.tensor([[p for p, _ in asked]]),
         query_id=torch.tensor([[q for _, q in asked]]), target_id=torch.zeros(1, len(asked), dtype=torch.int64),
-        target_valid=torch.ones(1, len(asked), dtype=torch.bool), pixels={} if pixels is None else {"rgb_pixels": pixels[None]},
+        target_valid=torch.ones(1, len(asked), dtype=torch.bool), pixels=pixels,
     )  # fmt: skip
     with torch.no_grad():
         return model(batch)[key]
@@ -137,7 +141,10 @@ def test_a_sample_is_generated_the_same_alone_and_in_any_batch(engine, name):
             if step.target in ("boxes",):
                 assert alone.sequences["boxes"][place] == together.sequences["boxes"][row], (row, step.target)
             else:
-                assert torch.equal(alone.grids[step.target][place], together.grids[step.target][row]), (row, step.target)
+                assert torch.equal(alone.grids[step.target][place], together.grids[step.target][row]), (
+                    row,
+                    step.target,
+                )
 
 
 def test_another_seed_gives_another_result_and_the_same_seed_the_same(engine):
@@ -185,8 +192,8 @@ def test_roar_asks_for_as_many_cells_as_it_keeps_and_maskgit_for_all_unknown(eng
 def test_maskgit_keeps_the_most_confident_answers(engine, recorded, monkeypatch):
     """With two steps of temperature 0: after the first, the kept cells are those of the largest probabilities."""
     canvas = canvases()([0], keys=("rgb_pixels", "caption"))
-    first = by_hand(engine.model, inputs_of(canvas, 0, ("rgb_pixels", "caption")), ("depth", [(p, 0) for p in range(12)]),
-                    canvas.pixels["rgb_pixels"][0])  # fmt: skip
+    shown, queries = inputs_of(canvas, 0, ("rgb_pixels", "caption")), ("depth", [(p, 0) for p in range(12)])
+    first = by_hand(engine.model, shown, queries, canvas.pixels["rgb_pixels"][0])
     confidence, answers = first.softmax(-1).max(-1)
     step = Step(target="depth", steps=2, temperature=0)
     kept = confidence.argsort(descending=True)[: 12 - step.remaining(1, 12)]
@@ -249,9 +256,15 @@ def test_one_samples_end_does_not_end_anothers_sequence(model):
 
 def test_the_longest_sequence_may_be_set(model):
     step = Step(target="caption", scheme="left_to_right", steps=3)
-    assert [len(r) for r in Engine(model, START, []).run(Canvas(CONFIG, 2), [step], [0, 1]).sequences["caption"]] == [3, 3]
+    assert [len(r) for r in Engine(model, START, []).run(Canvas(CONFIG, 2), [step], [0, 1]).sequences["caption"]] == [
+        3,
+        3,
+    ]
     step = Step(target="caption", scheme="left_to_right", steps=500)
-    assert [len(r) for r in Engine(model, START, []).run(Canvas(CONFIG, 2), [step], [0, 1]).sequences["caption"]] == [8, 8]
+    assert [len(r) for r in Engine(model, START, []).run(Canvas(CONFIG, 2), [step], [0, 1]).sequences["caption"]] == [
+        8,
+        8,
+    ]
 
 
 def test_what_was_generated_conditions_what_follows(engine, recorded):
@@ -265,7 +278,9 @@ def test_what_was_generated_conditions_what_follows(engine, recorded):
     for row in range(3):
         caption = inputs_of(canvas, row, ("caption",))
         assert len(caption) == len(canvas.sequences["caption"][row]) >= 1
-        torch.testing.assert_close(rgb[row], by_hand(engine.model, caption, ("rgb", [(p, 0) for p in range(6)])), **close)
+        torch.testing.assert_close(
+            rgb[row], by_hand(engine.model, caption, ("rgb", [(p, 0) for p in range(6)])), **close
+        )
         queries = ("depth", [(p, 0) for p in range(12)])
         conditional = by_hand(engine.model, inputs_of(canvas, row, ("caption", "rgb")), queries)
         unconditional = by_hand(engine.model, [], queries)

@@ -1,5 +1,7 @@
 """Plans: schedules that end, defaults of modalities, and requests that cannot work."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ def test_a_schedule_falls_by_one_token_a_step_at_least_and_ends_at_none(steps, t
     left = [step.remaining(done, total) for done in range(steps + 1)]
     assert left[0] == total
     assert left[-1] == 0
-    for before, after in zip(left, left[1:], strict=False):
+    for before, after in itertools.pairwise(left):
         assert after < before or before == after == 0
     assert step.remaining(steps + 5, total) == 0
 
@@ -38,7 +40,9 @@ def test_schedules_are_the_papers_curves():
 
 
 def test_a_plan_takes_each_modalitys_defaults_then_the_options():
-    plan = make(CONFIG, ["caption", "rgb@64", "depth"], {"guidance": 2.0, "steps": 5, "depth": {"steps": 7, "top_k": 3}})
+    plan = make(
+        CONFIG, ["caption", "rgb@64", "depth"], {"guidance": 2.0, "steps": 5, "depth": {"steps": 7, "top_k": 3}}
+    )
     assert [s.target for s in plan] == ["caption", "rgb@64", "depth"]
     assert [s.guidance for s in plan] == [2.0] * 3
     assert [s.steps for s in plan] == [0, 5, 7]  # a grid's number of steps says nothing about a sequence
@@ -67,7 +71,11 @@ def test_a_step_may_be_given_whole_and_numpy_numbers_are_numbers():
         (["depth"], {"caption": {"top_p": 0.5}}, "options for caption, which is not among the targets"),
         (["depth"], {"scheme": "halton"}, "scheme must be one of maskgit, roar, left_to_right, got 'halton'"),
         (["depth"], {"scheme": "left_to_right"}, "depth: scheme must be one of maskgit, roar, got 'left_to_right'"),
-        (["caption"], {"caption": {"scheme": "roar", "steps": 3}}, "caption: scheme must be one of left_to_right, got 'roar'"),
+        (
+            ["caption"],
+            {"caption": {"scheme": "roar", "steps": 3}},
+            "caption: scheme must be one of left_to_right, got 'roar'",
+        ),
         (["depth"], {"steps": 0}, "steps must be 1 to 10000, got 0"),
         (["depth"], {"steps": 10**9}, "steps must be 1 to 10000"),
         (["depth"], {"steps": 2.5}, "steps must be a whole number"),

@@ -33,6 +33,7 @@ def make_model(seed=0, config=CONFIG):
 
 def make_batch(rows, width, queries, seed=0):
     """A batch from rows of ([(modality, position, id)], [(modality, position, id, query)]), padded."""
+
     def column(part, k, size, dtype=torch.int64):
         return torch.tensor([[t[k] for t in row[part]] + [0] * (size - len(row[part])) for row in rows]).to(dtype)
 
@@ -120,7 +121,9 @@ def slow_forward(model, inputs, queries, pixels):
     for i in range(config.encoder_depth):
         name = f"encoder.{i}"
         normed = [slow_norm(t, w[f"{name}.norm1.weight"]) for t in x]
-        q, k, v = zip(*[(w[f"{name}.attention.qkv.weight"] @ t).chunk(3) for t in normed], strict=True) if x else [()] * 3
+        q, k, v = (
+            zip(*[(w[f"{name}.attention.qkv.weight"] @ t).chunk(3) for t in normed], strict=True) if x else [()] * 3
+        )
         x = [t + w[f"{name}.attention.proj.weight"] @ slow_attention(q[j], k, v, config.heads) for j, t in enumerate(x)]
         x = [t + slow_mlp(w, f"{name}.mlp", slow_norm(t, w[f"{name}.norm2.weight"])) for t in x]
     context = [
@@ -197,8 +200,9 @@ def test_samples_do_not_see_each_other():
     model, batch = make_model(), make_batch(ROWS, 8, 8)
     found = by_query(model, batch)
     for row in range(4):
-        alone = MaskedBatch(**{f.name: getattr(batch, f.name)[row : row + 1] for f in dataclasses.fields(batch)
-                               if f.name != "pixels"}, pixels={"rgb_pixels": batch.pixels["rgb_pixels"][row : row + 1]})  # fmt: skip
+        fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name != "pixels"}
+        pixels = {"rgb_pixels": batch.pixels["rgb_pixels"][row : row + 1]}
+        alone = MaskedBatch(**{name: value[row : row + 1] for name, value in fields.items()}, pixels=pixels)
         same({k[1:]: v for k, v in found.items() if k[0] == row}, {k[1:]: v for k, v in by_query(model, alone).items()})
 
 
@@ -224,7 +228,9 @@ def test_queries_see_their_own_modality_only_sequences_causally():
         6: {(4, 0), (4, 1)},
     }.items():
         m, p, answer, query = targets[place]
-        after = by_query(model, make_batch([(inputs, [*targets[:place], (m, p, answer, query + 1), *targets[place + 1 :]])], 8, 8))
+        after = by_query(
+            model, make_batch([(inputs, [*targets[:place], (m, p, answer, query + 1), *targets[place + 1 :]])], 8, 8)
+        )
         assert {(m, p) for _, m, p in changed(before, after)} == reached
     # grids are bidirectional: without the last cell the first one's logits change, and nothing else's
     after = by_query(model, make_batch([(inputs, [targets[0], *targets[2:]])], 8, 8))
@@ -259,7 +265,7 @@ def test_patches_are_those_of_a_strided_convolution():
 
 
 def test_position_and_modality_are_re_injected_into_the_encoders_output():
-    """With context_proj at zero all that the decoder can read of a visible token is where it is and what it belongs to."""
+    """With context_proj at zero the decoder can read where a visible token is and to what it belongs, and no more."""
     model = make_model()
     model.context_proj.weight.data.zero_()
     inputs, targets = [(1, 2, 1), (5, 0, 3)], ROWS[0][1]
@@ -282,13 +288,15 @@ def test_sequences_share_the_decoders_input_and_output_embedding():
     query = model.embeddings.query(torch.tensor([[4]]), torch.tensor([[2]]))
     torch.testing.assert_close(query[0, 0], output[4])  # ... is row 4 of the output layer
     names = [name for name, _ in model.named_parameters() if name.startswith("embeddings.")]
-    assert sorted(names) == [f"embeddings.{n}" for n in
-                             ("inputs.weight", "mask_token", "modality.weight", "outputs.weight", "patches.rgb_pixels.weight")]  # fmt: skip
+    own = ("inputs.weight", "mask_token", "modality.weight", "outputs.weight", "patches.rgb_pixels.weight")
+    assert sorted(names) == [f"embeddings.{name}" for name in own]
 
 
 def test_gradients_agree_with_finite_differences():
     model, batch = make_model(), make_batch(ROWS, 8, 8)
-    weights = {k: torch.randn(1, generator=torch.Generator().manual_seed(i)).item() for i, k in enumerate(CONFIG.targets)}
+    weights = {
+        k: torch.randn(1, generator=torch.Generator().manual_seed(i)).item() for i, k in enumerate(CONFIG.targets)
+    }
 
     def total():
         return sum(weights[k] * (v**2).sum() for k, v in model(batch).items())
@@ -298,7 +306,8 @@ def test_gradients_agree_with_finite_differences():
     checked = [
         ("embeddings.outputs.weight", 11 + 5, 3),  # both an answer and a query of caption
         ("embeddings.outputs.weight", 2, 1), ("embeddings.inputs.weight", 10, 0), ("embeddings.modality.weight", 2, 5),
-        ("embeddings.patches.rgb_pixels.weight", 3, 7), ("context_proj.weight", 1, 2), ("encoder.1.attention.qkv.weight", 20, 3),
+        ("embeddings.patches.rgb_pixels.weight", 3, 7), ("context_proj.weight", 1, 2),
+        ("encoder.1.attention.qkv.weight", 20, 3),
         ("decoder.0.cross_attention.kv.weight", 17, 2), ("embeddings.modality.weight", 0, 4),
     ]  # fmt: skip
     for name, i, j in checked:
@@ -322,9 +331,9 @@ def test_decoding_with_a_cache_equals_decoding_at_once():
     context = model.encode(batch)
     whole = model.decode(context, batch)
     caches = [{} for _ in model.decoder]
+    names = ("target_id", "target_modality", "target_position", "query_id", "target_valid")
     for p in range(6):
-        one = dataclasses.replace(batch, **{f: getattr(batch, f)[:, p : p + 1] for f in
-                                            ("target_id", "target_modality", "target_position", "query_id", "target_valid")})  # fmt: skip
+        one = dataclasses.replace(batch, **{name: getattr(batch, name)[:, p : p + 1] for name in names})
         torch.testing.assert_close(model.decode(context, one, caches)[:, 0], whole[:, p], rtol=0, atol=1e-10)
     assert caches[0]["k"].shape == (3, 6, 16)
 
@@ -357,7 +366,9 @@ def test_sine_cosine_positions():
         assert table[position, channel].item() == pytest.approx(math.sin(angle), abs=1e-6)
         assert table[position, 4 + channel].item() == pytest.approx(math.cos(angle), abs=1e-6)
     grid = sincos_2d(2, 3, 16)  # raster position 5 is row 1, column 2
-    torch.testing.assert_close(grid[5], torch.cat([sincos_1d(torch.tensor([2]), 8)[0], sincos_1d(torch.tensor([1]), 8)[0]]))
+    torch.testing.assert_close(
+        grid[5], torch.cat([sincos_1d(torch.tensor([2]), 8)[0], sincos_1d(torch.tensor([1]), 8)[0]])
+    )
     assert len(torch.unique(sincos_2d(14, 14, 384), dim=0)) == 196
 
 

@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact(tmp_path, monkeypatch,
 
     monkeypatch.setattr(checkpoint, "save_file", failing)
     with pytest.raises(
-        Open4MError, match="step-00000010: the checkpoint could not be written .*earlier ones are intact"
+        Open4MError, match=r"step-00000010: the checkpoint could not be written .*earlier ones are intact"
     ):
         checkpoint.save(tmp_path, 10, model, optimizer, {})
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]

@@ -48,8 +48,8 @@ def test_only_matrices_decay_and_frozen_weights_are_left_alone():
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     named = {name: decay.get(id(p)) for name, p in model.named_parameters()}
     assert named == {
-        "table.weight": 0.0, "linear.weight": 0.3, "linear.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0, "scale": 0.0,
-        "frozen.weight": None, "frozen.bias": None,
+        "table.weight": 0.0, "linear.weight": 0.3, "linear.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0,
+        "scale": 0.0, "frozen.weight": None, "frozen.bias": None,
     }  # fmt: skip
     assert all(g["betas"] == (0.8, 0.9) for g in optimizer.param_groups)
 

@@ -52,7 +52,7 @@ def config() -> LineConfig:
         encoder_depth=1,
         decoder_depth=1,
         heads=1,
-        masking=masking(MODALITIES, 32, 32),
+        masking=masking(MODALITIES, 16, 32, 32),
         train=shortened(full.train),
         evaluate_samples=8,
     )

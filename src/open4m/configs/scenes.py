@@ -17,7 +17,8 @@ from open4m.train.loop import TrainConfig
 from open4m.train.optim import OptimConfig
 
 PIXELS = "rgb_pixels"
-MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", "caption", "boxes")
+SEQUENCES = ("caption", "boxes")
+MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", *SEQUENCES)
 
 
 def config() -> LineConfig:
@@ -31,8 +32,8 @@ def config() -> LineConfig:
             "rgb": tokenizer(2048, 3, "2500 steps", continuous=600),
             "depth": tokenizer(512, 3, "800 steps", continuous=150),
             "normals": tokenizer(512, 3, "1400 steps", continuous=300),
-            "semseg": tokenizer(512, 3, "800 steps", continuous=150),
-            "clip": tokenizer(512, 2, "1000 steps", continuous=150),
+            "semseg": tokenizer(512, 3, "700 steps", continuous=150),
+            "clip": tokenizer(512, 2, "800 steps", continuous=150),
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},
@@ -41,7 +42,7 @@ def config() -> LineConfig:
         encoder_depth=4,
         decoder_depth=4,
         heads=6,
-        masking=masking(MODALITIES, 64, 64),
+        masking=masking(MODALITIES, 64, 80, 64),
         train=TrainConfig(
             length=Duration.parse("240k samples"), warmup=Duration.parse("10k samples"), batch_size=64,
             tokens_per_sample=128, optim=OptimConfig(base_lr=4e-3, clip=1.0), precision="fp32", evaluate_every=500,
@@ -51,22 +52,30 @@ def config() -> LineConfig:
     )  # fmt: skip
 
 
-def masking(keys: Sequence[str], input_budget: int, target_budget: int) -> MaskingConfig:
-    """RGB → All and All → All (paper Table 20), and whole captions → All for generation from text (A.2)."""
+def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_budget: int) -> MaskingConfig:
+    """RGB → All and All → All (paper Table 20), and whole captions → All for generation from text (A.2).
+
+    ``input_budget`` is the most input tokens. Sequences are asked for more often than grids, since the target budget
+    would cut them short otherwise.
+    """
     every = dict.fromkeys(keys, 0.5)
-    targets = {key: alpha for key, alpha in every.items() if key != PIXELS}
+    targets = {key: 1.0 if key in SEQUENCES else 0.5 for key in keys if key != PIXELS}
     captions = {**dict.fromkeys(keys, 0.05), "caption": 5.0}
     return MaskingConfig(
-        input_budget=input_budget,
+        input_budget=(0, input_budget),
         target_budget=target_budget,
         strategies=(
-            Strategy(name="rgb_to_all", weight=0.4, input_alpha={PIXELS: 0.5}, target_alpha=targets),
+            Strategy(
+                name="rgb_to_all", weight=0.4, input_alpha={PIXELS: 0.5}, target_alpha=targets,
+                input_budget=(image_tokens, image_tokens),
+            ),
             Strategy(name="all_to_all", weight=0.4, input_alpha=every, target_alpha=targets),
             Strategy(
-                name="caption_to_all", weight=0.2, input_alpha=captions, target_alpha=targets, unmasked=("caption",)
+                name="caption_to_all", weight=0.2, input_alpha=captions, target_alpha=targets,
+                input_budget=(input_budget, input_budget), unmasked=("caption",),
             ),
         ),
-    )
+    )  # fmt: skip
 
 
 def tokenizer(codebook_size: int, depth: int, length: str, continuous: int) -> TokenizerRun:

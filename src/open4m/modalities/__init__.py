@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,7 @@ def _load(name: str, path: Path) -> Modality:
     else:
         spec = importlib.util.spec_from_file_location(f"open4m_user_modality_{name}", path)
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up there
         spec.loader.exec_module(module)
     modality = getattr(module, "MODALITY", None)
     if modality is None:

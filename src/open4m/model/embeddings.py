@@ -64,9 +64,23 @@ class Embeddings(nn.Module):
         self.register_buffer("output_offset", torch.tensor(_offsets(writable)), persistent=False)
         self.register_buffer("position_offset", torch.tensor(_offsets([m.positions for m in specs])), persistent=False)
         self.register_buffer("is_sequence", torch.tensor([m.family == "sequence" for m in specs]), persistent=False)
-        for table in (self.inputs, self.outputs, self.modality):
-            nn.init.normal_(table.weight, std=0.02)
-        nn.init.normal_(self.mask_token, std=0.02)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Contents and modalities start about as loud as the positions they are added to, whose deviation is 0.7.
+
+        The output layer starts with logits of deviation 1: what decides for its shared rows.
+        """
+        dim = self.mask_token.shape[0]
+        for weight, std in (
+            (self.inputs.weight, 0.5),
+            (self.modality.weight, 0.5),
+            (self.outputs.weight, dim**-0.5),
+            (self.mask_token, 0.02),
+        ):
+            nn.init.normal_(weight, std=std, generator=generator)
+        for patches in self.patches.values():
+            nn.init.xavier_uniform_(patches.weight, generator=generator)
 
     def where(self, modality: Tensor, position: Tensor) -> Tensor:
         """Position plus modality embedding (B, N, D)."""

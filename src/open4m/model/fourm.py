@@ -35,11 +35,17 @@ class FourMTransformer(nn.Module):
         self.context_proj = nn.Linear(config.dim, config.dim)
         self.decoder = nn.ModuleList([DecoderBlock(*size) for _ in range(config.decoder_depth)])
         self.decoder_norm = norm(config.dim)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> FourMTransformer:
+        """Draw the initial weights, which depend on the generator alone; returns itself."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+                nn.init.xavier_uniform_(module.weight, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        self.embeddings.initialize(generator)
+        return self
 
     def forward(self, batch: MaskedBatch) -> dict[str, Tensor]:
         """Logits (n, V) a target modality, for its n valid targets in the order of ``batch`` (row by row)."""

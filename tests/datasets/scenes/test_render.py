@@ -103,7 +103,7 @@ def test_solids_agree_with_marching_through_their_implicit_functions(shape):
     assert (inside.any(-1) != hit).mean() < 0.002
     both = hit & inside.any(-1)
     error = np.abs(images.depth - steps[inside.argmax(-1)])[both]
-    assert np.quantile(error, 0.97) < 2.5e-3  # at grazing rays the march may miss a thin entry
+    assert error.max() < 3e-3  # the march is right to its step of 2 mm, the worst case measured is 2.5 mm
 
     right, up, forward = scene.camera.basis()
     world = images.normals @ np.stack([right, up, -forward])

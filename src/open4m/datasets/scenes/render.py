@@ -26,8 +26,8 @@ _EIGHT_ROOKS = (  # positions in the pixel, one a row and one a column
     (0.0625, 0.4375), (0.1875, -0.0625), (0.3125, -0.3125), (0.4375, 0.1875),
 )  # fmt: skip
 _BASE_LIGHT_SAMPLES, _FINE_LIGHT_SAMPLES = 8, 3
-_TORUS_ROUNDS, _TORUS_STEPS = 10, 10  # sphere tracing; rays that are decided leave after each round of steps
-_TORUS_TOLERANCE = 3e-4  # meters
+_TORUS_ROUNDS, _TORUS_STEPS = 30, 10  # sphere tracing; rays that are decided leave after each round of steps
+_TORUS_TOLERANCE = 3e-5  # meters; the depth of rays that graze is then right to 1 mm or so
 _MISS = float("inf")
 
 

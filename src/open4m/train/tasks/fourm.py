@@ -99,9 +99,7 @@ class FourMTask:
         masking.check(config.modalities, len(self.sentinels))
         for store in (train, validation):
             check_store(config, store)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # inside the fork: initial weights are a function of the seed
-            self.model = FourMTransformer(config).to(self.device)
+        self.model = FourMTransformer(config).initialize(torch.Generator().manual_seed(seed)).to(self.device)
         self.validation_rows = np.arange(min(validation_samples, len(validation)))
         self.user = FourM(self.model, grids, text)
 
@@ -138,7 +136,7 @@ class FourMTask:
         if not sources:
             return {}
         source, targets = modalities.get(sources[0].key), self.config.targets
-        files = self.validation.pixels(source.name, self.validation_rows[:SHOWN])
+        files = self.validation.pixels(sources[0].key, self.validation_rows[:SHOWN])
         images = [source.read(file) for file in files]
         results = self.user.generate([{source.name: image} for image in images], targets)
         rows = [[source.render(i, 128), *(r.render(t, 128) for t in targets)]
