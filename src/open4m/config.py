@@ -56,7 +56,7 @@ class Duration:
         exact = Decimal(repr(float(self.amount))) / factor  # all digits: parse gives the same amount back
         return f"{exact.normalize():f}{suffix} {self.unit}"
 
-    def steps(self, batch_size: int, tokens_per_sample: int) -> int:
+    def steps(self, batch_size: int, tokens_per_sample: float) -> int:
         """The number of steps, rounded up, that see this much."""
         per_step = {"steps": 1, "samples": batch_size, "tokens": batch_size * tokens_per_sample}[self.unit]
         return -int(-self.amount // per_step)

@@ -13,6 +13,7 @@ stopped anywhere and run again::
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -209,7 +210,8 @@ class Line:
             model, config.masking, stores["train"], stores["validation"], grids, self._text(),
             batch_size=config.train.batch_size, seed=config.train.seed,
         )  # fmt: skip
-        train(task, config.train, run, task_config={"model": model, "masking": config.masking})
+        length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
+        train(task, length, run, task_config={"model": model, "masking": config.masking})
 
     def assemble(self) -> None:
         """Put the model directory together: model, tokenizers and the CLIP, in 16 bits."""

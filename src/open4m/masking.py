@@ -60,6 +60,13 @@ class MaskingConfig:
         """N: the most input tokens of a sample."""
         return max(self.input_range(strategy)[1] for strategy in self.strategies)
 
+    @property
+    def tokens_per_sample(self) -> float:
+        """Input and target budget of a sample on average, by which a length in tokens seen is divided (paper E.5)."""
+        total = sum(strategy.weight for strategy in self.strategies)
+        inputs = sum(strategy.weight * sum(self.input_range(strategy)) / 2 for strategy in self.strategies)
+        return inputs / total + self.target_budget
+
     def check(self, specs: tuple[ModalitySpec, ...], sentinels: int) -> None:
         """Raise for what cannot work with these modalities."""
         inputs = [s.key for s in specs if s.is_input]

@@ -40,6 +40,10 @@ class Open4MError(Exception):
     """
 
 
+class Preempted(Exception):
+    """The process was asked to stop; the run was saved and can be resumed. The command line exits with code 3."""
+
+
 @dataclass(frozen=True)
 class Boxes:
     """Axis-aligned object boxes of one image.

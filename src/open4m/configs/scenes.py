@@ -44,9 +44,8 @@ def config() -> LineConfig:
         heads=6,
         masking=masking(MODALITIES, 64, 80, 64),
         train=TrainConfig(
-            length=Duration.parse("240k samples"), warmup=Duration.parse("10k samples"), batch_size=64,
-            tokens_per_sample=128, optim=OptimConfig(base_lr=4e-3, clip=1.0), precision="fp32", evaluate_every=500,
-            checkpoint_every=250,
+            length=Duration.parse("20M tokens"), warmup=Duration.parse("1M tokens"), batch_size=64,
+            optim=OptimConfig(base_lr=4e-3, clip=1.0), precision="fp32", evaluate_every=500, checkpoint_every=250,
         ),
         evaluate_samples=256,
     )  # fmt: skip

@@ -96,7 +96,7 @@ class Manifest:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / FILE)
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def folder_of(root: str | Path, modality: str) -> Path:
@@ -200,7 +200,7 @@ def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Se
                     del shards[entry.index]
                     Manifest(header=header, shards=shards).write(folder)
                 temporary.replace(path)
-                _sync_folder(folder)
+                sync_folder(folder)
                 Manifest(header=header, shards={**shards, entry.index: entry}).write(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -296,7 +296,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder last through a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

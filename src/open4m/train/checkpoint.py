@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from open4m.store.manifest import sync_folder
 from open4m.types import Open4MError
 
 KEPT = 2
@@ -33,6 +34,7 @@ def save(directory: Path, step: int, model: torch.nn.Module, optimizer: torch.op
                 os.fsync(handle.fileno())
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
+        sync_folder(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise Open4MError(f"{final}: the checkpoint could not be written ({error}); earlier ones are intact") from error
@@ -59,7 +61,7 @@ def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
         prefix = f"{name}/"
         values = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         if values:
-            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in values.items()}
+            optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in values.items()}
     return state
 
 

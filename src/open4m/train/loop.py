@@ -2,7 +2,7 @@
 
 A run directory holds ``config.json``, ``metrics.jsonl``, TensorBoard events, ``pictures/``, ``checkpoints/`` and,
 when the run ends, ``model/``: what the task saves for use. Calling :func:`train` on it again resumes; everything
-random is a function of (seed, step), so a resumed run gives the losses of an uninterrupted one, bit for bit.
+random is a function of (seed, step), so on a CPU a resumed run gives the losses of an uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from open4m import config as configs
 from open4m.config import Duration
 from open4m.train import checkpoint, optim
 from open4m.train.log import RunLog
-from open4m.types import Open4MError
+from open4m.types import Open4MError, Preempted
 
 logger = logging.getLogger("open4m")
 
@@ -65,7 +65,7 @@ class TrainConfig:
     length: Duration
     warmup: Duration = Duration(0, "steps")
     batch_size: int = 256
-    tokens_per_sample: int = 256  # input plus target budget: what a length in tokens is divided by
+    tokens_per_sample: float = 256  # what a length in tokens is divided by: of 4M, the masking's
     optim: optim.OptimConfig = optim.OptimConfig()
     precision: Literal["bf16", "fp32"] = "bf16"
     seed: int = 0
@@ -83,10 +83,6 @@ class TrainConfig:
         return self.warmup.steps(self.batch_size, self.tokens_per_sample)
 
 
-class Preempted(Exception):
-    """The process was asked to stop; the run was saved and can be resumed."""
-
-
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The generator of a step: everything random in it comes from (seed, step)."""
     entropy = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -102,8 +98,7 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
     Raises :class:`Open4MError` if the directory holds a run with another configuration, or the loss is not finite;
     :class:`Preempted` after SIGTERM or SIGINT, when the run is saved.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    _claim(directory, {"train": configs.to_dict(config), "task": configs.to_dict(task_config)})
+    claim(directory, {"train": config, "task": task_config})
     device = next(task.model.parameters()).device
     optimizer = optim.build(task.model, config.optim)
     start = tokens = 0
@@ -214,15 +209,31 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _claim(directory: Path, description: dict) -> None:
-    """Write the run's configuration, or compare it with the one that is there."""
+def claim(directory: Path, description: Any) -> None:
+    """Write what determines a run to its ``config.json``, or refuse the directory of a run with another one.
+
+    Fields that change no result (:data:`FREE`) are not compared.
+    """
     path = directory / "config.json"
+    description = configs.to_dict(description)
     if path.exists():
-        different = configs.differences(configs.load(dict[str, Any], path), description)
+        different = configs.differences(_determining(configs.load(dict[str, Any], path)), _determining(description))
         if different:
             raise Open4MError(
                 f"{directory} holds a run with another configuration ({'; '.join(different)}): "
                 "use another directory, or the same configuration to resume"
             )
-    else:
-        configs.save(description, path)
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(".config.json.tmp")
+    configs.save(description, temporary)
+    temporary.rename(path)
+
+
+FREE = ("workers", "processes", "log_every", "evaluate_every", "checkpoint_every", "evaluate_samples")
+
+
+def _determining(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _determining(value) for key, value in values.items() if key not in FREE}
+    return [_determining(value) for value in values] if isinstance(values, list) else values
