@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
 from open4m import __version__
-from open4m.types import Open4MError
+from open4m.types import Open4MError, Preempted, Value
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 if it worked, 2 after a user's mistake (one line says which), 3 if stopped and resumable."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    overrides = [word for word in others if re.fullmatch(r"[A-Za-z_][\w.]*=.*", word)]
+    if unknown := [word for word in others if word not in overrides or not hasattr(options, "overrides")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if not hasattr(options, "run"):
         parser.print_help()
         return 0
+    if overrides:
+        options.overrides = [*options.overrides, *overrides]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "PIL", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -27,13 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     except Open4MError as error:
         print(f"open4m: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("open4m: interrupted", file=sys.stderr)
-        return 3
-    except Exception as error:
-        if type(error).__name__ != "Preempted":
+    except OSError as error:
+        if error.filename is None:
             raise
-        print(f"open4m: {error}", file=sys.stderr)
+        print(f"open4m: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (Preempted, KeyboardInterrupt) as stopped:
+        print(f"open4m: {stopped or 'interrupted'}", file=sys.stderr)
         return 3
     return 0
 
@@ -69,12 +75,13 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
     evaluate.add_argument("model", help="a shipped model or a model directory")
-    evaluate.add_argument("--samples", type=int, default=128)
+    evaluate.add_argument("--samples", type=int, default=256)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--out", type=Path, help="a JSON file to write (default: standard output)")
     evaluate.add_argument("--readme", type=Path, help="a Markdown file whose results table is renewed")
     evaluate.set_defaults(run=_evaluate)
 
+    lines = []
     for name, help_text in (
         ("train", "everything up to a pre-trained model; resumes where it stopped"),
         ("reproduce", "everything from nothing to a measured model; resumes where it stopped"),
@@ -85,7 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help="the run directory (default: runs/<config>)")
         command.add_argument("--print-config", action="store_true", help="print the configuration and stop")
         command.add_argument("--only", nargs="+", metavar="STAGE", help="run only these stages")
+        lines.append(command)
         command.set_defaults(run=_line, until="assemble" if name == "train" else "evaluate")
+
+    for command in (demo, generate, evaluate, *lines):
+        command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
 
     known = commands.add_parser("modalities", help="list the modalities that are known")
     known.set_defaults(run=_modalities)
@@ -95,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> None:
     from open4m.demo import demo
 
-    for path in demo(options.out, options.model, options.seed):
+    for path in demo(options.out, options.model, options.seed, _device(options)):
         print(path)
 
 
@@ -104,11 +115,11 @@ def _generate(options: argparse.Namespace) -> None:
 
     inputs = {}
     if options.input is not None:
-        inputs["rgb"] = modalities.get("rgb").read(_bytes(options.input))
+        inputs["rgb"] = _read(options.input, "rgb")
     if options.caption is not None:
         inputs["caption"] = options.caption
     if options.boxes is not None:
-        inputs["boxes"] = modalities.get("boxes").read(_bytes(options.boxes))
+        inputs["boxes"] = _read(options.boxes, "boxes")
     if not inputs:
         raise Open4MError("nothing to condition on: give --input, --caption or --boxes")
     for target in options.to:
@@ -118,8 +129,9 @@ def _generate(options: argparse.Namespace) -> None:
 
     names = ("steps", "temperature", "top_p", "top_k", "guidance")
     settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    result = FourM.from_pretrained(options.model).generate(inputs, options.to, seed=options.seed, **settings)
+    model = FourM.from_pretrained(options.model, _device(options))
     options.out.mkdir(parents=True, exist_ok=True)
+    result = model.generate(inputs, options.to, seed=options.seed, **settings)
     for target, value in result.values.items():
         modality = modalities.get(target)
         data, image = options.out / f"{target}.{modality.extension}", options.out / f"{target}_view.png"
@@ -132,7 +144,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     from open4m.evaluate import report
     from open4m.line import evaluate_pretrained
 
-    result = evaluate_pretrained(options.model, options.samples, options.seed)
+    for path in (options.out, options.readme):
+        if path is not None and not path.parent.is_dir():
+            raise Open4MError(f"{path}: its folder does not exist")
+    result = evaluate_pretrained(options.model, options.samples, options.seed, _device(options))
     if options.out is not None:
         options.out.write_text(result.to_json())
     else:
@@ -154,7 +169,7 @@ def _line(options: argparse.Namespace) -> None:
         if stage not in STAGES:
             raise Open4MError(f"unknown stage {stage!r} (stages: {', '.join(STAGES)})")
     directory = options.out or Path("runs") / config.name
-    Line(config, directory).run(options.until, options.only)
+    Line(config, directory, _device(options)).run(options.until, options.only)
     print(directory / "model")
 
 
@@ -167,14 +182,32 @@ def _modalities(options: argparse.Namespace) -> None:
         print(f"{name:12} {family:10} {modality.description}")
 
 
-def _bytes(path: Path, limit: int = 1 << 28) -> bytes:
-    """A file's content. Raises :class:`Open4MError` if there is none, or it is too large to be an input."""
+def _read(path: Path, name: str, limit: int = 1 << 28) -> Value:
+    """A modality's value from a file. Raises :class:`Open4MError` if it cannot be read or is too large an input."""
+    from open4m import modalities
+
     try:
         if path.stat().st_size > limit:
             raise Open4MError(f"{path}: {path.stat().st_size} bytes, at most {limit} are read")
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise Open4MError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return modalities.get(name).read(data)
+    except Open4MError as error:
+        raise Open4MError(f"{path}: {error}") from error
+
+
+def _device(options: argparse.Namespace) -> str:
+    import torch
+
+    if options.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise Open4MError(f"--device {options.device}: not available ({str(error).splitlines()[0]})") from error
+    return options.device
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from open4m.generate.pipeline import FourM
 from open4m.labellers.clip import CLIPLabeller
 from open4m.line import CLIP
 from open4m.pictures import grid
-from open4m.types import Sample
+from open4m.types import Sample, Value
 
 SOURCE, TEXT = "rgb", "caption"
 SCENES = 4  # that are predicted
@@ -25,13 +25,16 @@ SAMPLES = 4  # images a caption
 TILE = 168  # pixels
 
 
-def demo(out: Path, name: str = "scenes", seed: int = 0) -> list[Path]:
+def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu") -> list[Path]:
     """Predict from held-out scenes and from captions; writes ``grid.png``, ``captions.png`` and ``index.html``."""
     folder = hub.resolve(name)
-    model = FourM.from_pretrained(folder)
+    model = FourM.from_pretrained(folder, device)
+    size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
+    samples = Scenes("test", resolution=size).samples(range(seed * SCENES, (seed + 1) * SCENES))
+    labeller = CLIPLabeller.load(folder / CLIP, device)
+    maps = labeller.label([sample[labeller.source] for sample in samples])
+    samples = [{**sample, labeller.modality: value} for sample, value in zip(samples, maps, strict=True)]
     targets = [key for key in model.config.targets if modalities.get(key).name != SOURCE]
-    dataset = Scenes("test", resolution=max(t.config.image_size for t in model.grids.values()))
-    samples = _labelled(dataset.samples(range(seed * SCENES, seed * SCENES + SCENES)), folder)
     out.mkdir(parents=True, exist_ok=True)
 
     predictions = {t: predict(model, samples, (SOURCE, t), seed=seed, options=PREDICTION) for t in targets}
@@ -39,14 +42,13 @@ def demo(out: Path, name: str = "scenes", seed: int = 0) -> list[Path]:
     for i, sample in enumerate(samples):
         source = modalities.get(SOURCE).render(sample[SOURCE], TILE)
         rows.append([source, *(modalities.get(t).render(predictions[t][i], TILE) for t in targets)])
-        rows.append([source, *(modalities.get(t).render(sample[t], TILE) for t in targets)])
+        rows.append([source, *(modalities.get(t).render(_truth(sample, t), TILE) for t in targets)])
         labels += ["predicted", "truth"]
     paths = [out / "grid.png", out / "captions.png"]
     grid(rows, ["input", *targets], labels).save(paths[0])
 
     captions = [{TEXT: sample[TEXT]} for sample in samples for _ in range(SAMPLES)]
-    images = model.generate(captions, [SOURCE], seed=seed, **IMAGES)
-    drawn = [image.render(SOURCE, TILE) for image in images]
+    drawn = [image.render(SOURCE, TILE) for image in model.generate(captions, [SOURCE], seed=seed, **IMAGES)]
     rows = [
         [modalities.get(TEXT).render(sample[TEXT], TILE), *drawn[i * SAMPLES : (i + 1) * SAMPLES]]
         for i, sample in enumerate(samples)
@@ -58,11 +60,10 @@ def demo(out: Path, name: str = "scenes", seed: int = 0) -> list[Path]:
     return [*paths, page]
 
 
-def _labelled(samples: list[dict], folder: Path) -> list[Sample]:
-    """The samples with the feature maps of the model directory's CLIP."""
-    labeller = CLIPLabeller.load(folder / CLIP)
-    maps = labeller.label([sample[labeller.source] for sample in samples])
-    return [{**sample, labeller.modality: value} for sample, value in zip(samples, maps, strict=True)]
+def _truth(sample: Sample, key: str) -> Value:
+    """The exact value of a target: the sample's own, or derived from another of its values."""
+    modality = modalities.get(key)
+    return sample[modality.name] if modality.name in sample else modality.derive(sample[modality.source])
 
 
 def _page(name: str, images: list[Image.Image]) -> str:

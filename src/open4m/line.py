@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from open4m import hub, modalities
+from open4m import hub, labellers, modalities
 from open4m.datasets import scenes
 from open4m.evaluate.card import model_card
 from open4m.evaluate.report import Result
@@ -29,17 +29,18 @@ from open4m.generate.pipeline import TEXT, FourM
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
 from open4m.masking import MaskingConfig
 from open4m.modalities.base import PixelGrid, TokenGrid
-from open4m.model.config import FourMConfig
+from open4m.model.config import sized
 from open4m.store import build
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
-from open4m.train.loop import TrainConfig, train
+from open4m.train.loop import TrainConfig, claim, train
 from open4m.train.tasks.clip import CLIPTask
 from open4m.train.tasks.fourm import FourMTask, specs_of
 from open4m.train.tasks.tokenizer import TokenizerTask
+from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
 
@@ -83,10 +84,7 @@ class LineConfig:
     text_vocab: int  # at most; coordinates, sentinels and classes included
     max_length: dict[str, int]  # of sequences, in tokens
     modalities: tuple[str, ...]  # of the model, in order
-    dim: int
-    encoder_depth: int
-    decoder_depth: int
-    heads: int
+    size: str  # of the model: open4m.model.config.SIZES
     masking: MaskingConfig
     train: TrainConfig
     evaluate_samples: int
@@ -99,20 +97,25 @@ STAGES = ("render", "clip", "label", "tokenizers", "tokenize", "train", "assembl
 class Line:
     """The stages of one configuration in one directory; each method is a stage and can be called again."""
 
-    def __init__(self, config: LineConfig, directory: Path):
-        self.config, self.directory = config, directory
+    def __init__(self, config: LineConfig, directory: Path, device: str = "cpu"):
+        self.config, self.directory, self.device = config, directory, device
         self.model_directory = directory / "model"
 
     def run(self, until: str = STAGES[-1], only: Sequence[str] | None = None) -> None:
-        """Run the stages in order up to ``until``, or those named in ``only``."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Run the stages in order up to ``until``, or those named in ``only``.
+
+        Raises :class:`Open4MError` if the directory holds a line of another configuration.
+        """
+        claim(self.directory, self.config)
         for stage in only or STAGES[: STAGES.index(until) + 1]:
             logger.info("%s: %s", self.config.name, stage)
             getattr(self, stage)()
 
     # ---- data
     def scenes(self, split: str) -> scenes.Scenes:
-        return scenes.Scenes(split, seed=self.config.data.seed, resolution=self.config.data.image_size)
+        return scenes.Scenes(
+            split, seed=self.config.data.seed, resolution=self.config.data.image_size, device=self.device
+        )
 
     def raw(self, split: str, names: Sequence[str] | None = None) -> RawDataset:
         return RawDataset(self.directory / "raw" / split, names or [*self.config.data.rendered])
@@ -134,7 +137,7 @@ class Line:
         training, validation = self.raw("train", ["rgb", "caption"]), self.raw("validation", ["rgb", "caption"])
         captions = RawDataset(training.root, ["caption"])
         words = fit_text_tokenizer(captions[i]["caption"] for i in range(len(captions)))
-        model = small_clip(words, self.config.clip, seed=config.seed)
+        model = small_clip(words, self.config.clip, seed=config.seed).to(self.device)
         task = CLIPTask(training, validation, model, words, config.batch_size, seed=config.seed)
         train(task, config, run, task_config=self.config.clip)
 
@@ -179,7 +182,7 @@ class Line:
         )  # fmt: skip
         task = TokenizerTask(
             config, training, self.raw("validation", [name]), batch_size=settings.train.batch_size,
-            seed=settings.train.seed,
+            seed=settings.train.seed, device=self.device,
         )  # fmt: skip
         train(task, settings.train, run, task_config=config)
 
@@ -201,14 +204,11 @@ class Line:
             return
         config, data = self.config, self.config.data
         stores = {s: TokenStore(self.directory / "tokens" / s, config.modalities) for s in ("train", "validation")}
-        model = FourMConfig(
-            modalities=specs_of(stores["train"], data.image_size, data.patch_size), dim=config.dim,
-            encoder_depth=config.encoder_depth, decoder_depth=config.decoder_depth, heads=config.heads,
-        )  # fmt: skip
+        model = sized(config.size, specs_of(stores["train"], data.image_size, data.patch_size))
         grids = {name: self._grid(name) for name in config.modalities if name in config.tokenizers}
         task = FourMTask(
             model, config.masking, stores["train"], stores["validation"], grids, self._text(),
-            batch_size=config.train.batch_size, seed=config.train.seed,
+            batch_size=config.train.batch_size, seed=config.train.seed, device=self.device,
         )  # fmt: skip
         length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
         train(task, length, run, task_config={"model": model, "masking": config.masking})
@@ -225,13 +225,9 @@ class Line:
         _whole(self.model_directory, write)
 
     def evaluate(self) -> Result:
-        """Measure the model on test scenes; writes ``evaluation.json``."""
-        names = [*self.config.data.rendered]
-        result = evaluate(
-            FourM.from_pretrained(self.model_directory), self.raw("test", names), self.raw("train", names),
-            CLIPLabeller.load(self.model_directory / CLIP), samples=self.config.evaluate_samples,
-            scenes=self.scenes("test"),
-        )  # fmt: skip
+        """Measure the model on test scenes; writes ``evaluation.json`` and the model card."""
+        config = self.config
+        result = evaluate_pretrained(self.model_directory, config.evaluate_samples, device=self.device)
         (self.directory / "evaluation.json").write_text(result.to_json())
         (self.model_directory / hub.CARD).write_text(self._card(result))
         return result
@@ -261,10 +257,10 @@ class Line:
         return (run / "model").exists()
 
     def _labeller(self) -> CLIPLabeller:
-        return CLIPLabeller.load(self.directory / CLIP / "model")
+        return labellers.get(CLIP).load(self.directory / CLIP / "model", self.device)
 
     def _grid(self, name: str) -> Tokenizer:
-        return Tokenizer.load(self.directory / "tokenizers" / name / "model")
+        return Tokenizer.load(self.directory / "tokenizers" / name / "model", self.device)
 
     def _text(self) -> TextTokenizer:
         return TextTokenizer.load(self.directory / TEXT)
@@ -276,15 +272,17 @@ class Line:
         return self._grid(name) if isinstance(modality, TokenGrid) else self._text()
 
 
-def evaluate_pretrained(name: str | Path, samples: int, seed: int = 0) -> Result:
+def evaluate_pretrained(name: str | Path, samples: int, seed: int = 0, device: str = "cpu") -> Result:
     """Measure a model directory or a shipped model on freshly rendered test scenes."""
     folder = hub.resolve(name)
-    model = FourM.from_pretrained(folder)
-    clip = CLIPLabeller.load(folder / CLIP) if (folder / CLIP).is_dir() else None
+    model = FourM.from_pretrained(folder, device)
+    if not model.grids:
+        raise Open4MError(f"{folder}: has no grid modality, so there is nothing to measure on scenes")
+    clip = CLIPLabeller.load(folder / CLIP, device) if (folder / CLIP).is_dir() else None
     size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
-    test, train = (scenes.Scenes(split, resolution=size) for split in ("test", "train"))
-    held_out = test.samples(range(samples))
-    return evaluate(model, held_out, train.samples(range(512)), clip, samples=samples, seed=seed, scenes=test)
+    test, train = (scenes.Scenes(split, resolution=size, device=device) for split in ("test", "train"))
+    held_out, known = test.samples(range(samples)), train.samples(range(512))
+    return evaluate(model, held_out, known, clip, samples=samples, seed=seed, scenes=test)
 
 
 def _whole(folder: Path, write: Callable[[Path], None]) -> None:

@@ -61,6 +61,8 @@ class Boxes:
         corners = np.asarray(self.corners, dtype=np.float32).reshape(-1, 4)
         object.__setattr__(self, "corners", corners)
         object.__setattr__(self, "labels", tuple(self.labels))
+        if not all(isinstance(label, str) for label in self.labels):
+            raise Open4MError(f"boxes: labels are class names, got {self.labels!r}")
         if len(self.labels) != len(corners):
             raise Open4MError(
                 f"boxes: expected one label a box, got {len(corners)} boxes and {len(self.labels)} labels"

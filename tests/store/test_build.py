@@ -11,7 +11,7 @@ from open4m.store.tokens import TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
-from open4m.types import Open4MError
+from open4m.types import Boxes, Open4MError
 
 CAPTIONS = ["a red cube", "a blue ball on the left", ""]
 
@@ -109,3 +109,29 @@ def test_a_modality_and_a_tokenizer_that_do_not_fit_are_refused(tmp_path, text):
     build.render(Numbers(), tmp_path / "raw", ["rgb"], 4)
     with pytest.raises(Open4MError, match="rgb: a RGB cannot be tokenized by TextTokenizer"):
         build.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", text)
+
+
+def test_tokens_of_a_retrained_tokenizer_do_not_join_the_old_ones(tmp_path, rgb_tokenizer):
+    import torch
+
+    build.render(Numbers(), tmp_path / "raw", ["rgb"], 4)
+    build.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", rgb_tokenizer)
+    retrained = Tokenizer(VQVAE(rgb_tokenizer.config, torch.Generator().manual_seed(1)))
+    with pytest.raises(Open4MError, match=r"tokenizer .*delete this one to start over"):
+        build.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", retrained)
+
+
+class Wide:
+    """A wide image with a box in its right half, outside of the central square but for a sliver."""
+
+    def samples(self, indices):
+        boxes = Boxes([[0.25, 0.0, 0.5, 1.0], [0.9, 0.0, 1.0, 1.0]], ["cube", "cube"])
+        return [{"rgb": np.zeros((10, 20, 3), np.uint8), "boxes": boxes} for _ in indices]
+
+
+def test_boxes_of_images_that_are_not_square_follow_the_central_crop(tmp_path, text):
+    build.render(Wide(), tmp_path / "raw", ["rgb", "boxes"], 1)
+    build.tokenize(tmp_path / "raw", tmp_path / "tokens", "boxes", text, image="rgb")
+    ids, lengths = TokenStore(tmp_path / "tokens", ["boxes"]).sequence("boxes", np.array([0]))
+    boxes = modalities.get("boxes").decode(ids[0, : lengths[0]].tolist(), text)
+    assert np.allclose(boxes.corners, [[0.0, 0.0, 0.5, 1.0]], atol=1e-3)  # the square is x from 0.25 to 0.75

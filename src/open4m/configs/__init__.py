@@ -25,6 +25,8 @@ def get(name: str) -> Any:
         spec = importlib.util.spec_from_file_location(f"open4m_user_config_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        if not hasattr(module, "config"):
+            raise Open4MError(f"{path}: a configuration file defines config()")
     elif name in names():
         module = importlib.import_module(f"{__name__}.{name}")
     else:

@@ -48,10 +48,7 @@ def config() -> LineConfig:
             )
             for name, run in full.tokenizers.items()
         },
-        dim=32,
-        encoder_depth=1,
-        decoder_depth=1,
-        heads=1,
+        size="debug",
         masking=masking(MODALITIES, 16, 32, 32),
         train=shortened(full.train),
         evaluate_samples=8,

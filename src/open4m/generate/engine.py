@@ -20,13 +20,16 @@ from open4m.types import MaskedBatch, Open4MError
 
 
 class Engine:
-    """Generates with one model. ``start`` and ``ends`` are token ids of the text tokenizer: the first sentinel, which
-    a sequence is generated after, and the ids that end it ([EOS] and the sentinels)."""
+    """Generates with one model.
 
-    def __init__(self, model: FourMTransformer, start: int = 0, ends: Sequence[int] = ()):
+    ``start``, ``ends`` and ``eos`` are token ids of the text tokenizer: the first sentinel, which a sequence is
+    generated after, the ids that end it ([EOS] and the sentinels), and [EOS].
+    """
+
+    def __init__(self, model: FourMTransformer, start: int = 0, ends: Sequence[int] = (), eos: int | None = None):
         self.model = model.eval()
         self.config = model.config
-        self.start, self.ends = start, torch.tensor(sorted(ends), dtype=torch.int64)
+        self.start, self.ends, self.eos = start, torch.tensor(sorted(ends), dtype=torch.int64), eos
 
     @property
     def device(self) -> torch.device:
@@ -99,6 +102,9 @@ class Engine:
             for b in open_rows.nonzero()[:, 0].tolist():
                 rows[b].append(int(token[b, 0]))
             open_rows &= ~torch.isin(token[:, 0], self.ends)
+        if self.eos is not None:  # whatever ended it here, what conditions further targets ends as in training
+            ends = set(self.ends.tolist())
+            rows = [[*[i for i in row if i not in ends][: longest - 1], self.eos] for row in rows]
         canvas.sequences[step.target] = rows
 
     def _context(self, canvas: Canvas, step: Step) -> tuple[Context, int]:

@@ -17,6 +17,7 @@ from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.plan import Step, make
 from open4m.modalities.base import Sequence as SequenceModality
+from open4m.modalities.base import centered
 from open4m.model.config import FourMConfig
 from open4m.model.fourm import FourMTransformer
 from open4m.tokenizers.text import TextTokenizer
@@ -61,8 +62,14 @@ class FourM:
                 raise Open4MError(f"modality {spec.key} has no tokenizer")
             if spec.family == "sequence" and text is None:
                 raise Open4MError(f"modality {spec.key} has no text tokenizer")
-        start, ends = (text.sentinels[0], [text.eos, *text.sentinels]) if text else (0, ())
-        self.engine = Engine(model, start, ends)
+            if spec.family == "sequence" and text.vocab_size != spec.vocab_size:
+                raise Open4MError(
+                    f"{spec.key}: the model has {spec.vocab_size} entries, the text tokenizer {text.vocab_size}"
+                )
+        if text is None:
+            self.engine = Engine(model)
+        else:
+            self.engine = Engine(model, text.sentinels[0], [text.eos, *text.sentinels], text.eos)
 
     # ---- at rest
     @classmethod
@@ -108,16 +115,19 @@ class FourM:
 
         ``inputs``: PIL images, arrays, strings or boxes by modality name; a list of such mappings makes a list of
         results. ``options``: fields of :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for
-        one (``caption={"top_p": 0.8}``). Sample i of a list draws from ``seed`` + i.
+        one (``caption={"top_p": 0.8}``). Sample i of a list draws from ``seed`` + i. The central square of an image
+        is seen; boxes, given and generated, are fractions of the given image and of that square, respectively.
         """
         samples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
         if not samples:
             return []
         plan = make(self.config, targets, options)
+        given = {key for sample in samples for key in self._keys(sample).values()}
         for step in plan:
-            given = [s for s in samples if step.target in self._keys(s) and s.get(step.target) is not None]
-            if given and step.target in self._canvas(given[:1]).keys():  # noqa: SIM118 (a method)
+            if step.target in given:
                 raise Open4MError(f"{step.target} is both given and a target: leave it out of one of them")
+        if not 0 <= seed < 1 << 62:
+            raise Open4MError(f"seed must be 0 to 2**62, got {seed}")
         seeds = [seed + i for i in range(len(samples))]
         canvas = self.engine.run(self._canvas(samples), plan, seeds)
         results = self._results(canvas, plan, seeds)
@@ -156,8 +166,11 @@ class FourM:
     def _canvas(self, samples: Sequence[Mapping[str, Any]]) -> Canvas:
         canvas = Canvas(self.config, len(samples))
         for row, sample in enumerate(samples):
-            for name, key in self._keys(sample).items():
-                spec, value = self.config.spec(key), sample[name]
+            keys = self._keys(sample)
+            known = {name: modalities.get(name) for name in sample}
+            values = centered({name: known[name].convert(value) for name, value in sample.items()}, known)
+            for name, key in keys.items():
+                spec, value = self.config.spec(key), values[name]
                 if spec.family == "pixels":
                     side = (spec.grid[0] * spec.patch_size, spec.grid[1] * spec.patch_size)
                     if key not in canvas.pixels:

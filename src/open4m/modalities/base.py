@@ -18,12 +18,13 @@ from __future__ import annotations
 import io
 import math
 import tokenize
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from open4m.types import Open4MError, Value
 
@@ -176,6 +177,7 @@ class TokenGrid(Modality):
     normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured on the training set a channel
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    crop_scale: tuple[float, float] = (0.8, 1.0)  # of the tokenizer's training crops, as area (paper Table 3)
     generation: GenerationDefaults = GenerationDefaults()
 
     def tensor(self, value: np.ndarray) -> np.ndarray:
@@ -215,13 +217,18 @@ class Sequence(Modality):
 # ---- shared by modality files
 
 
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+
+
 def decode_image(data: bytes, name: str, max_pixels: int = 1 << 26) -> Image.Image:
-    """A PIL image from PNG or JPEG bytes; its size is checked before its pixels are decoded."""
+    """A PIL image from a file's bytes; its size is checked before its pixels are decoded."""
     try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         if image.width * image.height > max_pixels:
             raise Open4MError(f"{name}: image of {image.width}x{image.height} pixels, at most {max_pixels} are read")
         image.load()
+    except UnidentifiedImageError:
+        raise Open4MError(f"{name}: not a readable image (formats: {', '.join(IMAGE_FORMATS)})") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Open4MError(f"{name}: not a readable image ({error})") from error
     return image
@@ -294,3 +301,25 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     rgb = np.zeros((len(flat), 3))
     rgb[:, : scaled.shape[1]] = scaled
     return (rgb * 255).round().astype(np.uint8).reshape(*features.shape[:2], 3)
+
+
+def augment(sample: Mapping[str, Value], by_name: Mapping[str, Modality], crop: Crop, flip: bool) -> dict[str, Value]:
+    """One crop, and one flip if every value stays true under it, applied to all values of a sample alike.
+
+    ``by_name`` holds the modalities of the sample's values.
+    """
+    flip = flip and all(by_name[name].can_flip(value) for name, value in sample.items())
+    cropped = {name: by_name[name].crop(value, crop) for name, value in sample.items()}
+    return {name: by_name[name].flip(value) for name, value in cropped.items()} if flip else cropped
+
+
+def centered(sample: Mapping[str, Value], by_name: Mapping[str, Modality]) -> dict[str, Value]:
+    """The sample as its central square shows it: values that tell positions, like boxes, follow the image's crop.
+
+    Arrays are left as they are: :meth:`Modality.fit` crops and resizes them in one step.
+    """
+    shapes = [value.shape[:2] for value in sample.values() if isinstance(value, np.ndarray)]
+    if not shapes:
+        return dict(sample)
+    crop = Crop.center(*max(shapes), 1)
+    return {n: v if isinstance(v, np.ndarray) else by_name[n].crop(v, crop) for n, v in sample.items()}

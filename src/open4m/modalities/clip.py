@@ -47,4 +47,5 @@ class CLIP(TokenGrid):
 MODALITY = CLIP(
     name="clip", description="CLIP feature map", extension="clip.npy",
     channels=0, loss="smooth_l1", resample="linear", feature_map=True, normalization="fit",
+    crop_scale=(0.2, 1.0),
 )  # fmt: skip

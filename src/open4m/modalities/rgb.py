@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from open4m.modalities.base import Crop, GenerationDefaults, TokenGrid, decode_image, encode_png, picture
 
@@ -19,14 +19,17 @@ class RGB(TokenGrid):
     better = {"psnr": "higher"}
 
     def read(self, data: bytes) -> np.ndarray:
-        return np.asarray(decode_image(data, self.name).convert("RGB"))
+        return self.convert(decode_image(data, self.name))
 
     def write(self, value: np.ndarray) -> bytes:
         return encode_png(value)
 
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
-            return np.asarray(value.convert("RGB"))
+            upright = ImageOps.exif_transpose(value)
+            if upright.mode.startswith("I"):  # 16 bits a pixel
+                upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
         array = np.asarray(value)
         if array.ndim == 3 and array.shape[2] in (3, 4) and min(array.shape) > 0:
             array = array[..., :3]

@@ -88,9 +88,10 @@ class FourMConfig:
         return self.modalities[self.index(key)]
 
 
-# encoder blocks, decoder blocks, dimension, heads: paper Table 4, and the one for scenes
+# encoder blocks, decoder blocks, dimension, heads: paper Table 4, the shipped model's, and one for a first try
 SIZES: dict[str, dict[str, int]] = {
-    "scenes": {"encoder_depth": 6, "decoder_depth": 6, "dim": 256, "heads": 4},
+    "debug": {"encoder_depth": 1, "decoder_depth": 1, "dim": 32, "heads": 1},
+    "scenes": {"encoder_depth": 4, "decoder_depth": 4, "dim": 192, "heads": 6},
     "Ti": {"encoder_depth": 6, "decoder_depth": 6, "dim": 384, "heads": 6},
     "S": {"encoder_depth": 8, "decoder_depth": 8, "dim": 512, "heads": 8},
     "B": {"encoder_depth": 12, "decoder_depth": 12, "dim": 768, "heads": 12},

@@ -29,12 +29,13 @@ class FourMTransformer(nn.Module):
         super().__init__()
         self.config = config
         size = (config.dim, config.heads, config.mlp_ratio)
-        self.embeddings = Embeddings(config)
-        self.encoder = nn.ModuleList([EncoderBlock(*size) for _ in range(config.encoder_depth)])
-        self.encoder_norm = norm(config.dim)
-        self.context_proj = nn.Linear(config.dim, config.dim)
-        self.decoder = nn.ModuleList([DecoderBlock(*size) for _ in range(config.decoder_depth)])
-        self.decoder_norm = norm(config.dim)
+        with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made; the caller sees none of it
+            self.embeddings = Embeddings(config)
+            self.encoder = nn.ModuleList([EncoderBlock(*size) for _ in range(config.encoder_depth)])
+            self.encoder_norm = norm(config.dim)
+            self.context_proj = nn.Linear(config.dim, config.dim)  # the one layer with a bias, as in public checkpoints
+            self.decoder = nn.ModuleList([DecoderBlock(*size) for _ in range(config.decoder_depth)])
+            self.decoder_norm = norm(config.dim)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> FourMTransformer:
@@ -96,6 +97,7 @@ class FourMTransformer(nn.Module):
         return F.linear(hidden, self.embeddings.output(key))
 
     def parameter_count(self) -> int:
-        """Trainable parameters without the embedding layers, as the paper counts them (Table 4)."""
+        """Parameters of the blocks and their norms, as the paper counts them (Table 4): without embeddings, and without
+        the projection of the context."""
         blocks = [*self.encoder, *self.decoder, self.encoder_norm, self.decoder_norm]
         return sum(p.numel() for module in blocks for p in module.parameters())

@@ -1,4 +1,4 @@
-"""Transformer blocks (paper 2.2, C.1, E.6): pre-norm, SwiGLU, no biases."""
+"""Transformer blocks (paper 2.2, C.1, E.6): pre-norm, SwiGLU, blocks without biases."""
 
 from __future__ import annotations
 

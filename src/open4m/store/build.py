@@ -5,6 +5,7 @@ A shard is the unit of work: rerunning a job that was interrupted does the shard
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ import numpy as np
 
 from open4m import modalities
 from open4m.labellers.base import Labeller
-from open4m.modalities.base import PixelGrid, TokenGrid
+from open4m.modalities.base import Modality, PixelGrid, TokenGrid, centered
 from open4m.modalities.base import Sequence as SequenceModality
 from open4m.store.jobs import JobCounts, run_shards
-from open4m.store.manifest import committed
+from open4m.store.manifest import Manifest, check_header, committed, folder_of
 from open4m.store.shards import RawDataset, write_shard
 from open4m.store.tokens import TokenHeader, write_token_shard
 from open4m.tokenizers.text import TextTokenizer
@@ -65,14 +66,14 @@ def render(
 
 
 def label(labeller: Labeller, root: Path) -> JobCounts:
-    """Add a labeller's modality to raw shards."""
+    """Add a labeller's modality to raw shards. It is shown the central square, which is what tokenizers see."""
     raw = RawDataset(root, [labeller.source])
-    modality = modalities.get(labeller.modality)
+    source, modality = modalities.get(labeller.source), modalities.get(labeller.modality)
 
     def work(shard: int) -> None:
         items = []
         for batch in _batches(raw.shards[shard]):
-            values = labeller.label([raw[i][labeller.source] for i in batch])
+            values = labeller.label([square(source, raw[i][labeller.source]) for i in batch])
             items += [(raw.key(i), modality.write(value)) for i, value in zip(batch, values, strict=True)]
         write_shard(root, labeller.modality, shard, items)
 
@@ -88,21 +89,26 @@ def tokenize(
     *,
     image_size: int = 0,
     max_length: int = 256,
+    image: str | None = None,
 ) -> JobCounts:
     """Tokenize one modality of raw shards.
 
     Pixel modalities are stored as JPEG of ``image_size`` pixels a side, sequences with up to ``max_length`` tokens.
-    Values whose size is not the tokenizer's are center-cropped and resized.
+    Values whose size is not the tokenizer's are center-cropped and resized. ``image`` names the modality whose central
+    square sequences that tell positions, like boxes, must follow; without it, images are taken to be square.
+    Raises :class:`Open4MError` if shards that are there were made by another tokenizer.
     """
-    raw = RawDataset(raw_root, [name])
-    modality = modalities.get(name)
+    names = [name] if image is None else [name, image]
+    raw = RawDataset(raw_root, names)
+    known = {n: modalities.get(n) for n in names}
+    modality = known[name]
     header = token_header(name, tokenizer, max_length)
 
     def work(shard: int) -> None:
         keys: list[str] = []
         tokens: list[Any] = []
         for batch in _batches(raw.shards[shard]):
-            values = [raw[i][name] for i in batch]
+            values = [centered(raw[i], known)[name] for i in batch]
             keys += [raw.key(i) for i in batch]
             if isinstance(modality, PixelGrid):
                 tokens += [modality.write(modality.fit(value, image_size)) for value in values]
@@ -112,8 +118,15 @@ def tokenize(
                 tokens += [modality.encode(value, tokenizer, max_length) for value in values]
         write_token_shard(token_root, name, shard, keys, tokens, header=header)
 
+    folder = folder_of(token_root, name)
+    check_header(folder, Manifest.read(folder), dataclasses.asdict(header))
     done = committed(token_root, name)
     return run_shards(list(raw.shards), work, done=done.__contains__, description=f"tokenize {name}")
+
+
+def square(modality: Modality, value: np.ndarray) -> np.ndarray:
+    """The central square of an image or map, at its own resolution."""
+    return value if value.shape[0] == value.shape[1] else modality.fit(value, min(value.shape[:2]))
 
 
 def token_header(name: str, tokenizer: Tokenizer | TextTokenizer | None, max_length: int = 256) -> TokenHeader:

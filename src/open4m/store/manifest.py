@@ -179,7 +179,7 @@ def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Se
     """
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    _check_header(folder, Manifest.read(folder), header)  # before the work, and again below, under the lock
+    check_header(folder, Manifest.read(folder), header)  # before the work, and again below, under the lock
     try:
         with _temporary(path) as (temporary, file):
             keys = write(file)
@@ -194,7 +194,7 @@ def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Se
             )
             with _locked(folder):
                 manifest = Manifest.read(folder)
-                _check_header(folder, manifest, header)
+                check_header(folder, manifest, header)
                 shards = dict(manifest.shards) if manifest else {}
                 if shards.get(entry.index, entry) != entry:  # so that no entry ever describes another file's content
                     del shards[entry.index]
@@ -246,7 +246,8 @@ def _first_difference(left: Iterable[str], right: Iterable[str]) -> tuple[int, s
     return next(((row, a, b) for row, (a, b) in pairs if a != b), (0, None, None))
 
 
-def _check_header(folder: Path, manifest: Manifest | None, header: Mapping[str, Any]) -> None:
+def check_header(folder: Path, manifest: Manifest | None, header: Mapping[str, Any]) -> None:
+    """Raise :class:`Open4MError` if the folder's shards were made with another header, say by another tokenizer."""
     if manifest is None:
         return
     old, new = dict(manifest.header), json.loads(json.dumps(header))

@@ -120,13 +120,14 @@ class VQVAE(nn.Module):
         super().__init__()
         self.config = config
         outputs = len(config.class_names) if config.categorical else config.channels
-        if config.categorical:
-            self.cls_emb = nn.Embedding(outputs, config.channels)
-        self.encoder = ViTEncoder(config.encoder, config.channels, config.patch_size)
-        self.quant_proj = nn.Conv2d(config.encoder.width, config.latent_dim, 1)
+        with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made; the caller sees none of it
+            if config.categorical:
+                self.cls_emb = nn.Embedding(outputs, config.channels)
+            self.encoder = ViTEncoder(config.encoder, config.channels, config.patch_size)
+            self.quant_proj = nn.Conv2d(config.encoder.width, config.latent_dim, 1)
+            self.post_quant_proj = nn.Conv2d(config.latent_dim, config.decoder.width, 1)
+            self.decoder = ViTDecoder(config.decoder, outputs, config.patch_size)
         self.quantizer = Quantizer(config, generator)
-        self.post_quant_proj = nn.Conv2d(config.latent_dim, config.decoder.width, 1)
-        self.decoder = ViTDecoder(config.decoder, outputs, config.patch_size)
         self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
         self._initialize(generator)

@@ -117,9 +117,14 @@ def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one_bit_for_bit(part
 
 
 def test_a_store_of_another_tokenizer_is_refused(parts):
-    store, *_ = parts
+    store, grid, text = parts
+    tokenizers = {"rgb": grid, "caption": text}
     pixels, rgb, caption = specs_of(store, 32, 8)
+    sizes = {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
+    check_store(FourMConfig(modalities=(pixels, rgb, caption), **sizes), store, tokenizers)
     for wrong in (dataclasses.replace(rgb, vocab_size=13), dataclasses.replace(rgb, grid=(2, 8))):
-        config = FourMConfig(modalities=(pixels, wrong, caption), dim=32, encoder_depth=1, decoder_depth=1, heads=2)
         with pytest.raises(Open4MError, match=r"rgb has .*the model expects"):
-            check_store(config, store)
+            check_store(FourMConfig(modalities=(pixels, wrong, caption), **sizes), store, tokenizers)
+    retrained = Tokenizer(VQVAE(grid.config, torch.Generator().manual_seed(1)))
+    with pytest.raises(Open4MError, match=r"rgb has .*tokenize again"):
+        check_store(FourMConfig(modalities=(pixels, rgb, caption), **sizes), store, {**tokenizers, "rgb": retrained})

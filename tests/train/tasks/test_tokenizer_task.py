@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from open4m import modalities
 from open4m.store import build
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
-from open4m.train.tasks.tokenizer import Augmentation, TokenizerTask
+from open4m.train.tasks.tokenizer import TokenizerTask
 
 
 class Ramps:
@@ -29,10 +28,10 @@ def raw(tmp_path):
     return RawDataset(tmp_path, ["normals"])
 
 
-def make_task(raw, **augmentation):
+def make_task(raw, flip=True):
     vit = ViTConfig(width=16, depth=1, heads=1)
     config = TokenizerConfig.of("normals", image_size=24, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)
-    return TokenizerTask(config, raw, raw, batch_size=6, augmentation=Augmentation(**augmentation))
+    return TokenizerTask(config, raw, raw, batch_size=6, flip=flip)
 
 
 def test_a_batch_is_a_function_of_the_step(raw):
@@ -43,21 +42,13 @@ def test_a_batch_is_a_function_of_the_step(raw):
 
 
 def test_a_flipped_normal_map_leans_the_other_way(raw):
-    x = torch.cat(
-        [make_task(raw, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)).batch(step)[:, 0] for step in range(10)]
-    )
-    leans_right, leans_left = (x > -0.01).all((1, 2)), (x < 0.01).all((1, 2))
+    x = torch.cat([make_task(raw).batch(step)[:, 0] for step in range(10)])
+    leans_right, leans_left = (x > -0.01).all(2).all(1), (x < 0.01).all(2).all(1)
     assert (leans_right | leans_left).all()
     assert 10 < int(leans_left.sum()) < 50  # of 60, about half
     flipped = x[leans_left][0]
     assert flipped[0, 0] < flipped[0, -1]  # the strongest lean is now on the left side
-
-
-def test_without_augmentation_a_batch_holds_the_samples_themselves(raw):
-    x = make_task(raw, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False).batch(0)
-    modality = modalities.get("normals")
-    stored = [modality.tensor(raw[i]["normals"]) for i in range(20)]
-    assert all(any(np.allclose(row, sample, atol=1e-6) for sample in stored) for row in x.numpy())
+    assert (torch.cat([make_task(raw, flip=False).batch(step)[:, 0] for step in range(5)]) > -0.01).all()
 
 
 def test_it_evaluates_draws_and_saves_what_loads(raw, tmp_path):

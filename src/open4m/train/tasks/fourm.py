@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,20 @@ def specs_of(store: TokenStore, image_size: int, patch_size: int) -> tuple[Modal
     return tuple(specs)
 
 
-def check_store(config: FourMConfig, store: TokenStore) -> None:
-    """Raise unless the store holds tokens of the codebooks, grids and lengths that the model is made for."""
-    sizes = {spec.key: (spec.vocab_size, spec.max_length) for spec in config.modalities if spec.family != "pixels"}
-    for key, expected in sizes.items():
-        header = store.header(key)
-        if (got := (header.vocab_size, header.max_length or 0)) != expected:
+def check_store(
+    config: FourMConfig, store: TokenStore, tokenizers: Mapping[str, Tokenizer | TextTokenizer | None]
+) -> None:
+    """Raise unless the store holds tokens of these tokenizers, of the sizes that the model is made for."""
+    for spec in config.modalities:
+        if spec.family == "pixels":
+            continue
+        header, fingerprint = store.header(spec.key), tokenizers[spec.key].fingerprint
+        expected = (spec.vocab_size, spec.grid if spec.family == "grid" else spec.max_length, fingerprint)
+        size = tuple(header.grid) if header.kind == "grid" else header.max_length
+        if (got := (header.vocab_size, size, header.tokenizer)) != expected:
             raise Open4MError(
-                f"{store.root}: {key} has (vocabulary, longest sequence) {got}, "
-                f"the model expects {expected}: tokenize again"
-            )
-        if header.kind == "grid" and tuple(header.grid) != config.spec(key).grid:
-            raise Open4MError(
-                f"{store.root}: {key} has a grid of {tuple(header.grid)}, the model expects {config.spec(key).grid}"
+                f"{store.root}: {spec.key} has (vocabulary, size, tokenizer) {got}, the model expects {expected}: "
+                "tokenize again"
             )
 
 
@@ -98,7 +99,7 @@ class FourMTask:
         self.sentinels = np.array(text.sentinels if text else [], dtype=np.int64)
         masking.check(config.modalities, len(self.sentinels))
         for store in (train, validation):
-            check_store(config, store)
+            check_store(config, store, {m.key: grids.get(m.key, text) for m in config.modalities})
         self.model = FourMTransformer(config).initialize(torch.Generator().manual_seed(seed)).to(self.device)
         self.validation_rows = np.arange(min(validation_samples, len(validation)))
         self.user = FourM(self.model, grids, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 
 from open4m import modalities
-from open4m.modalities.base import Crop
+from open4m.modalities.base import Crop, augment
 from open4m.pictures import grid
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import rows_for_step
@@ -20,17 +19,8 @@ from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
 SHOWN = 8  # reconstructions in a picture
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Random resized crop and horizontal flip (paper Table 3)."""
-
-    crop_scale: tuple[float, float] = (0.8, 1.0)
-    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    flip: bool = True
-
-
 class TokenizerTask:
-    """A task of :func:`open4m.train.loop.train`."""
+    """A task of :func:`open4m.train.loop.train`. Training values are cropped at random, and flipped if ``flip``."""
 
     def __init__(
         self,
@@ -40,14 +30,15 @@ class TokenizerTask:
         *,
         batch_size: int,
         seed: int = 0,
-        augmentation: Augmentation = Augmentation(),
+        flip: bool = True,
         validation_samples: int = 128,
+        device: str = "cpu",
     ):
         self.name = f"tokenizer {config.modality}"
         self.modality = modalities.get(config.modality)
         self.config, self.train_data, self.batch_size, self.seed = config, train, batch_size, seed
-        self.augmentation = augmentation
-        self.model = VQVAE(config, torch.Generator().manual_seed(seed))
+        self.flip = flip
+        self.model = VQVAE(config, torch.Generator().manual_seed(seed)).to(device)
         count = min(validation_samples, len(validation))
         self.validation = [self.modality.fit(validation[i][config.modality], config.image_size) for i in range(count)]
 
@@ -58,10 +49,9 @@ class TokenizerTask:
         return torch.from_numpy(np.stack([self.modality.tensor(value) for value in values]))
 
     def _augmented(self, value: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        scale, ratio = self.augmentation.crop_scale, self.augmentation.crop_ratio
-        crop = Crop.random(*value.shape[:2], self.config.image_size, generator, scale, ratio)
-        value = self.modality.crop(value, crop)
-        return self.modality.flip(value) if self.augmentation.flip and generator.random() < 0.5 else value
+        crop = Crop.random(*value.shape[:2], self.config.image_size, generator, self.modality.crop_scale)
+        name = self.config.modality
+        return augment({name: value}, {name: self.modality}, crop, self.flip and generator.random() < 0.5)[name]
 
     def loss(self, batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         return self.model.loss(batch.to(self.model.quantizer.codebook.device), generator)
