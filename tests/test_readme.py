@@ -77,6 +77,8 @@ def test_the_new_modality_of_the_documentation_trains(clone):
     run([sys.executable, "-m", "open4m", *arguments], clone, **environment)
     words = "generate --model runs/edges/model --input docs/images/scene.png --to edges"
     assert "edges:" in run([sys.executable, "-m", "open4m", *words.split()], clone, **environment)
+    run([sys.executable, "-m", "open4m", "demo", "--model", "runs/edges/model"], clone, **environment)
+    assert (clone / "demo" / "grid.png").exists()
 
 
 def test_the_shown_table_is_the_measured_one():

@@ -7,7 +7,7 @@ import pytest
 
 from open4m import modalities
 from open4m.datasets.scenes import Scenes
-from open4m.evaluate import frechet, suites
+from open4m.evaluate import frechet
 from open4m.evaluate.attributes import attribute_f1
 from open4m.evaluate.predict import labels_of, predict, reconstruct
 from open4m.evaluate.suites.scenes import evaluate, tasks
@@ -29,12 +29,6 @@ def rows_by_name(result) -> dict:
 def result(model, held_out, known, clip, scenes):
     return evaluate(model, held_out, known, clip, samples=4, seed=5, batch_size=3, options=FAST,
                     scenes=scenes)  # fmt: skip
-
-
-def test_registry_finds_the_suite_and_suggests_the_nearest():
-    assert suites.get("scenes").evaluate is evaluate
-    with pytest.raises(Open4MError, match="did you mean scenes"):
-        suites.get("scene")
 
 
 def test_tasks_are_what_the_model_can_do(model):

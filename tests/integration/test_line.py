@@ -61,13 +61,16 @@ def test_running_the_line_again_changes_nothing(run):
     assert before == {p: p.stat().st_mtime_ns for p in (run / "model").rglob("*.safetensors")}
 
 
-def test_another_configuration_in_the_same_directory_is_refused(run, capsys):
-    (run / "4m" / "model").rename(run / "4m" / "hidden")
-    try:
-        assert main(["train", "debug", "train.seed=1", "--out", str(run), "--only", "train"]) == 2
-    finally:
-        (run / "4m" / "hidden").rename(run / "4m" / "model")
-    assert "seed: 0 -> 1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "change", ["train.seed=1", "data.seed=1", "text_vocab=4700", "tokenizers.rgb.codebook_size=32"]
+)
+def test_another_configuration_in_the_same_directory_is_refused(run, change, capsys):
+    assert main(["train", "debug", "--out", str(run), change]) == 2
+    assert f"{change.split('=')[0]}: " in capsys.readouterr().err
+
+
+def test_settings_that_change_no_result_do_not_matter(run):
+    assert main(["train", "debug", "train.log_every=7", "processes=1", "--out", str(run)]) == 0
 
 
 def test_generate_writes_values_and_pictures(run, photo, tmp_path, capsys):

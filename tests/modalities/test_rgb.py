@@ -1,0 +1,59 @@
+"""Images as people have them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from open4m import modalities
+from open4m.types import Open4MError
+
+RGB = modalities.get("rgb")
+
+
+def encoded(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def test_a_photograph_taken_upright_is_read_upright():
+    sideways = Image.fromarray(np.repeat(np.arange(20, dtype=np.uint8)[None], 10, 0) * 12).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise to show
+    value = RGB.read(encoded(sideways, format="JPEG", exif=exif))
+    assert value.shape == (20, 10, 3)
+    assert value[0].mean() < value[-1].mean()  # what was left is now on top
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    value = RGB.read(encoded(Image.fromarray(ramp), format="PNG"))
+    assert len(np.unique(value)) == 256
+    assert np.abs(value[..., 0].astype(int) - ramp // 256).max() == 0
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_common_formats_are_read(kind):
+    assert RGB.read(encoded(Image.new("RGB", (8, 6), "red"), format=kind)).shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+def test_other_color_modes_become_rgb(mode):
+    value = RGB.convert(Image.new("RGB", (4, 4), "white").convert(mode))
+    assert value.shape == (4, 4, 3)
+    assert value.min() > 250
+
+
+@pytest.mark.parametrize("side", [9_000, 20_000])  # more than we decode; more than Pillow opens
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(side):
+    bomb = encoded(Image.new("1", (side, side)), format="PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(Open4MError, match=r"rgb: .*pixels"):
+        RGB.read(bomb)
+
+
+def test_what_is_no_image_says_which_formats_are():
+    with pytest.raises(Open4MError, match=r"rgb: not a readable image .*PNG, JPEG"):
+        RGB.read(b"no image at all")
