@@ -349,6 +349,37 @@ def test_the_mixture_has_the_weights_of_its_strategies():
     assert abs(share - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 8000)
 
 
+def test_input_budgets_are_drawn_uniformly_from_their_strategys_range():
+    specs = (grid_spec("depth", 6, 6),)
+    alphas = {"input_alpha": {"depth": 1.0}, "target_alpha": {"depth": 1.0}}
+    config = MaskingConfig(input_budget=(0, 4), target_budget=2, strategies=(
+        Strategy(name="few", **alphas), Strategy(name="many", weight=3, input_budget=(20, 24), **alphas),
+    ))  # fmt: skip
+    assert config.widest_input == 24
+    assert config.tokens_per_sample == pytest.approx(0.25 * 2 + 0.75 * 22 + 2)
+    batch = masked(make_rows(specs, 20_000), specs, config)
+    assert batch.input_id.shape == (20_000, 24)
+    counts = torch.bincount(batch.input_valid.sum(1), minlength=25).numpy()
+    expected = np.zeros(25)
+    expected[:5], expected[20:] = 1000, 3000
+    assert counts[expected == 0].sum() == 0
+    assert ((counts - expected) ** 2 / np.maximum(expected, 1)).sum() < 9 + 5 * np.sqrt(18)
+
+
+def test_beside_a_whole_sequence_grids_fill_any_part_of_what_it_leaves():
+    """So that the model sees a text with as much of a grid as generation from the text goes through."""
+    specs = (grid_spec("depth", 6, 6), sequence_spec("caption", 12))
+    count = 12_000
+    rows = make_rows(specs, count, 0, [5] * count)
+    config = make_config(specs, 16, 4, input_alpha={"depth": 1.0, "caption": 1.0}, unmasked=("caption",))
+    batch = masked(rows, specs, config)
+    sequence = (batch.input_valid & (batch.input_modality == 1)).sum(1)
+    grid = (batch.input_valid & (batch.input_modality == 0)).sum(1)
+    counts = torch.bincount(grid[sequence == 5], minlength=12).numpy()
+    assert len(counts) == 12
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 11 + 5 * np.sqrt(22)
+
+
 def test_only_the_named_modalities_are_shown_and_asked_for():
     config = make_config(SPECS, 20, 20, input_alpha={"rgb_pixels": 0.3, "boxes": 0.3}, target_alpha={"clip": 1.0})
     batch = masked(make_rows(SPECS, 50), SPECS, config)
@@ -455,8 +486,10 @@ def test_allocation_handles_rows_that_fill_at_different_speeds():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"input_budget": 0}, "positive budgets"),
-        ({"target_budget": -1}, "positive budgets"),
+        ({"input_budget": 0}, "strategy all: input budget must be 0 <= fewest <= most, got 0, 0"),
+        ({"input_budget": (5, 4)}, "input budget must be 0 <= fewest <= most, got 5, 4"),
+        ({"input_budget": (-1, 4)}, "input budget must be"),
+        ({"target_budget": -1}, "positive target budget"),
         ({"strategies": ()}, "at least one strategy"),
         ({"input_alpha": {"dept": 1.0}}, "did you mean depth"),
         ({"input_alpha": {}}, "at least one input"),

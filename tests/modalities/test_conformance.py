@@ -14,7 +14,7 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
-from open4m.modalities.base import Crop, Modality, PixelGrid, Sequence, TokenGrid
+from open4m.modalities.base import Crop, Modality, PixelGrid, Sequence, TokenGrid, augment
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
@@ -229,6 +229,15 @@ def test_a_caption_that_tells_sides_cannot_be_mirrored(caption):
     assert modalities.get("caption").can_flip("it was bright; leftover light")
 
 
+@pytest.mark.parametrize(("caption", "mirrored"), [("a cube on the left", False), ("a cube", True)])
+def test_a_sample_is_mirrored_if_its_caption_stays_true(samples, caption, mirrored):
+    sample = {"caption": caption, "semseg": samples[0]["semseg"]}
+    moved = augment(sample, {name: modalities.get(name) for name in sample}, Crop(size=(SIDE, SIDE)), flip=True)
+    expected = sample["semseg"][:, ::-1] if mirrored else sample["semseg"]
+    np.testing.assert_array_equal(moved["semseg"], expected)
+    assert moved["caption"] == caption
+
+
 def extent(mask):
     """x_min, y_min, x_max, y_max of the True cells, in cells."""
     rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
@@ -251,9 +260,7 @@ def test_crops_and_flips_move_one_object_alike_in_all_modalities(seed, flip, siz
         "boxes": Boxes(np.array([[x0, y0, x1, y1]]) / SIDE, ["cube"]),
     }  # fmt: skip
     crop = Crop.random(SIDE, SIDE, size, rng, scale=(0.3, 1.0))
-    moved = {name: modalities.get(name).crop(value, crop) for name, value in sample.items()}
-    if flip:
-        moved = {name: modalities.get(name).flip(value) for name, value in moved.items()}
+    moved = augment(sample, {name: modalities.get(name) for name in sample}, crop, flip)
     masks = {
         "rgb": moved["rgb"][..., 0] > 127, "semseg": moved["semseg"] == 1, "depth": moved["depth"] < 5,
         "normals": np.abs(moved["normals"][..., 0]) > 0.3, "clip": moved["clip"][..., 0] > 0.5,

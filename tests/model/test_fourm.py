@@ -24,8 +24,8 @@ CONFIG = FourMConfig(modalities=SPECS, dim=16, encoder_depth=2, decoder_depth=2,
 
 
 def make_model(seed=0, config=CONFIG):
+    model = FourMTransformer(config).initialize(torch.Generator().manual_seed(seed)).double()
     torch.manual_seed(seed)
-    model = FourMTransformer(config).double()
     for parameter in model.parameters():  # norms and biases start at 1 and 0: make them matter
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
@@ -357,6 +357,26 @@ def test_parameter_counts_are_those_of_table_4(size, millions):
     encoder = 4 * d * d + 3 * d * hidden + 2 * d
     assert count == layers * (encoder + encoder + 4 * d * d + 2 * d) + 2 * d
     assert SIZES[size]["decoder_depth"] == layers
+
+
+def test_initial_weights_depend_on_the_generator_alone():
+    """And all are drawn: what the constructor leaves in them does not remain."""
+    models = []
+    for noise in (0.0, 5.0):
+        model = FourMTransformer(CONFIG)
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.data.fill_(noise)
+        models.append(model.initialize(torch.Generator().manual_seed(3)).state_dict())
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    other = FourMTransformer(CONFIG).initialize(torch.Generator().manual_seed(4)).state_dict()
+    assert not torch.equal(models[0]["embeddings.outputs.weight"], other["embeddings.outputs.weight"])
+
+
+def test_initial_logits_are_those_of_a_model_that_knows_little():
+    model = FourMTransformer(CONFIG).initialize(torch.Generator().manual_seed(0)).double().eval()
+    logits = model(make_batch(ROWS, 8, 8))
+    assert 0.5 < torch.cat([v.flatten() for v in logits.values()]).std() < 2
 
 
 def test_sine_cosine_positions():

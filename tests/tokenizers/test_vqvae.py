@@ -128,7 +128,8 @@ def test_autocast_changes_quantization_only_through_the_encoder():
         output, ids = model(x), model.encode(x)
     assert output.commitment.dtype == torch.float32
     assert torch.equal(ids, model.encode(x))  # using a tokenizer is float32 even so
-    torch.testing.assert_close(output.reconstruction.float(), model(x).reconstruction, atol=0.05, rtol=0)
+    same_codes = model._reconstruct(model.quantizer.codes(output.ids))  # the encoder's bfloat16 may choose others
+    torch.testing.assert_close(output.reconstruction.float(), same_codes, atol=0.05, rtol=0)
 
 
 def test_weights_depend_on_the_generator_alone():

@@ -160,6 +160,12 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path):
     assert len(metrics(tmp_path / "run")) == 2
 
 
+def test_what_changes_no_result_may_change_when_a_run_is_resumed(tmp_path, uninterrupted):
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=6)
+    train(LineTask(), dataclasses.replace(CONFIG, checkpoint_every=9, workers=1), tmp_path / "run")
+    assert metrics(tmp_path / "run") == metrics(uninterrupted[0])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path):
     task = LineTask(broken_at=6)
     with pytest.raises(
