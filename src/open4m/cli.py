@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
     evaluate.add_argument("model", help="a shipped model or a model directory")
-    evaluate.add_argument("--samples", type=int, default=256)
+    evaluate.add_argument("--samples", type=int, default=128)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--out", type=Path, help="a JSON file to write (default: standard output)")
     evaluate.add_argument("--readme", type=Path, help="a Markdown file whose results table is renewed")
@@ -113,6 +113,8 @@ def _demo(options: argparse.Namespace) -> None:
 def _generate(options: argparse.Namespace) -> None:
     from open4m import modalities
 
+    for target in options.to:
+        modalities.get(target)  # an unknown name fails before the model is loaded
     inputs = {}
     if options.input is not None:
         inputs["rgb"] = _read(options.input, "rgb")
@@ -122,8 +124,6 @@ def _generate(options: argparse.Namespace) -> None:
         inputs["boxes"] = _read(options.boxes, "boxes")
     if not inputs:
         raise Open4MError("nothing to condition on: give --input, --caption or --boxes")
-    for target in options.to:
-        modalities.get(target)  # an unknown name fails before the model is loaded
 
     from open4m.generate.pipeline import FourM
 

@@ -44,7 +44,7 @@ def config() -> LineConfig:
             length=Duration.parse("16M tokens"), warmup=Duration.parse("0.8M tokens"), batch_size=64,
             optim=OptimConfig(base_lr=4e-3, clip=1.0), precision="fp32", evaluate_every=500, checkpoint_every=250,
         ),
-        evaluate_samples=256,
+        evaluate_samples=128,
     )  # fmt: skip
 
 

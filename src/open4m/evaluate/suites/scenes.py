@@ -29,7 +29,7 @@ from open4m.types import Open4MError, Sample, Value
 log = logging.getLogger("open4m")
 
 PREDICTED = ("depth", "normals", "semseg", "boxes", "caption")  # from RGB
-PREDICTION = {"temperature": 0.0}  # a prediction is the likeliest tokens, not a sample
+PREDICTION = {"temperature": 0.0, "steps": 2}  # the likeliest tokens, not a sample; a grid in two passes
 IMAGES = {"guidance": 3.0}  # paper Table 32
 TRAINING_SAMPLES = 512  # that trivial predictors and the reference of the Fréchet distance are made from
 IMAGE_METRICS = {"clip_score": "higher", "frechet_distance": "lower"}
