@@ -5,9 +5,15 @@ A directory holds ``config.json``, ``model.safetensors``, ``tokenizers/`` and a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from open4m.types import Open4MError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 SHIPPED = Path(__file__).parent / "pretrained"
 CONFIG, WEIGHTS, CARD, TOKENIZERS = "config.json", "model.safetensors", "README.md", "tokenizers"
@@ -32,29 +38,35 @@ def resolve(name: str | Path) -> Path:
     return path
 
 
-def load_weights(path: Path, model) -> None:
-    """Load a safetensors file into a module, strictly; half-precision files are widened to the module's type."""
+def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which must have the names and shapes of the ``expected`` ones."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         tensors = load_file(path)
+    except FileNotFoundError:
+        raise Open4MError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise Open4MError(f"{path}: not readable as safetensors ({error})") from error
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unexpected:
         raise Open4MError(
             f"{path}: other tensors than the configuration says; missing: {', '.join(missing) or 'none'}; "
             f"unexpected: {', '.join(unexpected) or 'none'}"
         )
     for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise Open4MError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
-    model.load_state_dict(tensors)
+        if tensor.shape != expected[name].shape:
+            raise Open4MError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}")
+    return tensors
 
 
-def save_weights(path: Path, model, half: bool = False) -> None:
+def load_weights(path: Path, model: Module) -> None:
+    """Load a safetensors file into a module, strictly; half-precision files are widened to the module's type."""
+    model.load_state_dict(read_weights(path, model.state_dict()))
+
+
+def save_weights(path: Path, model: Module, half: bool = False) -> None:
     """Write a module's tensors; ``half``: floats as bfloat16, to ship them."""
     import torch
     from safetensors.torch import save_file

@@ -265,7 +265,7 @@ def test_damaged_folders_are_explained(tmp_path):
         Tokenizer.load(tmp_path)
 
     save_file({**tensors, "quantizer.codebook": torch.zeros(7, 32)}, weights)
-    with pytest.raises(Open4MError, match=r"quantizer\.codebook has shape \(7, 32\).*\(32, 32\)"):
+    with pytest.raises(Open4MError, match=r"quantizer\.codebook has shape \(7, 32\), expected \(32, 32\)"):
         Tokenizer.load(tmp_path)
 
     weights.write_bytes(b"not tensors")

@@ -17,12 +17,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from open4m import config as configs
-from open4m import modalities
+from open4m import hub, modalities
 from open4m.modalities.base import TokenGrid
 from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig
 from open4m.tokenizers.vit import ViTConfig, ViTDecoder, ViTEncoder
@@ -302,15 +301,13 @@ class Tokenizer:
         """The tokenizer that :meth:`save` wrote, in float32, ready to use or to train further."""
         folder = Path(folder)
         config = configs.load(TokenizerConfig, folder / Tokenizer.CONFIG)
-        path = folder / Tokenizer.WEIGHTS
-        try:
-            tensors = load_file(path)
-        except FileNotFoundError:
-            raise Open4MError(f"{path}: no such file") from None
-        except (OSError, SafetensorError) as error:
-            raise Open4MError(f"{path}: not readable as safetensors ({error})") from error
         model = VQVAE(config, torch.Generator())
-        _load_weights(model, tensors, path)
+        own = _weights(model)
+        tensors = hub.read_weights(folder / Tokenizer.WEIGHTS, own)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+        model.quantizer.reset_statistics()
         return Tokenizer(model).to(device)
 
 
@@ -318,22 +315,3 @@ def _weights(model: VQVAE) -> dict[str, torch.Tensor]:
     """The model's tensors but for the statistics that only training needs."""
     statistics = {f"quantizer.{name}" for name in Quantizer.STATISTICS}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in statistics}
-
-
-def _load_weights(model: VQVAE, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    own = _weights(model)
-    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    if missing or unexpected:
-        raise Open4MError(
-            f"{path}: the tensors are not those of {path.with_name(Tokenizer.CONFIG).name}; "
-            f"missing: {', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
-        )
-    for name, tensor in own.items():
-        if tensors[name].shape != tensor.shape:
-            raise Open4MError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, {Tokenizer.CONFIG} says {tuple(tensor.shape)}"
-            )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-    model.quantizer.reset_statistics()
