@@ -47,6 +47,15 @@ def test_the_line_measures_every_task_beside_its_bounds(run):
     assert all(np.isfinite([row["model"], row["upper_bound"], row["trivial"]]).all() for row in rows)
 
 
+def test_the_model_card_states_what_the_model_is_and_how_good(run):
+    card = (run / "model" / "README.md").read_text()  # open4m.evaluate.card
+    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    assert all(heading in card for heading in ("## Data", "## Training", "## Measured", "## Limits"))
+    assert all(row["task"] in card for row in rows)
+    assert "| caption | sequence |" in card
+    assert "{" not in card  # nothing of the template is left open
+
+
 def test_every_training_left_its_metrics_and_pictures(run):
     for name in ("4m", "clip", "tokenizers/rgb"):
         lines = [json.loads(line) for line in (run / name / "metrics.jsonl").read_text().splitlines()]
