@@ -41,6 +41,12 @@ def write_or_fail(root: Path, shard: int) -> None:
     write_slowly(root, 0, shard)
 
 
+def write_threads(root: Path, shard: int) -> None:
+    import torch
+
+    (root / str(shard)).write_text(str(torch.get_num_threads()))
+
+
 def job(root: Path, seconds: float, processes: int):
     done = committed(root, "caption").__contains__
     return run_shards(
@@ -154,3 +160,9 @@ def test_an_error_in_the_work_ends_the_job_and_keeps_what_is_done(tmp_path, proc
 def test_impossible_arguments():
     with pytest.raises(Open4MError, match="at least 1 process"):
         run_shards([0], print, done=lambda _: False, processes=0, description="write")
+
+
+def test_processes_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    run_shards(range(2), partial(write_threads, tmp_path), done=lambda _: False, processes=2, description="count")
+    assert [(tmp_path / str(shard)).read_text() for shard in range(2)] == ["2", "2"]

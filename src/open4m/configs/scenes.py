@@ -25,7 +25,7 @@ def config() -> LineConfig:
     """The shipped model's."""
     return LineConfig(
         name="scenes",
-        data=DataConfig(train=12_000, validation=512, test=512),
+        data=DataConfig(train=24_000, validation=512, test=512),
         clip=SmallCLIP(),
         clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
@@ -39,10 +39,10 @@ def config() -> LineConfig:
         max_length={"caption": 64, "boxes": 32},
         modalities=MODALITIES,
         size="scenes",
-        masking=masking(MODALITIES, 64, 80, 64),
+        masking=masking(MODALITIES, 64, 80, 128),
         train=TrainConfig(
-            length=Duration.parse("16M tokens"), warmup=Duration.parse("0.8M tokens"), batch_size=64,
-            optim=OptimConfig(base_lr=4e-3, clip=1.0), precision="fp32", evaluate_every=500, checkpoint_every=250,
+            length=Duration.parse("45M tokens"), warmup=Duration.parse("1M tokens"), batch_size=32,
+            optim=OptimConfig(base_lr=24e-3, clip=1.0), precision="fp32", evaluate_every=1000, checkpoint_every=500,
         ),
         evaluate_samples=128,
     )  # fmt: skip
