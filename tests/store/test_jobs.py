@@ -162,7 +162,7 @@ def test_impossible_arguments():
         run_shards([0], print, done=lambda _: False, processes=0, description="write")
 
 
-def test_processes_share_the_cores(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+def test_processes_share_the_cores(tmp_path):
     run_shards(range(2), partial(write_threads, tmp_path), done=lambda _: False, processes=2, description="count")
-    assert [(tmp_path / str(shard)).read_text() for shard in range(2)] == ["2", "2"]
+    cores = len(os.sched_getaffinity(0))
+    assert all(int((tmp_path / str(shard)).read_text()) <= max(1, cores // 2) for shard in range(2))
