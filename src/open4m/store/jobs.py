@@ -86,19 +86,17 @@ def _run_pool(
 
 
 def _start_worker(processes: int) -> None:
-    """Share the cores, and end this worker when its parent is gone: an orphan would wait for work forever.
-
-    Processes that each take all cores wait for one another at every operation: rendering was ten times slower.
-    """
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    """End this worker when its parent is gone, since an orphan would wait for work forever, and share the cores:
+    processes that each use all of them wait for one another at every operation."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
 @contextmanager
