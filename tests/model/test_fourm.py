@@ -387,7 +387,7 @@ def test_sine_cosine_positions():
         assert table[position, 4 + channel].item() == pytest.approx(math.cos(angle), abs=1e-6)
     grid = sincos_2d(2, 3, 16)  # raster position 5 is row 1, column 2
     torch.testing.assert_close(
-        grid[5], torch.cat([sincos_1d(torch.tensor([2]), 8)[0], sincos_1d(torch.tensor([1]), 8)[0]])
+        grid[5], torch.cat([sincos_1d(torch.tensor([1]), 8)[0], sincos_1d(torch.tensor([2]), 8)[0]])
     )
     assert len(torch.unique(sincos_2d(14, 14, 384), dim=0)) == 196
 

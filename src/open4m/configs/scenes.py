@@ -41,8 +41,9 @@ def config() -> LineConfig:
         size="scenes",
         masking=masking(MODALITIES, 64, 80, 128),
         train=TrainConfig(
-            length=Duration.parse("45M tokens"), warmup=Duration.parse("1M tokens"), batch_size=32,
-            optim=OptimConfig(base_lr=24e-3, clip=1.0), precision="fp32", evaluate_every=1000, checkpoint_every=500,
+            length=Duration.parse("38M tokens"), warmup=Duration.parse("1M tokens"), batch_size=32,
+            optim=OptimConfig(base_lr=24e-3, clip=1.0), precision="fp32", workers=0, evaluate_every=1000,
+            checkpoint_every=500,
         ),
         evaluate_samples=128,
     )  # fmt: skip

@@ -16,12 +16,12 @@ def sincos_1d(positions: Tensor, dim: int) -> Tensor:
 
 
 def sincos_2d(h: int, w: int, dim: int) -> Tensor:
-    """Embedding (h·w, dim) of raster positions: the first half of the channels tells the column, the second the row.
+    """Embedding (h·w, dim) of raster positions: the first half of the channels tells the row, the second the column.
 
     The order of channels is that of the public checkpoints of 4M; tokenizers have another one, see their ``vit.py``.
     """
-    columns, rows = torch.arange(w).repeat(h), torch.arange(h).repeat_interleave(w)
-    return torch.cat([sincos_1d(columns, dim // 2), sincos_1d(rows, dim // 2)], 1)
+    rows, columns = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+    return torch.cat([sincos_1d(rows, dim // 2), sincos_1d(columns, dim // 2)], 1)
 
 
 def patchify(pixels: Tensor, patch: int) -> Tensor:
