@@ -100,7 +100,9 @@ class MaskedBatch:
 
     Every token is (modality, position, id). Rows are padded to N and M; padding has ``*_valid`` False and
     zeros elsewhere. ``input_id`` of a pixel token is 0: its content is the patch at ``input_position`` of
-    ``pixels[name]``. For grids ``position`` is the raster index; for sequences it counts the tokens shown.
+    ``pixels[name]``. ``input_id`` of a vector is 1 + its row in ``vectors[name]``, or 0 for a masked span, which is
+    shown as a vector of zeros. For grids ``position`` is the raster index; for sequences, of vectors too, it counts the
+    tokens shown.
     """
 
     input_id: torch.Tensor  # (B, N) int64
@@ -113,13 +115,18 @@ class MaskedBatch:
     query_id: torch.Tensor  # (B, M) int64; sequences: the previous token; grids: 0, the mask token is read instead
     target_valid: torch.Tensor  # (B, M) bool
     pixels: dict[str, torch.Tensor] = field(default_factory=dict)  # modality key -> (B, C, H, W) float32, normalized
+    vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # modality key -> (B, L, C) float32
 
     def to(self, device: torch.device | str) -> MaskedBatch:
         """The same batch on another device."""
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "pixels"
-        }
-        return MaskedBatch(**moved, pixels={k: v.to(device, non_blocking=True) for k, v in self.pixels.items()})
+        moved = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, dict):
+                moved[f.name] = {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}
+            else:
+                moved[f.name] = value.to(device, non_blocking=True)
+        return MaskedBatch(**moved)
 
     def __len__(self) -> int:
         return self.input_id.shape[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from open4m import modalities
 from open4m.types import Open4MError
@@ -14,25 +14,27 @@ class ModalitySpec:
     """One modality as the model sees it. ``key`` is its name, with a resolution if there are several: ``rgb@256``."""
 
     key: str
-    family: Literal["pixels", "grid", "sequence"]
-    vocab_size: int = 0  # entries of the codebook or of the text vocabulary; 0 for pixels
-    grid: tuple[int, int] = (0, 0)  # (h, w) in tokens or patches
-    max_length: int = 0  # tokens of a sequence
+    family: Literal["pixels", "vectors", "grid", "sequence"]
+    vocab_size: int = 0  # grids, sequences: entries of the codebook or of the text vocabulary
+    grid: tuple[int, int] = (0, 0)  # pixels, grids: (h, w) in patches or tokens
+    max_length: int = 0  # sequences, vectors: tokens at most
     patch_size: int = 0  # pixels: of a projected patch
-    channels: int = 0  # pixels
+    channels: int = 0  # pixels, vectors: of a pixel, of a vector
+    learned_positions: bool = False  # instead of fixed sine-cosine ones: for tokens without a place, like global features
     is_input: bool = True
     is_target: bool = True
 
     def __post_init__(self) -> None:
-        if self.family == "pixels" and self.is_target:
-            object.__setattr__(self, "is_target", False)  # nothing predicts pixels
+        if self.family in ("pixels", "vectors") and self.is_target:
+            object.__setattr__(self, "is_target", False)  # nothing predicts them
         needed = {
             "pixels": ("patch_size", "channels"),
+            "vectors": ("channels", "max_length"),
             "grid": ("vocab_size",),
             "sequence": ("vocab_size", "max_length"),
         }
         missing = [name for name in needed[self.family] if getattr(self, name) < 1]
-        if self.family != "sequence" and min(self.grid) < 1:
+        if self.family in ("pixels", "grid") and min(self.grid) < 1:
             missing.append("grid")
         if missing:
             raise Open4MError(f"modality {self.key}: {', '.join(missing)} must be positive for family {self.family}")
@@ -40,7 +42,7 @@ class ModalitySpec:
     @property
     def length(self) -> int:
         """The number of tokens of a grid, or the most of a sequence."""
-        return self.max_length if self.family == "sequence" else self.grid[0] * self.grid[1]
+        return self.grid[0] * self.grid[1] if self.family in ("pixels", "grid") else self.max_length
 
     @property
     def positions(self) -> int:
@@ -50,7 +52,13 @@ class ModalitySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class FourMConfig:
-    """Sizes as in the paper's Table 4; the order of ``modalities`` is the index that tokens carry."""
+    """Sizes as in the paper's Table 4; the order of ``modalities`` is the index that tokens carry.
+
+    The defaults are the paper's final architecture; Tables 24 and 26 vary the depths, ``activation``, the biases and
+    ``qk_norm``. ``drop_path`` is the rate of stochastic depth (paper D) in the last block of encoder and of decoder;
+    it grows linearly from 0 in their first. ``register_tokens`` are learned tokens that the encoder sees besides its
+    input. ``tied``: a sequence's decoder input and output embeddings are the same (paper C.1).
+    """
 
     modalities: tuple[ModalitySpec, ...]
     dim: int
@@ -58,10 +66,24 @@ class FourMConfig:
     decoder_depth: int
     heads: int
     mlp_ratio: float = 4.0
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    qkv_bias: bool = False
+    proj_bias: bool = False
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    qk_norm: bool = False
+    register_tokens: int = 0
+    drop_path: float = 0.0
+    tied: bool = True
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or self.dim % 4:
             raise Open4MError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (2D sine-cosine)")
+        if not 0 <= self.drop_path < 1 or self.register_tokens < 0:
+            raise Open4MError(
+                f"drop_path must be in [0, 1) and register_tokens not negative, got {self.drop_path} and "
+                f"{self.register_tokens}"
+            )
         keys = self.keys
         if len(set(keys)) != len(keys):
             raise Open4MError(f"a modality occurs twice: {', '.join(keys)}")
@@ -100,8 +122,8 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
-def sized(size: str, specs: tuple[ModalitySpec, ...]) -> FourMConfig:
-    """The configuration of a named size for given modalities."""
+def sized(size: str, specs: tuple[ModalitySpec, ...], **options: Any) -> FourMConfig:
+    """The configuration of a named size for given modalities; ``options``: other fields of :class:`FourMConfig`."""
     if size not in SIZES:
         raise Open4MError(f"unknown size {size!r} (sizes: {', '.join(SIZES)})")
-    return FourMConfig(modalities=specs, **SIZES[size])
+    return FourMConfig(modalities=specs, **{**SIZES[size], **options})
