@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from open4m.losses import per_modality
+from open4m.losses import cross_entropy
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import MaskedBatch
 
@@ -46,7 +46,7 @@ def logits_of(batch, seed=0):
 def test_each_modality_counts_the_same_whatever_its_tokens_and_vocabulary():
     batch = batch_of(MODALITY, VALID, IDS)
     logits = logits_of(batch)
-    loss, parts = per_modality(logits, batch, CONFIG)
+    loss, parts = cross_entropy(logits, batch, CONFIG)
     expected = {}
     for index, key in ((1, "depth"), (2, "caption")):
         answers = [IDS[r][c] for r in range(3) for c in range(4) if VALID[r][c] and MODALITY[r][c] == index]
@@ -65,7 +65,7 @@ def test_each_modality_counts_the_same_whatever_its_tokens_and_vocabulary():
 def test_uniform_logits_cost_the_logarithm_of_the_vocabulary():
     batch = batch_of([[1, 2, 3]], [[1, 1, 1]], [[4, 8, 0]])
     logits = {k: torch.zeros_like(v) for k, v in logits_of(batch).items()}
-    _, parts = per_modality(logits, batch, CONFIG)
+    _, parts = cross_entropy(logits, batch, CONFIG)
     assert {k: round(v.item(), 6) for k, v in parts.items()} == {
         "depth": round(math.log(5), 6), "caption": round(math.log(9), 6), "clip": round(math.log(3), 6),
     }  # fmt: skip
@@ -74,16 +74,16 @@ def test_uniform_logits_cost_the_logarithm_of_the_vocabulary():
 def test_padding_does_not_count_and_low_precision_is_widened():
     batch = batch_of(MODALITY, VALID, IDS)
     logits = logits_of(batch)
-    loss, _ = per_modality(logits, batch, CONFIG)
+    loss, _ = cross_entropy(logits, batch, CONFIG)
     batch.target_id[~batch.target_valid] = 1
     batch.target_modality[~batch.target_valid] = 2
-    assert per_modality(logits, batch, CONFIG)[0].item() == loss.item()
-    assert per_modality({k: v.bfloat16() for k, v in logits.items()}, batch, CONFIG)[0].dtype == torch.float32
+    assert cross_entropy(logits, batch, CONFIG)[0].item() == loss.item()
+    assert cross_entropy({k: v.bfloat16() for k, v in logits.items()}, batch, CONFIG)[0].dtype == torch.float32
 
 
 def test_a_batch_without_any_target_costs_nothing_and_has_gradients():
     batch = batch_of(MODALITY, [[0] * 4] * 3, IDS)
     logits = logits_of(batch)
-    loss, _ = per_modality(logits, batch, CONFIG)
+    loss, _ = cross_entropy(logits, batch, CONFIG)
     assert loss.item() == 0
     loss.backward()

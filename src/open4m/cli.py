@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--readme", type=Path, help="a Markdown file whose results table is renewed")
     evaluate.set_defaults(run=_evaluate)
 
+    load = commands.add_parser("import", help="turn a public checkpoint of the authors of 4M into a model directory")
+    load.add_argument("source", help="a safetensors file, a directory, or a name on the hub: EPFL-VILAB/4M-7_B_CC12M")
+    load.add_argument("out", type=Path, help="the directory to write")
+    load.set_defaults(run=_import)
+
     lines = []
     for name, help_text in (
         ("train", "everything up to a pre-trained model; resumes where it stopped"),
@@ -138,6 +143,28 @@ def _generate(options: argparse.Namespace) -> None:
         data.write_bytes(modality.write(value))
         result.render(target, 512).save(image)
         print(f"{target}: {data}, {image}" + (f": {value}" if isinstance(value, str) else ""))
+
+
+def _import(options: argparse.Namespace) -> None:
+    from open4m import hub
+    from open4m.generate.pipeline import FourM
+    from open4m.model import convert
+    from open4m.model.fourm import FourMTransformer
+
+    if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
+        raise Open4MError(f"{options.out}: exists and is not empty; name another directory")
+    imported = convert.load(hub.resolve(options.source))
+    model = FourMTransformer(imported.config)
+    model.load_state_dict(imported.weights)
+    FourM(model, {}, None).save(options.out)
+    for name, key in imported.names.items():
+        spec = imported.config.spec(key)
+        size = f"up to {spec.max_length} tokens" if spec.max_length else f"{spec.grid[0]}×{spec.grid[1]} tokens"
+        entries = f"{spec.vocab_size} entries" if spec.vocab_size else f"{spec.channels} channels"
+        role = " and ".join(r for r, held in (("input", spec.is_input), ("target", spec.is_target)) if held)
+        print(f"{name} -> {key}: {spec.family}, {size}, {entries}, {role}")
+    print(f"{len(imported.weights)} tensors; not needed: {', '.join(imported.unused) or 'none'}")
+    print(options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

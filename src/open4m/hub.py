@@ -1,10 +1,12 @@
 """Pretrained directories: where they are, and how weights are written and read.
 
-A directory holds ``config.json``, ``model.safetensors``, ``tokenizers/`` and a model card, ``README.md``.
+A directory holds ``config.json``, ``model.safetensors``, ``tokenizers/`` and a model card, ``README.md``. The authors'
+public checkpoints, by their names on the Hugging Face hub or downloaded, hold the first two, in their own format.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,17 +27,39 @@ def shipped() -> list[str]:
 
 
 def resolve(name: str | Path) -> Path:
-    """The directory of a shipped model's name or of a path; an error that says what is missing otherwise."""
+    """Where a model is: the name of a shipped one, a directory, a safetensors file, or a name on the hub.
+
+    What is named ``owner/model`` and not there yet is downloaded. Raises :class:`Open4MError` that says what is missing.
+    """
     if str(name) in shipped():
         return SHIPPED / str(name)
     path = Path(name)
+    if path.is_file() and path.suffix == ".safetensors":
+        return path
+    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        path = _download(str(name))
     if not path.is_dir():
         known = ", ".join(shipped()) or "none are installed"
-        raise Open4MError(f"{name}: neither a directory nor a shipped model (shipped: {known})")
+        raise Open4MError(
+            f"{name}: neither a directory, nor a safetensors file, nor a shipped model (shipped: {known}), nor a name "
+            "on the hub (owner/model)"
+        )
     missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
     if missing:
         raise Open4MError(f"{path}: not a model directory, it has no {' and no '.join(missing)}")
     return path
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        patterns = [CONFIG, WEIGHTS, CARD, f"{TOKENIZERS}/*"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Open4MError(f"{name}: not a directory here, and not to be had from the hub ({reason})") from error
 
 
 def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ def slow_position(spec, position, dim):
     if spec.family == "sequence":
         return torch.tensor(sincos(position, dim), dtype=torch.float64)
     row, column = divmod(position, spec.grid[1])
-    return torch.tensor(sincos(column, dim // 2) + sincos(row, dim // 2), dtype=torch.float64)
+    return torch.tensor(sincos(row, dim // 2) + sincos(column, dim // 2), dtype=torch.float64)
 
 
 def slow_attention(query, keys, values, heads):
@@ -200,7 +200,9 @@ def test_samples_do_not_see_each_other():
     model, batch = make_model(), make_batch(ROWS, 8, 8)
     found = by_query(model, batch)
     for row in range(4):
-        fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name != "pixels"}
+        fields = {
+            f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name not in ("pixels", "vectors")
+        }
         pixels = {"rgb_pixels": batch.pixels["rgb_pixels"][row : row + 1]}
         alone = MaskedBatch(**{name: value[row : row + 1] for name, value in fields.items()}, pixels=pixels)
         same({k[1:]: v for k, v in found.items() if k[0] == row}, {k[1:]: v for k, v in by_query(model, alone).items()})
@@ -335,7 +337,7 @@ def test_decoding_with_a_cache_equals_decoding_at_once():
     for p in range(6):
         one = dataclasses.replace(batch, **{name: getattr(batch, name)[:, p : p + 1] for name in names})
         torch.testing.assert_close(model.decode(context, one, caches)[:, 0], whole[:, p], rtol=0, atol=1e-10)
-    assert caches[0]["k"].shape == (3, 6, 16)
+    assert caches[0]["k"].shape == (3, 4, 6, 4)
 
 
 def test_a_sample_that_sees_nothing_gives_finite_logits_in_low_precision_too():

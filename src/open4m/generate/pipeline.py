@@ -18,6 +18,7 @@ from open4m.generate.engine import Engine
 from open4m.generate.plan import Step, make
 from open4m.modalities.base import Sequence as SequenceModality
 from open4m.modalities.base import centered
+from open4m.model import convert
 from open4m.model.config import FourMConfig
 from open4m.model.fourm import FourMTransformer
 from open4m.tokenizers.text import TextTokenizer
@@ -47,7 +48,7 @@ class Generation:
 
 
 class FourM:
-    """A model directory in memory.
+    """A model directory in memory. A modality without a tokenizer can be neither given nor generated.
 
     >>> model = FourM.from_pretrained("scenes")
     >>> result = model.generate({"rgb": image}, targets=["depth", "caption"])
@@ -58,11 +59,7 @@ class FourM:
         self.model, self.grids, self.text = model, dict(grids), text
         self.config: FourMConfig = model.config
         for spec in self.config.modalities:
-            if spec.family == "grid" and spec.key not in self.grids:
-                raise Open4MError(f"modality {spec.key} has no tokenizer")
-            if spec.family == "sequence" and text is None:
-                raise Open4MError(f"modality {spec.key} has no text tokenizer")
-            if spec.family == "sequence" and text.vocab_size != spec.vocab_size:
+            if spec.family == "sequence" and text is not None and text.vocab_size != spec.vocab_size:
                 raise Open4MError(
                     f"{spec.key}: the model has {spec.vocab_size} entries, the text tokenizer {text.vocab_size}"
                 )
@@ -74,15 +71,26 @@ class FourM:
     # ---- at rest
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu") -> FourM:
-        """A shipped model by name, or a model directory. Raises :class:`Open4MError` for anything else."""
+        """A shipped model by name, a model directory, or one of the authors' public models: its name on the hub, a
+        directory or a safetensors file. Raises :class:`Open4MError` for anything else."""
         folder = hub.resolve(name)
-        config = configs.load(FourMConfig, folder / hub.CONFIG)
-        model = FourMTransformer(config)
-        hub.load_weights(folder / hub.WEIGHTS, model)
-        tokenizers = folder / hub.TOKENIZERS
-        grids = {s.key: Tokenizer.load(tokenizers / s.key, device) for s in config.modalities if s.family == "grid"}
+        if convert.is_reference(folder):
+            imported = convert.load(folder)
+            model = FourMTransformer(imported.config)
+            model.load_state_dict(imported.weights)
+        elif folder.is_dir():
+            model = FourMTransformer(configs.load(FourMConfig, folder / hub.CONFIG))
+            hub.load_weights(folder / hub.WEIGHTS, model)
+        else:
+            raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
+        config, tokenizers = model.config, folder / hub.TOKENIZERS
+        grids = {
+            s.key: Tokenizer.load(tokenizers / s.key, device)
+            for s in config.modalities
+            if s.family == "grid" and (tokenizers / s.key).is_dir()
+        }
         for spec in config.modalities:
-            if spec.family == "grid":
+            if spec.key in grids:
                 own = grids[spec.key].config
                 if (own.codebook_size, own.grid) != (spec.vocab_size, spec.grid):
                     raise Open4MError(
@@ -122,6 +130,8 @@ class FourM:
         if not samples:
             return []
         plan = make(self.config, targets, options)
+        for step in plan:
+            self._check_tokenizer(step.target)
         given = {key for sample in samples for key in self._keys(sample).values()}
         for step in plan:
             if step.target in given:
@@ -139,17 +149,19 @@ class FourM:
 
     def encode(self, key: str, value: Any) -> np.ndarray:
         """Tokens of a value: (h·w,) of a grid, (length,) of a sequence."""
+        self._check_tokenizer(key)
         modality = modalities.get(key)
         if isinstance(modality, SequenceModality):
-            ids = modality.encode(modality.convert(value), self._text(key), self.config.spec(key).max_length)
+            ids = modality.encode(modality.convert(value), self.text, self.config.spec(key).max_length)
             return np.array(ids, dtype=np.int64)
         return self.grids[key].encode(value).ravel()
 
     def decode(self, key: str, tokens: np.ndarray) -> Value:
         """The value of tokens."""
+        self._check_tokenizer(key)
         modality = modalities.get(key)
         if isinstance(modality, SequenceModality):
-            return modality.decode([int(i) for i in tokens], self._text(key))
+            return modality.decode([int(i) for i in tokens], self.text)
         return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
 
     def _keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
@@ -205,7 +217,9 @@ class FourM:
             for i in range(canvas.size)
         ]
 
-    def _text(self, key: str) -> TextTokenizer:
-        if self.text is None:
-            raise Open4MError(f"{key}: the model has no text tokenizer")
-        return self.text
+    def _check_tokenizer(self, key: str) -> None:
+        """Raise for a tokenized modality whose tokenizer the model did not come with."""
+        family = self.config.spec(key).family
+        folder = TEXT if family == "sequence" else key
+        if (family == "grid" and key not in self.grids) or (family == "sequence" and self.text is None):
+            raise Open4MError(f"{key}: the model has no tokenizer for it; put one into {hub.TOKENIZERS}/{folder}")

@@ -20,7 +20,9 @@ class ModalitySpec:
     max_length: int = 0  # sequences, vectors: tokens at most
     patch_size: int = 0  # pixels: of a projected patch
     channels: int = 0  # pixels, vectors: of a pixel, of a vector
-    learned_positions: bool = False  # instead of fixed sine-cosine ones: for tokens without a place, like global features
+    learned_positions: bool = (
+        False  # instead of fixed sine-cosine ones: for tokens without a place, like global features
+    )
     is_input: bool = True
     is_target: bool = True
 
@@ -36,6 +38,8 @@ class ModalitySpec:
         missing = [name for name in needed[self.family] if getattr(self, name) < 1]
         if self.family in ("pixels", "grid") and min(self.grid) < 1:
             missing.append("grid")
+        if self.family in ("pixels", "vectors") and self.vocab_size:
+            raise Open4MError(f"modality {self.key}: {self.family} have no vocabulary, got {self.vocab_size} entries")
         if missing:
             raise Open4MError(f"modality {self.key}: {', '.join(missing)} must be positive for family {self.family}")
 
@@ -46,8 +50,13 @@ class ModalitySpec:
 
     @property
     def positions(self) -> int:
-        """The positions that occur: span masking asks for up to one query more than a sequence has tokens."""
-        return self.length + (self.family == "sequence")
+        """The positions that there are: span masking asks for up to one query more than a sequence has tokens.
+
+        Fixed positions of sequences cost nothing; there are at least 512, as in public checkpoints.
+        """
+        if self.family in ("pixels", "grid"):
+            return self.length
+        return self.length + 1 if self.learned_positions else max(512, self.length + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +75,7 @@ class FourMConfig:
     decoder_depth: int
     heads: int
     mlp_ratio: float = 4.0
-    activation: Literal["swiglu", "gelu"] = "swiglu"
+    activation: Literal["swiglu", "geglu", "gelu", "silu"] = "swiglu"
     qkv_bias: bool = False
     proj_bias: bool = False
     mlp_bias: bool = False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.model.config import FourMConfig
+from open4m.types import MaskedBatch
 
 
 def sincos_1d(positions: Tensor, dim: int) -> Tensor:
@@ -36,36 +38,55 @@ class Embeddings(nn.Module):
 
     ``inputs``: the encoder's table, the rows of all tokenized input modalities one after another.
     ``outputs``: the output layer of all targets, one after another. For sequences the same rows embed the
-    decoder's input: input and output embeddings of the decoder are shared (paper C.1).
-    ``modality``: shared by encoder and decoder. Positions are fixed.
+    decoder's input: input and output embeddings of the decoder are shared (paper C.1), unless the configuration is
+    not ``tied``: then ``queries`` has rows of their own.
+    ``modality``: shared by encoder and decoder. Positions are fixed, or learned for the modalities that say so.
     """
 
     def __init__(self, config: FourMConfig):
         super().__init__()
         dim = config.dim
         specs = config.modalities
-        readable = [m.vocab_size if m.is_input else 0 for m in specs]
+        tokenized = [m.family in ("grid", "sequence") for m in specs]
+        readable = [m.vocab_size if m.is_input and t else 0 for m, t in zip(specs, tokenized, strict=True)]
         writable = [m.vocab_size if m.is_target else 0 for m in specs]
+        queried = (
+            writable if config.tied else [n * (m.family == "sequence") for m, n in zip(specs, writable, strict=True)]
+        )
         self.inputs = nn.Embedding(max(1, sum(readable)), dim)
         self.outputs = nn.Embedding(sum(writable), dim)
+        self.queries = None if config.tied else nn.Embedding(max(1, sum(queried)), dim)
         self.modality = nn.Embedding(len(specs), dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.registers = nn.Parameter(torch.zeros(config.register_tokens, dim)) if config.register_tokens else None
         self.patches = nn.ModuleDict(
-            {_module_name(m.key): nn.Linear(m.channels * m.patch_size**2, dim, bias=False)
+            {module_name(m.key): nn.Linear(m.channels * m.patch_size**2, dim, bias=False)
              for m in specs if m.family == "pixels"}
         )  # fmt: skip
-        self.pixels = [(i, m.key, m.patch_size) for i, m in enumerate(specs) if m.family == "pixels"]
-        positions = [
-            sincos_1d(torch.arange(m.positions), dim) if m.family == "sequence" else sincos_2d(*m.grid, dim)
-            for m in specs
+        self.vectors = nn.ModuleDict(
+            {module_name(m.key): nn.Linear(m.channels, dim) for m in specs if m.family == "vectors"}
+        )
+        self.projected = [(i, m) for i, m in enumerate(specs) if m.family in ("pixels", "vectors")]
+        fixed = [m for m in specs if not m.learned_positions]
+        learned = [m for m in specs if m.learned_positions]
+        starts, end = {}, 0
+        for spec in [*fixed, *learned]:
+            starts[spec.key], end = end, end + spec.positions
+        tables = [
+            sincos_2d(*m.grid, dim) if m.family in ("pixels", "grid") else sincos_1d(torch.arange(m.positions), dim)
+            for m in fixed
         ]
+        self.learned_positions = nn.ParameterDict(
+            {side: nn.Parameter(torch.zeros(sum(m.positions for m in learned), dim))
+             for side in ("encoder", "decoder") if learned}
+        )  # fmt: skip
         self.output_slices = {
             m.key: slice(o, o + n) for m, o, n in zip(specs, _offsets(writable), writable, strict=True)
         }
-        self.register_buffer("positions", torch.cat(positions), persistent=False)
+        self.register_buffer("positions", torch.cat(tables or [torch.zeros(0, dim)]), persistent=False)
         self.register_buffer("input_offset", torch.tensor(_offsets(readable)), persistent=False)
-        self.register_buffer("output_offset", torch.tensor(_offsets(writable)), persistent=False)
-        self.register_buffer("position_offset", torch.tensor(_offsets([m.positions for m in specs])), persistent=False)
+        self.register_buffer("query_offset", torch.tensor(_offsets(queried)), persistent=False)
+        self.register_buffer("position_offset", torch.tensor([starts[m.key] for m in specs]), persistent=False)
         self.register_buffer("is_sequence", torch.tensor([m.family == "sequence" for m in specs]), persistent=False)
 
     @torch.no_grad()
@@ -80,29 +101,55 @@ class Embeddings(nn.Module):
             (self.modality.weight, 0.5),
             (self.outputs.weight, dim**-0.5),
             (self.mask_token, 0.02),
+            (self.registers, 0.5),
+            (None if self.queries is None else self.queries.weight, dim**-0.5),
+            *((table, 0.5) for table in self.learned_positions.values()),
         ):
-            nn.init.normal_(weight, std=std, generator=generator)
-        for patches in self.patches.values():
-            nn.init.xavier_uniform_(patches.weight, generator=generator)
+            if weight is not None:
+                nn.init.normal_(weight, std=std, generator=generator)
+        for layer in [*self.patches.values(), *self.vectors.values()]:
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
 
-    def where(self, modality: Tensor, position: Tensor) -> Tensor:
+    def where(self, modality: Tensor, position: Tensor, decoder: bool = False) -> Tensor:
         """Position plus modality embedding (B, N, D)."""
-        return self.positions[position + self.position_offset[modality]] + self.modality(modality)
+        table = self.positions
+        if self.learned_positions:
+            table = torch.cat([table, self.learned_positions["decoder" if decoder else "encoder"]])
+        return table[position + self.position_offset[modality]] + self.modality(modality)
 
-    def content(self, token: Tensor, modality: Tensor, position: Tensor, pixels: dict[str, Tensor]) -> Tensor:
-        """The encoder's content embedding (B, N, D): a row of the table, or a projected patch."""
+    def content(self, batch: MaskedBatch) -> Tensor:
+        """The encoder's content embedding (B, N, D): a row of the table, or a projected patch or vector."""
+        modality, token = batch.input_modality, batch.input_id
+        for index, spec in self.projected:
+            if spec.family == "vectors":
+                token = token.masked_fill(modality == index, 0)  # it is no row of the table
         x = self.inputs(token + self.input_offset[modality])
-        for index, key, patch in self.pixels:
-            if key in pixels:
-                chosen = modality == index  # (B, N)
-                rows = chosen.nonzero()[:, 0]
-                patches = patchify(pixels[key], patch)[rows, position[chosen]]
-                x = x.masked_scatter(chosen[..., None], self.patches[_module_name(key)](patches).to(x.dtype))
+        for index, spec in self.projected:
+            if spec.key not in batch.pixels and spec.key not in batch.vectors:
+                continue
+            chosen = (modality == index) & batch.input_valid  # (B, N)
+            row = chosen.nonzero()[:, 0]
+            if spec.family == "pixels":
+                patches = patchify(batch.pixels[spec.key], spec.patch_size)[row, batch.input_position[chosen]]
+                shown = self.patches[module_name(spec.key)](patches)
+            else:
+                vectors = F.pad(batch.vectors[spec.key], (0, 0, 1, 0))  # id 0: a masked span, shown as zeros
+                shown = self.vectors[module_name(spec.key)](vectors[row, batch.input_id[chosen]])
+            x = x.masked_scatter(chosen[..., None], shown.to(x.dtype))
         return x
+
+    def with_registers(self, x: Tensor, where: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, what is re-injected of them, and which are real, with the register tokens before them."""
+        if self.registers is None:
+            return x, where, valid
+        count = len(self.registers)
+        registers = self.registers.to(x.dtype).expand(len(x), -1, -1)
+        return torch.cat([registers, x], 1), F.pad(where, (0, 0, count, 0)), F.pad(valid, (count, 0), value=True)
 
     def query(self, token: Tensor, modality: Tensor) -> Tensor:
         """The decoder's content embedding (B, M, D): the mask token for grids, the previous token for sequences."""
-        tokens = self.outputs(token + self.output_offset[modality])
+        table = self.outputs if self.queries is None else self.queries
+        tokens = table(token + self.query_offset[modality])
         return torch.where(self.is_sequence[modality][..., None], tokens, self.mask_token.to(tokens.dtype))
 
     def output(self, key: str) -> Tensor:
@@ -115,5 +162,5 @@ def _offsets(sizes: list[int]) -> list[int]:
     return [sum(sizes[:i]) if n else 0 for i, n in enumerate(sizes)]
 
 
-def _module_name(key: str) -> str:
+def module_name(key: str) -> str:
     return key.replace("@", "_at_")  # a module's name has no dots; a key may hold an @

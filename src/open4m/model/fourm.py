@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from open4m.model.config import FourMConfig
 from open4m.model.embeddings import Embeddings
-from open4m.model.layers import DecoderBlock, EncoderBlock, norm
+from open4m.model.layers import DecoderBlock, EncoderBlock, drop_path, norm
 from open4m.types import MaskedBatch
 
 
@@ -18,7 +18,7 @@ from open4m.types import MaskedBatch
 class Context:
     """What the decoder reads of the encoder: each block's keys and values, and which tokens are real."""
 
-    keys_values: list[Tensor]  # a block: (B, N, 2D)
+    keys_values: list[tuple[Tensor, Tensor]]  # a block: (B, heads, N, D/heads) each
     mask: Tensor  # (B, 1, 1, N) bool
 
 
@@ -28,14 +28,13 @@ class FourMTransformer(nn.Module):
     def __init__(self, config: FourMConfig):
         super().__init__()
         self.config = config
-        size = (config.dim, config.heads, config.mlp_ratio)
         with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made; the caller sees none of it
             self.embeddings = Embeddings(config)
-            self.encoder = nn.ModuleList([EncoderBlock(*size) for _ in range(config.encoder_depth)])
-            self.encoder_norm = norm(config.dim)
-            self.context_proj = nn.Linear(config.dim, config.dim)  # the one layer with a bias, as in public checkpoints
-            self.decoder = nn.ModuleList([DecoderBlock(*size) for _ in range(config.decoder_depth)])
-            self.decoder_norm = norm(config.dim)
+            self.encoder = nn.ModuleList([EncoderBlock(config) for _ in range(config.encoder_depth)])
+            self.encoder_norm = norm(config.dim, config)
+            self.context_proj = nn.Linear(config.dim, config.dim)  # always with a bias, as in public checkpoints
+            self.decoder = nn.ModuleList([DecoderBlock(config) for _ in range(config.decoder_depth)])
+            self.decoder_norm = norm(config.dim, config)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> FourMTransformer:
@@ -48,26 +47,36 @@ class FourMTransformer(nn.Module):
         self.embeddings.initialize(generator)
         return self
 
-    def forward(self, batch: MaskedBatch) -> dict[str, Tensor]:
-        """Logits (n, V) a target modality, for its n valid targets in the order of ``batch`` (row by row)."""
-        hidden = self.decode(self.encode(batch), batch)
+    def forward(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Logits (n, V) a target modality, for its n valid targets in the order of ``batch`` (row by row).
+
+        ``generator`` draws what stochastic depth drops; without one nothing is dropped.
+        """
+        hidden = self.decode(self.encode(batch, generator), batch, generator=generator)
         return {
             key: self.logits(hidden[batch.target_valid & (batch.target_modality == self.config.index(key))], key)
             for key in self.config.targets
         }
 
-    def encode(self, batch: MaskedBatch) -> Context:
+    def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Context:
         """Read the visible tokens. Positions and modalities are re-injected into the encoder's output (paper C.1)."""
         embed = self.embeddings
         where = embed.where(batch.input_modality, batch.input_position)  # (B, N, D)
-        x = where + embed.content(batch.input_id, batch.input_modality, batch.input_position, batch.pixels)
-        mask = batch.input_valid[:, None, None]  # (B, 1, 1, N)
-        for block in self.encoder:
-            x = block(x, mask)
+        x = where + embed.content(batch)
+        x, where, valid = embed.with_registers(x, where, batch.input_valid)
+        mask = valid[:, None, None]  # (B, 1, 1, N)
+        for block, keep in zip(self.encoder, self._drop_path(self.encoder, 2, x, generator), strict=True):
+            x = block(x, mask, keep)
         context = self.context_proj(self.encoder_norm(x)) + where
         return Context([block.keys_values(context) for block in self.decoder], mask)
 
-    def decode(self, context: Context, batch: MaskedBatch, caches: list[dict[str, Tensor]] | None = None) -> Tensor:
+    def decode(
+        self,
+        context: Context,
+        batch: MaskedBatch,
+        caches: list[dict[str, Tensor]] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Hidden states (B, M, D) of the queries.
 
         Every query reads all visible tokens; queries see only queries of their own modality: all of them in a
@@ -76,12 +85,20 @@ class FourMTransformer(nn.Module):
         """
         embed = self.embeddings
         x = embed.query(batch.query_id, batch.target_modality) + embed.where(
-            batch.target_modality, batch.target_position
+            batch.target_modality, batch.target_position, decoder=True
         )
         mask = self.decoder_mask(batch) if caches is None else None
+        kept = self._drop_path(self.decoder, 3, x, generator)
         for i, block in enumerate(self.decoder):
-            x = block(x, context.keys_values[i], mask, context.mask, caches[i] if caches is not None else None)
+            x = block(x, context.keys_values[i], mask, context.mask, caches[i] if caches is not None else None, kept[i])
         return self.decoder_norm(x)
+
+    def _drop_path(
+        self, blocks: nn.ModuleList, branches: int, x: Tensor, generator: torch.Generator | None
+    ) -> list[Tensor | None]:
+        if generator is None or not self.config.drop_path:
+            return [None] * len(blocks)
+        return drop_path(self.config.drop_path, len(blocks), branches, len(x), generator, x.device)
 
     def decoder_mask(self, batch: MaskedBatch) -> Tensor:
         """Which query sees which (B, 1, M, M): bool. Padding sees itself, so that no row is empty."""

@@ -1,106 +1,183 @@
-"""Transformer blocks (paper 2.2, C.1, E.6): pre-norm, SwiGLU, blocks without biases."""
+"""Transformer blocks (paper 2.2, C.1, E.6): pre-norm; by default SwiGLU and no biases."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from open4m.model.config import FourMConfig
+
 EPS = 1e-6  # of every LayerNorm
 
 
-def norm(dim: int) -> nn.LayerNorm:
-    """A LayerNorm without bias (paper E.6)."""
-    return nn.LayerNorm(dim, eps=EPS, bias=False)
+def norm(dim: int, config: FourMConfig) -> nn.LayerNorm:
+    """A LayerNorm, without bias by default (paper E.6)."""
+    return nn.LayerNorm(dim, eps=EPS, bias=config.norm_bias)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None) -> Tensor:
-    """Multi-head attention of q (B, M, D) over k, v (B, N, D); mask (B or 1, 1, M or 1, N) bool, True where allowed."""
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, ·, D/heads)
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, D) → (B, heads, N, D/heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q (B, heads, M, d) over k, v (B, heads, N, d) → (B, M, heads·d).
+
+    ``mask`` (B or 1, 1, M or 1, N) bool is True where allowed.
+    """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+class QKNorm(nn.Module):
+    """LayerNorm of the queries and keys of every head (paper E.6, Table 26)."""
+
+    def __init__(self, config: FourMConfig):
+        super().__init__()
+        head = config.dim // config.heads
+        self.query = norm(head, config)
+        self.key = norm(head, config)
 
 
 class SelfAttention(nn.Module):
     """Self-attention; keys and values of earlier calls may be kept in a cache."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, config: FourMConfig):
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim, bias=False)
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=config.qkv_bias)
+        self.qk_norm = QKNorm(config) if config.qk_norm else None
+        self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: dict[str, Tensor] | None = None) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
+        if self.qk_norm is not None:
+            q, k = self.qk_norm.query(q), self.qk_norm.key(k)
         if cache is not None:
             if "k" in cache:
-                k, v = torch.cat([cache["k"], k], 1), torch.cat([cache["v"], v], 1)
+                k, v = torch.cat([cache["k"], k], 2), torch.cat([cache["v"], v], 2)
             cache["k"], cache["v"] = k, v
-        return self.proj(attend(q, k, v, self.heads, mask))
+        return self.proj(attend(q, k, v, mask))
 
 
 class CrossAttention(nn.Module):
     """Attention of decoder tokens over the encoder's; its keys and values are computed once a context."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, config: FourMConfig):
         super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(dim, dim, bias=False)
-        self.kv = nn.Linear(dim, 2 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim, bias=False)
+        self.heads = config.heads
+        self.q = nn.Linear(config.dim, config.dim, bias=config.qkv_bias)
+        self.kv = nn.Linear(config.dim, 2 * config.dim, bias=config.qkv_bias)
+        self.qk_norm = QKNorm(config) if config.qk_norm else None
+        self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
 
-    def forward(self, x: Tensor, keys_values: Tensor, mask: Tensor | None) -> Tensor:
-        k, v = keys_values.chunk(2, -1)
-        return self.proj(attend(self.q(x), k, v, self.heads, mask))
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, N, D/heads) of a context (B, N, D)."""
+        k, v = (split_heads(part, self.heads) for part in self.kv(context).chunk(2, -1))
+        return (k if self.qk_norm is None else self.qk_norm.key(k)), v
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        q = split_heads(self.q(x), self.heads)
+        if self.qk_norm is not None:
+            q = self.qk_norm.query(q)
+        return self.proj(attend(q, *keys_values, mask))
 
 
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer, its width reduced by 2/3 to keep the parameter count (paper E.6)."""
+class GatedMLP(nn.Module):
+    """Gated feed-forward layer, its width reduced by 2/3 to keep the parameter count (paper E.6); SwiGLU with SiLU."""
 
-    def __init__(self, dim: int, ratio: float):
+    def __init__(self, config: FourMConfig, activation: Callable[[Tensor], Tensor]):
         super().__init__()
-        hidden = int(dim * ratio * 2 / 3)
-        self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, dim, bias=False)
+        hidden = int(2 * int(config.dim * config.mlp_ratio) / 3)
+        self.activation = activation
+        self.gate_up = nn.Linear(config.dim, 2 * hidden, bias=config.mlp_bias)
+        self.down = nn.Linear(hidden, config.dim, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(self.activation(gate) * up)
+
+
+class MLP(nn.Module):
+    """Feed-forward layer, with a GELU in the reference model (paper Table 14)."""
+
+    def __init__(self, config: FourMConfig, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        hidden = int(config.dim * config.mlp_ratio)
+        self.activation = activation
+        self.up = nn.Linear(config.dim, hidden, bias=config.mlp_bias)
+        self.down = nn.Linear(hidden, config.dim, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+def feed_forward(config: FourMConfig) -> GatedMLP | MLP:
+    """The feed-forward layer of a block."""
+    kind, activation = {
+        "swiglu": (GatedMLP, F.silu), "geglu": (GatedMLP, F.gelu), "silu": (MLP, F.silu), "gelu": (MLP, F.gelu),
+    }[config.activation]  # fmt: skip
+    return kind(config, activation)
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and feed-forward."""
+    """Self-attention and feed-forward. ``keep`` scales what a block adds: see :func:`drop_path`."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float):
+    def __init__(self, config: FourMConfig):
         super().__init__()
-        self.norm1, self.attention = norm(dim), SelfAttention(dim, heads)
-        self.norm2, self.mlp = norm(dim), SwiGLU(dim, mlp_ratio)
+        self.norm1, self.attention = norm(config.dim, config), SelfAttention(config)
+        self.norm2, self.mlp = norm(config.dim, config), feed_forward(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attention(self.norm1(x), mask)
-        return x + self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, mask: Tensor | None, keep: Tensor | None = None) -> Tensor:
+        x = x + scaled(self.attention(self.norm1(x), mask), keep, 0)
+        return x + scaled(self.mlp(self.norm2(x)), keep, 1)
 
 
 class DecoderBlock(nn.Module):
     """Self-attention, cross-attention and feed-forward."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float):
+    def __init__(self, config: FourMConfig):
         super().__init__()
-        self.norm1, self.self_attention = norm(dim), SelfAttention(dim, heads)
-        self.query_norm, self.context_norm, self.cross_attention = norm(dim), norm(dim), CrossAttention(dim, heads)
-        self.norm2, self.mlp = norm(dim), SwiGLU(dim, mlp_ratio)
+        self.norm1, self.self_attention = norm(config.dim, config), SelfAttention(config)
+        self.query_norm, self.context_norm = norm(config.dim, config), norm(config.dim, config)
+        self.cross_attention = CrossAttention(config)
+        self.norm2, self.mlp = norm(config.dim, config), feed_forward(config)
 
-    def keys_values(self, context: Tensor) -> Tensor:
-        """What this block's cross-attention reads of a context (B, N, D): (B, N, 2D)."""
-        return self.cross_attention.kv(self.context_norm(context))
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What this block's cross-attention reads of a context (B, N, D)."""
+        return self.cross_attention.keys_values(self.context_norm(context))
 
     def forward(
         self,
         x: Tensor,
-        keys_values: Tensor,
+        keys_values: tuple[Tensor, Tensor],
         self_mask: Tensor | None,
         context_mask: Tensor | None,
         cache: dict[str, Tensor] | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
-        x = x + self.self_attention(self.norm1(x), self_mask, cache)
-        x = x + self.cross_attention(self.query_norm(x), keys_values, context_mask)
-        return x + self.mlp(self.norm2(x))
+        x = x + scaled(self.self_attention(self.norm1(x), self_mask, cache), keep, 0)
+        x = x + scaled(self.cross_attention(self.query_norm(x), keys_values, context_mask), keep, 1)
+        return x + scaled(self.mlp(self.norm2(x)), keep, 2)
+
+
+def scaled(branch: Tensor, keep: Tensor | None, index: int) -> Tensor:
+    """A residual branch (B, N, D) times its column of ``keep`` (B, branches)."""
+    return branch if keep is None else branch * keep[:, index, None, None].to(branch.dtype)
+
+
+def drop_path(
+    rate: float, depth: int, branches: int, size: int, generator: torch.Generator, device: torch.device
+) -> list[Tensor | None]:
+    """Stochastic depth: for each of ``depth`` blocks, factors (B, branches), 0 where a sample skips a branch.
+
+    The rate grows linearly from 0 in the first block to ``rate`` in the last; what is kept is scaled to keep its
+    expectation.
+    """
+    rates = torch.linspace(0, rate, depth).tolist()
+    return [
+        (torch.rand(size, branches, generator=generator, device=device) >= r).float() / (1 - r) if r else None
+        for r in rates
+    ]

@@ -93,9 +93,11 @@ class FourMTask:
         seed: int = 0,
         validation_samples: int = 256,
         device: str = "cpu",
+        aggregation: losses.Aggregation = "per_modality",
     ):
         self.config, self.masking, self.store, self.validation = config, masking, train, validation
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
+        self.aggregation = aggregation
         self.sentinels = np.array(text.sentinels if text else [], dtype=np.int64)
         masking.check(config.modalities, len(self.sentinels))
         for store in (train, validation):
@@ -114,7 +116,9 @@ class FourMTask:
 
     def loss(self, batch: MaskedBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         batch = batch.to(self.device)
-        loss, parts = losses.per_modality(self.model(batch), batch, self.config)
+        loss, parts = losses.cross_entropy(
+            self.model(batch, generator if self.model.training else None), batch, self.config, self.aggregation
+        )
         return loss, {f"loss/{key}": value.detach() for key, value in parts.items()}
 
     def tokens(self, batch: MaskedBatch) -> int:
