@@ -13,11 +13,10 @@ from open4m.line import LineConfig
 def config() -> LineConfig:
     """The configuration names the modality: in the model, in the masking and among the tokenizers."""
     base = debug.config()
-    keys = (*base.modalities, "edges")
+    keys = (*base.pretrain.modalities, "edges")
     return dataclasses.replace(
         base,
         name="edges",
-        modalities=keys,
-        masking=masking(keys, 16, 32, 32),
+        pretrain=dataclasses.replace(base.pretrain, modalities=keys, masking=masking(keys, 16, 32, 32)),
         tokenizers={**base.tokenizers, "edges": base.tokenizers["depth"]},
     )

@@ -5,7 +5,7 @@ stopped anywhere and run again::
 
     raw/{train,validation,test}/<modality>/shard-*.tar       values
     clip/, tokenizers/<modality>/, 4m/                       training runs, each with model/ when done
-    text/                                                    the text tokenizer
+    tokenizers/text/                                         the text tokenizer
     tokens/{train,validation}/<modality>/shard-*.arrow       tokens
     model/                                                   the result: model, tokenizers, CLIP
     evaluation.json                                          its measured quality
@@ -27,18 +27,15 @@ from open4m.evaluate.report import Result
 from open4m.evaluate.suites.scenes import evaluate
 from open4m.generate.pipeline import TEXT, FourM
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
-from open4m.masking import MaskingConfig
 from open4m.modalities.base import PixelGrid, TokenGrid
-from open4m.model.config import sized
+from open4m.pretrain import PretrainConfig, pretrain
 from open4m.store import build
 from open4m.store.shards import RawDataset
-from open4m.store.tokens import TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
 from open4m.train.loop import TrainConfig, claim, train
 from open4m.train.tasks.clip import CLIPTask
-from open4m.train.tasks.fourm import FourMTask, specs_of
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
 
@@ -83,10 +80,7 @@ class LineConfig:
     tokenizers: dict[str, TokenizerRun]
     text_vocab: int  # at most; coordinates, sentinels and classes included
     max_length: dict[str, int]  # of sequences, in tokens
-    modalities: tuple[str, ...]  # of the model, in order
-    size: str  # of the model: open4m.model.config.SIZES
-    masking: MaskingConfig
-    train: TrainConfig
+    pretrain: PretrainConfig
     evaluate_samples: int
     processes: int = 2  # for rendering
 
@@ -152,13 +146,13 @@ class Line:
         """Train the grids' tokenizers and fit the text tokenizer."""
         for name in self.config.tokenizers:
             self.tokenizer(name)
-        if not (self.directory / TEXT).exists():
+        if not self._text_folder.exists():
             captions = self.raw("train", ["caption"])
             text = TextTokenizer.fit(
                 (captions[i]["caption"] for i in range(len(captions))), scenes.OBJECT_CLASSES,
                 vocab_size=self.config.text_vocab, sentinels=max(self.config.max_length.values()) // 2 + 2,
             )  # fmt: skip
-            _whole(self.directory / TEXT, text.save)
+            _whole(self._text_folder, text.save)
 
     def tokenizer(self, name: str) -> None:
         """Train one tokenizer."""
@@ -190,7 +184,7 @@ class Line:
         """Turn the training and validation data into tokens."""
         data = self.config.data
         for split in ("train", "validation"):
-            for name in self.config.modalities:
+            for name in self.config.pretrain.modalities:
                 build.tokenize(
                     self.directory / "raw" / split, self.directory / "tokens" / split, name, self._tokenizer_of(name),
                     image_size=data.image_size, max_length=self.config.max_length.get(name, 0),
@@ -199,19 +193,8 @@ class Line:
     # ---- the model
     def train(self) -> None:
         """Pre-train 4M."""
-        run = self.directory / "4m"
-        if self._trained(run):
-            return
-        config, data = self.config, self.config.data
-        stores = {s: TokenStore(self.directory / "tokens" / s, config.modalities) for s in ("train", "validation")}
-        model = sized(config.size, specs_of(stores["train"], data.image_size, data.patch_size))
-        grids = {name: self._grid(name) for name in config.modalities if name in config.tokenizers}
-        task = FourMTask(
-            model, config.masking, stores["train"], stores["validation"], grids, self._text(),
-            batch_size=config.train.batch_size, seed=config.train.seed, device=self.device,
-        )  # fmt: skip
-        length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
-        train(task, length, run, task_config={"model": model, "masking": config.masking})
+        root = self.directory
+        pretrain(self.config.pretrain, root / "tokens", root / "tokenizers", root / "4m", self.device)
 
     def assemble(self) -> None:
         """Put the model directory together: model, tokenizers and the CLIP, in 16 bits."""
@@ -233,7 +216,7 @@ class Line:
         return result
 
     def _card(self, result: Result) -> str:
-        data, training, masking = self.config.data, self.config.train, self.config.masking
+        data, training, masking = self.config.data, self.config.pretrain.train, self.config.pretrain.masking
         strategies = ", ".join(f"{s.name} ({s.weight:g})" for s in masking.strategies)
         return model_card(
             self.model_directory,
@@ -263,7 +246,11 @@ class Line:
         return Tokenizer.load(self.directory / "tokenizers" / name / "model", self.device)
 
     def _text(self) -> TextTokenizer:
-        return TextTokenizer.load(self.directory / TEXT)
+        return TextTokenizer.load(self._text_folder)
+
+    @property
+    def _text_folder(self) -> Path:
+        return self.directory / "tokenizers" / TEXT
 
     def _tokenizer_of(self, name: str) -> Tokenizer | TextTokenizer | None:
         modality = modalities.get(name)

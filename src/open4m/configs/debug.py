@@ -11,6 +11,7 @@ from open4m.config import Duration
 from open4m.configs.scenes import MODALITIES, masking
 from open4m.configs.scenes import config as scenes
 from open4m.line import DataConfig, LineConfig
+from open4m.model.config import SIZES
 from open4m.tokenizers.vit import ViTConfig
 
 
@@ -48,8 +49,12 @@ def config() -> LineConfig:
             )
             for name, run in full.tokenizers.items()
         },
-        size="debug",
-        masking=masking(MODALITIES, 16, 32, 32),
-        train=shortened(full.train),
+        pretrain=dataclasses.replace(
+            full.pretrain,
+            architecture=SIZES["debug"],
+            masking=masking(MODALITIES, 16, 32, 32),
+            train=shortened(full.pretrain.train),
+            image_size=64,
+        ),
         evaluate_samples=8,
     )

@@ -12,6 +12,8 @@ from open4m.config import Duration
 from open4m.labellers.clip import SmallCLIP
 from open4m.line import DataConfig, LineConfig, TokenizerRun
 from open4m.masking import MaskingConfig, Strategy
+from open4m.model.config import SIZES
+from open4m.pretrain import PretrainConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.train.loop import TrainConfig
 from open4m.train.optim import OptimConfig
@@ -37,13 +39,16 @@ def config() -> LineConfig:
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},
-        modalities=MODALITIES,
-        size="scenes",
-        masking=masking(MODALITIES, 64, 80, 128),
-        train=TrainConfig(
-            length=Duration.parse("38M tokens"), warmup=Duration.parse("1M tokens"), batch_size=32,
-            optim=OptimConfig(base_lr=24e-3, clip=1.0), precision="fp32", workers=0, evaluate_every=1000,
-            checkpoint_every=500,
+        pretrain=PretrainConfig(
+            modalities=MODALITIES,
+            architecture=SIZES["scenes"],
+            masking=masking(MODALITIES, 64, 80, 128),
+            train=TrainConfig(
+                length=Duration.parse("38M tokens"), warmup=Duration.parse("1M tokens"), batch_size=32,
+                optim=OptimConfig(base_lr=24e-3, clip=1.0), precision="fp32", workers=0, evaluate_every=1000,
+                checkpoint_every=500,
+            ),
+            image_size=128,
         ),
         evaluate_samples=128,
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Literal
 
 from open4m import modalities
 from open4m.types import Open4MError
@@ -60,16 +60,15 @@ class ModalitySpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FourMConfig:
-    """Sizes as in the paper's Table 4; the order of ``modalities`` is the index that tokens carry.
+class Architecture:
+    """The size of a model (paper Table 4) and its options; the defaults are the paper's final ones.
 
-    The defaults are the paper's final architecture; Tables 24 and 26 vary the depths, ``activation``, the biases and
-    ``qk_norm``. ``drop_path`` is the rate of stochastic depth (paper D) in the last block of encoder and of decoder;
-    it grows linearly from 0 in their first. ``register_tokens`` are learned tokens that the encoder sees besides its
-    input. ``tied``: a sequence's decoder input and output embeddings are the same (paper C.1).
+    Tables 24 and 26 vary the depths, ``activation``, the biases and ``qk_norm``. ``drop_path`` is the rate of
+    stochastic depth in the last block of encoder and of decoder; it grows linearly from 0 in their first (paper D).
+    ``register_tokens`` are learned tokens that the encoder sees besides its input. ``tied``: a sequence's decoder input
+    and output embeddings are the same (paper C.1).
     """
 
-    modalities: tuple[ModalitySpec, ...]
     dim: int
     encoder_depth: int
     decoder_depth: int
@@ -93,6 +92,21 @@ class FourMConfig:
                 f"drop_path must be in [0, 1) and register_tokens not negative, got {self.drop_path} and "
                 f"{self.register_tokens}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourMConfig(Architecture):
+    """A model of an architecture; the order of ``modalities`` is the index that tokens carry."""
+
+    modalities: tuple[ModalitySpec, ...]
+
+    @classmethod
+    def of(cls, architecture: Architecture, modalities: tuple[ModalitySpec, ...]) -> FourMConfig:
+        """The model of an architecture for these modalities."""
+        return cls(modalities=modalities, **{f.name: getattr(architecture, f.name) for f in fields(Architecture)})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         keys = self.keys
         if len(set(keys)) != len(keys):
             raise Open4MError(f"a modality occurs twice: {', '.join(keys)}")
@@ -119,20 +133,13 @@ class FourMConfig:
         return self.modalities[self.index(key)]
 
 
-# encoder blocks, decoder blocks, dimension, heads: paper Table 4, the shipped model's, and one for a first try
-SIZES: dict[str, dict[str, int]] = {
-    "debug": {"encoder_depth": 1, "decoder_depth": 1, "dim": 32, "heads": 1},
-    "scenes": {"encoder_depth": 4, "decoder_depth": 4, "dim": 192, "heads": 6},
-    "Ti": {"encoder_depth": 6, "decoder_depth": 6, "dim": 384, "heads": 6},
-    "S": {"encoder_depth": 8, "decoder_depth": 8, "dim": 512, "heads": 8},
-    "B": {"encoder_depth": 12, "decoder_depth": 12, "dim": 768, "heads": 12},
-    "L": {"encoder_depth": 24, "decoder_depth": 24, "dim": 1024, "heads": 16},
-    "XL": {"encoder_depth": 24, "decoder_depth": 24, "dim": 2048, "heads": 32},
+SIZES = {
+    "debug": Architecture(encoder_depth=1, decoder_depth=1, dim=32, heads=1),
+    "scenes": Architecture(encoder_depth=4, decoder_depth=4, dim=192, heads=6),
+    "Ti": Architecture(encoder_depth=6, decoder_depth=6, dim=384, heads=6),
+    "S": Architecture(encoder_depth=8, decoder_depth=8, dim=512, heads=8),
+    "B": Architecture(encoder_depth=12, decoder_depth=12, dim=768, heads=12),
+    "L": Architecture(encoder_depth=24, decoder_depth=24, dim=1024, heads=16),
+    "XL": Architecture(encoder_depth=24, decoder_depth=24, dim=2048, heads=32),
 }
-
-
-def sized(size: str, specs: tuple[ModalitySpec, ...], **options: Any) -> FourMConfig:
-    """The configuration of a named size for given modalities; ``options``: other fields of :class:`FourMConfig`."""
-    if size not in SIZES:
-        raise Open4MError(f"unknown size {size!r} (sizes: {', '.join(SIZES)})")
-    return FourMConfig(modalities=specs, **{**SIZES[size], **options})
+"""One for a first try, the shipped model's, and the paper's (Table 4)."""

@@ -28,6 +28,7 @@ from open4m import config as configs
 from open4m.config import Duration
 from open4m.train import checkpoint, optim
 from open4m.train.log import RunLog
+from open4m.train.recompute import recompute_blocks
 from open4m.types import Open4MError, Preempted
 
 logger = logging.getLogger("open4m")
@@ -68,6 +69,7 @@ class TrainConfig:
     tokens_per_sample: float = 256  # what a length in tokens is divided by: of 4M, the masking's
     optim: optim.OptimConfig = optim.OptimConfig()
     precision: Literal["bf16", "fp32"] = "bf16"
+    recompute: bool = False  # activations in the backward pass, block by block, instead of keeping them (paper C.2)
     seed: int = 0
     workers: int = 1  # processes that make batches; 0: the training process itself
     log_every: int = 20  # steps
@@ -100,6 +102,8 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
     """
     claim(directory, {"train": config, "task": task_config})
     device = next(task.model.parameters()).device
+    if config.recompute:
+        recompute_blocks(task.model)
     optimizer = optim.build(task.model, config.optim)
     start = tokens = 0
     if (path := checkpoint.latest(directory)) is not None:
@@ -230,7 +234,7 @@ def claim(directory: Path, description: Any) -> None:
     temporary.rename(path)
 
 
-FREE = ("workers", "processes", "log_every", "evaluate_every", "checkpoint_every", "evaluate_samples")
+FREE = ("recompute", "workers", "processes", "log_every", "evaluate_every", "checkpoint_every", "evaluate_samples")
 
 
 def _determining(values: Any) -> Any:

@@ -36,6 +36,8 @@ def specs_of(store: TokenStore, image_size: int, patch_size: int) -> tuple[Modal
             sizes = {"grid": (side, side), "patch_size": patch_size, "channels": modalities.get(key).channels}
         elif header.kind == "grid":
             sizes = {"vocab_size": header.vocab_size, "grid": tuple(header.grid)}
+        elif header.kind == "vectors":
+            sizes = {"channels": header.channels, "max_length": header.max_length}
         else:
             sizes = {"vocab_size": header.vocab_size, "max_length": header.max_length}
         specs.append(ModalitySpec(key=key, family=header.kind, **sizes))
@@ -47,7 +49,7 @@ def check_store(
 ) -> None:
     """Raise unless the store holds tokens of these tokenizers, of the sizes that the model is made for."""
     for spec in config.modalities:
-        if spec.family == "pixels":
+        if spec.family in ("pixels", "vectors"):
             continue
         header, fingerprint = store.header(spec.key), tokenizers[spec.key].fingerprint
         expected = (spec.vocab_size, spec.grid if spec.family == "grid" else spec.max_length, fingerprint)
@@ -93,11 +95,12 @@ class FourMTask:
         seed: int = 0,
         validation_samples: int = 256,
         device: str = "cpu",
-        aggregation: losses.Aggregation = "per_modality",
+        loss: losses.Aggregation = "per_modality",
+        repeats: int = 1,
     ):
         self.config, self.masking, self.store, self.validation = config, masking, train, validation
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
-        self.aggregation = aggregation
+        self.aggregation, self.repeats = loss, repeats
         self.sentinels = np.array(text.sentinels if text else [], dtype=np.int64)
         masking.check(config.modalities, len(self.sentinels))
         for store in (train, validation):
@@ -107,7 +110,7 @@ class FourMTask:
         self.user = FourM(self.model, grids, text)
 
     def batch(self, step: int) -> MaskedBatch:
-        rows = rows_for_step(self.seed, step, self.batch_size, len(self.store))
+        rows = rows_for_step(self.seed, step, self.batch_size, len(self.store), self.repeats)
         return self._masked(self.store, rows, self.masking, self.seed, step)
 
     def _masked(self, store: TokenStore, rows: np.ndarray, masking: MaskingConfig, seed: int, step: int) -> MaskedBatch:

@@ -1,0 +1,65 @@
+"""Pre-training 4M on a token store, whoever made it: the step from tokens to a model directory (paper C.2, Table 5)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from open4m import hub
+from open4m.generate.pipeline import TEXT
+from open4m.losses import Aggregation
+from open4m.masking import MaskingConfig
+from open4m.model.config import Architecture, FourMConfig
+from open4m.store.tokens import TokenStore
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.vqvae import Tokenizer
+from open4m.train.loop import TrainConfig, train
+from open4m.train.tasks.fourm import FourMTask, specs_of
+from open4m.types import Open4MError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything that determines a pre-training, given the tokens."""
+
+    modalities: tuple[str, ...]  # of the model, in order
+    architecture: Architecture
+    masking: MaskingConfig
+    train: TrainConfig
+    loss: Aggregation = "per_modality"
+    repeats: int = 1  # how often a sample is masked anew in an epoch (paper E.7)
+    image_size: int = 224  # of pixel modalities
+    patch_size: int = 16  # of pixel modalities
+
+
+def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: Path, device: str = "cpu") -> None:
+    """Train a model in ``directory``, which holds it in ``model/`` when done; resumes what is there.
+
+    ``tokens``: the folder of the token stores ``train`` and ``validation``. ``tokenizers``: a folder a grid modality
+    with its tokenizer, or with the training run that made it, and ``text``; they are saved with the model.
+    Raises :class:`Open4MError` if tokens and tokenizers do not fit.
+    """
+    if (directory / "model").exists():
+        return
+    stores = {split: TokenStore(tokens / split, config.modalities) for split in ("train", "validation")}
+    specs = specs_of(stores["train"], config.image_size, config.patch_size)
+    model = FourMConfig.of(config.architecture, specs)
+    grids = {s.key: Tokenizer.load(_tokenizer(tokenizers / s.key), device) for s in specs if s.family == "grid"}
+    text = TextTokenizer.load(tokenizers / TEXT) if any(s.family == "sequence" for s in specs) else None
+    task = FourMTask(
+        model, config.masking, stores["train"], stores["validation"], grids, text,
+        batch_size=config.train.batch_size, seed=config.train.seed, repeats=config.repeats, loss=config.loss,
+        device=device,
+    )  # fmt: skip
+    length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
+    train(task, length, directory, task_config={"model": model, "masking": config.masking, "repeats": config.repeats,
+                                                "loss": config.loss})  # fmt: skip
+
+
+def _tokenizer(folder: Path) -> Path:
+    """The folder of a tokenizer: this one, or ``model`` in it if it is a finished training run."""
+    for path in (folder / "model", folder):
+        if (path / hub.CONFIG).is_file() and (path / hub.WEIGHTS).is_file():
+            return path
+    raise Open4MError(f"{folder}: holds no tokenizer; it is needed to show and to save the model")
