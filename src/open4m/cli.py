@@ -92,11 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         ("reproduce", "everything from nothing to a measured model; resumes where it stopped"),
     ):
         command = commands.add_parser(name, help=help_text)
-        command.add_argument("config", help="a named configuration: debug, scenes")
+        command.add_argument("config", help="a named configuration: debug, scenes, ...; or a .py file")
         command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="for example train.batch_size=32")
         command.add_argument("--out", type=Path, help="the run directory (default: runs/<config>)")
         command.add_argument("--print-config", action="store_true", help="print the configuration and stop")
         command.add_argument("--only", nargs="+", metavar="STAGE", help="run only these stages")
+        if name == "train":
+            command.add_argument("--tokens", type=Path, help="the token stores of a configuration like 4m-7-b")
+            command.add_argument("--tokenizers", type=Path, help="the tokenizers that made them")
         lines.append(command)
         command.set_defaults(run=_line, until="assemble" if name == "train" else "evaluate")
 
@@ -187,6 +190,7 @@ def _line(options: argparse.Namespace) -> None:
     from open4m import config as configs
     from open4m import configs as named
     from open4m.line import STAGES, Line
+    from open4m.pretrain import PretrainConfig, pretrain
 
     config = configs.override(named.get(options.config), options.overrides)
     if options.print_config:
@@ -195,8 +199,20 @@ def _line(options: argparse.Namespace) -> None:
     for stage in options.only or ():
         if stage not in STAGES:
             raise Open4MError(f"unknown stage {stage!r} (stages: {', '.join(STAGES)})")
-    directory = options.out or Path("runs") / config.name
-    Line(config, directory, _device(options)).run(options.until, options.only)
+    tokens, tokenizers = (getattr(options, name, None) for name in ("tokens", "tokenizers"))
+    if not isinstance(config, PretrainConfig):
+        if tokens or tokenizers:
+            raise Open4MError(f"{options.config} makes its own tokens: leave out --tokens and --tokenizers")
+        directory = options.out or Path("runs") / config.name
+        Line(config, directory, _device(options)).run(options.until, options.only)
+    elif options.until == STAGES[-1] or options.only or not tokens or not tokenizers:
+        raise Open4MError(
+            f"{options.config} is a pre-training on your own tokens: open4m train {options.config} --tokens FOLDER "
+            "--tokenizers FOLDER, without --only"
+        )
+    else:
+        directory = options.out or Path("runs") / Path(options.config).stem
+        pretrain(config, tokens, tokenizers, directory, _device(options))
     print(directory / "model")
 
 

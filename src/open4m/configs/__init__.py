@@ -1,10 +1,14 @@
-"""Named configurations: each is a Python function that returns one. The file ``<name>.py`` holds ``config()``."""
+"""Named configurations: each is a Python function that returns one.
+
+The file ``<name>.py`` holds ``config()``, or a family of them in ``CONFIGS``, by name.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,15 @@ from open4m.types import Open4MError
 
 def names() -> list[str]:
     """All named configurations."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(_named())
+
+
+def _named() -> dict[str, Callable[[], Any]]:
+    found: dict[str, Callable[[], Any]] = {}
+    for file in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{file.name}")
+        found |= getattr(module, "CONFIGS", None) or {file.name: module.config}
+    return found
 
 
 def get(name: str) -> Any:
@@ -27,8 +39,7 @@ def get(name: str) -> Any:
         spec.loader.exec_module(module)
         if not hasattr(module, "config"):
             raise Open4MError(f"{path}: a configuration file defines config()")
-    elif name in names():
-        module = importlib.import_module(f"{__name__}.{name}")
-    else:
+        return module.config()
+    if name not in names():
         raise Open4MError(f"unknown configuration {name!r} (configurations: {', '.join(names())}, or a .py file)")
-    return module.config()
+    return _named()[name]()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -288,14 +287,20 @@ LENGTHS = {"metadata": 40, "human_poses": 263, "color_palette": 23, "sam_instanc
 the tables of positions, all 512 long, do not tell."""
 
 
+def _resolution(name: str) -> tuple[int, str]:
+    """What sorts names by the number after the ``@``."""
+    digits = name.partition("@")[2]
+    return len(digits), digits
+
+
 def keys_of(theirs: list[str]) -> dict[str, str]:
-    """Our key of each of their modalities, with the resolution only where there are several of one modality."""
-    split = {name: name.partition("@")[::2] for name in theirs}
-    base = {name: NAMES.get(stem, stem.removeprefix("tok_")) for name, (stem, _) in split.items()}
-    sharing = defaultdict(list)
-    for name, key in base.items():
-        sharing[key].append(name)
-    return {n: f"{k}@{split[n][1]}" if len(sharing[k]) > 1 and split[n][1] else k for n, k in base.items()}
+    """Our key of each of their modalities: without its resolution, except for the higher ones of one modality."""
+    found: dict[str, str] = {}
+    for name in sorted(theirs, key=_resolution):
+        stem, _, resolution = name.partition("@")
+        key = NAMES.get(stem, stem.removeprefix("tok_"))
+        found[name] = f"{key}@{resolution}" if key in found.values() else key
+    return {name: found[name] for name in theirs}
 
 
 def _positions_of(table: Tensor) -> str | None:

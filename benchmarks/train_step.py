@@ -1,0 +1,131 @@
+"""How close a training step comes to what this machine can compute: ``python -m benchmarks.train_step``; prints JSON.
+
+A step is forward, backward and optimizer on a batch of 4M-7's modalities with random tokens. ``share_of_peak`` is the
+floating-point operations that the batch's real tokens need (:mod:`open4m.model.flops`), a second, over the most that
+large matrix products reach on this machine, measured before and after in the same process. ``executed`` counts what
+is really computed, in multiples of what is needed.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from open4m import losses
+from open4m.configs import fourm
+from open4m.masking import MaskingConfig, TokenRows, mask_batch
+from open4m.model.config import SIZES, FourMConfig
+from open4m.model.flops import forward_flops
+from open4m.model.fourm import FourMTransformer
+from open4m.train import optim
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="Ti", choices=SIZES)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--inputs", type=int, default=128, help="input tokens of a sample")
+    parser.add_argument("--targets", type=int, default=128, help="target tokens of a sample")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--pixels", action="store_true", help="RGB pixels are among the inputs")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+
+    config = FourMConfig.of(SIZES[options.size], fourm.specs_4m7(pixels=options.pixels))
+    model = FourMTransformer(config).initialize(torch.Generator().manual_seed(0)).to(device)
+    optimizer = optim.build(model, optim.OptimConfig())
+    batches = [make_batch(config, options, step).to(device) for step in range(options.steps + 2)]
+    peaks = [peak(device, dtype)]
+    parts: dict[str, list[float]] = {"forward": [], "backward": [], "optimizer": []}
+    for step, batch in enumerate(batches):
+        times = [now(device)]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
+            loss, _ = losses.cross_entropy(model(batch), batch, config)
+        times.append(now(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        times.append(now(device))
+        optimizer.step()
+        times.append(now(device))
+        if step >= 2:  # burn-in
+            for name, begin, end in zip(parts, times, times[1:], strict=False):
+                parts[name].append(end - begin)
+    peaks.append(peak(device, dtype))
+
+    whole = [sum(step) for step in zip(*parts.values(), strict=True)]
+    seconds = statistics.median(whole)
+    needed = statistics.mean(3 * forward_flops(config, batch) for batch in batches[2:])
+    with FlopCounterMode(display=False) as counter:
+        losses.cross_entropy(model(batches[2]), batches[2], config)[0].backward()
+    result = {
+        **vars(options),
+        "parameters": {"blocks": model.parameter_count(), "all": sum(p.numel() for p in model.parameters())},
+        "seconds_per_step": seconds,
+        "samples_per_second": options.batch / seconds,
+        "breakdown": {name: statistics.median(values) / seconds for name, values in parts.items()},
+        "peak_gflops": max(peaks) / 1e9,
+        "needed_gflop": needed / 1e9,
+        "executed": counter.get_total_flops() / (3 * forward_flops(config, batches[2])),
+        "share_of_peak": needed / seconds / max(peaks),
+        "peak_memory_gib": memory(device),
+    }
+    print(json.dumps(result, indent=1))
+
+
+def make_batch(config: FourMConfig, options: argparse.Namespace, step: int):
+    """Random tokens, masked as in pre-training."""
+    generator = np.random.default_rng(step)
+    rows = TokenRows({}, {}, {})
+    for spec in config.modalities:
+        if spec.family == "pixels":
+            side = (spec.grid[0] * spec.patch_size, spec.grid[1] * spec.patch_size)
+            rows.pixels[spec.key] = generator.normal(size=(options.batch, 3, *side)).astype(np.float32)
+            continue
+        rows.ids[spec.key] = generator.integers(0, spec.vocab_size, (options.batch, spec.length))
+        if spec.family == "sequence":
+            rows.lengths[spec.key] = generator.integers(20, spec.length + 1, options.batch)
+    keys = [spec.key for spec in config.modalities]
+    masking = MaskingConfig(
+        input_budget=options.inputs, target_budget=options.targets,
+        strategies=(fourm.any_to_any("all_to_all", keys, keys),),
+    )  # fmt: skip
+    return mask_batch(rows, config.modalities, masking, np.arange(200), seed=0, step=step)
+
+
+def peak(device: torch.device, dtype: torch.dtype, size: int = 2048, seconds: float = 1.5) -> float:
+    """Floating-point operations a second of the fastest large matrix product."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b
+    best, begin = float("inf"), now(device)
+    while now(device) - begin < seconds:
+        start = now(device)
+        a @ b
+        best = min(best, now(device) - start)
+    return 2 * size**3 / best
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def memory(device: torch.device) -> float:
+    """The most memory that this process held, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The paper's models: pre-training on the modalities of 4M-7 and 4M-21, at every size (Tables 4, 5 and 14; A.1, A.2).
+
+``open4m train 4m-7-b --tokens TOKENS --tokenizers TOKENIZERS``. On 64 A100 the paper trained 4M-B in 1.5 days; on 128,
+4M-L in 3 and 4M-XL in 8 days.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from open4m.config import Duration
+from open4m.masking import MaskingConfig, Strategy
+from open4m.model.config import SIZES, Architecture, ModalitySpec
+from open4m.pretrain import PretrainConfig
+from open4m.train.loop import TrainConfig
+from open4m.train.optim import OptimConfig
+
+PIXELS = "rgb_pixels"
+GRIDS = {"rgb": 16384, "depth": 8192, "normals": 8192, "semseg": 4096, "clip": 8192}
+"""Codebook sizes (paper Table 3)."""
+SEQUENCES = ("caption", "boxes")
+MORE_GRIDS = ("canny_edge", "sam_edge", "dinov2", "imagebind", "dinov2_global", "imagebind_global")
+MORE_SEQUENCES = ("metadata", "human_poses", "color_palette", "sam_instance")
+HIGH_RESOLUTION = tuple(f"{key}@448" for key in GRIDS)
+
+MODALITIES_7 = (PIXELS, *GRIDS, *SEQUENCES)
+MODALITIES_21 = (*MODALITIES_7, *MORE_GRIDS, *MORE_SEQUENCES, "t5_caption")
+INPUT_ONLY = (PIXELS, "t5_caption")
+
+REFERENCE = dataclasses.replace(
+    SIZES["B"], activation="gelu", qkv_bias=True, proj_bias=True, mlp_bias=True, norm_bias=True
+)
+"""The architecture of the ablations (paper Table 14)."""
+
+
+def specs_4m7(pixels: bool = True) -> tuple[ModalitySpec, ...]:
+    """4M-7's modalities at 224²: grids of 14 × 14 tokens, sequences of 256 (paper Table 3, B.2)."""
+    dense = ModalitySpec(key=PIXELS, family="pixels", grid=(14, 14), patch_size=16, channels=3)
+    return (
+        *((dense,) if pixels else ()),
+        *(ModalitySpec(key=key, family="grid", vocab_size=size, grid=(14, 14)) for key, size in GRIDS.items()),
+        *(ModalitySpec(key=key, family="sequence", vocab_size=30_000, max_length=256) for key in SEQUENCES),
+    )
+
+
+def any_to_any(
+    name: str, inputs: Sequence[str], targets: Sequence[str], alpha: float = 0.5, weight: float = 1.0
+) -> Strategy:
+    """Any of some modalities to any of others, with one α: RGB → All, All → Geometric, … (paper Tables 16 and 17)."""
+    return Strategy(
+        name=name, weight=weight, input_alpha=dict.fromkeys(inputs, alpha),
+        target_alpha=dict.fromkeys([key for key in targets if key not in INPUT_ONLY], alpha),
+    )  # fmt: skip
+
+
+def skewed_to_captions(keys: Sequence[str], targets: Sequence[str], weight: float) -> Strategy:
+    """Whole captions with little else (paper A.1, A.2)."""
+    return Strategy(
+        name="caption_to_all", weight=weight, input_alpha={**dict.fromkeys(keys, 0.05), "caption": 5.0},
+        target_alpha=dict.fromkeys(targets, 0.5), unmasked=("caption",),
+    )  # fmt: skip
+
+
+def masking(keys: Sequence[str] = MODALITIES_7) -> MaskingConfig:
+    """RGB → All and All → All (paper Table 5)."""
+    strategies = (any_to_any("rgb_to_all", [PIXELS], keys), any_to_any("all_to_all", keys, keys))
+    return MaskingConfig(input_budget=128, target_budget=128, strategies=strategies)
+
+
+def pretraining(size: str, keys: Sequence[str] = MODALITIES_7) -> PretrainConfig:
+    """The settings of Table 5; those of 4M-B for the smaller sizes, which it does not list."""
+    largest = size == "XL"
+    return PretrainConfig(
+        modalities=tuple(keys),
+        architecture=SIZES[size],
+        masking=masking(keys),
+        train=TrainConfig(
+            length=Duration.parse("500B tokens"), warmup=Duration.parse("10B tokens"), batch_size=8192,
+            optim=OptimConfig(base_lr=2e-5 if largest else 1e-4, clip=3.0 if largest else None), recompute=largest,
+        ),
+        repeats=4,
+    )  # fmt: skip
+
+
+def reference(architecture: Architecture = REFERENCE) -> PretrainConfig:
+    """The reference model of the ablations, each of which changes one of these settings (paper Table 14)."""
+    strategy = any_to_any("all_to_all", MODALITIES_7, MODALITIES_7, alpha=0.2)
+    return PretrainConfig(
+        modalities=MODALITIES_7,
+        architecture=architecture,
+        masking=MaskingConfig(input_budget=128, target_budget=128, strategies=(strategy,)),
+        train=TrainConfig(
+            length=Duration.parse("100B tokens"), warmup=Duration.parse("10B tokens"), batch_size=4096,
+            optim=OptimConfig(base_lr=1e-4),
+        ),
+        repeats=4,
+    )  # fmt: skip
+
+
+def text_to_image(size: str) -> PretrainConfig:
+    """The caption-skewed specialization, which continues a pre-trained model for 50B tokens (paper A.2)."""
+    base = pretraining(size)
+    targets = [key for key in MODALITIES_7 if key not in INPUT_ONLY]
+    others = tuple(dataclasses.replace(s, weight=1 / 3) for s in base.masking.strategies)
+    strategies = (*others, skewed_to_captions(MODALITIES_7, targets, weight=1 / 3))
+    return dataclasses.replace(
+        base,
+        masking=MaskingConfig(input_budget=(64, 256), target_budget=256, strategies=strategies),
+        train=dataclasses.replace(base.train, length=Duration.parse("50B tokens"), warmup=Duration.parse("1B tokens")),
+    )
+
+
+def super_resolution(size: str) -> PretrainConfig:
+    """224² → 448², which continues a pre-trained model for 100B tokens (paper A.1)."""
+    base, keys = pretraining(size), (*MODALITIES_7, *HIGH_RESOLUTION)
+    strategies = (
+        any_to_any("all_to_high", keys, HIGH_RESOLUTION, weight=3 / 4),
+        skewed_to_captions(keys, HIGH_RESOLUTION, weight=1 / 4),
+    )
+    return dataclasses.replace(
+        base,
+        modalities=keys,
+        masking=MaskingConfig(input_budget=(64, 1024), target_budget=1024, strategies=strategies),
+        train=dataclasses.replace(base.train, length=Duration.parse("100B tokens"), warmup=Duration.parse("1B tokens")),
+    )
+
+
+CONFIGS: dict[str, Callable[[], PretrainConfig]] = {
+    **{f"4m-7-{size.lower()}": partial(pretraining, size) for size in ("Ti", "S", "B", "L", "XL")},
+    **{f"4m-21-{size.lower()}": partial(pretraining, size, MODALITIES_21) for size in ("B", "L", "XL")},
+    "4m-7-l-sr": partial(super_resolution, "L"),
+    "4m-7-xl-t2i": partial(text_to_image, "XL"),
+    "4m-reference": reference,
+}
+"""Every configuration of this file by its name on the command line."""

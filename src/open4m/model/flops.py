@@ -1,0 +1,51 @@
+"""How many floating-point operations a batch needs: those of its real tokens and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from open4m.model.config import FourMConfig
+from open4m.types import MaskedBatch
+
+
+def forward_flops(config: FourMConfig, batch: MaskedBatch) -> float:
+    """Multiplications and additions of a forward pass over the valid tokens of ``batch``, padding not counted.
+
+    Matrix products only, two operations a weight and token: projections, attention scores and values between tokens
+    that see each other, feed-forward layers, embeddings of patches and vectors, and the output layer of each target's
+    own modality. A training step needs three times as much: the backward pass has two products for each of these.
+    """
+    dim, heads_products = config.dim, 4 * config.dim  # scores and values: 2·D each for a pair of tokens
+    n = batch.input_valid.sum(1).double() + config.register_tokens  # (B,)
+    m = batch.target_valid.sum(1).double()
+    hidden = int(dim * config.mlp_ratio)
+    gated = config.activation in ("swiglu", "geglu")
+    mlp = 2 * 3 * dim * int(2 * hidden / 3) if gated else 2 * 2 * dim * hidden
+    square = 2 * dim * dim
+    encoder = config.encoder_depth * (n * (4 * square + mlp) + heads_products * n * n)
+    context = n * square * (1 + 2 * config.decoder_depth)  # the projection, and every block's keys and values
+    decoder = config.decoder_depth * (
+        m * (4 * square + 2 * square + mlp) + heads_products * (_seen(config, batch) + m * n)
+    )
+    return float((encoder + context + decoder).sum()) + _ends(config, batch)
+
+
+def _seen(config: FourMConfig, batch: MaskedBatch) -> Tensor:
+    """(B,): pairs of a query and a query that it sees: of its modality, and in sequences not later than it."""
+    pairs = torch.zeros(len(batch), dtype=torch.float64)
+    for i, spec in enumerate(config.modalities):
+        count = (batch.target_valid & (batch.target_modality == i)).sum(1).double().cpu()
+        pairs += count * (count + 1) / 2 if spec.family == "sequence" else count * count
+    return pairs.to(batch.input_valid.device)
+
+
+def _ends(config: FourMConfig, batch: MaskedBatch) -> float:
+    """The projections of dense inputs, and the output layers."""
+    total = 0.0
+    for i, spec in enumerate(config.modalities):
+        shown = int((batch.input_valid & (batch.input_modality == i)).sum())
+        asked = int((batch.target_valid & (batch.target_modality == i)).sum())
+        size = {"pixels": spec.channels * spec.patch_size**2, "vectors": spec.channels}.get(spec.family, 0)
+        total += 2 * config.dim * (shown * size + asked * spec.vocab_size)
+    return total
