@@ -14,7 +14,7 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
-from open4m.modalities.base import Crop, Modality, PixelGrid, Sequence, TokenGrid, augment
+from open4m.modalities.base import Crop, Modality, PixelGrid, Sequence, TokenGrid, VectorSequence, augment
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
@@ -44,6 +44,8 @@ def values_of(name, samples):
         return [s[name] for s in samples]
     if modality.source in samples[0]:
         return [modality.derive(s[modality.source]) for s in samples]
+    if isinstance(modality, VectorSequence):
+        return [rng.standard_normal((length, 12)).astype(np.float16).astype(np.float32) for length in (5, 1, 0)]
     assert isinstance(modality, TokenGrid), f"scenes have no {name}: give this test values of it"
     side = 8 if modality.feature_map else SIDE
     if modality.categorical:
@@ -211,7 +213,7 @@ def test_a_crop_has_the_size_asked_for_and_is_still_a_value(case):
     for value, size in itertools.product(values[:2], [(16, 16), (40, 24), (100, 100)]):
         cut = modality.crop(value, Crop(0.1, 0.2, 0.7, 0.5, size))
         assert_same(modality.convert(cut), cut, 1e-6)
-        if isinstance(value, np.ndarray):
+        if isinstance(modality, PixelGrid | TokenGrid):
             assert cut.shape == (*size, *value.shape[2:])
             assert cut.dtype == value.dtype
 

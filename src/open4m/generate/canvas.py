@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from open4m.model.config import FourMConfig
 
@@ -16,7 +17,8 @@ class Canvas:
     """Known tokens by modality key. Generation is filling it in; in-painting is starting with part of a grid.
 
     ``grids``: ids (B, L) int64, and ``known`` (B, L) bool. ``sequences``: a list of token ids a sample, or None
-    where the sample has no such sequence. ``pixels``: (B, C, H, W), and ``known`` (B, L) bool.
+    where the sample has no such sequence. ``pixels``: (B, C, H, W), and ``known`` (B, L) bool. ``vectors``: an array
+    (L, C) a sample, or None.
     """
 
     config: FourMConfig
@@ -24,20 +26,23 @@ class Canvas:
     grids: dict[str, Tensor] = field(default_factory=dict)
     sequences: dict[str, list[list[int] | None]] = field(default_factory=dict)
     pixels: dict[str, Tensor] = field(default_factory=dict)
+    vectors: dict[str, list[Tensor | None]] = field(default_factory=dict)
     known: dict[str, Tensor] = field(default_factory=dict)
 
     def start(self, key: str) -> None:
-        """Make room for a target modality."""
+        """Make room for a modality."""
         spec = self.config.spec(key)
         if spec.family == "sequence":
             self.sequences.setdefault(key, [None] * self.size)
+        elif spec.family == "vectors":
+            self.vectors.setdefault(key, [None] * self.size)
         elif key not in self.grids:
             self.grids[key] = torch.zeros(self.size, spec.length, dtype=torch.int64)
             self.known[key] = torch.zeros(self.size, spec.length, dtype=torch.bool)
 
     def keys(self) -> list[str]:
         """The modalities of which something may be known."""
-        return [*self.grids, *self.sequences, *self.pixels]
+        return [*self.grids, *self.sequences, *self.pixels, *self.vectors]
 
     def visible(self, shown: Collection[str], device: torch.device) -> dict[str, Tensor | dict[str, Tensor]]:
         """The input fields of a :class:`MaskedBatch` that shows all that is known of the modalities in ``shown``."""
@@ -46,8 +51,11 @@ class Canvas:
             key = spec.key
             if key not in shown or key not in self.keys() or not spec.is_input:
                 continue
-            if spec.family == "sequence":
-                rows = [row or [] for row in self.sequences[key]]
+            if spec.family in ("sequence", "vectors"):
+                if spec.family == "sequence":
+                    rows = [row or [] for row in self.sequences[key]]
+                else:  # the ids of vectors count from 1
+                    rows = [[] if v is None else list(range(1, len(v) + 1)) for v in self.vectors[key]]
                 width = max(map(len, rows))
                 token = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int64)
                 position = torch.arange(width).expand(self.size, -1)
@@ -69,4 +77,10 @@ class Canvas:
         return {
             **{f"input_{name}": torch.cat(parts, 1).to(device) for name, parts in fields.items()},
             "pixels": {key: value.to(device) for key, value in self.pixels.items()},
+            "vectors": {key: self._padded(key).to(device) for key in self.vectors},
         }
+
+    def _padded(self, key: str) -> Tensor:
+        """The vectors of a modality (B, L, C), zeros after the end of each."""
+        none = torch.zeros(0, self.config.spec(key).channels)
+        return pad_sequence([none if v is None else v for v in self.vectors[key]], batch_first=True)

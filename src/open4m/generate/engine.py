@@ -118,10 +118,13 @@ class Engine:
             name: torch.cat([_pad(part[name], width) for part in parts])
             for name in ("input_id", "input_modality", "input_position", "input_valid")
         }
-        pixels = {key: torch.cat([part["pixels"][key] for part in parts]) for key in parts[0]["pixels"]}
+        dense = {
+            kind: {key: torch.cat([part[kind][key] for part in parts]) for key in parts[0][kind]}
+            for kind in ("pixels", "vectors")
+        }
         nothing = torch.zeros(len(fields["input_id"]), 0, dtype=torch.int64, device=self.device)
         batch = MaskedBatch(
-            **fields, pixels=pixels, target_id=nothing, target_modality=nothing, target_position=nothing,
+            **fields, **dense, target_id=nothing, target_modality=nothing, target_position=nothing,
             query_id=nothing, target_valid=nothing.bool(),
         )  # fmt: skip
         return self.model.encode(batch), len(parts)

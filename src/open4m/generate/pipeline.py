@@ -193,6 +193,9 @@ class FourM:
                     canvas.known[key][row] = True
                     continue
                 canvas.start(key)
+                if spec.family == "vectors":
+                    canvas.vectors[key][row] = torch.from_numpy(modalities.get(key).vectors(value, spec.channels, spec.max_length))
+                    continue
                 tokens = self.encode(key, value)
                 if spec.family == "sequence":
                     canvas.sequences[key][row] = tokens.tolist()

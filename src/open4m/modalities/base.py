@@ -214,6 +214,40 @@ class Sequence(Modality):
         raise NotImplementedError
 
 
+@dataclass(frozen=True, kw_only=True)
+class VectorSequence(Modality):
+    """A sequence of vectors, such as a text encoder's: (L, C) float. Input only: nothing predicts them."""
+
+    def read(self, data: bytes) -> np.ndarray:
+        return self.convert(read_array(data, self.name, ndim=2))
+
+    def write(self, value: np.ndarray) -> bytes:
+        return write_array(value.astype(np.float16))
+
+    def convert(self, value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise self.error(f"expected finite float vectors (L, C), got {array.dtype} {array.shape}")
+        return array.astype(np.float32)
+
+    def can_flip(self, value: np.ndarray) -> bool:
+        return False  # what they say of left and right cannot be told
+
+    def fit(self, value: Any, size: int) -> np.ndarray:
+        return self.convert(value)
+
+    def vectors(self, value: Any, channels: int, max_length: int) -> np.ndarray:
+        """What the model reads: at most ``max_length`` vectors of ``channels``, float32 (L, C)."""
+        array = self.convert(value)
+        if array.shape[1] != channels:
+            raise self.error(f"expected vectors of {channels} channels, got {array.shape[1]}")
+        return array[:max_length]
+
+    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
+        """A row of color a vector: the first principal components."""
+        return picture(principal_components(value[:, None] if len(value) else np.zeros((1, 1, 1))), size, smooth=False)
+
+
 # ---- shared by modality files
 
 
@@ -318,7 +352,11 @@ def centered(sample: Mapping[str, Value], by_name: Mapping[str, Modality]) -> di
 
     Arrays are left as they are: :meth:`Modality.fit` crops and resizes them in one step.
     """
-    shapes = [value.shape[:2] for value in sample.values() if isinstance(value, np.ndarray)]
+    shapes = [
+        value.shape[:2]
+        for name, value in sample.items()
+        if isinstance(value, np.ndarray) and not isinstance(by_name[name], VectorSequence)
+    ]
     if not shapes:
         return dict(sample)
     crop = Crop.center(*max(shapes), 1)
