@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from open4m import hub
-from open4m.generate.pipeline import TEXT
+from open4m.generate.pipeline import TEXT, FourM
 from open4m.losses import Aggregation
 from open4m.masking import MaskingConfig
 from open4m.model.config import Architecture, FourMConfig
@@ -17,6 +18,8 @@ from open4m.tokenizers.vqvae import Tokenizer
 from open4m.train.loop import TrainConfig, train
 from open4m.train.tasks.fourm import FourMTask, specs_of
 from open4m.types import Open4MError
+
+logger = logging.getLogger("open4m")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class PretrainConfig:
     masking: MaskingConfig
     train: TrainConfig
     loss: Aggregation = "per_modality"
+    start: str | None = None  # a model to start from, of the same architecture; None: from random weights
     repeats: int = 1  # how often a sample is masked anew in an epoch (paper E.7)
     image_size: int = 224  # of pixel modalities
     patch_size: int = 16  # of pixel modalities
@@ -52,9 +56,13 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         batch_size=config.train.batch_size, seed=config.train.seed, repeats=config.repeats, loss=config.loss,
         device=device,
     )  # fmt: skip
+    if config.start is not None:
+        new = task.model.adopt(FourM.from_pretrained(config.start).model)
+        logger.info("starting from %s; new modalities: %s", config.start, ", ".join(new) or "none")
     length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
-    train(task, length, directory, task_config={"model": model, "masking": config.masking, "repeats": config.repeats,
-                                                "loss": config.loss})  # fmt: skip
+    determining = {"model": model, "masking": config.masking, "repeats": config.repeats, "loss": config.loss,
+                   "start": config.start}  # fmt: skip
+    train(task, length, directory, task_config=determining)
 
 
 def _tokenizer(folder: Path) -> Path:

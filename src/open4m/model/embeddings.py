@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open4m.model.config import FourMConfig
+from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import MaskedBatch
 
 
@@ -45,48 +47,41 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: FourMConfig):
         super().__init__()
-        dim = config.dim
-        specs = config.modalities
-        tokenized = [m.family in ("grid", "sequence") for m in specs]
-        readable = [m.vocab_size if m.is_input and t else 0 for m, t in zip(specs, tokenized, strict=True)]
+        dim, specs = config.dim, config.modalities
+        self.keys = config.keys
+        readable = [m.vocab_size if m.is_input else 0 for m in specs]
         writable = [m.vocab_size if m.is_target else 0 for m in specs]
-        queried = (
-            writable if config.tied else [n * (m.family == "sequence") for m, n in zip(specs, writable, strict=True)]
-        )
+        queried = [n if config.tied or m.family == "sequence" else 0 for m, n in zip(specs, writable, strict=True)]
+        self.slices = {"inputs": _slices(readable), "outputs": _slices(writable), "queries": _slices(queried)}
         self.inputs = nn.Embedding(max(1, sum(readable)), dim)
         self.outputs = nn.Embedding(sum(writable), dim)
         self.queries = None if config.tied else nn.Embedding(max(1, sum(queried)), dim)
         self.modality = nn.Embedding(len(specs), dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.registers = nn.Parameter(torch.zeros(config.register_tokens, dim)) if config.register_tokens else None
+        self.projected = [(i, m) for i, m in enumerate(specs) if m.family in ("pixels", "vectors")]
         self.patches = nn.ModuleDict(
             {module_name(m.key): nn.Linear(m.channels * m.patch_size**2, dim, bias=False)
-             for m in specs if m.family == "pixels"}
+             for _, m in self.projected if m.family == "pixels"}
         )  # fmt: skip
         self.vectors = nn.ModuleDict(
-            {module_name(m.key): nn.Linear(m.channels, dim) for m in specs if m.family == "vectors"}
+            {module_name(m.key): nn.Linear(m.channels, dim) for _, m in self.projected if m.family == "vectors"}
         )
-        self.projected = [(i, m) for i, m in enumerate(specs) if m.family in ("pixels", "vectors")]
-        fixed = [m for m in specs if not m.learned_positions]
-        learned = [m for m in specs if m.learned_positions]
-        starts, end = {}, 0
-        for spec in [*fixed, *learned]:
-            starts[spec.key], end = end, end + spec.positions
-        tables = [
-            sincos_2d(*m.grid, dim) if m.family in ("pixels", "grid") else sincos_1d(torch.arange(m.positions), dim)
-            for m in fixed
-        ]
+        fixed = [torch.zeros(0, dim) if m.learned_positions else _positions(m, dim) for m in specs]
+        learned = [m.positions if m.learned_positions else 0 for m in specs]
+        self.slices["positions"] = _slices(learned)
         self.learned_positions = nn.ParameterDict(
-            {side: nn.Parameter(torch.zeros(sum(m.positions for m in learned), dim))
-             for side in ("encoder", "decoder") if learned}
-        )  # fmt: skip
-        self.output_slices = {
-            m.key: slice(o, o + n) for m, o, n in zip(specs, _offsets(writable), writable, strict=True)
-        }
-        self.register_buffer("positions", torch.cat(tables or [torch.zeros(0, dim)]), persistent=False)
-        self.register_buffer("input_offset", torch.tensor(_offsets(readable)), persistent=False)
-        self.register_buffer("query_offset", torch.tensor(_offsets(queried)), persistent=False)
-        self.register_buffer("position_offset", torch.tensor([starts[m.key] for m in specs]), persistent=False)
+            {side: nn.Parameter(torch.zeros(sum(learned), dim)) for side in ("encoder", "decoder") if any(learned)}
+        )
+        after = sum(map(len, fixed))  # learned positions follow the fixed ones
+        places = [
+            after + o.start if n else f.start
+            for n, o, f in zip(learned, _slices(learned), _slices([len(table) for table in fixed]), strict=True)
+        ]
+        self.register_buffer("positions", torch.cat(fixed), persistent=False)
+        self.register_buffer("position_offset", torch.tensor(places), persistent=False)
+        self.register_buffer("input_offset", _starts(self.slices["inputs"]), persistent=False)
+        self.register_buffer("query_offset", _starts(self.slices["queries"]), persistent=False)
         self.register_buffer("is_sequence", torch.tensor([m.family == "sequence" for m in specs]), persistent=False)
 
     @torch.no_grad()
@@ -154,12 +149,39 @@ class Embeddings(nn.Module):
 
     def output(self, key: str) -> Tensor:
         """The output layer (V, D) of a target modality."""
-        return self.outputs.weight[self.output_slices[key]]
+        return self.outputs.weight[self.slices["outputs"][self.keys.index(key)]]
+
+    def of(self, key: str) -> dict[str, Tensor]:
+        """All weights of one modality, as views, by what they are."""
+        index, module = self.keys.index(key), module_name(key)
+        tables = {"inputs": self.inputs.weight, "outputs": self.outputs.weight}
+        if self.queries is not None:
+            tables["queries"] = self.queries.weight
+        found = {name: table[self.slices[name][index]] for name, table in tables.items()}
+        for side, table in self.learned_positions.items():
+            found[f"{side} positions"] = table[self.slices["positions"][index]]
+        for layers in (self.patches, self.vectors):
+            if module in layers:
+                found |= dict(layers[module].named_parameters())
+        return {**found, "modality": self.modality.weight[index]}
 
 
-def _offsets(sizes: list[int]) -> list[int]:
+def _positions(spec: ModalitySpec, dim: int) -> Tensor:
+    """The fixed positions of a modality (n, dim)."""
+    if spec.family in ("pixels", "grid"):
+        return sincos_2d(*spec.grid, dim)
+    return sincos_1d(torch.arange(spec.positions), dim)
+
+
+def _slices(sizes: list[int]) -> list[slice]:
+    """Where each of several parts is when they follow one another."""
+    ends = list(itertools.accumulate(sizes))
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _starts(slices: list[slice]) -> Tensor:
     """Where each part starts; 0 for an empty one, so that padding, which may name it, reads a row that exists."""
-    return [sum(sizes[:i]) if n else 0 for i, n in enumerate(sizes)]
+    return torch.tensor([s.start if s.stop > s.start else 0 for s in slices])
 
 
 def module_name(key: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from open4m.model.config import FourMConfig
 from open4m.model.embeddings import Embeddings
 from open4m.model.layers import DecoderBlock, EncoderBlock, drop_path, norm
-from open4m.types import MaskedBatch
+from open4m.types import MaskedBatch, Open4MError
 
 
 @dataclass
@@ -46,6 +46,33 @@ class FourMTransformer(nn.Module):
                     nn.init.zeros_(module.bias)
         self.embeddings.initialize(generator)
         return self
+
+    @torch.no_grad()
+    def adopt(self, other: FourMTransformer) -> list[str]:
+        """Start from a trained model of the same architecture (paper A.1, A.2): its blocks, and the embeddings of the
+        modalities that both have. Returns the modalities that it lacks, which keep their weights.
+
+        Raises :class:`Open4MError` if the architectures differ, or a modality that both have.
+        """
+        mine, theirs = (dict(m.named_parameters()) for m in (self, other))
+        shared = [key for key in self.config.keys if key in other.config.keys]
+        pairs = [
+            (f"{key}: {name}", weight, other.embeddings.of(key).get(name))
+            for key in shared
+            for name, weight in self.embeddings.of(key).items()
+        ]
+        single = ("embeddings.mask_token", "embeddings.registers")
+        names = [name for name in {**mine, **theirs} if name in single or not name.startswith("embeddings.")]
+        pairs += [(name, mine.get(name), theirs.get(name)) for name in names]
+        for name, weight, source in pairs:
+            if weight is None or source is None or weight.shape != source.shape:
+                shapes = [None if t is None else tuple(t.shape) for t in (source, weight)]
+                raise Open4MError(
+                    f"the model to start from has other weights: {name} has shape {shapes[0]}, not {shapes[1]}"
+                )
+        for _, weight, source in pairs:
+            weight.copy_(source)
+        return [key for key in self.config.keys if key not in shared]
 
     def forward(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Logits (n, V) a target modality, for its n valid targets in the order of ``batch`` (row by row).

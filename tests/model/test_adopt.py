@@ -1,0 +1,60 @@
+"""Starting from a trained model that knows other modalities (paper A.1, A.2)."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from open4m.model.config import Architecture, FourMConfig, ModalitySpec
+from open4m.model.fourm import FourMTransformer
+from open4m.model.packing import pack
+from open4m.types import Open4MError
+
+SMALL = Architecture(dim=16, encoder_depth=1, decoder_depth=2, heads=2, register_tokens=2, tied=False)
+RGB = ModalitySpec(key="rgb", family="grid", vocab_size=7, grid=(2, 2))
+CAPTION = ModalitySpec(key="caption", family="sequence", vocab_size=9, max_length=5)
+PLACELESS = ModalitySpec(key="global", family="grid", vocab_size=4, grid=(1, 3), learned_positions=True)
+PIXELS = ModalitySpec(key="rgb_pixels", family="pixels", grid=(2, 2), patch_size=2, channels=3)
+FINER = ModalitySpec(key="rgb@448", family="grid", vocab_size=7, grid=(4, 4), learned_positions=True)
+
+
+def make(*specs, seed=0, **options):
+    config = FourMConfig.of(dataclasses.replace(SMALL, **options), specs)
+    return FourMTransformer(config).initialize(torch.Generator().manual_seed(seed)).eval()
+
+
+def test_a_larger_model_computes_what_the_one_that_it_starts_from_did():
+    old = make(RGB, CAPTION, PLACELESS, PIXELS)
+    new = make(PIXELS, FINER, CAPTION, PLACELESS, RGB, seed=1)
+    inputs = [(0, 0, 1, 3), (0, 1, 0, 8), (0, 2, 2, 1), (0, 3, 3, -1), (1, 1, 1, 2)]
+    targets = [(0, 0, 2, -1, 5), (0, 1, 0, 4, 6), (1, 2, 1, -1, 3)]
+    pixels = {"rgb_pixels": torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))}
+
+    def logits(model):
+        return model(pack(model.config, inputs, targets, pixels=pixels, modalities=old.config.keys))
+
+    expected, before = logits(old), logits(new)
+    assert new.adopt(old) == ["rgb@448"]
+    after = logits(new)
+    for key in ("rgb", "caption", "global"):
+        torch.testing.assert_close(after[key], expected[key], rtol=0, atol=1e-6)  # measured: 3e-7
+        assert (before[key] - expected[key]).abs().max() > 0.1
+    untouched = make(PIXELS, FINER, CAPTION, PLACELESS, RGB, seed=1)
+    assert torch.equal(new.embeddings.of("rgb@448")["outputs"], untouched.embeddings.of("rgb@448")["outputs"])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: make(RGB, CAPTION, qk_norm=True), "qk_norm"),
+        (lambda: make(RGB, CAPTION, encoder_depth=2), "encoder.1"),
+        (lambda: make(RGB, CAPTION, tied=True), "rgb: queries|caption: queries"),
+        (lambda: make(RGB, dataclasses.replace(CAPTION, vocab_size=10)), r"caption: inputs has shape \(10, 16\), not"),
+    ],
+)
+def test_another_architecture_or_tokenizer_is_refused(other, message):
+    model = make(RGB, CAPTION)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(Open4MError, match=message):
+        model.adopt(other())
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
