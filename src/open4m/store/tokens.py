@@ -3,20 +3,21 @@
 ``<root>/<modality>/shard-00000.arrow`` is an uncompressed Arrow IPC file of one record batch, rows in the raw shard's
 order, with the columns ``key`` and
 
-=========  ==========  ===================================================
+=========  =========== ===================================================
 kind       column      Arrow type
-=========  ==========  ===================================================
+=========  =========== ===================================================
 grid       ``tokens``  fixed_size_list<uint16>[h·w], raster order
 sequence   ``tokens``  list<uint16>
+vectors    ``vectors`` list<fixed_size_list<float16>[channels]>
 pixels     ``bytes``   large_binary, one JPEG file a row
-=========  ==========  ===================================================
+=========  =========== ===================================================
 
 :mod:`open4m.store.manifest` describes ``manifest.json`` and how a shard is committed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +41,7 @@ from open4m.store.manifest import (
 from open4m.types import Open4MError
 
 MAX_VOCAB = 1 << 16  # ids are stored as uint16
+LARGEST = float(np.finfo(np.float16).max)  # vectors are stored as float16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +49,30 @@ class TokenHeader:
     """What is true of all tokens of a modality.
 
     ``tokenizer`` is the fingerprint of what made them: tokens of two tokenizers never mix. Grids have ``grid``,
-    sequences ``max_length``, both ``vocab_size`` (1 to 65536); pixels have none of them.
+    sequences ``max_length``, both ``vocab_size`` (1 to 65536); vectors have ``channels`` and ``max_length``; pixels
+    have none of them.
     """
 
-    kind: str  # "grid", "sequence" or "pixels"
+    kind: str  # "grid", "sequence", "vectors" or "pixels"
     tokenizer: str = ""
     vocab_size: int | None = None
     grid: tuple[int, int] | None = None  # (h, w) in tokens
-    max_length: int | None = None  # tokens
+    max_length: int | None = None  # tokens or vectors
+    channels: int | None = None  # of a vector
 
     def __post_init__(self) -> None:
-        needed = {"grid": {"vocab_size", "grid"}, "sequence": {"vocab_size", "max_length"}, "pixels": set()}
+        needed = {
+            "grid": {"vocab_size", "grid"},
+            "sequence": {"vocab_size", "max_length"},
+            "vectors": {"channels", "max_length"},
+            "pixels": set(),
+        }
         if self.kind not in needed:
             raise Open4MError(f"token header: kind {self.kind!r}, expected one of {', '.join(needed)}")
         if self.grid is not None:
             object.__setattr__(self, "grid", tuple(self.grid))
-        given = {name for name in ("vocab_size", "grid", "max_length") if getattr(self, name) is not None}
+        sizes = ("vocab_size", "grid", "max_length", "channels")
+        given = {name for name in sizes if getattr(self, name) is not None}
         if given != needed[self.kind]:
             raise Open4MError(
                 f"token header: kind {self.kind} takes {', '.join(sorted(needed[self.kind])) or 'no sizes'}, "
@@ -72,8 +82,9 @@ class TokenHeader:
             raise Open4MError(f"token header: vocab_size {self.vocab_size}, expected 1 to {MAX_VOCAB} (uint16 ids)")
         if self.grid is not None and (len(self.grid) != 2 or min(self.grid) < 1):
             raise Open4MError(f"token header: grid {self.grid}, expected (h, w) of at least 1 token each")
-        if self.max_length is not None and self.max_length < 1:
-            raise Open4MError(f"token header: max_length {self.max_length}, expected at least 1 token")
+        for name in ("max_length", "channels"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise Open4MError(f"token header: {name} {value}, expected at least 1")
 
     @property
     def schema(self) -> pa.Schema:
@@ -82,6 +93,8 @@ class TokenHeader:
             column = ("bytes", pa.large_binary())
         elif self.kind == "grid":
             column = ("tokens", pa.list_(pa.uint16(), self.grid[0] * self.grid[1]))
+        elif self.kind == "vectors":
+            column = ("vectors", pa.list_(pa.list_(pa.float16(), self.channels)))
         else:
             column = ("tokens", pa.list_(pa.uint16()))
         return pa.schema([("key", pa.string()), column])
@@ -93,9 +106,10 @@ def write_token_shard(
     """Write ``<root>/<modality>/shard-<index>.arrow``; writing a shard again replaces it.
 
     ``tokens`` has one row a key: for grids an integer array (n, h·w), for sequences n integer vectors of 0 to
-    ``max_length`` ids, for pixels n JPEG files as bytes. Raises :class:`Open4MError`, before anything is written, for
-    rows of another number or shape, for ids outside [0, vocab_size), and if the modality's other shards have another
-    header.
+    ``max_length`` ids, for vectors n float arrays (0 to ``max_length``, channels), which are rounded to float16, for
+    pixels n JPEG files as bytes. Raises :class:`Open4MError`, before anything is written, for rows of another number or
+    shape, for ids outside [0, vocab_size), for vectors that float16 cannot hold, and if the modality's other shards
+    have another header.
     """
     path = shard_path(root, modality, index, "arrow")
     seen: dict[str, None] = {}
@@ -105,7 +119,9 @@ def write_token_shard(
     if len(tokens) != len(seen):
         raise Open4MError(f"{path}: {modality}: expected one row of tokens a key, got {len(seen)} and {len(tokens)}")
     rows = _Rows(path, modality, list(seen))
-    encode = {"grid": _grid_column, "sequence": _sequence_column, "pixels": _pixels_column}[header.kind]
+    encode = {
+        "grid": _grid_column, "sequence": _sequence_column, "vectors": _vectors_column, "pixels": _pixels_column,
+    }[header.kind]  # fmt: skip
     columns = [pa.array(rows.keys, pa.string()), encode(rows, tokens, header)]
     batch = pa.record_batch(columns, schema=header.schema)
 
@@ -162,6 +178,23 @@ def _sequence_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) ->
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids.astype(np.uint16)))
 
 
+def _vectors_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
+    parts = []
+    for row, vectors in enumerate(tokens):
+        part = np.asarray(vectors) if len(vectors) else np.empty((0, header.channels), np.float16)
+        if part.ndim != 2 or part.shape[1] != header.channels or part.dtype.kind != "f":
+            raise rows.error(row, f"expected floats of shape (n, {header.channels}), got {part.dtype} {part.shape}")
+        if len(part) > header.max_length:
+            raise rows.error(row, f"{len(part)} vectors, expected at most {header.max_length}")
+        if not (np.abs(part) <= LARGEST).all():  # which nan is not either
+            raise rows.error(row, f"a vector is not finite or has a value beyond ±{LARGEST} (float16)")
+        parts.append(part.astype(np.float16))
+    offsets = np.cumsum([0, *map(len, parts)])
+    values = np.concatenate([np.empty((0, header.channels), np.float16), *parts])
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), header.channels)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors)
+
+
 def _pixels_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
     for row, content in enumerate(tokens):
         if not isinstance(content, bytes) or not content:
@@ -173,14 +206,18 @@ def _pixels_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> p
 class _Shard:
     """Zero-copy views of a memory-mapped file.
 
-    ``values``: grids uint16 (rows, L); sequences uint16 (all tokens,); pixels an Arrow array of bytes.
-    ``offsets``: of sequences, int32 (rows + 1,).
+    ``values``: grids uint16 (rows, L); sequences uint16 (all tokens,); vectors float16 (all vectors, C); pixels an
+    Arrow array of bytes. ``offsets``: of sequences and vectors, int32 (rows + 1,).
     """
 
     path: Path
     keys: pa.StringArray
     values: Any
     offsets: np.ndarray | None
+
+    def row(self, row: int) -> np.ndarray:
+        """The tokens (n,) or vectors (n, C) of a row."""
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
 class TokenStore:
@@ -220,42 +257,44 @@ class TokenStore:
 
     def keys(self, rows: np.ndarray) -> list[str]:
         """The keys of rows."""
-        keys = np.empty(len(rows), dtype=object)
-        for shard, places, local in self._by_shard(self.modalities[0], rows):
-            keys[places] = shard.keys.take(pa.array(local)).to_pylist()
-        return keys.tolist()
+        return [shard.keys[row].as_py() for shard, row in self._locate(self.modalities[0], rows)]
 
     def grid(self, modality: str, rows: np.ndarray) -> np.ndarray:
         """Token ids of a grid in raster order, int64 (B, L)."""
         header = self._expect(modality, "grid")
-        ids = np.empty((len(rows), header.grid[0] * header.grid[1]), dtype=np.int64)  # (B, L)
-        for shard, places, local in self._by_shard(modality, rows):
-            ids[places] = shard.values[local]
-        self._check_ids(modality, rows, ids)
-        return ids
+        length = header.grid[0] * header.grid[1]
+        parts = [shard.values[row] for shard, row in self._locate(modality, rows)]
+        ids = np.concatenate([np.empty(0, np.uint16), *parts])
+        self._check_ids(modality, rows, ids, np.full(len(parts), length))
+        return ids.reshape(-1, length).astype(np.int64)
 
     def sequence(self, modality: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids, int64 (B, max_length), zero after the end, and lengths, int64 (B,)."""
         header = self._expect(modality, "sequence")
-        ids = np.zeros((len(rows), header.max_length), dtype=np.int64)  # (B, L)
-        lengths = np.empty(len(rows), dtype=np.int64)
-        steps = np.arange(header.max_length)
-        for shard, places, local in self._by_shard(modality, rows):
-            starts = shard.offsets[local]
-            lengths[places] = shard.offsets[local + 1] - starts
-            row, step = np.nonzero(steps < lengths[places, None])
-            ids[places[row], step] = shard.values[starts[row] + step]
-        self._check_ids(modality, rows, ids)
-        return ids, lengths
+        parts = [shard.row(row) for shard, row in self._locate(modality, rows)]
+        lengths = np.array([len(part) for part in parts], dtype=np.int64)
+        ids = np.concatenate([np.empty(0, np.uint16), *parts])
+        self._check_ids(modality, rows, ids, lengths)
+        padded = np.zeros((len(parts), header.max_length), dtype=np.int64)  # (B, L)
+        padded[np.arange(header.max_length) < lengths[:, None]] = ids
+        return padded, lengths
+
+    def vectors(self, modality: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors, float32 (B, max_length, channels), zero after the end, and lengths, int64 (B,)."""
+        header = self._expect(modality, "vectors")
+        parts = [shard.row(row) for shard, row in self._locate(modality, rows)]
+        lengths = np.array([len(part) for part in parts], dtype=np.int64)
+        padded = np.zeros((len(parts), header.max_length, header.channels), dtype=np.float32)  # (B, L, C)
+        for place, part in enumerate(parts):
+            padded[place, : len(part)] = part
+            if not np.isfinite(padded[place]).all():
+                raise self._damaged(modality, rows, place, "a vector that is not finite")
+        return padded, lengths
 
     def pixels(self, modality: str, rows: np.ndarray) -> list[bytes]:
         """JPEG files."""
         self._expect(modality, "pixels")
-        files: list[bytes] = [b""] * len(rows)
-        for shard, places, local in self._by_shard(modality, rows):
-            for place, row in zip(places.tolist(), local.tolist(), strict=True):
-                files[place] = shard.values[row].as_py()
-        return files
+        return [shard.values[row].as_py() for shard, row in self._locate(modality, rows)]
 
     def _expect(self, modality: str, kind: str) -> TokenHeader:
         header = self.header(modality)
@@ -263,30 +302,40 @@ class TokenStore:
             raise Open4MError(f"{self.root}: modality {modality} is stored as {header.kind}, asked for as {kind}")
         return header
 
-    def _by_shard(self, modality: str, rows: np.ndarray) -> Iterator[tuple[_Shard, np.ndarray, np.ndarray]]:
-        """For every shard that has some of the rows: it, their places in ``rows``, and their rows in the shard."""
+    def _locate(self, modality: str, rows: np.ndarray) -> list[tuple[_Shard, int]]:
+        """The shard of every row, and its row in there.
+
+        One row after another, since the rows of a batch are spread over as many shards where the data is large.
+        """
         rows = np.asarray(rows)
         if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
             raise TypeError(f"rows: expected integers (B,), got {rows.dtype} {rows.shape}")
         if rows.size == 0:
-            return
+            return []
         if rows.min() < 0 or rows.max() >= len(self):
             raise IndexError(f"{self.root}: rows {rows.min()} to {rows.max()} of {len(self)}")
         shards = np.searchsorted(self._starts, rows, side="right") - 1  # the last that starts at or before the row
-        order = np.argsort(shards, kind="stable")
-        for places in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
-            shard = shards[places[0]]
-            yield self._open(modality, int(self._indices[shard])), places, rows[places] - self._starts[shard]
+        local = (rows - self._starts[shards]).tolist()
+        indices = self._indices[shards].tolist()
+        return [(self._open(modality, index), row) for index, row in zip(indices, local, strict=True)]
 
-    def _check_ids(self, modality: str, rows: np.ndarray, ids: np.ndarray) -> None:
-        """Ids were checked when they were written; this finds damage before it reaches an embedding."""
+    def _check_ids(self, modality: str, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Ids were checked when they were written; this finds damage before it reaches an embedding.
+
+        ``ids``: those of all rows, ``lengths`` (B,) of each, one after another.
+        """
         vocab_size = self._headers[modality].vocab_size
         if ids.max(initial=0) >= vocab_size:
-            row = int((ids >= vocab_size).any(1).argmax())
-            raise Open4MError(
-                f"{folder_of(self.root, modality)}: key {self.keys(np.asarray(rows)[[row]])[0]}, modality {modality}: "
-                f"token id {ids[row].max()}, expected 0 to {vocab_size - 1}; the shard was changed: write it again"
-            )
+            place = int((ids >= vocab_size).argmax())
+            row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+            raise self._damaged(modality, rows, row, f"token id {ids[place]}, expected 0 to {vocab_size - 1}")
+
+    def _damaged(self, modality: str, rows: np.ndarray, place: int, found: str) -> Open4MError:
+        key = self.keys(np.asarray(rows)[[place]])[0]
+        return Open4MError(
+            f"{folder_of(self.root, modality)}: key {key}, modality {modality}: {found}; the shard was changed: "
+            "write it again"
+        )
 
     def _open(self, modality: str, index: int) -> _Shard:
         if (modality, index) not in self._opened:
@@ -324,20 +373,32 @@ def _open_shard(path: Path, header: TokenHeader) -> _Shard:
         keys, column = batch.columns
         if keys.null_count or column.null_count:
             raise Open4MError(f"{path}: expected no nulls; write the shard again")
+        if header.kind == "pixels":
+            return _Shard(path, keys, column, None)
+        if header.kind == "grid":
+            return _Shard(path, keys, _numbers(column.values).reshape(len(keys), -1), None)
+        if header.kind == "vectors":
+            values = _numbers(column.values.values).reshape(-1, header.channels)
+        else:
+            values = _numbers(column.values)
+        offsets = _numbers(column.offsets)
     except FileNotFoundError as error:
         raise Open4MError(f"{path}: listed in {FILE} but not there; restore it or write it again") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Open4MError(f"{path}: truncated or not an Arrow file ({error}); restore it or write it again") from error
-    if header.kind == "pixels":
-        return _Shard(path, keys, column, None)
-    values = column.values.to_numpy(zero_copy_only=True)
-    if header.kind == "grid":
-        return _Shard(path, keys, values.reshape(len(keys), -1), None)
-    offsets = column.offsets.to_numpy(zero_copy_only=True)
     longest = np.diff(offsets).max(initial=0)
     if longest > header.max_length:
         raise Open4MError(f"{path}: a row of {longest} tokens, expected at most {header.max_length}; write it again")
     return _Shard(path, keys, values, offsets)
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    """A view of an Arrow array of numbers."""
+    return array.to_numpy(zero_copy_only=True)
+
+
+REPEATED = 1 << 14
+"""The fewest rows of a block of repeated sampling: two batches of the paper (Table 5)."""
 
 
 @lru_cache(maxsize=4)
@@ -356,19 +417,45 @@ def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
     return order
 
 
-def rows_for_step(seed: int, step: int, batch_size: int, length: int) -> np.ndarray:
+def rows_for_step(seed: int, step: int, batch_size: int, length: int, repeats: int = 1) -> np.ndarray:
     """The rows of a training step, int64 (batch_size,).
 
-    Step s takes places s·B to (s+1)·B - 1 of the endless sequence of all epochs' orders: every row is visited once an
-    epoch, and neither resuming nor the number of workers or hosts changes anything.
+    Step s takes places s·B to (s+1)·B - 1 of the endless sequence of all epochs: every row is visited ``repeats`` times
+    an epoch, and neither resuming nor the number of workers or hosts changes anything.
+
+    Repeated sampling (paper E.7) reads a row a few times within a short time, when it costs little: an epoch's order is
+    cut into blocks of at least ``REPEATED`` rows, if there are as many, and a block is visited ``repeats`` times, each
+    time in another order, before the next is. Between two visits of a row are at least half a block of others, so that
+    a batch of up to that many never holds it twice, and the batches of a block are composed anew each time.
+
+    Rows of a shard are not kept together: an order that is uniform over the whole epoch costs nothing here, since a
+    row is read from memory-mapped files wherever it is, and the rows of a shard may be alike.
     """
-    if step < 0 or batch_size < 1:
-        raise Open4MError(f"training order: expected step >= 0 and batch_size >= 1, got {step} and {batch_size}")
+    if step < 0 or batch_size < 1 or repeats < 1:
+        raise Open4MError(
+            f"training order: expected step >= 0, batch_size >= 1 and repeats >= 1, got {step}, {batch_size}, {repeats}"
+        )
     first, end = step * batch_size, (step + 1) * batch_size
     parts = []
     while first < end:
-        epoch, place = divmod(first, max(length, 1))
+        epoch, place = divmod(first, max(length, 1) * repeats)
         order = epoch_order(seed, epoch, length)
+        blocks = max(length // REPEATED, 1)  # block b begins at row b·length // blocks of the order
+        block = -(-(place // repeats + 1) * blocks // length) - 1
+        start, stop = block * length // blocks, (block + 1) * length // blocks
+        visit, place = divmod(place - start * repeats, stop - start)
+        order = order[start:stop]
+        if visit:
+            order = order[_visit_order(seed, epoch, block, visit, stop - start)]
         parts.append(order[place : place + end - first])
         first += len(parts[-1])
     return np.concatenate(parts)
+
+
+@lru_cache(maxsize=16)
+def _visit_order(seed: int, epoch: int, block: int, visit: int, size: int) -> np.ndarray:
+    """How a block is ordered when it is visited again: its halves each in a random order, int64 (size,)."""
+    key = np.array([seed, epoch], dtype=np.uint64)
+    numbers = np.random.Philox(key=key, counter=[0, 0, block, visit]).random_raw(size) >> np.uint64(1)
+    numbers[size // 2 :] += np.uint64(1 << 63)  # after the first half
+    return np.argsort(numbers, kind="stable")

@@ -62,13 +62,15 @@ def check_store(
 
 
 def read_rows(store: TokenStore, specs: Sequence[ModalitySpec], rows: np.ndarray) -> TokenRows:
-    """Whole tokens and pixels of rows of a store."""
+    """Whole tokens, vectors and pixels of rows of a store."""
     data = TokenRows({}, {}, {})
     for spec in specs:
         if spec.family == "grid":
             data.ids[spec.key] = store.grid(spec.key, rows)
         elif spec.family == "sequence":
             data.ids[spec.key], data.lengths[spec.key] = store.sequence(spec.key, rows)
+        elif spec.family == "vectors":
+            data.vectors[spec.key], data.lengths[spec.key] = store.vectors(spec.key, rows)
         else:
             modality = modalities.get(spec.key)
             data.pixels[spec.key] = np.stack(
