@@ -73,7 +73,7 @@ def slow_position(spec, position, dim):
     if spec.family == "sequence":
         return torch.tensor(sincos(position, dim), dtype=torch.float64)
     row, column = divmod(position, spec.grid[1])
-    return torch.tensor(sincos(column, dim // 2) + sincos(row, dim // 2), dtype=torch.float64)
+    return torch.tensor(sincos(row, dim // 2) + sincos(column, dim // 2), dtype=torch.float64)
 
 
 def slow_attention(query, keys, values, heads):
