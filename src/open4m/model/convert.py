@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from open4m.hub import CONFIG, WEIGHTS
-from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import module_name, sincos_1d, sincos_2d
 from open4m.types import Open4MError
 
@@ -69,6 +69,8 @@ def load(path: Path) -> Imported:
     if unknown := sorted(settings.keys() - {*REQUIRED, *DEFAULTS, *WITHOUT_EFFECT, "format"}):
         raise Open4MError(f"{path}: settings without a counterpart: {', '.join(unknown)}")
     settings = {**DEFAULTS, **settings}
+    if wrong := [f"{name} = {value!r}" for name, value in settings.items() if not _is_possible(name, value)]:
+        raise Open4MError(f"{path}: settings with impossible values: {', '.join(wrong)}")
     kind = (settings["act_layer"], bool(settings["gated_mlp"]))
     if kind not in ACTIVATIONS:
         raise Open4MError(f"{path}: act_layer {kind[0]} has no counterpart (GELU and SiLU have)")
@@ -86,6 +88,7 @@ class _Import:
         self.path, self.settings, self.tensors, self.activation = path, settings, dict(tensors), activation
         self.dim = int(settings["dim"])
         self.missing: list[str] = []
+        self.misshapen: list[str] = []
         self.unused: list[str] = []
         self.inputs, self.targets = list(settings["domains_in"]), list(settings["domains_out"])
         self.theirs = list(dict.fromkeys([*self.inputs, *self.targets]))
@@ -93,52 +96,61 @@ class _Import:
 
     def result(self) -> Imported:
         s = self.settings
-        tables = {name: self._embedding(name) for name in self.theirs}
-        specs = tuple(spec for spec, _ in tables.values())
-        tied = all(
-            table["query"] is None or torch.equal(table["query"], table["output"]) for _, table in tables.values()
-        )
-        config = FourMConfig(
-            modalities=specs, dim=self.dim, encoder_depth=int(s["encoder_depth"]),
-            decoder_depth=int(s["decoder_depth"]), heads=int(s["num_heads"]), mlp_ratio=float(s["mlp_ratio"]),
-            activation=self.activation, qkv_bias=s["qkv_bias"], proj_bias=s["proj_bias"], mlp_bias=s["mlp_bias"],
-            norm_bias=s["norm_bias"], qk_norm=s["qk_norm"], register_tokens=int(s["num_register_tokens"]), tied=tied,
+        for name in ("encoder_depth", "decoder_depth"):
+            if s[name] > len(self.tensors):
+                raise Open4MError(f"{self.path}: {name} is {s[name]}, but there are {len(self.tensors)} tensors")
+        architecture = Architecture(
+            dim=self.dim, encoder_depth=s["encoder_depth"], decoder_depth=s["decoder_depth"], heads=s["num_heads"],
+            mlp_ratio=float(s["mlp_ratio"]), activation=self.activation, qkv_bias=s["qkv_bias"],
+            proj_bias=s["proj_bias"], mlp_bias=s["mlp_bias"], norm_bias=s["norm_bias"], qk_norm=s["qk_norm"],
+            register_tokens=s["num_register_tokens"],
         )  # fmt: skip
-        weights = {
-            **self._embeddings(config, {self.names[n]: t for n, (_, t) in tables.items()}),
-            **self._blocks(config),
-        }
-        if self.missing or self.tensors:
+        blocks = self._blocks(architecture)
+        mask_token, count = self._take("mask_token", 1, 1, self.dim), architecture.register_tokens
+        registers = self._take("register_tokens", 1, count, self.dim) if count else None
+        found = {name: self._embedding(name) for name in self.theirs}
+        if self.missing or self.misshapen or self.tensors:
             raise Open4MError(
                 f"{self.path}: other tensors than its configuration says; missing: "
-                f"{', '.join(self.missing) or 'none'}; unexpected: {', '.join(sorted(self.tensors)) or 'none'}"
+                f"{', '.join(self.missing) or 'none'}; unexpected: {', '.join(sorted(self.tensors)) or 'none'}; "
+                f"of another shape: {', '.join(self.misshapen) or 'none'}"
             )
+        tables = {name: self._described(name, parts) for name, parts in found.items()}
+        tied = all(t["query"] is None or torch.equal(t["query"], t["output"]) for _, t in tables.values())
+        config = FourMConfig.of(replace(architecture, tied=tied), tuple(spec for spec, _ in tables.values()))
+        embeddings = self._embeddings(config, {self.names[n]: t for n, (_, t) in tables.items()})
+        embeddings["mask_token"] = mask_token.flatten()
+        if registers is not None:
+            embeddings["registers"] = registers[0]
+        weights = {**_under("embeddings", embeddings), **blocks}
         return Imported(config, weights, self.names, tuple(self.unused))
 
     # ---- tensors
-    def _take(self, name: str, *shape: int, optional: bool = False) -> Tensor:
-        """Take a tensor out, checking its shape; a missing one is noted and stands in as zeros."""
+    def _take(self, name: str, *shape: int | None, optional: bool = False) -> Tensor | None:
+        """Take a tensor out; None, and noted, if it is missing or of another shape (None: of any size)."""
         tensor = self.tensors.pop(name, None)
         if tensor is None:
             if not optional:
                 self.missing.append(name)
-            return torch.zeros(shape)
-        if tensor.shape != shape:
-            raise Open4MError(f"{self.path}: {name} has shape {tuple(tensor.shape)}, expected {shape}")
+            return None
+        if tensor.ndim != len(shape) or any(e is not None and n != e for n, e in zip(tensor.shape, shape, strict=True)):
+            expected = ", ".join("any" if size is None else str(size) for size in shape)
+            self.misshapen.append(f"{name} {tuple(tensor.shape)} instead of ({expected})")
+            return None
         return tensor
 
-    def _linear(self, name: str, out: int, into: int, bias: bool) -> dict[str, Tensor]:
+    def _linear(self, name: str, out: int, into: int, bias: bool) -> dict[str, Tensor | None]:
         weights = {"weight": self._take(f"{name}.weight", out, into)}
         return weights | ({"bias": self._take(f"{name}.bias", out)} if bias else {})
 
-    def _norm(self, name: str, dim: int, bias: bool) -> dict[str, Tensor]:
+    def _norm(self, name: str, dim: int, bias: bool) -> dict[str, Tensor | None]:
         weight, shift = self._take(f"{name}.weight", dim), self._take(f"{name}.bias", dim, optional=not bias)
-        if not bias and shift.any():
+        if not bias and shift is not None and shift.any():
             raise Open4MError(f"{self.path}: {name}.bias is not zero, but norm_bias is False")
         return {"weight": weight} | ({"bias": shift} if bias else {})
 
     # ---- the blocks
-    def _blocks(self, config: FourMConfig) -> dict[str, Tensor]:
+    def _blocks(self, config: Architecture) -> dict[str, Tensor | None]:
         dim, found = self.dim, {}
         for i in range(config.encoder_depth):
             found |= _under(f"encoder.{i}.norm1", self._norm(f"encoder.{i}.norm1", dim, config.norm_bias))
@@ -155,7 +167,7 @@ class _Import:
             found |= _under(name, self._norm(name, dim, config.norm_bias))
         return found | _under("context_proj", self._linear("decoder_proj_context", dim, dim, True))
 
-    def _attention(self, theirs: str, ours: str, config: FourMConfig, cross: bool = False) -> dict[str, Tensor]:
+    def _attention(self, theirs: str, ours: str, config: Architecture, cross: bool = False) -> dict[str, Tensor | None]:
         dim, head, found = self.dim, self.dim // config.heads, {}
         for name, parts in (("q", 1), ("kv", 2)) if cross else (("qkv", 3),):
             found |= _under(f"{ours}.{name}", self._linear(f"{theirs}.{name}", parts * dim, dim, config.qkv_bias))
@@ -165,94 +177,106 @@ class _Import:
                 found |= _under(f"{ours}.qk_norm.{name}", self._norm(f"{theirs}.{short}_norm", head, config.norm_bias))
         return found
 
-    def _mlp(self, name: str, config: FourMConfig) -> dict[str, Tensor]:
+    def _mlp(self, name: str, config: Architecture) -> dict[str, Tensor | None]:
         dim, bias, hidden = self.dim, config.mlp_bias, int(self.dim * config.mlp_ratio)
         if config.activation in ("gelu", "silu"):
             up = self._linear(f"{name}.fc1", hidden, dim, bias)
             return _under(f"{name}.up", up) | _under(f"{name}.down", self._linear(f"{name}.fc2", dim, hidden, bias))
         hidden = int(2 * hidden / 3)
         gate, up = self._linear(f"{name}.fc1", hidden, dim, bias), self._linear(f"{name}.fc3", hidden, dim, bias)
-        both = {part: torch.cat([gate[part], up[part]]) for part in gate}
+        both = {p: None if gate[p] is None or up[p] is None else torch.cat([gate[p], up[p]]) for p in gate}
         return _under(f"{name}.gate_up", both) | _under(f"{name}.down", self._linear(f"{name}.fc2", dim, hidden, bias))
 
     # ---- the embeddings
-    def _embedding(self, theirs: str) -> tuple[ModalitySpec, dict[str, Tensor | None]]:
-        """What one modality is, and its tensors by what they are here."""
-        encoder, decoder = f"encoder_embeddings.{theirs}", f"decoder_embeddings.{theirs}"
-        found = {
-            name: self.tensors.pop(name)
-            for name in list(self.tensors)
-            if name.startswith((f"{encoder}.", f"{decoder}."))
+    def _embedding(self, theirs: str) -> dict[str, Any]:
+        """The tensors of one modality by what they are here; positions and modality of both sides, where they are."""
+        sides = [side for side, names in (("encoder", self.inputs), ("decoder", self.targets)) if theirs in names]
+
+        def take(side: str, part: str, *shape: int | None, optional: bool = False) -> Tensor | None:
+            if side not in sides:
+                return None
+            return self._take(f"{side}_embeddings.{theirs}.{part}", *shape, optional=optional)
+
+        start = f"encoder_embeddings.{theirs}"
+        stored = {name for name in self.tensors if name.startswith((f"{start}.", f"decoder_embeddings.{theirs}."))}
+        shared = [side for side in sides if f"{side}_embeddings.{theirs}.mod_emb" in stored] or sides[:1]
+        parts: dict[str, Any] = {
+            "modalities": [take(side, "mod_emb", 1, 1, self.dim) for side in shared],  # one is enough
+            "positions": {side: take(side, "pos_emb", 1, None, self.dim) for side in sides},
         }
-        take = lambda side, part: found.pop(f"{side}.{part}", None)  # noqa: E731
-        parts: dict[str, Tensor | None] = dict.fromkeys(("input", "output", "query", "bias"))
+        if f"{start}.proj.weight" in stored:
+            return parts | {"patches": take("encoder", "proj.weight", self.dim, None)}
+        if any(name.startswith(f"{start}.emb_proj.") for name in stored):
+            bottleneck = any(name.startswith((f"{start}.emb_proj.0.", f"{start}.emb_proj.1.")) for name in stored)
+            layers = {"emb_proj.0": None, "emb_proj.1": self.dim} if bottleneck else {"emb_proj": self.dim}
+            both = [
+                (take("encoder", f"{layer}.weight", size, None), take("encoder", f"{layer}.bias", size))
+                for layer, size in layers.items()
+            ]
+            return parts | {"vectors": both}
+        has_query = f"decoder_embeddings.{theirs}.token_emb.weight" in stored
+        return parts | {
+            "input": take("encoder", "token_emb.weight", None, self.dim),
+            "query": take("decoder", "token_emb.weight", None, self.dim, optional=True),
+            "output": take("decoder", "to_logits.weight", None, self.dim, optional=has_query),
+        }
 
-        modality = [m.flatten() for m in (take(encoder, "mod_emb"), take(decoder, "mod_emb")) if m is not None]
-        if not modality or any(not torch.equal(m, modality[0]) for m in modality):
+    def _described(self, theirs: str, found: dict[str, Any]) -> tuple[ModalitySpec, dict[str, Tensor | None]]:
+        """What one modality is, and its tables."""
+        parts: dict[str, Tensor | None] = dict.fromkeys(("input", "output", "query"))
+        parts["modality"], *other = (m.flatten() for m in found["modalities"])
+        if any(not torch.equal(m, parts["modality"]) for m in other):
             raise Open4MError(f"{self.path}: {theirs}: expected one mod_emb, shared by encoder and decoder")
-        parts["modality"] = modality[0]
-
-        positions = [p.flatten(0, -2) for p in (take(encoder, "pos_emb"), take(decoder, "pos_emb")) if p is not None]
-        if not positions:
-            raise Open4MError(f"{self.path}: {theirs}: has no pos_emb, which tells its length")
+        positions = [table[0] for table in found["positions"].values()]
         count = len(positions[0])
         side = math.isqrt(count)
-        looks = _positions_of(positions[0])
-        learned = looks is None
+        looks = {_positions_of(table) for table in positions}
+        if any(len(table) != count for table in positions):
+            raise Open4MError(f"{self.path}: {theirs}: encoder and decoder have different numbers of positions")
+        learned = looks not in ({"grid"}, {"sequence"})
         if learned:
             parts["encoder_positions"], parts["decoder_positions"] = positions[0], positions[-1]
-
         spec: dict[str, Any] = {"learned_positions": learned}
-        patches, vectors = take(encoder, "proj.weight"), self._projection(encoder, found)
-        if patches is not None:
-            patch = int(self.settings["patch_size"])
-            channels = patches.shape[1] // patch**2
+        if "patches" in found:
+            patch = self.settings["patch_size"]
+            channels, rest = divmod(found["patches"].shape[1], patch**2)
+            if rest or side * side != count:
+                raise Open4MError(
+                    f"{self.path}: {theirs}: expected a square of patches of {patch}×{patch} pixels, got {count} of "
+                    f"{found['patches'].shape[1]} values"
+                )
             spec |= {"family": "pixels", "grid": (side, side), "patch_size": patch, "channels": channels}
-            by_pixel = patches.view(self.dim, patch, patch, channels)
+            by_pixel = found["patches"].view(self.dim, patch, patch, channels)
             parts["projection"] = by_pixel.permute(0, 3, 1, 2).flatten(1)  # channels go first here
-        elif vectors is not None:
-            parts["projection"], parts["bias"] = vectors
-            spec |= {"family": "vectors", "channels": vectors[0].shape[1], "max_length": LENGTHS.get(theirs, count)}
+        elif "vectors" in found:
+            parts["projection"], parts["bias"] = self._projection(theirs, found["vectors"])
+            spec |= {"family": "vectors", "channels": parts["projection"].shape[1], "max_length": count}
         else:
-            parts["input"] = take(encoder, "token_emb.weight")
-            query, output = take(decoder, "token_emb.weight"), take(decoder, "to_logits.weight")
-            parts["output"] = query if output is None else output
-            is_grid = looks == "grid" or (learned and theirs.startswith("tok_") and side * side == count)
-            if is_grid:
+            parts |= {"input": found["input"], "output": found["query"] if found["output"] is None else found["output"]}
+            if looks == {"grid"} or (learned and theirs.startswith("tok_") and side * side == count):
                 spec |= {"family": "grid", "grid": (side, side)}
-                if query is not None:
-                    self.unused.append(f"{decoder}.token_emb.weight")  # the decoder of grids reads the mask token
+                if found["query"] is not None and found["output"] is not None:  # they read the mask token
+                    self.unused.append(f"decoder_embeddings.{theirs}.token_emb.weight")
             else:
-                parts["query"] = output if query is None else query
-                longest = count - 1 if learned else min(count, LENGTHS.get(theirs, 256))
-                spec |= {"family": "sequence", "max_length": longest}
-            sizes = {len(parts[p]) for p in ("input", "output") if parts[p] is not None}
+                parts["query"] = parts["output"] if found["query"] is None else found["query"]
+                spec |= {"family": "sequence", "max_length": min(count, 256)}
+            sizes = {len(parts[p]) for p in ("input", "output", "query") if parts[p] is not None}
             if len(sizes) != 1:
-                raise Open4MError(f"{self.path}: {theirs}: expected tables of one size, got {sorted(sizes) or 'none'}")
+                raise Open4MError(f"{self.path}: {theirs}: expected tables of one size, got {sorted(sizes)}")
             spec["vocab_size"] = sizes.pop()
+        if "max_length" in spec:
+            spec["max_length"] = count - 1 if learned else min(count, LENGTHS.get(theirs, spec["max_length"]))
         spec |= {"is_input": theirs in self.inputs, "is_target": theirs in self.targets}
-        if spec["family"] in ("grid", "sequence"):
-            wanted = {"input": (spec["is_input"], f"{encoder}.token_emb.weight"),
-                      "output": (spec["is_target"], f"{decoder}.to_logits.weight")}  # fmt: skip
-            for part, (needed, name) in wanted.items():
-                if needed and parts[part] is None:
-                    self.missing.append(name)
-                elif not needed and parts[part] is not None:
-                    found[name] = parts[part]  # unexpected
-        self.tensors |= found  # what is left is unexpected
         return ModalitySpec(key=self.names[theirs], **spec), parts
 
-    def _projection(self, encoder: str, found: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    def _projection(self, theirs: str, layers: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Weight and bias of the projection of vectors; two layers without anything between them are one."""
-        layers = [
-            (found.pop(f"{encoder}.{name}.weight"), found.pop(f"{encoder}.{name}.bias"))
-            for name in ("emb_proj", "emb_proj.0", "emb_proj.1")
-            if f"{encoder}.{name}.weight" in found and f"{encoder}.{name}.bias" in found
-        ]
-        if len(layers) < 2:
-            return layers[0] if layers else None
-        (first, shift), (second, bias) = ((w.double(), b.double()) for w, b in layers)
-        return (second @ first).float(), (second @ shift + bias).float()
+        (first, shift), *others = ((w.double(), b.double()) for w, b in layers)
+        for second, bias in others:
+            if not second.shape[1] == len(first) == len(shift):
+                raise Open4MError(f"{self.path}: {theirs}: the two layers of its emb_proj do not fit together")
+            first, shift = second @ first, second @ shift + bias
+        return first.float(), shift.float()
 
     def _embeddings(self, config: FourMConfig, tables: dict[str, dict[str, Tensor | None]]) -> dict[str, Tensor]:
         none = torch.zeros(0, self.dim)
@@ -264,12 +288,9 @@ class _Import:
             "inputs.weight": joined("input") if len(joined("input")) else torch.zeros(1, self.dim),
             "outputs.weight": joined("output"),
             "modality.weight": torch.stack([t["modality"] for t in tables.values()]),
-            "mask_token": self._take("mask_token", 1, 1, self.dim).flatten(),
         }
         if not config.tied:
             found["queries.weight"] = joined("query")
-        if config.register_tokens:
-            found["registers"] = self._take("register_tokens", 1, config.register_tokens, self.dim)[0]
         for spec in config.modalities:
             table, name = tables[spec.key], module_name(spec.key)
             if spec.family == "pixels":
@@ -279,7 +300,7 @@ class _Import:
         if any(spec.learned_positions for spec in config.modalities):
             for side in ("encoder", "decoder"):
                 found[f"learned_positions.{side}"] = joined(f"{side}_positions")
-        return _under("embeddings", found)
+        return found
 
 
 LENGTHS = {"metadata": 40, "human_poses": 263, "color_palette": 23, "sam_instance": 290, "t5_caption": 77}
@@ -303,13 +324,25 @@ def keys_of(theirs: list[str]) -> dict[str, str]:
     return {name: found[name] for name in theirs}
 
 
+def _is_possible(name: str, value: Any) -> bool:
+    """Whether a setting has a value of its type, and numbers a size that something can have."""
+    if name in ("domains_in", "domains_out"):
+        return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(v, str) for v in value)
+    if name in (*WITHOUT_EFFECT, "image_size", "format"):
+        return True
+    kind = type(DEFAULTS.get(name, 1))
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        return False
+    return kind not in (int, float) or 0 < value < 2**31 or (name == "num_register_tokens" and value == 0)
+
+
 def _positions_of(table: Tensor) -> str | None:
     """Whether a table (n, D) of positions is the fixed one of a grid or of a sequence, or else was learned."""
     count, dim = table.shape
-    side = math.isqrt(count)
-    if side * side == count and torch.allclose(table, sincos_2d(side, side, dim), atol=1e-3):
+    side, rounding = math.isqrt(count), 2**-8  # of files in bfloat16: half of it at most
+    if side * side == count and torch.allclose(table, sincos_2d(side, side, dim), rtol=0, atol=rounding):
         return "grid"
-    return "sequence" if torch.allclose(table, sincos_1d(torch.arange(count), dim), atol=1e-3) else None
+    return "sequence" if torch.allclose(table, sincos_1d(torch.arange(count), dim), rtol=0, atol=rounding) else None
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -327,7 +360,7 @@ def _settings(path: Path) -> dict[str, Any]:
     if path.is_dir() and (path / CONFIG).is_file():
         try:
             settings = json.loads((path / CONFIG).read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Open4MError(f"{path / CONFIG}: not readable as JSON ({error})") from error
         if not isinstance(settings, dict):
             raise Open4MError(f"{path / CONFIG}: expected an object")
@@ -353,5 +386,5 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text
