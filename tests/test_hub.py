@@ -1,7 +1,9 @@
 """Pretrained directories: what is missing or wrong in one is said."""
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from open4m import hub
@@ -53,7 +55,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
 
 def test_directories_are_resolved_and_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
-    with pytest.raises(Open4MError, match=r"nothing: neither a directory nor a shipped model .*none are installed"):
+    with pytest.raises(Open4MError, match=r"nothing: neither a directory, nor .* shipped model .*none are installed"):
         hub.resolve("nothing")
     own = tmp_path / "own"
     own.mkdir()
@@ -69,3 +71,53 @@ def test_directories_are_resolved_and_checked(tmp_path, monkeypatch):
     (shipped / hub.CONFIG).write_text("{}")
     assert hub.shipped() == ["small"]
     assert hub.resolve("small") == shipped
+
+
+def test_a_safetensors_file_is_a_model_and_other_files_are_not(tmp_path):
+    for name in ("model.safetensors", "model.bin"):
+        (tmp_path / name).write_bytes(b"")
+    assert hub.resolve(tmp_path / "model.safetensors") == tmp_path / "model.safetensors"
+    with pytest.raises(Open4MError, match=r"model\.bin: neither a directory, nor a safetensors file"):
+        hub.resolve(tmp_path / "model.bin")
+
+
+def test_a_name_on_the_hub_is_downloaded_unless_it_is_a_directory_here(tmp_path, monkeypatch):
+    downloaded, calls = tmp_path / "cache", []
+    downloaded.mkdir()
+    for name in (hub.CONFIG, hub.WEIGHTS):
+        (downloaded / name).write_bytes(b"")
+
+    def download(name, allow_patterns):
+        calls.append((name, allow_patterns))
+        return str(downloaded)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert hub.resolve("owner/4M-7_B.v1") == downloaded
+    assert calls == [("owner/4M-7_B.v1", ["config.json", "model.safetensors", "README.md", "tokenizers/*"])]
+    local = tmp_path / "owner" / "4M-7_B.v1"
+    local.parent.mkdir()
+    downloaded.rename(local)
+    assert hub.resolve("owner/4M-7_B.v1").resolve() == local
+    for name in ("a/b/c", "other/", "other/a b"):
+        with pytest.raises(Open4MError, match="neither a directory"):
+            hub.resolve(name)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "failure", [LocalEntryNotFoundError("offline\nmore"), HFValidationError("offline"), OSError("offline")]
+)
+def test_a_download_that_fails_is_a_mistake_with_a_reason(failure, monkeypatch):
+    def download(name, **_):
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(Open4MError, match=r"owner/model: not a directory here, and not .* from the hub \(offline\)"):
+        hub.resolve("owner/model")
+
+
+def test_what_was_downloaded_must_be_a_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path))
+    with pytest.raises(Open4MError, match=r"it has no config\.json and no model\.safetensors"):
+        hub.resolve("owner/model")

@@ -43,16 +43,23 @@ def logits_of(batch, seed=0):
     }  # fmt: skip
 
 
+def each(logits):
+    """{modality: the cross-entropy of each of its targets}, by hand."""
+    found = {}
+    for key, rows in logits.items():
+        index = CONFIG.index(key)
+        answers = [IDS[r][c] for r in range(3) for c in range(4) if VALID[r][c] and MODALITY[r][c] == index]
+        found[key] = [
+            math.log(sum(math.exp(v) for v in row)) - row[a] for row, a in zip(rows.tolist(), answers, strict=True)
+        ]
+    return found
+
+
 def test_each_modality_counts_the_same_whatever_its_tokens_and_vocabulary():
     batch = batch_of(MODALITY, VALID, IDS)
     logits = logits_of(batch)
     loss, parts = cross_entropy(logits, batch, CONFIG)
-    expected = {}
-    for index, key in ((1, "depth"), (2, "caption")):
-        answers = [IDS[r][c] for r in range(3) for c in range(4) if VALID[r][c] and MODALITY[r][c] == index]
-        each = [math.log(sum(math.exp(v) for v in row)) - row[a] for row, a in
-                zip(logits[key].tolist(), answers, strict=True)]  # fmt: skip
-        expected[key] = sum(each) / len(each)
+    expected = {key: sum(costs) / len(costs) for key, costs in each(logits).items() if costs}
     assert list(parts) == ["depth", "caption", "clip"]
     assert parts["depth"].item() == pytest.approx(expected["depth"], rel=1e-6)
     assert parts["caption"].item() == pytest.approx(expected["caption"], rel=1e-6)
@@ -81,9 +88,54 @@ def test_padding_does_not_count_and_low_precision_is_widened():
     assert cross_entropy({k: v.bfloat16() for k, v in logits.items()}, batch, CONFIG)[0].dtype == torch.float32
 
 
-def test_a_batch_without_any_target_costs_nothing_and_has_gradients():
+@pytest.mark.parametrize("aggregation", ["per_modality", "per_token"])
+def test_a_batch_without_any_target_costs_nothing_and_has_gradients(aggregation):
     batch = batch_of(MODALITY, [[0] * 4] * 3, IDS)
     logits = logits_of(batch)
-    loss, _ = cross_entropy(logits, batch, CONFIG)
+    loss, _ = cross_entropy(logits, batch, CONFIG, aggregation)
     assert loss.item() == 0
     loss.backward()
+
+
+def test_per_token_every_target_counts_the_same_whatever_its_modality():
+    batch = batch_of(MODALITY, VALID, IDS)
+    logits = logits_of(batch)
+    loss, parts = cross_entropy(logits, batch, CONFIG, "per_token")
+    costs = [cost for of_modality in each(logits).values() for cost in of_modality]
+    assert len(costs) == 9
+    assert loss.item() == pytest.approx(sum(costs) / 9, rel=1e-6)
+    assert {k: v.item() for k, v in parts.items()} == {
+        k: v.item() for k, v in cross_entropy(logits, batch, CONFIG)[1].items()
+    }
+    loss.backward()
+    for key, values in logits.items():  # the slope of the answer's logit is (its probability - 1) / 9
+        answers = batch.target_id[batch.target_valid & (batch.target_modality == CONFIG.index(key))]
+        probability = values.detach().softmax(-1)
+        slopes = (probability - torch.nn.functional.one_hot(answers, values.shape[1])) / 9
+        torch.testing.assert_close(values.grad, slopes)
+
+
+@pytest.mark.parametrize("aggregation", ["per_modality", "per_token"])
+def test_entries_that_cannot_be_change_nothing(aggregation):
+    """The size of a vocabulary weighs nothing: entries that have no chance are as if they were not there."""
+    batch = batch_of(MODALITY, VALID, IDS)
+    logits = logits_of(batch)
+    wider = {key: torch.nn.functional.pad(v, (0, 50), value=-1e4) for key, v in logits.items()}
+    expected = cross_entropy(logits, batch, CONFIG, aggregation)[0].item()
+    assert cross_entropy(wider, batch, CONFIG, aggregation)[0].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_two_ways_to_weigh_differ_where_modalities_have_unequal_numbers_of_targets():
+    batch = batch_of([[1, 1, 1, 2]], [[1] * 4], [[0, 0, 0, 0]])
+    logits = {"depth": torch.zeros(3, 5), "caption": torch.zeros(1, 9), "clip": torch.zeros(0, 3)}
+    costs = math.log(5), math.log(9)
+    assert cross_entropy(logits, batch, CONFIG)[0].item() == pytest.approx(sum(costs) / 3)
+    assert cross_entropy(logits, batch, CONFIG, "per_token")[0].item() == pytest.approx((3 * costs[0] + costs[1]) / 4)
+
+
+def test_the_callers_logits_are_left_as_they_are():
+    batch = batch_of(MODALITY, VALID, IDS)
+    logits = {key: value.detach() for key, value in logits_of(batch).items()}
+    before = {key: value.clone() for key, value in logits.items()}
+    cross_entropy(logits, batch, CONFIG, "per_token")
+    assert all(torch.equal(logits[key], before[key]) for key in before)

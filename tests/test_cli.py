@@ -1,0 +1,69 @@
+"""``open4m import``: a checkpoint of the authors becomes a model directory."""
+
+import huggingface_hub
+import pytest
+import torch
+from theirs import checkpoint, write
+
+from open4m import cli, hub
+from open4m.generate.pipeline import FourM
+from open4m.model import convert
+
+
+@pytest.mark.parametrize("source", ["directory", "file", "name"])
+def test_import_writes_an_ordinary_directory(source, tmp_path, monkeypatch, capsys):
+    settings, tensors = checkpoint()
+    path = write(tmp_path / "theirs.safetensors", settings, tensors, header=source == "file")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: {"owner/model": str(path)}[name])
+    out = tmp_path / "deep" / "ours"
+    assert cli.main(["import", "owner/model" if source == "name" else str(path), str(out)]) == 0
+    expected, found = convert.load(path), FourM.from_pretrained(out)
+    assert found.config == expected.config
+    state = found.model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.weights.items())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[: len(expected.names)] == [
+        "rgb@224 -> rgb_pixels: pixels, 3×3 tokens, 3 channels, input",
+        "caption -> caption: sequence, up to 256 tokens, 13 entries, input and target",
+        "det -> boxes: sequence, up to 256 tokens, 13 entries, input and target",
+        "t5_caption -> t5_caption: vectors, up to 77 tokens, 6 channels, input",
+        "tok_clip@224 -> clip: grid, 2×2 tokens, 6 entries, input",
+        "tok_rgb@224 -> rgb: grid, 2×2 tokens, 7 entries, input and target",
+        "tok_rgb@448 -> rgb@448: grid, 4×4 tokens, 7 entries, input and target",
+        "tok_dinov2_global -> dinov2_global: grid, 4×4 tokens, 9 entries, input and target",
+        "tok_depth@224 -> depth: grid, 3×3 tokens, 5 entries, target",
+    ]
+    assert "not needed: decoder_embeddings.tok_rgb@224.token_emb.weight, " in lines[-2]
+    assert lines[-1] == str(out)
+
+
+def test_import_overwrites_nothing(tmp_path, capsys):
+    path, out = write(tmp_path / "theirs", *checkpoint()), tmp_path / "ours"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for taken in (out, tmp_path / "file", path):
+        assert cli.main(["import", str(path), str(taken)]) == 2
+        assert capsys.readouterr().err == f"open4m: {taken}: exists and is not empty; name another directory\n"
+    assert [p.name for p in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_failed_import_says_why_in_one_line_and_writes_nothing(tmp_path, capsys):
+    settings, tensors = checkpoint()
+    del tensors["mask_token"]
+    out = tmp_path / "ours"
+    ours = tmp_path / "other"
+    FourM(FourM.from_pretrained(write(tmp_path / "good", *checkpoint())).model, {}, None).save(ours)
+    for source, message in (
+        (write(tmp_path / "theirs", settings, tensors), "missing: mask_token; unexpected: none"),
+        (ours, "not a 4M transformer of the authors"),
+        (tmp_path / "none", "neither a directory, nor a safetensors file"),
+    ):
+        assert cli.main(["import", str(source), str(out)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not out.exists()
+    (ours / hub.CONFIG).unlink()
+    assert cli.main(["import", str(ours), str(out)]) == 2
+    assert "it has no config.json" in capsys.readouterr().err
