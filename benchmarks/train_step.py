@@ -23,6 +23,7 @@ from open4m.model.config import SIZES, FourMConfig
 from open4m.model.flops import forward_flops
 from open4m.model.fourm import FourMTransformer
 from open4m.train import optim
+from open4m.train.memory import keep_freed_memory
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     device = torch.device(options.device)
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
 

@@ -66,4 +66,4 @@ def test_a_failed_import_says_why_in_one_line_and_writes_nothing(tmp_path, capsy
         assert not out.exists()
     (ours / hub.CONFIG).unlink()
     assert cli.main(["import", str(ours), str(out)]) == 2
-    assert "it has no config.json" in capsys.readouterr().err
+    assert "not a 4M transformer of the authors" in capsys.readouterr().err

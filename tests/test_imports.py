@@ -22,6 +22,7 @@ LAYERS = [
     ["model", "losses"],
     ["generate"],
     ["train"],
+    ["pretrain"],
     ["transfer", "evaluate"],
     ["line"],
     ["configs"],

@@ -44,6 +44,8 @@ def resolve(name: str | Path) -> Path:
             f"{name}: neither a directory, nor a safetensors file, nor a shipped model (shipped: {known}), nor a name "
             "on the hub (owner/model)"
         )
+    if (path / WEIGHTS).is_file() and not (path / CONFIG).exists():
+        return path / WEIGHTS  # its header may hold the configuration
     missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
     if missing:
         raise Open4MError(f"{path}: not a model directory, it has no {' and no '.join(missing)}")
@@ -58,7 +60,7 @@ def _download(name: str) -> Path:
         patterns = [CONFIG, WEIGHTS, CARD, f"{TOKENIZERS}/*"]
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Open4MError(f"{name}: not a directory here, and not to be had from the hub ({reason})") from error
 
 

@@ -85,6 +85,9 @@ class Architecture:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        counts = {n: getattr(self, n) for n in ("dim", "encoder_depth", "decoder_depth", "heads")}
+        if wrong := [name for name, count in counts.items() if count < 1]:
+            raise Open4MError(f"{', '.join(wrong)} must be positive, got {', '.join(str(counts[n]) for n in wrong)}")
         if self.dim % self.heads or self.dim % 4:
             raise Open4MError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (2D sine-cosine)")
         if not 0 <= self.drop_path < 1 or self.register_tokens < 0:

@@ -151,6 +151,12 @@ class Embeddings(nn.Module):
         """The output layer (V, D) of a target modality."""
         return self.outputs.weight[self.slices["outputs"][self.keys.index(key)]]
 
+    def output_tables(self) -> dict[str, Tensor]:
+        """The output layer (V, D) of every target modality; their gradients become one tensor in one step."""
+        sizes = [s.stop - s.start for s in self.slices["outputs"]]
+        tables = zip(self.keys, self.outputs.weight.split(sizes), sizes, strict=True)
+        return {key: table for key, table, size in tables if size}
+
     def of(self, key: str) -> dict[str, Tensor]:
         """All weights of one modality, as views, by what they are."""
         index, module = self.keys.index(key), module_name(key)

@@ -81,8 +81,8 @@ class FourMTransformer(nn.Module):
         """
         hidden = self.decode(self.encode(batch, generator), batch, generator=generator)
         return {
-            key: self.logits(hidden[batch.target_valid & (batch.target_modality == self.config.index(key))], key)
-            for key in self.config.targets
+            key: F.linear(hidden[batch.target_valid & (batch.target_modality == self.config.index(key))], table)
+            for key, table in self.embeddings.output_tables().items()
         }
 
     def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Context:

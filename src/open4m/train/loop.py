@@ -28,6 +28,7 @@ from open4m import config as configs
 from open4m.config import Duration
 from open4m.train import checkpoint, optim
 from open4m.train.log import RunLog
+from open4m.train.memory import keep_freed_memory
 from open4m.train.recompute import recompute_blocks
 from open4m.types import Open4MError, Preempted
 
@@ -102,6 +103,8 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
     """
     claim(directory, {"train": config, "task": task_config})
     device = next(task.model.parameters()).device
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.recompute:
         recompute_blocks(task.model)
     optimizer = optim.build(task.model, config.optim)
