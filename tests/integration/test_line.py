@@ -71,7 +71,7 @@ def test_running_the_line_again_changes_nothing(run):
 
 
 @pytest.mark.parametrize(
-    "change", ["train.seed=1", "data.seed=1", "text_vocab=4700", "tokenizers.rgb.codebook_size=32"]
+    "change", ["pretrain.train.seed=1", "data.seed=1", "text_vocab=4700", "tokenizers.rgb.codebook_size=32"]
 )
 def test_another_configuration_in_the_same_directory_is_refused(run, change, capsys):
     assert main(["train", "debug", "--out", str(run), change]) == 2
@@ -79,7 +79,7 @@ def test_another_configuration_in_the_same_directory_is_refused(run, change, cap
 
 
 def test_settings_that_change_no_result_do_not_matter(run):
-    assert main(["train", "debug", "train.log_every=7", "processes=1", "--out", str(run)]) == 0
+    assert main(["train", "debug", "pretrain.train.log_every=7", "processes=1", "--out", str(run)]) == 0
 
 
 def test_generate_writes_values_and_pictures(run, photo, tmp_path, capsys):

@@ -1,0 +1,148 @@
+"""Pre-training on a token store that someone else made, by the command line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from open4m import FourM, cli
+from open4m.configs import fourm
+from open4m.masking import MaskingConfig
+from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.store import build
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.vit import ViTConfig
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+
+CONFIG = '''
+from open4m.config import Duration
+from open4m.configs.fourm import any_to_any
+from open4m.masking import MaskingConfig
+from open4m.model.config import SIZES
+from open4m.pretrain import PretrainConfig
+from open4m.train.loop import TrainConfig
+
+KEYS = ("rgb_pixels", "rgb", "caption")
+
+def config():
+    return PretrainConfig(
+        modalities=KEYS, architecture=SIZES["debug"], image_size=32, patch_size=8,
+        masking=MaskingConfig(input_budget=12, target_budget=10, strategies=(any_to_any("all", KEYS, KEYS),)),
+        train=TrainConfig(length=Duration.parse("4 steps"), batch_size=4, precision="fp32", workers=0, log_every=1),
+    )
+'''
+
+
+class Noise:
+    def samples(self, indices):
+        generators = [np.random.default_rng(i) for i in indices]
+        return [{"rgb": g.integers(0, 256, (32, 32, 3), dtype=np.uint8), "caption": "a cube"} for g in generators]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pretrain")
+    vit = ViTConfig(width=16, depth=1, heads=1)
+    tokenizer_config = TokenizerConfig.of(
+        "rgb", image_size=32, patch_size=8, codebook_size=12, encoder=vit, decoder=vit
+    )
+    import torch
+
+    grid = Tokenizer(VQVAE(tokenizer_config, torch.Generator().manual_seed(0)))
+    text = TextTokenizer.fit(["a cube"], ["cube"], vocab_size=4500, sentinels=8)
+    grid.save(root / "tokenizers" / "rgb")
+    text.save(root / "tokenizers" / "text")
+    for split in ("train", "validation"):
+        build.render(Noise(), root / "raw" / split, ["rgb", "caption"], 12)
+        for name, tokenizer in (("rgb", grid), ("caption", text), ("rgb_pixels", None)):
+            build.tokenize(root / "raw" / split, root / "tokens" / split, name, tokenizer, image_size=32, max_length=8)
+    (root / "config.py").write_text(CONFIG)
+    return root
+
+
+def run(folder, out, *overrides):
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(folder / "tokenizers"), "--out", str(out)]
+    return cli.main(["train", str(folder / "config.py"), *overrides, *options, "--device", "cpu"])
+
+
+def losses(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_a_token_store_becomes_a_model_that_generates(folder, tmp_path):
+    assert run(folder, tmp_path / "run") == 0
+    model = FourM.from_pretrained(tmp_path / "run" / "model")
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    result = model.generate({"rgb": image}, ["caption"], seed=1)
+    assert isinstance(result["caption"], str)
+
+
+def test_every_option_changes_the_training(folder, tmp_path):
+    assert run(folder, tmp_path / "plain") == 0
+    plain = losses(tmp_path / "plain")
+    options = {
+        "loss": ["loss=per_token"], "repeats": ["repeats=3"], "norm": ["architecture.qk_norm=true"],
+        "start": [f"start={tmp_path / 'plain' / 'model'}"], "drop": ["architecture.drop_path=0.5"],
+    }  # fmt: skip
+    for name, overrides in options.items():
+        overrides = [*overrides, *(["architecture.decoder_depth=2"] if name == "drop" else [])]
+        assert run(folder, tmp_path / name, *overrides) == 0
+        assert losses(tmp_path / name) != plain
+    assert losses(tmp_path / "start")[0] < plain[0]
+    assert run(folder, tmp_path / "recomputed", "train.recompute=true") == 0
+    assert losses(tmp_path / "recomputed") == plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "4m-7-b"], "--tokens FOLDER --tokenizers FOLDER"),
+        (["reproduce", "4m-7-b"], "open4m train 4m-7-b"),
+        (["train", "debug", "--tokens", "x"], "makes its own tokens"),
+        (["train", "4m-7-bb"], "unknown configuration"),
+        (["train", "4m-7-b", "--tokens", "x", "--tokenizers", "y"], "x"),
+    ],
+)
+def test_a_misunderstanding_is_one_line(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_tokens_without_their_tokenizer_are_refused(folder, tmp_path, capsys):
+    (tmp_path / "tokenizers").mkdir()
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(tmp_path / "tokenizers")]
+    assert cli.main(["train", str(folder / "config.py"), *options, "--out", str(tmp_path / "run")]) == 2
+    assert "rgb: holds no tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", fourm.CONFIGS)
+def test_the_papers_configurations_are_consistent(name):
+    config = fourm.CONFIGS[name]()
+    specs = []
+    for key in config.modalities:
+        base = key.split("@")[0]
+        if key == fourm.PIXELS:
+            specs.append(ModalitySpec(key=key, family="pixels", grid=(14, 14), patch_size=16, channels=3))
+        elif key == "t5_caption":
+            specs.append(ModalitySpec(key=key, family="vectors", channels=4096, max_length=77))
+        elif base in (*fourm.GRIDS, *fourm.MORE_GRIDS):
+            side = 28 if "@448" in key else 14
+            specs.append(ModalitySpec(key=key, family="grid", vocab_size=8192, grid=(side, side)))
+        else:
+            specs.append(ModalitySpec(key=key, family="sequence", vocab_size=30_000, max_length=256))
+    assert isinstance(config.masking, MaskingConfig)
+    config.masking.check(FourMConfig.of(config.architecture, tuple(specs)).modalities, sentinels=200)
+    assert config.train.length.unit == "tokens"
+
+
+def test_the_papers_settings():
+    b, xl, reference = (fourm.CONFIGS[name]() for name in ("4m-7-b", "4m-7-xl", "4m-reference"))
+    assert (b.train.optim.base_lr, b.train.optim.clip, b.train.batch_size, b.repeats) == (1e-4, None, 8192, 4)
+    assert (xl.train.optim.base_lr, xl.train.optim.clip, xl.train.recompute) == (2e-5, 3.0, True)
+    assert b.masking.tokens_per_sample == 256
+    assert str(b.train.length) == "500B tokens"
+    assert (reference.architecture.activation, reference.architecture.norm_bias) == ("gelu", True)
+    assert set(reference.masking.strategies[0].input_alpha.values()) == {0.2}
