@@ -44,7 +44,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         write(root, options.shards, options.shard_rows)
         store = TokenStore(root, [spec.key for spec in SPECS])
-        read_rows(store, SPECS, np.arange(len(store)))  # opens every shard and brings it into memory
+        for shard in store.shards.values():  # open it and bring it into memory
+            read_rows(store, SPECS, np.array(shard))
 
         def rows(step: int) -> np.ndarray:
             return rows_for_step(0, step, options.batch, len(store), options.repeats)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import betainc
 
 from open4m.masking import MaskingConfig, Strategy, TokenRows, allocate, mask_batch
 from open4m.model.config import ModalitySpec
@@ -33,14 +34,24 @@ def pixel_spec(key="rgb_pixels"):
     return ModalitySpec(key=key, family="pixels", grid=(3, 3), patch_size=2, channels=3)
 
 
-SPECS = (pixel_spec(), grid_spec("depth"), sequence_spec("caption"), grid_spec("clip", 2, 5), sequence_spec("boxes", 7))
+def vector_spec(key="embedding", length=6):
+    return ModalitySpec(key=key, family="vectors", max_length=length, channels=3)
+
+
+SPECS = (
+    pixel_spec(), grid_spec("depth"), sequence_spec("caption"), grid_spec("clip", 2, 5), sequence_spec("boxes", 7),
+    vector_spec(), grid_spec("normals"),
+)  # fmt: skip
 
 
 def make_rows(specs, size, seed=0, lengths=None):
     rng = np.random.default_rng(seed)
     rows = TokenRows({}, {}, {})
     for spec in specs:
-        if spec.family == "grid":
+        if spec.family == "vectors":
+            rows.vectors[spec.key] = rng.standard_normal((size, spec.length, spec.channels), dtype=np.float32)
+            rows.lengths[spec.key] = rng.integers(0, spec.length + 1, size)
+        elif spec.family == "grid":
             rows.ids[spec.key] = rng.integers(0, 1000, (size, spec.length))
         elif spec.family == "pixels":
             side = (spec.grid[0] * spec.patch_size, spec.grid[1] * spec.patch_size)
@@ -70,13 +81,36 @@ def masked(rows, specs, config, seed=0, step=0, first_row=0):
 
 def tokens(batch, kind, row, modality):
     """[(position, id, query or None)] of one modality of one sample, in the order of the batch."""
-    valid = getattr(batch, f"{kind}_valid")[row] & (getattr(batch, f"{kind}_modality")[row] == modality)
-    columns = [
-        getattr(batch, f"{kind}_position")[row][valid].tolist(),
-        getattr(batch, f"{kind}_id")[row][valid].tolist(),
-    ]
-    columns.append(batch.query_id[row][valid].tolist() if kind == "target" else [None] * len(columns[0]))
+
+    def values(name):
+        return getattr(batch, name).numpy()[row]
+
+    chosen = values(f"{kind}_valid") & (values(f"{kind}_modality") == modality)
+    columns = [values(f"{kind}_position")[chosen].tolist(), values(f"{kind}_id")[chosen].tolist()]
+    columns.append(values("query_id")[chosen].tolist() if kind == "target" else [None] * len(columns[0]))
     return list(zip(*columns, strict=True))
+
+
+def counts(batch, kind, modality):
+    """(B,): tokens of a modality."""
+    chosen = getattr(batch, f"{kind}_valid") & (getattr(batch, f"{kind}_modality") == modality)
+    return chosen.sum(1).numpy()
+
+
+def deviates(seen, expected):
+    """Whether counts differ from expected ones by more than chance does: Pearson's statistic is more than 5 standard
+    deviations above its mean. What is expected less than 5 times is one class."""
+    seen, expected = np.asarray(seen, dtype=float), np.asarray(expected, dtype=float)
+    rare = expected < 5
+    if rare.any():
+        seen = np.append(seen[~rare], seen[rare].sum())
+        expected = np.append(expected[~rare], expected[rare].sum())
+    used = expected > 0
+    if seen[~used].any():
+        return True
+    freedom = max(used.sum() - 1, 1)
+    statistic = ((seen - expected)[used] ** 2 / expected[used]).sum()
+    return statistic > freedom + 5 * np.sqrt(2 * freedom) + 10  # 10: for the skewness of few degrees of freedom
 
 
 def is_sentinel(token):
@@ -116,48 +150,78 @@ def rebuild(shown, target):
 
 @given(
     st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 60), st.sampled_from([0.05, 0.5, 5.0, INF]),
-    st.sampled_from([(), ("caption",), ("caption", "boxes")]),
+    st.sampled_from([(), ("caption",), ("caption", "boxes", "embedding")]), st.booleans(),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_every_batch_keeps_the_rules(seed, input_budget, target_budget, alpha, unmasked):
-    rows = make_rows(SPECS, 9, seed)
+def test_every_batch_keeps_the_rules(seed, input_budget, target_budget, alpha, unmasked, overlap):
+    specs = tuple(s for s in SPECS if s.key in ("depth", "normals") or s.family in ("sequence", "vectors") or overlap)
+    rows = make_rows(specs, 9, seed)
     rows.present = {"depth": np.arange(9) % 3 > 0, "rgb_pixels": np.arange(9) % 4 > 0}
-    batch = masked(rows, SPECS, make_config(SPECS, input_budget, target_budget, alpha, unmasked=unmasked), seed)
+    least = seed % target_budget + 1
+    config = make_config(
+        specs, (0, input_budget), (least, target_budget), alpha, unmasked=unmasked, overlap=overlap
+    )  # fmt: skip
+    batch = masked(rows, specs, config, seed)
     assert batch.input_id.shape == (9, input_budget)
     assert batch.target_id.shape == (9, target_budget)
-    for kind, fields in (("input", ("id", "modality", "position")), ("target", ("id", "modality", "position"))):
+    for kind in ("input", "target"):
         valid = getattr(batch, f"{kind}_valid")
         assert valid.dtype == torch.bool
         assert (valid[:, 1:] <= valid[:, :-1]).all()  # packed to the left
-        for field in fields:
+        for field in ("id", "modality", "position"):
             values = getattr(batch, f"{kind}_{field}")
             assert values.dtype == torch.int64
             assert (values[~valid] == 0).all()
     assert (batch.query_id[~batch.target_valid] == 0).all()
-    for row, (index, spec) in itertools.product(range(9), enumerate(SPECS)):
-        shown, asked = tokens(batch, "input", row, index), tokens(batch, "target", row, index)
-        if spec.family == "sequence":
-            source = rows.ids[spec.key][row, : rows.lengths[spec.key][row]].tolist()
-            assert [p for p, _, _ in shown] == list(range(len(shown)))  # positions count
-            assert [p for p, _, _ in asked] == list(range(len(asked)))
+    assert all(np.array_equal(batch.vectors[key], value) for key, value in rows.vectors.items())
+    for row in range(9):
+        left = 0  # tokens of targets that are neither shown nor asked for
+        shown_places, asked_places = set(), set()
+        for index, spec in enumerate(specs):
+            shown, asked = tokens(batch, "input", row, index), tokens(batch, "target", row, index)
+            if spec.family in ("sequence", "vectors"):
+                assert [p for p, _, _ in shown] == list(range(len(shown)))  # positions count
+                assert [p for p, _, _ in asked] == list(range(len(asked)))
             ids = [t for _, t, _ in shown]
-            assert [t for t in ids if is_sentinel(t)] == SENTINELS[: sum(map(is_sentinel, ids))].tolist()
-            for (_, answer, _), (_, _, query) in itertools.pairwise(asked):
-                assert query == answer  # a query is the previous token
-            if asked:
-                assert is_sentinel(asked[0][2])
-            assert [t for t in ids if not is_sentinel(t)] == _subsequence(source, ids)
-        else:
-            absent = rows.present is not None and not rows.present.get(spec.key, np.ones(9, bool))[row]
-            assert not (absent and (shown or asked))
-            places = [p for p, _, _ in shown] + [p for p, _, _ in asked]
-            assert len(set(places)) == len(places)  # inputs and targets are disjoint
-            assert all(0 <= p < spec.length for p in places)
-            for position, token, query in shown + asked:
-                expected = 0 if spec.family == "pixels" else rows.ids[spec.key][row, position]
-                assert token == expected
-                assert query in (None, 0)
-            assert spec.family != "pixels" or not asked
+            if spec.family == "vectors":
+                assert asked == []
+                numbers = [t for t in ids if t]
+                assert numbers == sorted(set(numbers))
+                assert all(1 <= t <= rows.lengths[spec.key][row] for t in numbers)
+                assert all(a or b for a, b in itertools.pairwise(ids))  # a span is one token
+            elif spec.family == "sequence":
+                source = rows.ids[spec.key][row, : rows.lengths[spec.key][row]].tolist()
+                assert [t for t in ids if is_sentinel(t)] == SENTINELS[: sum(map(is_sentinel, ids))].tolist()
+                for (_, answer, _), (_, _, query) in itertools.pairwise(asked):
+                    assert query == answer  # a query is the previous token
+                if asked:
+                    assert is_sentinel(asked[0][2])
+                words = _subsequence(source, ids)
+                assert [t for t in ids if not is_sentinel(t)] == words
+                hidden = len(source) - len(words)
+                spans = sum(map(is_sentinel, ids)) if ids else int(bool(source))
+                left += hidden + spans - len(asked)
+            else:
+                absent = not rows.present.get(spec.key, np.ones(9, bool))[row]
+                assert not (absent and (shown or asked))
+                places, wanted = {p for p, _, _ in shown}, {p for p, _, _ in asked}
+                assert len(places) + len(wanted) == len(shown) + len(asked)
+                assert not places & wanted
+                shown_places |= places
+                asked_places |= wanted
+                assert places | wanted <= set(range(spec.length))
+                for position, token, query in shown + asked:
+                    expected = 0 if spec.family == "pixels" else rows.ids[spec.key][row, position]
+                    assert token == expected
+                    assert query in (None, 0)
+                if spec.family == "pixels":
+                    assert not asked
+                elif not absent:
+                    left += spec.length - len(shown) - len(asked)
+        asked = int(batch.target_valid[row].sum())
+        assert asked >= least or not overlap or left == 0  # a budget is spent, if there is enough to ask for
+        if not overlap:
+            assert not shown_places & asked_places
 
 
 def _subsequence(source, ids):
@@ -235,17 +299,15 @@ def test_span_masking_has_the_exact_distribution_of_the_rule(length, budget, tar
     rows.ids["caption"][:, :length] = np.arange(FIRST_WORD, FIRST_WORD + length)
     batch = masked(rows, specs, make_config(specs, budget, target_budget), seed=5)
     expected = _exact_outcomes(length, budget, target_budget)
-    seen = Counter()
-    for row in range(count):
-        shown = batch.input_id[row][batch.input_valid[row]].tolist()
-        mask = tuple(FIRST_WORD + t not in shown for t in range(length))
-        queries = batch.query_id[row][batch.target_valid[row]].tolist()
-        _, target = slow_spans(list(range(FIRST_WORD, FIRST_WORD + length)), mask)
-        seen[mask, target.index(queries[0]) if queries else 0] += 1
-    assert set(seen) <= set(expected)
-    statistic = sum((seen[k] - count * float(p)) ** 2 / (count * float(p)) for k, p in expected.items())
-    freedom = len(expected) - 1
-    assert statistic < freedom + 5 * np.sqrt(2 * freedom) + 10  # more than 5 deviations above the mean of chi-square
+    words = np.arange(FIRST_WORD, FIRST_WORD + length)
+    hidden = ~(batch.input_id.numpy()[:, :, None] == words).any(1)  # (rows, length)
+    outcomes, seen = np.unique(np.column_stack([hidden, batch.query_id[:, 0]]), axis=0, return_counts=True)
+    counted = Counter()
+    for (*mask, query), number in zip(outcomes.tolist(), seen, strict=True):
+        _, target = slow_spans(words.tolist(), mask)
+        counted[tuple(map(bool, mask)), target.index(query) if target else 0] += number
+    assert set(counted) <= set(expected)
+    assert not deviates([counted[k] for k in expected], [count * float(p) for p in expected.values()])
 
 
 def test_a_budget_of_zero_shows_nothing_and_asks_for_the_whole_sequence():
@@ -296,8 +358,7 @@ def test_p_mask_is_uniform():
     rows = make_rows(specs, 26_000, 3, [12] * 26_000)
     batch = masked(rows, specs, make_config(specs, 12, 12))
     words = (batch.input_valid & ((batch.input_id == EOS) | (batch.input_id >= FIRST_WORD))).sum(1)
-    counts = torch.bincount(words, minlength=13).numpy()
-    assert ((counts - 2000) ** 2 / 2000).sum() < 12 + 5 * np.sqrt(24)
+    assert not deviates(torch.bincount(words, minlength=13), [2000] * 13)
 
 
 def test_grid_cells_are_drawn_uniformly():
@@ -308,13 +369,35 @@ def test_grid_cells_are_drawn_uniformly():
     seen = Counter(zip(map(frozenset, batch.input_position.tolist()), map(frozenset, batch.target_position.tolist()),
                        strict=True))  # fmt: skip
     assert len(seen) == 90
-    assert sum((n - 200) ** 2 / 200 for n in seen.values()) < 89 + 5 * np.sqrt(2 * 89)
+    assert not deviates(list(seen.values()), [200] * 90)
 
 
-@pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 5.0, INF])
+def test_grids_are_masked_independently_of_each_other():
+    """Of two grids of 16 cells that show 8 each, 4 places are shown of both, on average."""
+    specs, count = (grid_spec("depth"), grid_spec("normals")), 4000
+    batch = masked(make_rows(specs, count), specs, make_config(specs, 16, 2, INF))
+    places = np.zeros((2, count, 16), dtype=bool)
+    places[batch.input_modality, np.arange(count)[:, None], batch.input_position] = True
+    both = (places[0] & places[1]).sum(1)  # hypergeometric: variance 8·(1/2)·(1/2)·8/15
+    assert abs(both.mean() - 4) < 5 * np.sqrt(16 / 15 / count)
+
+
+def _budget_distribution(alpha, n, k):
+    """P(budget = 0..n) of one of ``k`` modalities that share ``n`` tokens.
+
+    A share X is Beta(α, (k-1)α) and n·X is rounded to one of its two neighbors without bias, so that
+    P(b) = E[max(0, 1 - |n·X - b|)], the second difference of the integral of X's distribution function.
+    """
+    edges = np.clip(np.arange(-1, n + 2) / n, 0, 1)
+    a, b = alpha, (k - 1) * alpha
+    integral = edges * betainc(a, b, edges) - a / (a + b) * betainc(a + 1, b, edges)  # of F from 0 to the edge
+    integral[-1] += 1 / n  # F is 1 above 1
+    return n * np.diff(integral, 2)
+
+
+@pytest.mark.parametrize("alpha", [0.002, 0.05, 0.2, 1.0, 5.0])
 @pytest.mark.parametrize("kind", ["input", "target"])
-def test_budgets_have_the_moments_of_the_dirichlet_distribution(alpha, kind):
-    """Mean N/K and variance N²(K-1)/(K²(Kα+1)); rounding adds at most 1/4 to the variance."""
+def test_budgets_have_the_dirichlet_distribution(alpha, kind):
     n, k, count = 30, 3, 20_000
     specs = tuple(grid_spec(f"m{i}", 6, 6) for i in range(k))
     other = {"m0": 1.0}  # the other side takes at most one cell, so that no capacity (36) binds
@@ -324,16 +407,34 @@ def test_budgets_have_the_moments_of_the_dirichlet_distribution(alpha, kind):
         alphas = {"input_alpha": other, "target_alpha": dict.fromkeys(("m0", "m1", "m2"), alpha)}
         budgets = (1, n)
     batch = masked(make_rows(specs, count), specs, make_config(specs, *budgets, **alphas), seed=3)
-    valid, modality = getattr(batch, f"{kind}_valid"), getattr(batch, f"{kind}_modality")
-    assert valid.all()  # the budget is spent
-    sizes = torch.stack([(modality == i).sum(1) for i in range(k)], 1).double()  # (B, K)
-    variance = 0 if alpha == INF else n**2 * (k - 1) / (k**2 * (k * alpha + 1))
-    spread = np.sqrt((variance + 0.25) / count)
-    assert (sizes.mean(0) - n / k).abs().max() < 5 * spread
-    # the standard error of a variance is at most about sqrt(2/count) = 1 % of it here; 5 of them
-    assert (sizes.var(0) - variance).abs().max() < 0.05 * variance + 0.3
-    if alpha == INF:
-        assert (sizes - n / k).abs().max() < 1
+    assert getattr(batch, f"{kind}_valid").all()  # the budget is spent
+    expected = count * _budget_distribution(alpha, n, k)
+    assert expected.sum() == pytest.approx(count)
+    sizes = [counts(batch, kind, i) for i in range(k)]
+    for size in sizes:
+        assert not deviates(np.bincount(size, minlength=n + 1), expected)
+    # The shares are a Dirichlet's together, too: the correlation of any two is -1/(k-1), less for rounding.
+    assert np.corrcoef(sizes)[np.triu_indices(k, 1)] == pytest.approx([-0.5] * 3, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["input", "target"])
+def test_infinite_alpha_gives_equal_shares(kind):
+    specs = tuple(grid_spec(f"m{i}", 6, 6) for i in range(3))
+    batch = masked(make_rows(specs, 500), specs, make_config(specs, 31, 31, INF))
+    for i in range(3):
+        assert set(counts(batch, kind, i)) == {10, 11}
+
+
+def test_modalities_have_their_own_alpha():
+    """Means are α_i/Σα: of 20 tokens, 5.0 and 2.5 and 12.5 of α 1, 0.5 and 2.5; variances m(1-m)/(Σα+1)·20²."""
+    specs = tuple(grid_spec(f"m{i}", 6, 6) for i in range(3))
+    alphas = {"m0": 1.0, "m1": 0.5, "m2": 2.5}
+    batch = masked(make_rows(specs, 20_000), specs, make_config(specs, 20, 1, input_alpha=alphas))
+    for i, alpha in enumerate(alphas.values()):
+        mean, size = alpha / 4, counts(batch, "input", i)
+        variance = mean * (1 - mean) / 5 * 400
+        assert abs(size.mean() - 20 * mean) < 5 * np.sqrt((variance + 0.25) / 20_000)
+        assert abs(size.var() - variance) < 0.05 * variance + 0.3  # rounding adds at most 1/4
 
 
 def test_the_mixture_has_the_weights_of_its_strategies():
@@ -359,11 +460,34 @@ def test_input_budgets_are_drawn_uniformly_from_their_strategys_range():
     assert config.tokens_per_sample == pytest.approx(0.25 * 2 + 0.75 * 22 + 2)
     batch = masked(make_rows(specs, 20_000), specs, config)
     assert batch.input_id.shape == (20_000, 24)
-    counts = torch.bincount(batch.input_valid.sum(1), minlength=25).numpy()
+    seen = torch.bincount(batch.input_valid.sum(1), minlength=25)
     expected = np.zeros(25)
     expected[:5], expected[20:] = 1000, 3000
-    assert counts[expected == 0].sum() == 0
-    assert ((counts - expected) ** 2 / np.maximum(expected, 1)).sum() < 9 + 5 * np.sqrt(18)
+    assert seen[expected == 0].sum() == 0
+    assert not deviates(seen, expected)
+
+
+def test_target_budgets_are_drawn_uniformly_from_their_strategys_range():
+    specs = (grid_spec("depth", 6, 6),)
+    alphas = {"input_alpha": {"depth": 1.0}, "target_alpha": {"depth": 1.0}}
+    config = MaskingConfig(input_budget=2, target_budget=(1, 4), strategies=(
+        Strategy(name="few", **alphas), Strategy(name="many", weight=3, target_budget=(20, 22), **alphas),
+    ))  # fmt: skip
+    assert config.widest_target == 22
+    assert config.tokens_per_sample == pytest.approx(2 + 0.25 * 2.5 + 0.75 * 21)
+    batch = masked(make_rows(specs, 20_000), specs, config)
+    assert batch.target_id.shape == (20_000, 22)
+    assert batch.input_valid.all()
+    expected = np.zeros(23)
+    expected[1:5], expected[20:] = 1250, 5000
+    seen = torch.bincount(batch.target_valid.sum(1), minlength=23)
+    assert seen[expected == 0].sum() == 0
+    assert not deviates(seen, expected)
+    # inputs and targets of a sample are of one strategy, but their numbers are drawn on their own
+    both = masked(make_rows(specs, 20_000), specs, dataclasses.replace(config, input_budget=(1, 4)))
+    few = both.target_valid.sum(1) < 20
+    sizes = both.input_valid.sum(1)[few] * 4 + both.target_valid.sum(1)[few] - 5
+    assert not deviates(torch.bincount(sizes, minlength=16), [few.sum() / 16] * 16)
 
 
 def test_beside_a_whole_sequence_grids_fill_any_part_of_what_it_leaves():
@@ -373,11 +497,9 @@ def test_beside_a_whole_sequence_grids_fill_any_part_of_what_it_leaves():
     rows = make_rows(specs, count, 0, [5] * count)
     config = make_config(specs, 16, 4, input_alpha={"depth": 1.0, "caption": 1.0}, unmasked=("caption",))
     batch = masked(rows, specs, config)
-    sequence = (batch.input_valid & (batch.input_modality == 1)).sum(1)
-    grid = (batch.input_valid & (batch.input_modality == 0)).sum(1)
-    counts = torch.bincount(grid[sequence == 5], minlength=12).numpy()
-    assert len(counts) == 12
-    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 11 + 5 * np.sqrt(22)
+    seen = np.bincount(counts(batch, "input", 0)[counts(batch, "input", 1) == 5], minlength=12)
+    assert len(seen) == 12
+    assert not deviates(seen, [seen.mean()] * 12)
 
 
 def test_only_the_named_modalities_are_shown_and_asked_for():
@@ -395,42 +517,159 @@ def test_what_sequences_leave_goes_to_the_grids():
     assert batch.target_valid.all()
 
 
+def same(a, b, but=("pixels", "vectors")):
+    """Whether two batches have equal tokens."""
+    fields = [f.name for f in dataclasses.fields(a) if f.name not in but]
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in fields)
+
+
 def test_a_modality_that_no_sample_has_may_be_left_out():
     rows = make_rows(SPECS, 6)
+    none, false = np.zeros(6, dtype=np.int64), np.zeros(6, dtype=bool)
     absent = dataclasses.replace(
-        make_rows(SPECS, 6), lengths={**rows.lengths, "caption": np.zeros(6, dtype=np.int64)},
-        present={"depth": np.zeros(6, dtype=bool), "rgb_pixels": np.zeros(6, dtype=bool)},
+        make_rows(SPECS, 6), lengths={**rows.lengths, "caption": none, "embedding": none},
+        present={"depth": false, "rgb_pixels": false},
     )  # fmt: skip
     config = make_config(SPECS, 20, 20)
     told = masked(absent, SPECS, config)
-    for values in (rows.ids, rows.lengths, rows.pixels):
-        for key in ("depth", "caption", "rgb_pixels"):
+    for values in (rows.ids, rows.lengths, rows.pixels, rows.vectors):
+        for key in ("depth", "caption", "rgb_pixels", "embedding"):
             values.pop(key, None)
-    left_out = masked(rows, SPECS, config)
-    for field in dataclasses.fields(told):
-        if field.name != "pixels":
-            assert torch.equal(getattr(told, field.name), getattr(left_out, field.name)), field.name
-    assert set(told.input_modality[told.input_valid].tolist()) <= {3, 4}
+    assert same(told, masked(rows, SPECS, config))
+    assert set(told.input_modality[told.input_valid].tolist()) == {3, 4, 6}
 
 
-def test_rows_do_not_depend_on_how_the_batch_is_split():
-    rows = make_rows(SPECS, 8)
-    config = make_config(SPECS, 20, 20)
-    whole = masked(rows, SPECS, config, seed=7, step=3)
-    again = masked(rows, SPECS, config, seed=7, step=3)
-    for start, end in ((0, 3), (3, 4), (4, 8)):
-        part = TokenRows(
-            *({k: v[start:end] for k, v in values.items()} for values in (rows.ids, rows.lengths, rows.pixels))
-        )
-        split = masked(part, SPECS, config, seed=7, step=3, first_row=start)
-        for field in dataclasses.fields(whole):
-            if field.name == "pixels":
-                assert torch.equal(split.pixels["rgb_pixels"], whole.pixels["rgb_pixels"][start:end])
-                continue
-            assert torch.equal(getattr(whole, field.name), getattr(again, field.name))
-            assert torch.equal(getattr(whole, field.name)[start:end], getattr(split, field.name)), field.name
-    for other in ({"seed": 8, "step": 3}, {"seed": 7, "step": 4}):
-        assert not torch.equal(whole.input_position, masked(rows, SPECS, config, **other).input_position)
+def part_of(rows, start, end):
+    """Some rows of a batch."""
+    kinds = (rows.ids, rows.lengths, rows.pixels, rows.present, rows.vectors)
+    return TokenRows(*({k: v[start:end] for k, v in values.items()} for values in kinds))
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**9), st.sets(st.integers(1, 10)), st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_rows_do_not_depend_on_how_the_batch_is_split(seed, step, cuts, first_row):
+    """Whatever the options: all of them occur among the rows."""
+    rows = make_rows(SPECS, 11, seed)
+    rows.present = {"depth": np.arange(11) % 3 > 0, "rgb_pixels": np.arange(11) % 4 > 0}
+    keys = [s.key for s in SPECS if s.key != "clip"]
+    apart = Strategy(name="apart", overlap=False, input_alpha=dict.fromkeys(["depth", "normals", "caption"], 0.3),
+                     target_alpha=dict.fromkeys(["depth", "normals"], 0.3), target_budget=(3, 11))  # fmt: skip
+    config = make_config(SPECS, (0, 20), 20, unmasked=("boxes",), input_alpha=dict.fromkeys(keys, 0.4))
+    config = dataclasses.replace(config, strategies=(*config.strategies, apart))
+    whole = masked(rows, SPECS, config, seed, step, first_row)
+    edges = [0, *sorted(cuts), 11]
+    splits = [
+        masked(part_of(rows, start, end), SPECS, config, seed, step, first_row + start)
+        for start, end in itertools.pairwise(edges)
+    ]
+    for name in [f.name for f in dataclasses.fields(whole)]:
+        value, parts = getattr(whole, name), [getattr(split, name) for split in splits]
+        if isinstance(value, dict):
+            assert all(torch.equal(tensor, torch.cat([p[key] for p in parts])) for key, tensor in value.items())
+        else:
+            assert torch.equal(value, torch.cat(parts)), name
+
+
+def test_seeds_steps_and_rows_have_masks_of_their_own():
+    """The same sample, which repeated sampling may have 50 times in a batch, is masked in 50 ways."""
+    specs, config = (grid_spec("depth"),), make_config((grid_spec("depth"),), 8, 8)
+    rows = TokenRows({"depth": np.tile(np.arange(16), (50, 1))}, {}, {})
+    batches = [masked(rows, specs, config, seed, step) for seed, step in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    inputs = torch.cat([batch.input_position for batch in batches]).sort(1).values
+    # 200 draws of 12870 subsets: 1.5 pairs are equal on average
+    assert len(torch.unique(inputs, dim=0)) > 190
+
+
+# ---- sequences of vectors
+
+
+def test_vectors_are_masked_as_a_sequence_is():
+    """The same draws give a sequence and vectors of the same lengths the same spans, whatever else there is."""
+    lengths = np.arange(13)
+    text, vectors = sequence_spec("caption", 12, is_target=False), vector_spec("caption", 12)
+    grid = grid_spec("depth")
+    rows = make_rows((text, grid), 13, 5, lengths)
+    rows.ids["caption"][:] = 100 + np.arange(12)
+    given = TokenRows({"depth": rows.ids["depth"]}, rows.lengths, {}, vectors={"caption": np.ones((13, 12, 3), "f4")})
+    for unmasked in ((), ("caption",)):
+        for step in range(20):
+            config = make_config((vectors, grid), 9, 9, unmasked=unmasked)
+            expected = masked(rows, (text, grid), config, step=step)
+            expected.input_id[(expected.input_modality == 0) & (expected.input_id < 100)] = 99  # sentinels
+            expected.input_id[(expected.input_modality == 0) & expected.input_valid] -= 99
+            batch = masked(given, (vectors, grid), config, step=step)
+            expected.input_id[~expected.input_valid] = 0
+            assert same(batch, expected)
+            assert torch.equal(batch.vectors["caption"], torch.ones(13, 12, 3))
+
+
+def test_a_masked_span_of_vectors_is_shown_as_one_zero():
+    specs = (vector_spec("embedding", 6), grid_spec("depth"))
+    rows = make_rows(specs, 4000, 1)
+    rows.lengths["embedding"][:] = 6
+    batch = masked(rows, specs, make_config(specs, 6, 2, input_alpha={"embedding": 1.0}), seed=2)
+    shown = {tuple(t for _, t, _ in tokens(batch, "input", row, 0)) for row in range(4000)}
+    every = {
+        tuple(t for place, t in enumerate(numbers) if t or place == 0 or numbers[place - 1])
+        for numbers in itertools.product(*((0, i + 1) for i in range(6)))
+    }
+    assert shown == every  # all 64 ways to mask 6 vectors occur
+
+
+# ---- inputs and targets that do not overlap (paper E.8)
+
+
+def places_of(batch, kind, specs, size):
+    """(modalities, B, cells): which are shown or asked for."""
+    places = np.zeros((len(specs), size, specs[0].length), dtype=bool)
+    row, column = np.nonzero(getattr(batch, f"{kind}_valid").numpy())
+    modality, position = (getattr(batch, f"{kind}_{name}").numpy()[row, column] for name in ("modality", "position"))
+    places[modality, row, position] = True
+    return places
+
+
+def test_without_overlap_no_place_is_both_shown_and_asked_for():
+    specs = (ModalitySpec(key="rgb_pixels", family="pixels", grid=(4, 4), patch_size=2, channels=3),
+             grid_spec("depth"), grid_spec("clip"))  # fmt: skip
+    rows = make_rows(specs, 500)
+    overlapping = masked(rows, specs, make_config(specs, 12, 8))
+    shown, asked = (places_of(overlapping, kind, specs, 500).any(0) for kind in ("input", "target"))
+    assert (shown & asked).any(1).mean() > 0.9
+    apart = masked(rows, specs, make_config(specs, 12, 8, overlap=False))
+    shown, asked = (places_of(apart, kind, specs, 500).any(0) for kind in ("input", "target"))
+    assert not (shown & asked).any()
+    assert apart.input_valid.all()  # the input budget is spent all the same
+    assert asked.any(1).mean() > 0.9
+    for places in (shown, asked):  # anywhere in the image alike
+        assert not deviates(places.sum(0), [places.sum() / 16] * 16)
+
+
+def test_the_self_baselines_show_half_of_an_image_and_ask_for_the_other():
+    """Masked RGB → CLIP with a masking ratio of 50 % (paper Table 29)."""
+    specs = (grid_spec("rgb"), grid_spec("clip"))
+    config = make_config(specs, 8, 8, input_alpha={"rgb": 1.0}, target_alpha={"clip": 1.0}, overlap=False)
+    batch = masked(make_rows(specs, 100), specs, config)
+    shown, asked = places_of(batch, "input", specs, 100), places_of(batch, "target", specs, 100)
+    assert np.array_equal(asked[1], ~shown[0])
+
+
+def test_overlap_is_avoided_in_the_rows_of_its_strategy_only():
+    specs = (grid_spec("rgb"), grid_spec("clip"))
+    alphas = {"input_alpha": {"rgb": 1.0}, "target_alpha": {"clip": 1.0}}
+    config = MaskingConfig(input_budget=8, target_budget=8, strategies=(
+        Strategy(name="apart", overlap=False, **alphas), Strategy(name="any", weight=3, **alphas),
+    ))  # fmt: skip
+    batch = masked(make_rows(specs, 4000), specs, config)
+    both = (places_of(batch, "input", specs, 4000)[0] & places_of(batch, "target", specs, 4000)[1]).sum(1)
+    # a quarter, and the one in 12870 of the others that is apart by chance
+    assert (both == 0).mean() == pytest.approx(0.25, abs=5 * np.sqrt(0.19 / 4000))
+    assert both[both > 0].mean() == pytest.approx(4, abs=0.1)
+
+
+def test_tokens_without_a_place_in_the_image_overlap_with_nothing():
+    specs = (grid_spec("rgb"), grid_spec("global", 4, 4, learned_positions=True))
+    config = make_config(specs, 12, 16, input_alpha={"rgb": 1.0}, target_alpha={"global": 1.0}, overlap=False)
+    assert masked(make_rows(specs, 20), specs, config).target_valid.all()
 
 
 # ---- allocate
@@ -489,12 +728,20 @@ def test_allocation_handles_rows_that_fill_at_different_speeds():
         ({"input_budget": 0}, "strategy all: input budget must be 0 <= fewest <= most, got 0, 0"),
         ({"input_budget": (5, 4)}, "input budget must be 0 <= fewest <= most, got 5, 4"),
         ({"input_budget": (-1, 4)}, "input budget must be"),
-        ({"target_budget": -1}, "positive target budget"),
+        ({"target_budget": 0}, "strategy all: target budget must be 1 <= fewest <= most, got 0, 0"),
+        ({"target_budget": (0, 4)}, "target budget must be 1 <= fewest <= most, got 0, 4"),
+        ({"target_budget": (5, 4)}, "target budget must be"),
         ({"strategies": ()}, "at least one strategy"),
         ({"input_alpha": {"dept": 1.0}}, "did you mean depth"),
         ({"input_alpha": {}}, "at least one input"),
         ({"target_alpha": {}}, "at least one input"),
-        ({"target_alpha": {"rgb_pixels": 1.0}}, "unknown modality 'rgb_pixels'"),
+        (
+            {"target_alpha": {"rgb_pixels": 1.0}},
+            "target_alpha allows depth, caption, clip, boxes, normals, got rgb_pix",
+        ),
+        ({"target_alpha": {"embedding": 1.0}}, "all: target_alpha allows .*, got embedding; leave it out"),
+        ({"input_alpha": {"depth": 1.0, "clip": 1.0}, "overlap": False}, "one size, got depth 4x4, clip 2x5"),
+        ({"target_alpha": {"clip": 1.0}, "overlap": False}, "overlap=False is defined for grids of one size"),
         ({"target_alpha": {"depth": 0.0}}, "α of depth must be above 0, got 0.0"),
         ({"input_alpha": {"depth": float("nan")}}, "α of depth must be above 0"),
         ({"unmasked": ("captoin",)}, "did you mean caption"),

@@ -96,9 +96,7 @@ class MaskingConfig:
                 allowed = [s.key for s in specs if (s.is_input if side == "input" else s.is_target)]
                 for key, alpha in alphas.items():
                     if key not in allowed and key in [s.key for s in specs]:
-                        raise Open4MError(
-                            f"{where}: {key} cannot be an {side}, only {', '.join(allowed)}; leave it out"
-                        )
+                        raise Open4MError(f"{where}: {side}_alpha allows {', '.join(allowed)}, got {key}; leave it out")
                     if key not in allowed:
                         raise modalities.unknown(key, allowed)
                     if not alpha > 0:
@@ -289,8 +287,8 @@ class _Draws:
         d = shape + 2 / 3
         x = ndtri(normal)
         v = (1 + x / np.sqrt(9 * d)) ** 3
-        log_v = np.log(np.maximum(v, 1e-300))
-        rejected = (v <= 0) | (np.log(test) >= x**2 / 2 + d - d * v + d * log_v)
+        log_v = np.log(np.maximum(v, 1e-300))  # so that a negative v is rejected
+        rejected = np.log(test) >= x**2 / 2 + d - d * v + d * log_v
         log_gamma = np.log(d) + log_v
         log_gamma[rejected] = np.log(gammaincinv(shape[rejected] + 1, inversion[rejected]))
         log_gamma = np.where(np.isinf(alpha), 0.0, log_gamma + np.log(power) / shape)

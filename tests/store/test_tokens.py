@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from dataclasses import replace
@@ -11,11 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from open4m.model.config import ModalitySpec
 from open4m.store import TokenHeader, TokenStore, epoch_order, rows_for_step, verify, write_token_shard
+from open4m.store import tokens as module
+from open4m.train.tasks.fourm import read_rows
 from open4m.types import Open4MError
 
 GRID = TokenHeader(kind="grid", tokenizer="vq-1", vocab_size=1000, grid=(3, 4))
 SEQUENCE = TokenHeader(kind="sequence", tokenizer="text-1", vocab_size=500, max_length=7)
+VECTORS = TokenHeader(kind="vectors", tokenizer="t5", channels=3, max_length=4)
 PIXELS = TokenHeader(kind="pixels")
 SHARDS = (4, 1, 6)
 ROWS = sum(SHARDS)
@@ -23,37 +28,39 @@ ROWS = sum(SHARDS)
 
 @pytest.fixture(scope="module")
 def data():
-    """Grid ids (11, 12), sequences of every length from 0 to 7, files and keys."""
+    """Grid ids (11, 12), sequences of every length from 0 to 7, vectors of 0 to 4, files and keys."""
     generator = np.random.default_rng(0)
     grids = generator.integers(0, 1000, (ROWS, 12))
     sequences = [generator.integers(0, 500, length % 8) for length in range(ROWS)]
     files = [generator.bytes(int(generator.integers(1, 50))) for _ in range(ROWS)]
-    return grids, sequences, files, [f"key{i}" for i in range(ROWS)]
+    vectors = [generator.standard_normal((length % 5, 3), np.float32) for length in range(ROWS)]
+    return grids, sequences, files, [f"key{i}" for i in range(ROWS)], vectors
 
 
 @pytest.fixture
 def root(tmp_path, data):
-    grids, sequences, files, keys = data
+    grids, sequences, files, keys, vectors = data
     start = 0
     for shard, rows in enumerate(SHARDS):
         part = slice(start, start + rows)
         write_token_shard(tmp_path, "depth", shard, keys[part], grids[part], header=GRID)
         write_token_shard(tmp_path, "caption", shard, keys[part], sequences[part], header=SEQUENCE)
         write_token_shard(tmp_path, "rgb_pixels", shard, keys[part], files[part], header=PIXELS)
+        write_token_shard(tmp_path, "t5", shard, keys[part], vectors[part], header=VECTORS)
         start += rows
     return tmp_path
 
 
 @pytest.fixture
 def store(root):
-    return TokenStore(root, ["depth", "caption", "rgb_pixels"])
+    return TokenStore(root, ["depth", "caption", "rgb_pixels", "t5"])
 
 
 @pytest.mark.parametrize(
     "rows", [np.arange(ROWS), np.arange(ROWS)[::-1], np.array([10, 0, 4, 4, 3, 10]), np.array([7]), np.array([], int)]
 )
 def test_batches_are_the_rows_that_were_written(store, data, rows):
-    grids, sequences, files, keys = data
+    grids, sequences, files, keys, vectors = data
     ids = store.grid("depth", rows)
     assert ids.dtype == np.int64
     assert np.array_equal(ids, grids[rows].reshape(-1, 12))
@@ -63,8 +70,31 @@ def test_batches_are_the_rows_that_were_written(store, data, rows):
     assert lengths.tolist() == [len(sequences[row]) for row in rows]
     for got, row in zip(ids, rows, strict=True):
         assert got.tolist() == [*sequences[row], *[0] * (7 - len(sequences[row]))]
+    values, lengths = store.vectors("t5", rows)
+    assert values.shape == (len(rows), 4, 3)
+    assert (values.dtype, lengths.dtype) == (np.float32, np.int64)
+    assert lengths.tolist() == [len(vectors[row]) for row in rows]
+    for got, row in zip(values, rows, strict=True):
+        n = len(vectors[row])
+        assert np.array_equal(got[:n], vectors[row].astype(np.float16))
+        assert not got[n:].any()
     assert store.pixels("rgb_pixels", rows) == [files[row] for row in rows]
     assert store.keys(rows) == [keys[row] for row in rows]
+
+
+def test_rows_are_read_for_masking_by_family(store, data):
+    grids, sequences, _, _, vectors = data
+    specs = (
+        ModalitySpec(key="depth", family="grid", vocab_size=1000, grid=(3, 4)),
+        ModalitySpec(key="caption", family="sequence", vocab_size=500, max_length=7),
+        ModalitySpec(key="t5", family="vectors", channels=3, max_length=4),
+    )
+    rows = read_rows(store, specs, np.array([9, 2]))
+    assert {key: value.shape for key, value in rows.ids.items()} == {"depth": (2, 12), "caption": (2, 7)}
+    assert np.array_equal(rows.ids["depth"], grids[[9, 2]])
+    assert rows.lengths["caption"].tolist() == [len(sequences[9]), len(sequences[2])]
+    assert rows.lengths["t5"].tolist() == [4, 2]
+    assert np.array_equal(rows.vectors["t5"][0], vectors[9].astype(np.float16))
 
 
 def test_headers_shards_and_pickling(store):
@@ -72,7 +102,7 @@ def test_headers_shards_and_pickling(store):
     store = pickle.loads(pickle.dumps(store))
     assert len(store) == ROWS
     assert store.shards == {0: range(0, 4), 1: range(4, 5), 2: range(5, 11)}
-    assert [store.header(name) for name in store.modalities] == [GRID, SEQUENCE, PIXELS]
+    assert [store.header(name) for name in store.modalities] == [GRID, SEQUENCE, PIXELS, VECTORS]
     assert store.grid("depth", np.arange(3)).shape == (3, 12)
 
 
@@ -84,6 +114,8 @@ def test_wrong_requests(store):
         store.grid("depth", np.array([0.5]))
     with pytest.raises(Open4MError, match="caption is stored as sequence, asked for as grid"):
         store.grid("caption", np.arange(2))
+    with pytest.raises(Open4MError, match="t5 is stored as vectors, asked for as sequence"):
+        store.sequence("t5", np.arange(2))
     with pytest.raises(Open4MError, match="not with modality rgb"):
         store.header("rgb")
 
@@ -117,6 +149,13 @@ def test_ids_outside_the_vocabulary_are_refused_before_anything_is_written(tmp_p
         ([[1], [0] * 8], SEQUENCE),
         ([[1], [0.5]], SEQUENCE),
         ([[1], [[1]]], SEQUENCE),
+        ([np.zeros((1, 3)), np.zeros((1, 2))], VECTORS),
+        ([np.zeros((1, 3)), np.zeros((5, 3))], VECTORS),
+        ([np.zeros((1, 3)), np.zeros(3)], VECTORS),
+        ([np.zeros((1, 3)), np.zeros((2, 3), int)], VECTORS),
+        ([np.zeros((1, 3)), np.full((2, 3), np.nan)], VECTORS),
+        ([np.zeros((1, 3)), np.full((2, 3), -np.inf)], VECTORS),
+        ([np.zeros((1, 3)), np.full((2, 3), 65505.0)], VECTORS),
         ([b"x", "text"], PIXELS),
         ([b"x", b""], PIXELS),
     ],
@@ -137,6 +176,9 @@ def test_rows_that_do_not_fit_the_header_are_refused(tmp_path, tokens, header):
         {"kind": "grid", "vocab_size": 10},
         {"kind": "sequence", "vocab_size": 10, "max_length": 0},
         {"kind": "pixels", "vocab_size": 10},
+        {"kind": "vectors", "max_length": 3},
+        {"kind": "vectors", "max_length": 3, "channels": 0},
+        {"kind": "sequence", "vocab_size": 10, "max_length": 3, "channels": 1},
     ],
 )
 def test_impossible_headers_are_refused(fields):
@@ -170,7 +212,7 @@ def test_swapped_shards_are_noticed(root):
         TokenStore(root, ["depth"]).grid("depth", np.array([0]))
 
 
-@pytest.mark.parametrize("modality", ["depth", "caption", "rgb_pixels"])
+@pytest.mark.parametrize("modality", ["depth", "caption", "rgb_pixels", "t5"])
 def test_damage_never_gives_ids_outside_the_vocabulary(root, modality):
     """A flipped bit is found by ``verify``; a reader that did not verify gets an error or ids it can embed."""
     path = root / modality / "shard-00002.arrow"
@@ -190,6 +232,8 @@ def test_damage_never_gives_ids_outside_the_vocabulary(root, modality):
                 assert store.grid(modality, rows).max() < 1000
             elif modality == "caption":
                 assert store.sequence(modality, rows)[0].max() < 500
+            elif modality == "t5":
+                assert np.isfinite(store.vectors(modality, rows)[0]).all()
             else:
                 assert len(store.pixels(modality, rows)) == 6
         except Open4MError as error:
@@ -199,6 +243,41 @@ def test_damage_never_gives_ids_outside_the_vocabulary(root, modality):
         path.write_bytes(content[:size])
         with pytest.raises(Open4MError, match=r"shard-00002\.arrow"):
             TokenStore(root, [modality]).keys(rows)
+
+
+@pytest.mark.parametrize(
+    ("modality", "read", "before", "after", "found"),
+    [
+        ("depth", "grid", np.uint16(777), np.uint16(1001), "token id 1001, expected 0 to 999"),
+        ("caption", "sequence", np.uint16(333), np.uint16(500), "token id 500, expected 0 to 499"),
+        ("t5", "vectors", np.float16(7.77), np.float16(np.nan), "a vector that is not finite"),
+    ],
+)
+def test_damage_names_the_row_that_has_it(tmp_path, modality, read, before, after, found):
+    tokens = {
+        "depth": np.where(np.arange(36).reshape(3, 12) == 12, before, 0),
+        "caption": [[1, 2, 3], [before, 4], [5]],
+        "t5": [np.ones((4, 3)), [[1.0, before, 1.0]], np.ones((0, 3))],
+    }[modality]
+    header = {"depth": GRID, "caption": SEQUENCE, "t5": VECTORS}[modality]
+    write_token_shard(tmp_path, modality, 0, ["a", "b", "c"], tokens, header=header)
+    path = tmp_path / modality / "shard-00000.arrow"
+    content = path.read_bytes()
+    assert content.count(before.tobytes()) == 1
+    path.write_bytes(content.replace(before.tobytes(), after.tobytes()))
+    store = TokenStore(tmp_path, [modality])
+    getattr(store, read)(modality, np.array([2, 0]))
+    with pytest.raises(Open4MError, match=f"key b, modality {modality}: {found}; the shard was changed"):
+        getattr(store, read)(modality, np.array([2, 1, 0]))
+
+
+def test_a_manifest_of_before_there_were_vectors_is_read(root, data):
+    path = root / "depth" / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["channels"]
+    path.write_text(json.dumps(content))
+    assert TokenStore(root, ["depth"]).header("depth") == GRID
+    write_token_shard(root, "depth", 0, data[3][:4], data[0][:4], header=GRID)
 
 
 def test_same_tokens_same_bytes(root, data):
@@ -243,6 +322,72 @@ def test_the_order_is_pinned():
     assert rows_for_step(7, 2, 5, 8).tolist() == [6, 2, 5, 4, 0]
 
 
+# ---- repeated sampling (paper E.7)
+
+
+@pytest.fixture(scope="module")
+def small_blocks():
+    """Blocks of at least 8 rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "REPEATED", 8)
+        yield
+
+
+@given(seed=seeds, epoch=st.integers(0, 5), length=st.integers(1, 60), repeats=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_repeats_are_near_but_not_in_one_batch(small_blocks, seed, epoch, length, repeats):
+    total = length * repeats
+    rows = rows_for_step(seed, epoch, total, length, repeats)
+    assert rows.dtype == np.int64
+    visits = np.argsort(rows, kind="stable").reshape(length, repeats)  # the places of every row
+    assert (rows[visits] == np.arange(length)[:, None]).all()  # each exactly so often in an epoch
+    block = length if length < 16 else 16  # a block has at least 8 rows and fewer than 16, or all
+    assert (visits[:, -1] - visits[:, 0] < repeats * block).all()
+    assert (np.diff(visits, axis=1) > min(8, length) // 2).all()
+    # the first visits are the epoch's order
+    assert np.array_equal(rows[np.sort(visits[:, 0])], epoch_order(seed, epoch, length))
+
+
+@given(seeds, st.integers(0, 1000), st.integers(1, 60), st.integers(1, 70), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_repeats_do_not_depend_on_how_steps_are_split(small_blocks, seed, step, length, batch_size, repeats):
+    whole = rows_for_step(seed, step, 3 * batch_size, length, repeats)
+    thirds = [rows_for_step(seed, 3 * step + i, batch_size, length, repeats) for i in range(3)]
+    assert np.array_equal(whole, np.concatenate(thirds))
+
+
+def test_repeats_are_with_other_rows_each_time(small_blocks):
+    """Of 12 rows in a block, batches of 6 hold other sixes than before, at least every few visits."""
+    batches = [frozenset(rows_for_step(3, step, 4, 12, 8).tolist()) for step in range(24)]
+    assert all(len(batch) == 4 for batch in batches)
+    assert len(set(batches)) > 15
+
+
+def test_the_repeated_order_is_pinned(small_blocks):
+    assert rows_for_step(7, 1, 20, 20, 2).tolist() == [
+        11,
+        7,
+        14,
+        18,
+        5,
+        15,
+        9,
+        10,
+        13,
+        0,
+        5,
+        11,
+        14,
+        7,
+        18,
+        13,
+        10,
+        9,
+        15,
+        0,
+    ]
+
+
 def test_epochs_and_seeds_differ_and_callers_cannot_change_the_order():
     orders = {tuple(epoch_order(seed, epoch, 50)) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
@@ -255,6 +400,6 @@ def test_epochs_and_seeds_differ_and_callers_cannot_change_the_order():
 def test_no_order_of_nothing():
     with pytest.raises(Open4MError, match="empty store"):
         rows_for_step(0, 0, 4, 0)
-    for arguments in ((-1, 0, 4, 5), (0, -1, 4, 5), (0, 0, 0, 5)):
+    for arguments in ((-1, 0, 4, 5), (0, -1, 4, 5), (0, 0, 0, 5), (0, 0, 4, 5, 0)):
         with pytest.raises(Open4MError, match="training order"):
             rows_for_step(*arguments)
