@@ -14,7 +14,7 @@ from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
 
-CONFIG = '''
+CONFIG = """
 from open4m.config import Duration
 from open4m.configs.fourm import any_to_any
 from open4m.masking import MaskingConfig
@@ -30,7 +30,7 @@ def config():
         masking=MaskingConfig(input_budget=12, target_budget=10, strategies=(any_to_any("all", KEYS, KEYS),)),
         train=TrainConfig(length=Duration.parse("4 steps"), batch_size=4, precision="fp32", workers=0, log_every=1),
     )
-'''
+"""
 
 
 class Noise:

@@ -29,7 +29,8 @@ def shipped() -> list[str]:
 def resolve(name: str | Path) -> Path:
     """Where a model is: the name of a shipped one, a directory, a safetensors file, or a name on the hub.
 
-    What is named ``owner/model`` and not there yet is downloaded. Raises :class:`Open4MError` that says what is missing.
+    What is named ``owner/model`` and not there yet is downloaded. Raises :class:`Open4MError` that says what is
+    missing.
     """
     if str(name) in shipped():
         return SHIPPED / str(name)

@@ -13,7 +13,6 @@ stopped anywhere and run again::
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Sequence

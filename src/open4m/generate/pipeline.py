@@ -194,7 +194,9 @@ class FourM:
                     continue
                 canvas.start(key)
                 if spec.family == "vectors":
-                    canvas.vectors[key][row] = torch.from_numpy(modalities.get(key).vectors(value, spec.channels, spec.max_length))
+                    canvas.vectors[key][row] = torch.from_numpy(
+                        modalities.get(key).vectors(value, spec.channels, spec.max_length)
+                    )
                     continue
                 tokens = self.encode(key, value)
                 if spec.family == "sequence":

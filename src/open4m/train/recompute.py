@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 def recompute_blocks(model: nn.Module) -> None:
     """Keep only what enters each block of the model, and compute the rest again in the backward pass.
 
-    Blocks are the members of the model's ``ModuleList`` instances. Gradients stay the same, for about a third more work.
+    Blocks are the members of the model's ``ModuleList`` instances. Gradients stay the same, for about a third more
+    work.
     """
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
