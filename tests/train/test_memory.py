@@ -13,6 +13,7 @@ def pages():
     return int(open("/proc/self/statm").read().split()[0])
 
 KEEP
+torch.ones(1 << 20)  # starts threads, which have memory of their own
 before = pages()
 block = torch.ones(1 << 26)  # 256 MB
 del block
@@ -27,4 +28,4 @@ def test_a_freed_block_stays_with_the_process():
         return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
     assert kept("assert keep_freed_memory()") >= 1 << 16  # pages of 4 kB
-    assert kept("") < 1 << 14
+    assert kept("") < 1 << 15
