@@ -47,8 +47,10 @@ def test_a_larger_model_computes_what_the_one_that_it_starts_from_did():
     ("other", "message"),
     [
         (lambda: make(RGB, CAPTION, qk_norm=True), "qk_norm"),
-        (lambda: make(RGB, CAPTION, encoder_depth=2), "encoder.1"),
-        (lambda: make(RGB, CAPTION, tied=True), "rgb: queries|caption: queries"),
+        (lambda: make(RGB, CAPTION, encoder_depth=2), "encoder_depth is 2, not 1"),
+        (lambda: make(RGB, CAPTION, tied=True), "tied is True, not False"),
+        (lambda: make(RGB, CAPTION, heads=4), "heads is 4, not 2"),  # whose weights have the same shapes
+        (lambda: make(RGB, CAPTION, activation="geglu"), "activation is geglu, not swiglu"),
         (lambda: make(RGB, dataclasses.replace(CAPTION, vocab_size=10)), r"caption: inputs has shape \(10, 16\), not"),
     ],
 )

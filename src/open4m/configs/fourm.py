@@ -100,7 +100,7 @@ def reference(architecture: Architecture = REFERENCE) -> PretrainConfig:
 
 
 def text_to_image(size: str) -> PretrainConfig:
-    """The caption-skewed specialization, which continues a pre-trained model for 50B tokens (paper A.2)."""
+    """The caption-skewed specialization: ``start=MODEL`` and 50B tokens more (paper A.2; the warm-up is ours)."""
     base = pretraining(size)
     targets = [key for key in MODALITIES_7 if key not in INPUT_ONLY]
     others = tuple(dataclasses.replace(s, weight=1 / 3) for s in base.masking.strategies)
@@ -113,7 +113,7 @@ def text_to_image(size: str) -> PretrainConfig:
 
 
 def super_resolution(size: str) -> PretrainConfig:
-    """224² → 448², which continues a pre-trained model for 100B tokens (paper A.1)."""
+    """224² → 448², which continues ``start=MODEL`` for 100B tokens (paper A.1; the warm-up is ours)."""
     base, keys = pretraining(size), (*MODALITIES_7, *HIGH_RESOLUTION)
     strategies = (
         any_to_any("all_to_high", keys, HIGH_RESOLUTION, weight=3 / 4),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open4m.model.config import FourMConfig
+from open4m.model.config import Architecture, FourMConfig
 from open4m.model.embeddings import Embeddings
 from open4m.model.layers import DecoderBlock, EncoderBlock, drop_path, norm
 from open4m.types import MaskedBatch, Open4MError
@@ -54,6 +54,9 @@ class FourMTransformer(nn.Module):
 
         Raises :class:`Open4MError` if the architectures differ, or a modality that both have.
         """
+        for name in (f.name for f in fields(Architecture) if f.name != "drop_path"):
+            if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
+                raise Open4MError(f"the model to start from has another architecture: {name} is {was}, not {now}")
         mine, theirs = (dict(m.named_parameters()) for m in (self, other))
         shared = [key for key in self.config.keys if key in other.config.keys]
         pairs = [
