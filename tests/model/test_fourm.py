@@ -28,8 +28,9 @@ from tiny import (
 
 from open4m.losses import cross_entropy
 from open4m.model.config import SIZES, FourMConfig, ModalitySpec
-from open4m.model.embeddings import patchify, sincos_1d, sincos_2d
+from open4m.model.embeddings import patchify, sincos_1d
 from open4m.model.fourm import FourMTransformer
+from open4m.tokenizers.vit import sincos_2d
 from open4m.train import optim
 from open4m.types import MaskedBatch, Open4MError
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from open4m.hub import CONFIG, WEIGHTS
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
-from open4m.model.embeddings import module_name, sincos_1d, sincos_2d
+from open4m.model.embeddings import module_name, sincos_1d
+from open4m.tokenizers.vit import sincos_2d
 from open4m.types import Open4MError
 
 NAMES = {"rgb": "rgb_pixels", "tok_normal": "normals", "tok_semseg": "semseg", "det": "boxes"}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.tokenizers.vit import sincos_2d
 from open4m.types import MaskedBatch
 
 
@@ -17,15 +18,6 @@ def sincos_1d(positions: Tensor, dim: int) -> Tensor:
     frequency = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
     angle = positions.double()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], 1).float()
-
-
-def sincos_2d(h: int, w: int, dim: int) -> Tensor:
-    """Embedding (h·w, dim) of raster positions: the first half of the channels tells the row, the second the column.
-
-    The order of channels is that of the public checkpoints of 4M; tokenizers have another one, see their ``vit.py``.
-    """
-    rows, columns = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
-    return torch.cat([sincos_1d(rows, dim // 2), sincos_1d(columns, dim // 2)], 1)
 
 
 def patchify(pixels: Tensor, patch: int) -> Tensor:
