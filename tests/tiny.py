@@ -84,7 +84,7 @@ def make_batch(rows, width=None, queries=None, seed=0):
 
 def by_query(model, batch, generator=None):
     """{(row, modality, position): logits} of a batch."""
-    logits, found = model(batch, generator), {}
+    logits, found = model.target_logits(batch, generator), {}
     for key, values in logits.items():
         index = model.config.index(key)
         chosen = (batch.target_valid & (batch.target_modality == index)).nonzero().tolist()

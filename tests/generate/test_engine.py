@@ -95,7 +95,7 @@ def by_hand(model, inputs, queries, pixels=None):
         target_valid=torch.ones(1, len(asked), dtype=torch.bool), pixels=pixels,
     )  # fmt: skip
     with torch.no_grad():
-        return model(batch)[key]
+        return model.target_logits(batch)[key]
 
 
 def inputs_of(canvas, row, keys):

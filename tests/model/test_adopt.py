@@ -31,7 +31,7 @@ def test_a_larger_model_computes_what_the_one_that_it_starts_from_did():
     pixels = {"rgb_pixels": torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))}
 
     def logits(model):
-        return model(pack(model.config, inputs, targets, pixels=pixels, modalities=old.config.keys))
+        return model.target_logits(pack(model.config, inputs, targets, pixels=pixels, modalities=old.config.keys))
 
     expected, before = logits(old), logits(new)
     assert new.adopt(old) == ["rgb@448"]

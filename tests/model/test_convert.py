@@ -14,7 +14,7 @@ from theirs import BIASES, SETTINGS, checkpoint, forward, write
 
 from open4m import hub
 from open4m.generate.pipeline import FourM
-from open4m.losses import cross_entropy
+from open4m.losses import aggregate
 from open4m.model import convert
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
@@ -50,9 +50,10 @@ def test_the_reference_cases_are_met(folder):
     targets = case["target"][case["target"][:, 0].argsort(stable=True)]
     keys = [imported.names.get(name, name) for name in theirs]
     batch = pack(imported.config, case["input"].numpy(), targets.numpy(), modalities=keys, **content)
+    model = build(imported)
     with torch.no_grad():
-        logits = build(imported)(batch)
-    loss, losses = cross_entropy(logits, batch, imported.config)
+        logits = model.target_logits(batch)
+        loss, losses = aggregate(model(batch))
     for index, name in enumerate(theirs):
         if f"expected/logits/{name}" in case:
             order = case["target"][case["target"][:, 1] == index][:, 0].argsort(stable=True)
@@ -110,7 +111,7 @@ def assert_same_logits(imported, settings, tensors):
     for content in (batch.pixels, batch.vectors):
         content.update({key: value.double() for key, value in content.items()})
     with torch.no_grad():
-        found = build(imported).double()(batch)
+        found = build(imported).double().target_logits(batch)
     expected = forward(settings, tensors, INPUTS, TARGETS, PIXELS, VECTORS)
     assert {imported.names[name] for name in expected} == set(found)
     for name, rows in expected.items():

@@ -26,7 +26,7 @@ from tiny import (
     slow_position,
 )
 
-from open4m.losses import cross_entropy
+from open4m.losses import aggregate
 from open4m.model.config import SIZES, FourMConfig, ModalitySpec
 from open4m.model.embeddings import patchify, sincos_1d
 from open4m.model.fourm import FourMTransformer
@@ -310,10 +310,10 @@ def test_gradients_agree_with_finite_differences(config, rows):
     """For every parameter, at its steepest entry and at some other."""
     model, batch = make_model(config=config), make_batch(rows)
     noise = torch.Generator().manual_seed(0)
-    directions = {key: torch.randn(v.shape, generator=noise).double() for key, v in model(batch).items()}
+    directions = {key: torch.randn(v.shape, generator=noise).double() for key, v in model.target_logits(batch).items()}
 
     def total():
-        return sum((directions[key] * v).sum() for key, v in model(batch).items())
+        return sum((directions[key] * v).sum() for key, v in model.target_logits(batch).items())
 
     total().backward()
     for name, parameter in model.named_parameters():
@@ -379,7 +379,7 @@ def test_a_sample_that_sees_nothing_gives_finite_logits_in_low_precision_too():
     batch.pixels = {}
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            assert all(torch.isfinite(v).all() for v in model(batch).values())
+            assert all(torch.isfinite(v).all() for v in model.target_logits(batch).values())
 
 
 def test_stochastic_depth_leaves_out_whole_branches_and_only_in_training():
@@ -431,7 +431,7 @@ def test_initial_weights_depend_on_the_generator_alone(config):
 
 def test_initial_logits_are_those_of_a_model_that_knows_little():
     model = FourMTransformer(CONFIG).initialize(torch.Generator().manual_seed(0)).double().eval()
-    logits = model(make_batch(ROWS, 8, 8))
+    logits = model.target_logits(make_batch(ROWS, 8, 8))
     assert 0.5 < torch.cat([v.flatten() for v in logits.values()]).std() < 2
 
 
@@ -505,7 +505,7 @@ def loss_curve(config, aggregation, steps=30):
         for group in optimizer.param_groups:
             group["lr"] = optim.learning_rate(step, steps, 5, 1e-2)
         batch = synthetic_batch(config, rng, step)
-        loss, _ = cross_entropy(model(batch, generator), batch, config, aggregation)
+        loss, _ = aggregate(model(batch, generator), aggregation)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ALL_ROWS, EVERYTHING, make_batch, make_model
 
-from open4m.losses import cross_entropy
+from open4m.losses import aggregate
 from open4m.model.packing import pack
 from open4m.types import Open4MError
 
@@ -83,10 +83,8 @@ def losses(batch):
     for content in (batch.pixels, batch.vectors):
         content.update({key: value.double() for key, value in content.items()})
     with torch.no_grad():
-        logits = MODEL(batch)
-    return [
-        cross_entropy(logits, batch, EVERYTHING, aggregation)[0].item() for aggregation in ("per_modality", "per_token")
-    ]
+        costs = MODEL(batch)
+    return [aggregate(costs, aggregation)[0].item() for aggregation in ("per_modality", "per_token")]
 
 
 def widened(batch, inputs, targets, modality):

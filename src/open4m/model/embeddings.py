@@ -44,7 +44,11 @@ class Embeddings(nn.Module):
         readable = [m.vocab_size if m.is_input else 0 for m in specs]
         writable = [m.vocab_size if m.is_target else 0 for m in specs]
         queried = [n if config.tied or m.family == "sequence" else 0 for m, n in zip(specs, writable, strict=True)]
-        self.slices = {"inputs": _slices(readable), "outputs": _slices(writable), "queries": _slices(queried)}
+        self.slices = {
+            "inputs": consecutive(readable),
+            "outputs": consecutive(writable),
+            "queries": consecutive(queried),
+        }
         self.inputs = nn.Embedding(max(1, sum(readable)), dim)
         self.outputs = nn.Embedding(sum(writable), dim)
         self.queries = None if config.tied else nn.Embedding(max(1, sum(queried)), dim)
@@ -61,14 +65,14 @@ class Embeddings(nn.Module):
         )
         fixed = [torch.zeros(0, dim) if m.learned_positions else _positions(m, dim) for m in specs]
         learned = [m.positions if m.learned_positions else 0 for m in specs]
-        self.slices["positions"] = _slices(learned)
+        self.slices["positions"] = consecutive(learned)
         self.learned_positions = nn.ParameterDict(
             {side: nn.Parameter(torch.zeros(sum(learned), dim)) for side in ("encoder", "decoder") if any(learned)}
         )
         after = sum(map(len, fixed))  # learned positions follow the fixed ones
         places = [
             after + o.start if n else f.start
-            for n, o, f in zip(learned, _slices(learned), _slices([len(table) for table in fixed]), strict=True)
+            for n, o, f in zip(learned, consecutive(learned), consecutive([len(table) for table in fixed]), strict=True)
         ]
         self.register_buffer("positions", torch.cat(fixed), persistent=False)
         self.register_buffer("position_offset", torch.tensor(places), persistent=False)
@@ -143,12 +147,6 @@ class Embeddings(nn.Module):
         """The output layer (V, D) of a target modality."""
         return self.outputs.weight[self.slices["outputs"][self.keys.index(key)]]
 
-    def output_tables(self) -> dict[str, Tensor]:
-        """The output layer (V, D) of every target modality; their gradients become one tensor in one step."""
-        sizes = [s.stop - s.start for s in self.slices["outputs"]]
-        tables = zip(self.keys, self.outputs.weight.split(sizes), sizes, strict=True)
-        return {key: table for key, table, size in tables if size}
-
     def of(self, key: str) -> dict[str, Tensor]:
         """All weights of one modality, as views, by what they are."""
         index, module = self.keys.index(key), module_name(key)
@@ -171,7 +169,7 @@ def _positions(spec: ModalitySpec, dim: int) -> Tensor:
     return sincos_1d(torch.arange(spec.positions), dim)
 
 
-def _slices(sizes: list[int]) -> list[slice]:
+def consecutive(sizes: list[int]) -> list[slice]:
     """Where each of several parts is when they follow one another."""
     ends = list(itertools.accumulate(sizes))
     return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.model.config import Architecture, FourMConfig
-from open4m.model.embeddings import Embeddings
+from open4m.model.embeddings import Embeddings, consecutive
+from open4m.model.heads import LinearCrossEntropy
 from open4m.model.layers import DecoderBlock, EncoderBlock, drop_path, norm
 from open4m.types import MaskedBatch, Open4MError
 
@@ -78,15 +79,39 @@ class FourMTransformer(nn.Module):
         return [key for key in self.config.keys if key not in shared]
 
     def forward(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Logits (n, V) a target modality, for its n valid targets in the order of ``batch`` (row by row).
+        """The cross-entropy (n,) of every target modality's n valid targets, in nats, in the order of ``batch`` (row by
+        row): what training minimizes (:mod:`open4m.losses`).
 
         ``generator`` draws what stochastic depth drops; without one nothing is dropped.
         """
+        hidden, places, parts = self._targets(batch, generator)
+        cost = LinearCrossEntropy.apply(
+            hidden, self.embeddings.outputs.weight, batch.target_id.flatten()[places], list(parts.values())
+        )
+        return {key: cost[rows] for key, (rows, _) in parts.items()}
+
+    def target_logits(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Logits (n, V) of every target modality's n valid targets, in the order of ``batch`` (row by row)."""
+        hidden, _, parts = self._targets(batch, generator)
+        return {key: self.logits(hidden[rows], key) for key, (rows, _) in parts.items()}
+
+    def _targets(
+        self, batch: MaskedBatch, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, dict[str, tuple[slice, slice]]]:
+        """Hidden states (n, D) of all valid targets, modality by modality; their places among all queries; for every
+        target modality its rows of them and its entries of the output layer."""
         hidden = self.decode(self.encode(batch, generator), batch, generator=generator)
-        return {
-            key: F.linear(hidden[batch.target_valid & (batch.target_modality == self.config.index(key))], table)
-            for key, table in self.embeddings.output_tables().items()
+        names = len(self.config.modalities)
+        modality = torch.where(batch.target_valid, batch.target_modality, names).flatten()
+        counts = modality.bincount(minlength=names + 1)[:names].tolist()
+        places = modality.argsort(stable=True)[: sum(counts)]
+        entries = self.embeddings.slices["outputs"]
+        parts = {
+            spec.key: (rows, entries[i])
+            for i, (spec, rows) in enumerate(zip(self.config.modalities, consecutive(counts), strict=True))
+            if spec.is_target
         }
+        return hidden.flatten(0, 1)[places], places, parts
 
     def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Context:
         """Read the visible tokens. Positions and modalities are re-injected into the encoder's output (paper C.1)."""

@@ -126,7 +126,6 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
                 group["lr"] = optim.learning_rate(step, steps, config.warmup_steps, peak, config.optim.final_lr)
             with autocast:
                 loss, details = task.loss(batch, step_generator(config.seed, step, device))
-            optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.optim.clip or math.inf)
             if not torch.isfinite(norm):
@@ -135,6 +134,7 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
                     "lower optim.base_lr or set optim.clip, then run again to resume"
                 )
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)  # here, so that the next forward pass has their memory
             tokens += task.tokens(batch)
             done = step + 1
             window.append((time.monotonic(), config.batch_size))

@@ -121,9 +121,8 @@ class FourMTask:
 
     def loss(self, batch: MaskedBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         batch = batch.to(self.device)
-        loss, parts = losses.cross_entropy(
-            self.model(batch, generator if self.model.training else None), batch, self.config, self.aggregation
-        )
+        costs = self.model(batch, generator if self.model.training else None)
+        loss, parts = losses.aggregate(costs, self.aggregation)
         return loss, {f"loss/{key}": value.detach() for key, value in parts.items()}
 
     def tokens(self, batch: MaskedBatch) -> int:
