@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     load = commands.add_parser("import", help="turn a public checkpoint of the authors of 4M into a model directory")
     load.add_argument("source", help="a safetensors file, a directory, or a name on the hub: EPFL-VILAB/4M-7_B_CC12M")
     load.add_argument("out", type=Path, help="the directory to write")
+    load.add_argument("--modality", help="of a tokenizer: what it is for, for example depth")
+    load.add_argument("--classes", type=Path, help="of a segmentation tokenizer: a text file with a class name a line")
     load.set_defaults(run=_import)
 
     lines = []
@@ -153,10 +155,17 @@ def _import(options: argparse.Namespace) -> None:
     from open4m.generate.pipeline import FourM
     from open4m.model import convert
     from open4m.model.fourm import FourMTransformer
+    from open4m.tokenizers import convert as tokenizers
 
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
         raise Open4MError(f"{options.out}: exists and is not empty; name another directory")
-    imported = convert.load(hub.resolve(options.source))
+    source = hub.resolve(options.source)
+    if tokenizers.is_reference(source):
+        _import_tokenizer(options, source)
+        return
+    if options.modality or options.classes:
+        raise Open4MError(f"{options.source}: not a tokenizer, --modality and --classes are for those")
+    imported = convert.load(source)
     model = FourMTransformer(imported.config)
     model.load_state_dict(imported.weights)
     FourM(model, {}, None).save(options.out)
@@ -167,6 +176,19 @@ def _import(options: argparse.Namespace) -> None:
         role = " and ".join(r for r, held in (("input", spec.is_input), ("target", spec.is_target)) if held)
         print(f"{name} -> {key}: {spec.family}, {size}, {entries}, {role}")
     print(f"{len(imported.weights)} tensors; not needed: {', '.join(imported.unused) or 'none'}")
+    print(options.out)
+
+
+def _import_tokenizer(options: argparse.Namespace, source: Path) -> None:
+    from open4m.tokenizers import convert
+
+    if not options.modality:
+        raise Open4MError(f"{options.source} is a tokenizer, which does not say what for: give --modality, as in depth")
+    names = tuple(options.classes.read_text().splitlines()) if options.classes else ()
+    tokenizer = convert.load(source, options.modality, names)
+    tokenizer.save(options.out)
+    config, kind = tokenizer.config, "diffusion" if tokenizer.config.diffusion else "ViT"
+    print(f"{config.modality}: {config.codebook_size} codes, {config.grid[0]}×{config.grid[1]} tokens, {kind} decoder")
     print(options.out)
 
 

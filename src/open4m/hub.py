@@ -6,10 +6,12 @@ public checkpoints, by their names on the Hugging Face hub or downloaded, hold t
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from open4m.types import Open4MError
 
@@ -103,3 +105,49 @@ def save_weights(path: Path, model: Module, half: bool = False) -> None:
         for name, tensor in model.state_dict().items()
     }
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+# ---- the format in which the authors publish
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The configuration of a directory or a safetensors file of the authors: ``config.json`` beside the weights, or
+    else the strings in the header of the safetensors file, read as Python literals. Nothing is executed."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_dir() and (path / CONFIG).is_file():
+        try:
+            settings = json.loads((path / CONFIG).read_text())
+        except (ValueError, RecursionError) as error:
+            raise Open4MError(f"{path / CONFIG}: not readable as JSON ({error})") from error
+        if not isinstance(settings, dict):
+            raise Open4MError(f"{path / CONFIG}: expected an object")
+        return settings
+    try:
+        with safe_open(_weights_file(path), "pt") as file:
+            return {name: _literal(text) for name, text in (file.metadata() or {}).items()}
+    except (OSError, SafetensorError) as error:
+        raise Open4MError(f"{_weights_file(path)}: not readable as safetensors ({error})") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a directory or a safetensors file, in float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(_weights_file(path))
+    except (OSError, SafetensorError) as error:
+        raise Open4MError(f"{_weights_file(path)}: not readable as safetensors ({error})") from error
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _weights_file(path: Path) -> Path:
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return text

@@ -30,7 +30,9 @@ from open4m.modalities.base import PixelGrid, TokenGrid
 from open4m.pretrain import PretrainConfig, pretrain
 from open4m.store import build
 from open4m.store.shards import RawDataset
+from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
 from open4m.train.loop import TrainConfig, claim, train
@@ -64,8 +66,9 @@ class TokenizerRun:
     codebook_size: int
     continuous_steps: int
     encoder: ViTConfig
-    decoder: ViTConfig
+    decoder: ViTConfig | UNetConfig
     train: TrainConfig
+    diffusion: DiffusionConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +174,7 @@ class Line:
             fields |= {"image_size": self.config.data.image_size, "patch_size": self.config.data.patch_size}
         config = TokenizerConfig.of(
             name, codebook_size=settings.codebook_size, continuous_steps=settings.continuous_steps,
-            encoder=settings.encoder, decoder=settings.decoder, **fields,
+            encoder=settings.encoder, decoder=settings.decoder, diffusion=settings.diffusion, **fields,
         )  # fmt: skip
         task = TokenizerTask(
             config, training, self.raw("validation", [name]), batch_size=settings.train.batch_size,

@@ -14,6 +14,8 @@ from open4m.line import DataConfig, LineConfig, TokenizerRun
 from open4m.masking import MaskingConfig, Strategy
 from open4m.model.config import SIZES
 from open4m.pretrain import PretrainConfig
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.train.loop import TrainConfig
 from open4m.train.optim import OptimConfig
@@ -31,11 +33,11 @@ def config() -> LineConfig:
         clip=SmallCLIP(),
         clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
-            "rgb": tokenizer(2048, 3, "2500 steps", continuous=600),
-            "depth": tokenizer(512, 3, "800 steps", continuous=150),
-            "normals": tokenizer(512, 3, "1400 steps", continuous=300),
-            "semseg": tokenizer(512, 3, "700 steps", continuous=150),
-            "clip": tokenizer(512, 2, "800 steps", continuous=150),
+            "rgb": diffusion_tokenizer(2048, "3000 steps", continuous=600, clip=True),
+            "depth": diffusion_tokenizer(512, "1500 steps", continuous=200, clip=False),
+            "normals": diffusion_tokenizer(512, "1500 steps", continuous=300, clip=True),
+            "semseg": tokenizer(512, 3, "1200 steps", continuous=150),
+            "clip": tokenizer(512, 2, "1400 steps", continuous=150),
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},
@@ -86,6 +88,15 @@ def tokenizer(codebook_size: int, depth: int, length: str, continuous: int) -> T
     return TokenizerRun(
         codebook_size=codebook_size, continuous_steps=continuous, encoder=vit, decoder=vit,
         train=short(length, batch_size=32, lr=2e-3),
+    )  # fmt: skip
+
+
+def diffusion_tokenizer(codebook_size: int, length: str, continuous: int, clip: bool) -> TokenizerRun:
+    """A small ViT encoder, trained together with a diffusion decoder of 1.6M weights that takes four steps."""
+    return TokenizerRun(
+        codebook_size=codebook_size, continuous_steps=continuous, encoder=ViTConfig(width=128, depth=4, heads=2),
+        decoder=UNetConfig(channels=32, blocks=1), diffusion=DiffusionConfig(steps=4, clip=clip),
+        train=short(length, batch_size=32, lr=1.5e-3),
     )  # fmt: skip
 
 

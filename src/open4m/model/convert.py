@@ -7,8 +7,6 @@ can be imported. Nothing of their files is executed.
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open4m.hub import CONFIG, WEIGHTS
+from open4m import hub
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import module_name, sincos_1d
 from open4m.tokenizers.vit import sincos_2d
@@ -53,7 +51,7 @@ class Imported:
 def is_reference(path: Path) -> bool:
     """Whether a directory or safetensors file has the configuration of one of their transformers."""
     try:
-        return "domains_in" in _settings(path)
+        return "domains_in" in hub.read_settings(path)
     except (Open4MError, FileNotFoundError):
         return False
 
@@ -64,7 +62,7 @@ def load(path: Path) -> Imported:
     Raises :class:`Open4MError` that lists every tensor that is missing, unexpected or of another shape, and every
     setting that has no counterpart here.
     """
-    settings = _settings(path)
+    settings = hub.read_settings(path)
     if missing := [name for name in REQUIRED if name not in settings]:
         raise Open4MError(f"{path}: not a 4M transformer of the authors: no {', '.join(missing)} in its configuration")
     if unknown := sorted(settings.keys() - {*REQUIRED, *DEFAULTS, *WITHOUT_EFFECT, "format"}):
@@ -78,7 +76,7 @@ def load(path: Path) -> Imported:
     for name in ("decoder_causal_mask", "decoder_sep_mask"):
         if settings[name] != DEFAULTS[name]:
             raise Open4MError(f"{path}: {name} = {settings[name]} has no counterpart, only {DEFAULTS[name]} has")
-    tensors = _tensors(_weights_file(path))
+    tensors = hub.read_tensors(path)
     return _Import(path, settings, tensors, ACTIVATIONS[kind]).result()
 
 
@@ -348,44 +346,3 @@ def _positions_of(table: Tensor) -> str | None:
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _weights_file(path: Path) -> Path:
-    return path / WEIGHTS if path.is_dir() else path
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """The configuration: of ``config.json`` beside the weights, or else of the header of the safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    if path.is_dir() and (path / CONFIG).is_file():
-        try:
-            settings = json.loads((path / CONFIG).read_text())
-        except (ValueError, RecursionError) as error:
-            raise Open4MError(f"{path / CONFIG}: not readable as JSON ({error})") from error
-        if not isinstance(settings, dict):
-            raise Open4MError(f"{path / CONFIG}: expected an object")
-        return settings
-    try:
-        with safe_open(_weights_file(path), "pt") as file:
-            return {name: _literal(text) for name, text in (file.metadata() or {}).items()}
-    except (OSError, SafetensorError) as error:
-        raise Open4MError(f"{_weights_file(path)}: not readable as safetensors ({error})") from error
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise Open4MError(f"{path}: not readable as safetensors ({error})") from error
-    return {name: tensor.float() for name, tensor in tensors.items()}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return text

@@ -25,6 +25,7 @@ class ViTConfig:
     depth: int = 4
     heads: int = 3
     mlp_ratio: float = 4.0
+    post_mlp: bool = True  # one more residual MLP with a tanh after the last block
 
     def __post_init__(self) -> None:
         if self.width % 4:
@@ -97,8 +98,9 @@ class Trunk(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm_mlp = nn.LayerNorm(config.width, eps=1e-6)
-        self.post_mlp = MLP(config.width, int(config.width * config.mlp_ratio), nn.Tanh)
+        if config.post_mlp:
+            self.norm_mlp = nn.LayerNorm(config.width, eps=1e-6)
+        self.post_mlp = MLP(config.width, int(config.width * config.mlp_ratio), nn.Tanh) if config.post_mlp else None
 
     def transform(self, x: torch.Tensor) -> torch.Tensor:
         """(B, width, h, w) to (B, h·w, width)."""
@@ -106,7 +108,7 @@ class Trunk(nn.Module):
         x = x.flatten(2).transpose(1, 2) + sincos_2d(h, w, width, x.device)  # (B, h·w, width)
         for block in self.blocks:
             x = block(x)
-        return x + self.post_mlp(self.norm_mlp(x))
+        return x if self.post_mlp is None else x + self.post_mlp(self.norm_mlp(x))
 
 
 class ViTEncoder(Trunk):

@@ -1,6 +1,7 @@
-"""The tokenizer of a dense modality: a VQ-VAE with ViT encoder and decoder (paper B.3, Table 3).
+"""The tokenizer of a dense modality: a VQ-VAE with a ViT encoder and a ViT or diffusion decoder (paper B.3, Table 3).
 
-    x ──encoder──▶ quant_proj ──▶ nearest code ──▶ post_quant_proj ──decoder──▶ reconstruction
+    x ──encoder──▶ quant_proj ──▶ nearest code ──▶ post_quant_proj ──ViT──▶ reconstruction
+                                       └──codes, noise──▶ UNet, some times over ──▶ reconstruction
 
 :class:`VQVAE` is what is trained, on batches of tensors. :class:`Tokenizer` is what is used and shared: it takes and
 gives values of its modality, and a folder holds all of it.
@@ -23,7 +24,10 @@ from torch import nn
 from open4m import config as configs
 from open4m import hub, modalities
 from open4m.modalities.base import TokenGrid
+from open4m.tokenizers import diffusion
+from open4m.tokenizers.diffusion import DiffusionConfig, Solver
 from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig
+from open4m.tokenizers.unet import PatchedUNet, UNetConfig
 from open4m.tokenizers.vit import ViTConfig, ViTDecoder, ViTEncoder
 from open4m.types import Open4MError, Value
 
@@ -41,7 +45,10 @@ class TokenizerConfig(QuantizerConfig):
     patch_size: int = 16  # of a feature map: 1
     channels: int
     encoder: ViTConfig = ViTConfig()
-    decoder: ViTConfig = ViTConfig()
+    decoder: ViTConfig | UNetConfig = ViTConfig()
+    diffusion: DiffusionConfig | None = None  # of a UNet decoder
+    frozen_encoder: bool = False  # train the decoder alone, on the tokens of a trained encoder
+    resolutions: tuple[int, ...] = ()  # of training batches, one drawn a batch; (): image_size
     loss: Literal["mse", "smooth_l1", "cross_entropy"]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -56,6 +63,14 @@ class TokenizerConfig(QuantizerConfig):
             raise Open4MError(
                 f"{where}: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
+        if wrong := [side for side in self.resolutions if side < 1 or side % self.patch_size]:
+            raise Open4MError(f"{where}: resolutions are multiples of patch_size {self.patch_size}, got {wrong}")
+        if isinstance(self.decoder, UNetConfig) != (self.diffusion is not None):
+            raise Open4MError(f"{where}: a UNet decoder and diffusion go together, got decoder "
+                              f"{type(self.decoder).__name__} and diffusion {self.diffusion}")  # fmt: skip
+        if self.diffusion and (self.categorical or self.patch_size % self.decoder.patch_size):
+            raise Open4MError(f"{where}: a diffusion decoder is for values that are no classes, and its patch_size "
+                              f"{self.decoder.patch_size} divides the tokens' {self.patch_size}")  # fmt: skip
         if self.categorical != bool(self.class_names):
             raise Open4MError(f"{where}: class_names go with loss 'cross_entropy', got loss {self.loss!r} and "
                               f"{len(self.class_names)} class_names")  # fmt: skip
@@ -102,7 +117,8 @@ def grid_modality(name: str) -> TokenGrid:
 
 
 class VQOutput(NamedTuple):
-    """``reconstruction`` (B, C, H, W): normalized values, or class logits; ``ids`` (B, h, w); ``commitment`` scalar."""
+    """``reconstruction`` (B, C, H, W): normalized values, or class logits; of a diffusion decoder, what it makes of one
+    noised image; ``ids`` (B, h, w); ``commitment`` scalar."""
 
     reconstruction: torch.Tensor
     ids: torch.Tensor
@@ -112,7 +128,8 @@ class VQOutput(NamedTuple):
 class VQVAE(nn.Module):
     """The network. It reads what ``modality.tensor`` gives: x (B, C, H, W) float, or (B, H, W) int64 class ids.
 
-    ``generator`` draws the initial weights; after that nothing is random but the restarts of stale codes.
+    ``generator`` draws the initial weights; after that nothing is random but the restarts of stale codes and, for a
+    diffusion decoder, noise and its strength.
     """
 
     def __init__(self, config: TokenizerConfig, generator: torch.Generator | None = None) -> None:
@@ -124,12 +141,31 @@ class VQVAE(nn.Module):
                 self.cls_emb = nn.Embedding(outputs, config.channels)
             self.encoder = ViTEncoder(config.encoder, config.channels, config.patch_size)
             self.quant_proj = nn.Conv2d(config.encoder.width, config.latent_dim, 1)
-            self.post_quant_proj = nn.Conv2d(config.latent_dim, config.decoder.width, 1)
-            self.decoder = ViTDecoder(config.decoder, outputs, config.patch_size)
+            if isinstance(config.decoder, UNetConfig):
+                self.decoder = PatchedUNet(config.decoder, outputs, config.latent_dim)
+            else:
+                self.post_quant_proj = nn.Conv2d(config.latent_dim, config.decoder.width, 1)
+                self.decoder = ViTDecoder(config.decoder, outputs, config.patch_size)
         self.quantizer = Quantizer(config, generator)
         self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
+        self._alphas = torch.empty(0)  # of the noise's strengths, once they are needed
         self._initialize(generator)
+        if config.frozen_encoder:
+            for module in self._encoding():
+                module.requires_grad_(False)
+
+    def _encoding(self) -> list[nn.Module]:
+        """What makes tokens."""
+        return [self.encoder, self.quant_proj, self.quantizer, *([self.cls_emb] if self.config.categorical else [])]
+
+    def train(self, mode: bool = True) -> VQVAE:
+        """Training mode or not; what is frozen stays out of it."""
+        super().train(mode)
+        if self.config.frozen_encoder:
+            for module in self._encoding():
+                module.eval()
+        return self
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator | None) -> None:
@@ -139,13 +175,55 @@ class VQVAE(nn.Module):
                 module.bias.zero_()
             elif isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=1.0, generator=generator)  # the scale of normalized pixels
-        # Codes have unit length: with unit weights the decoder sees them as loud as the positions it adds to them.
-        nn.init.trunc_normal_(self.post_quant_proj.weight, std=1.0, generator=generator)
+        if isinstance(self.decoder, PatchedUNet):
+            self.decoder.initialize(generator)
+        else:  # Codes have unit length: with unit weights the decoder sees them as loud as the positions beside them.
+            nn.init.trunc_normal_(self.post_quant_proj.weight, std=1.0, generator=generator)
+
+    @torch.no_grad()
+    def adopt(self, other: VQVAE) -> None:
+        """Take the weights of a trained tokenizer: all that makes tokens, and the decoder if it is of the same kind.
+
+        Raises :class:`Open4MError` if what makes tokens is not the same, or reads other values.
+        """
+        same = (
+            "modality",
+            "patch_size",
+            "channels",
+            "encoder",
+            "codebook_size",
+            "latent_dim",
+            "class_names",
+            "mean",
+            "std",
+        )
+        for name in same:
+            if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
+                raise Open4MError(f"the tokenizer to start from differs: {name} is {was}, not {now}")
+        keeps_decoder = other.config.decoder == self.config.decoder
+        mine, theirs = self.state_dict(), other.state_dict()
+        for name, weight in mine.items():
+            if keeps_decoder or not name.startswith(("decoder.", "post_quant_proj.")):
+                weight.copy_(theirs[name])
+        self.quantizer.reset_statistics()
 
     def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> VQOutput:
-        """Encodes, quantizes and reconstructs x; in training mode the codebook moves (``generator``: its restarts)."""
-        codes, ids, commitment = self.quantizer(self._latents(x), generator)
-        return VQOutput(self._reconstruct(codes), ids, commitment)
+        """Encodes, quantizes and reconstructs x; in training mode the codebook moves.
+
+        ``generator`` draws restarts of codes, noise and timesteps.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_encoder):
+            codes, ids, commitment = self.quantizer(self._latents(x), generator)
+        if self.config.diffusion is None:
+            return VQOutput(self._reconstruct(codes), ids, commitment)
+        if not len(self._alphas):
+            self._alphas = diffusion.alphas_cumprod(self.config.diffusion)
+        self._alphas = self._alphas.to(x.device)
+        clean = self._normalized(x)
+        noise = torch.randn(clean.shape, generator=generator, device=x.device)
+        timesteps = torch.randint(len(self._alphas), (len(x),), generator=generator, device=x.device)
+        noised = diffusion.add_noise(clean, noise, self._alphas[timesteps])
+        return VQOutput(self.decoder(noised, timesteps, codes), ids, commitment)
 
     def loss(self, x: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, dict[str, float]]:
         """Reconstruction plus commitment loss, float32 whatever the autocast state, and what to log.
@@ -169,10 +247,26 @@ class VQVAE(nn.Module):
             return self.quantizer.lookup(self._latents(x))
 
     @torch.no_grad()
-    def decode(self, ids: torch.Tensor) -> torch.Tensor:
-        """What tokens (B, h, w) stand for: (B, C, H, W) float32, not normalized, or (B, H, W) int64 class ids."""
+    def decode(
+        self, ids: torch.Tensor, seeds: Sequence[int] = (), solver: Solver | None = None, steps: int | None = None
+    ) -> torch.Tensor:
+        """What tokens (B, h, w) stand for: (B, C, H, W) float32, not normalized, or (B, H, W) int64 class ids.
+
+        A diffusion decoder starts each image from the noise of its own one of ``seeds`` (B,), by default 0, and uses
+        the configured solver and steps unless told others; a ViT decoder needs none of them.
+        """
         with torch.autocast(ids.device.type, enabled=False):
-            reconstruction = self._reconstruct(self.quantizer.codes(ids))
+            codes = self.quantizer.codes(ids)
+            if self.config.diffusion is None:
+                reconstruction = self._reconstruct(codes)
+            else:
+                side = [n * self.config.patch_size for n in ids.shape[1:]]
+                generators = [torch.Generator().manual_seed(seed) for seed in seeds or [0] * len(ids)]
+                noise = torch.stack([torch.randn(self.config.channels, *side, generator=g) for g in generators])
+                reconstruction = diffusion.sample(
+                    lambda noised, timesteps: self.decoder(noised, timesteps, codes),
+                    noise.to(ids.device), self.config.diffusion, solver, steps, generators,
+                )  # fmt: skip
         if self.config.categorical:
             return reconstruction.argmax(1)
         return reconstruction * self.std + self.mean
@@ -200,13 +294,14 @@ class Tokenizer:
     """A trained VQ-VAE with its configuration: values of the modality in, tokens out, and back.
 
     Self-describing and complete in a folder (``config.json``, ``model.safetensors``), whose use needs neither the
-    training data nor the library that trained the codebook.
+    training data nor the library that trained the codebook. ``quality``: what was measured of it on validation data,
+    in ``quality.json`` if anything was.
     """
 
-    CONFIG, WEIGHTS = "config.json", "model.safetensors"
+    CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
 
-    def __init__(self, model: VQVAE) -> None:
-        self.config = model.config
+    def __init__(self, model: VQVAE, quality: dict[str, float] | None = None) -> None:
+        self.config, self.quality = model.config, quality or {}
         self.modality = grid_modality(self.config.modality)
         if self.modality.categorical != self.config.categorical:
             raise Open4MError(f"tokenizer of {self.config.modality}: loss {self.config.loss!r} does not fit a modality "
@@ -234,10 +329,16 @@ class Tokenizer:
         tokens = list(self.encode_batch(fitted).reshape(-1, *self.config.grid))
         return tokens if isinstance(value, list | tuple) else tokens[0]
 
-    def decode(self, ids: Any) -> Value | list[Value]:
-        """The value of tokens (h, w), of any grid size; of a list of those or an array (B, h, w), a list."""
+    def decode(
+        self, ids: Any, seed: int = 0, solver: Solver | None = None, steps: int | None = None
+    ) -> Value | list[Value]:
+        """The value of tokens (h, w), of any grid size; of a list of those or an array (B, h, w), a list.
+
+        A diffusion decoder starts each from the same noise, that of ``seed``; ``solver`` and ``steps`` are the
+        configuration's unless given. What a value becomes does not depend on the others.
+        """
         many = isinstance(ids, list | tuple) or np.ndim(ids) == 3
-        values = [self._decode(np.asarray(grid)[None])[0] for grid in (ids if many else [ids])]
+        values = [self._decode(np.asarray(grid)[None], seed, solver, steps)[0] for grid in (ids if many else [ids])]
         return values if many else values[0]
 
     def encode_batch(self, values: Sequence[Value]) -> np.ndarray:
@@ -258,21 +359,26 @@ class Tokenizer:
             return np.zeros((0, self.config.grid[0] * self.config.grid[1]), dtype=np.int64)
         return self.model.encode(torch.from_numpy(np.stack(tensors)).to(self.device)).flatten(1).cpu().numpy()
 
-    def decode_batch(self, ids: np.ndarray) -> list[Value]:
-        """Values of tokens (B, h·w) of the configured grid."""
+    def decode_batch(
+        self, ids: np.ndarray, seed: int = 0, solver: Solver | None = None, steps: int | None = None
+    ) -> list[Value]:
+        """Values of tokens (B, h·w) of the configured grid, as :meth:`decode` gives them."""
         ids, grid = np.asarray(ids), self.config.grid
         if ids.ndim != 2 or ids.shape[1] != grid[0] * grid[1]:
             raise self.modality.error(f"expected tokens (B, {grid[0] * grid[1]}), got {ids.shape}")
-        return self._decode(ids.reshape(-1, *grid)) if len(ids) else []
+        return self._decode(ids.reshape(-1, *grid), seed, solver, steps) if len(ids) else []
 
-    def _decode(self, ids: np.ndarray) -> list[Value]:
+    def _decode(self, ids: np.ndarray, seed: int, solver: Solver | None, steps: int | None) -> list[Value]:
         if ids.ndim != 3 or ids.dtype.kind not in "iu" or ids.size == 0:
             raise self.modality.error(f"expected tokens, integers (h, w), got {ids.dtype} {ids.shape[1:]}")
         if ids.min() < 0 or ids.max() >= self.config.codebook_size:
             raise self.modality.error(
                 f"tokens are from 0 to {self.config.codebook_size - 1}, got {ids.min()} to {ids.max()}"
             )
-        decoded = self.model.decode(torch.from_numpy(ids.astype(np.int64)).to(self.device))
+        if (solver or steps) and self.config.diffusion is None:
+            raise self.modality.error("solver and steps are for diffusion decoders, this tokenizer has a ViT decoder")
+        tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
+        decoded = self.model.decode(tokens, [seed] * len(tokens), solver, steps)
         return [self.modality.value(tensor) for tensor in decoded.cpu().numpy()]
 
     # ---- at rest
@@ -280,7 +386,7 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """A short hash of configuration and weights: what tokens are only comparable within."""
         digest = hashlib.sha256(configs.fingerprint(self.config).encode())
-        for name, tensor in sorted(_weights(self.model).items()):
+        for name, tensor in sorted(weights_of(self.model).items()):
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -290,9 +396,11 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         configs.save(self.config, folder / self.CONFIG)
+        if self.quality:
+            configs.save(self.quality, folder / self.QUALITY)
         tensors = {
             name: tensor.cpu().contiguous() if name == "quantizer.codebook" else tensor.cpu().to(dtype).contiguous()
-            for name, tensor in _weights(self.model).items()
+            for name, tensor in weights_of(self.model).items()
         }
         save_file(tensors, folder / self.WEIGHTS, metadata={"format": "pt"})
 
@@ -302,16 +410,17 @@ class Tokenizer:
         folder = Path(folder)
         config = configs.load(TokenizerConfig, folder / Tokenizer.CONFIG)
         model = VQVAE(config, torch.Generator())
-        own = _weights(model)
-        tensors = hub.read_weights(folder / Tokenizer.WEIGHTS, own)
+        own = weights_of(model)
+        tensors = hub.readweights_of(folder / Tokenizer.WEIGHTS, own)
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
         model.quantizer.reset_statistics()
-        return Tokenizer(model).to(device)
+        path = folder / Tokenizer.QUALITY
+        return Tokenizer(model, configs.load(dict[str, float], path) if path.exists() else None).to(device)
 
 
-def _weights(model: VQVAE) -> dict[str, torch.Tensor]:
+def weights_of(model: VQVAE) -> dict[str, torch.Tensor]:
     """The model's tensors but for the statistics that only training needs."""
     statistics = {f"quantizer.{name}" for name in Quantizer.STATISTICS}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in statistics}

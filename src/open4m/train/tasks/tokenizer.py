@@ -15,12 +15,17 @@ from open4m.pictures import grid
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import rows_for_step
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.types import Open4MError
 
 SHOWN = 8  # reconstructions in a picture
 
 
 class TokenizerTask:
-    """A task of :func:`open4m.train.loop.train`. Training values are cropped at random, and flipped if ``flip``."""
+    """A task of :func:`open4m.train.loop.train`. Training values are cropped at random, and flipped if ``flip``.
+
+    ``start``: a trained tokenizer whose weights are the first ones, as far as its parts are the same: for a short
+    training at several resolutions, or for a diffusion decoder on a frozen encoder (paper B.3).
+    """
 
     def __init__(
         self,
@@ -33,23 +38,29 @@ class TokenizerTask:
         flip: bool = True,
         validation_samples: int = 128,
         device: str = "cpu",
+        start: Tokenizer | None = None,
     ):
         self.name = f"tokenizer {config.modality}"
         self.modality = modalities.get(config.modality)
         self.config, self.train_data, self.batch_size, self.seed = config, train, batch_size, seed
         self.flip = flip
         self.model = VQVAE(config, torch.Generator().manual_seed(seed)).to(device)
+        if start is not None:
+            self.model.adopt(start.model)
+        elif config.frozen_encoder:
+            raise Open4MError(f"{self.name}: a frozen encoder needs a trained tokenizer to start from")
         count = min(validation_samples, len(validation))
         self.validation = [self.modality.fit(validation[i][config.modality], config.image_size) for i in range(count)]
 
     def batch(self, step: int) -> torch.Tensor:
         rows = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, step))))
-        values = [self._augmented(self.train_data[int(row)][self.config.modality], generator) for row in rows]
+        size = int(generator.choice(self.config.resolutions or [self.config.image_size]))
+        values = [self._augmented(self.train_data[int(row)][self.config.modality], generator, size) for row in rows]
         return torch.from_numpy(np.stack([self.modality.tensor(value) for value in values]))
 
-    def _augmented(self, value: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        crop = Crop.random(*value.shape[:2], self.config.image_size, generator, self.modality.crop_scale)
+    def _augmented(self, value: np.ndarray, generator: np.random.Generator, size: int) -> np.ndarray:
+        crop = Crop.random(*value.shape[:2], size, generator, self.modality.crop_scale)
         name = self.config.modality
         return augment({name: value}, {name: self.modality}, crop, self.flip and generator.random() < 0.5)[name]
 
@@ -57,7 +68,8 @@ class TokenizerTask:
         return self.model.loss(batch.to(self.model.quantizer.codebook.device), generator)
 
     def tokens(self, batch: torch.Tensor) -> int:
-        return len(batch) * self.config.grid[0] * self.config.grid[1]
+        height, width = (side // self.config.patch_size for side in batch.shape[-2:])
+        return len(batch) * height * width
 
     def evaluate(self) -> dict[str, float]:
         """The modality's own metrics of reconstructions, and the share of the codebook that validation data uses."""
@@ -73,4 +85,6 @@ class TokenizerTask:
         return {"reconstructions": grid([[self.modality.render(v, 128) for v in row] for row in (shown, decoded)])}
 
     def save(self, folder: Path) -> None:
-        Tokenizer(self.model).save(folder)
+        tokenizer = Tokenizer(self.model)
+        tokenizer.quality = self.evaluate()
+        tokenizer.save(folder)
