@@ -14,7 +14,7 @@ test: .venv/test.done  ## lint, then every test
 
 .venv/demo.done: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[labellers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[labellers,diffusion]'
 	touch $@
 
 .venv/test.done: pyproject.toml

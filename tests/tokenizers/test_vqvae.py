@@ -9,6 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from open4m import modalities
+from open4m.tokenizers import diffusion
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
 from open4m.types import Open4MError
@@ -325,3 +328,141 @@ def test_wrong_values_and_tokens_are_explained():
     wrong = dataclasses.replace(config("semseg"), loss="mse", class_names=())
     with pytest.raises(Open4MError, match="does not fit a modality"):
         Tokenizer(VQVAE(wrong))
+
+
+# ---- diffusion decoders
+
+UNET = {
+    "decoder": UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1),
+    "diffusion": DiffusionConfig(steps=3),
+}
+
+
+def diffusion_vqvae(modality: str = "rgb", **fields) -> VQVAE:
+    """As after some training: nothing is zero."""
+    model, generator = vqvae(modality, **{**UNET, **fields}), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+def test_encoder_and_diffusion_decoder_learn_together(modality, autocast):
+    model = vqvae(modality, **UNET).train()
+    x, draw = batch(model, 8), torch.Generator().manual_seed(0)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(60):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss, logged = model.loss(x, draw)
+        assert loss.dtype == torch.float32
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(logged["reconstruction"])
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert model.quant_proj.weight.grad.abs().sum() > 0  # the encoder learns through the decoder
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
+    ids = model.eval().encode(x)
+    error = {seed: (model.decode(ids, [seed] * 8) - x).abs().mean() for seed in (0, 1)}
+    assert max(error.values()) < 0.6 * (x - x.mean((0, 2, 3), keepdim=True)).abs().mean()
+
+
+def test_the_loss_of_a_diffusion_decoder_is_the_error_of_the_clean_image():
+    model = diffusion_vqvae("depth").eval()
+    x = batch(model)
+    loss, logged = model.loss(x, torch.Generator().manual_seed(5))
+    draw = torch.Generator().manual_seed(5)
+    noise, steps = torch.randn(x.shape, generator=draw), torch.randint(1000, (8,), generator=draw)
+    clean, kept = (x - 3.0) / 1.5, diffusion.alphas_cumprod(DiffusionConfig())[steps].view(-1, 1, 1, 1)
+    with torch.no_grad():
+        codes = model.quantizer.codes(model.encode(x))
+        predicted = model.decoder(kept.sqrt() * clean + (1 - kept).sqrt() * noise, steps, codes)
+    assert logged["reconstruction"] == pytest.approx(
+        torch.nn.functional.smooth_l1_loss(predicted, clean).item(), rel=1e-5
+    )
+    assert loss.item() == pytest.approx(logged["reconstruction"] + logged["commitment"], rel=1e-6)
+
+
+def test_a_diffusion_decoder_answers_by_seed_whatever_the_batch_and_the_grid():
+    tokenizer = Tokenizer(diffusion_vqvae())
+    ids = np.random.default_rng(0).integers(0, 32, (3, 2, 2))
+    together = tokenizer.decode_batch(ids.reshape(3, 4), seed=4)
+    for i in range(3):
+        assert np.abs(tokenizer.decode(ids[i], seed=4).astype(int) - together[i]).max() <= 1  # rounded to bytes
+    assert np.abs(tokenizer.decode(ids[0], seed=5).astype(int) - together[0]).max() > 3
+    assert np.array_equal(tokenizer.decode(ids[0], seed=4), tokenizer.decode(ids[0], seed=4))
+    assert tokenizer.decode(np.zeros((3, 5), dtype=int)).shape == (24, 40, 3)
+
+
+def test_solver_and_steps_of_a_decoding():
+    tokenizer = Tokenizer(diffusion_vqvae("depth"))
+    ids = np.random.default_rng(0).integers(0, 32, (2, 2))
+    default = tokenizer.decode(ids)
+    assert np.array_equal(default, tokenizer.decode(ids, solver="ddim", steps=3))
+    for settings in ({"steps": 1}, {"solver": "unipc"}, {"solver": "dpm++", "steps": 2}, {"solver": "ddpm"}):
+        other = tokenizer.decode(ids, **settings)
+        assert other.shape == default.shape
+        assert not np.array_equal(other, default)
+    with pytest.raises(Open4MError, match="expected 1 to 1000 decoding steps, got 1001"):
+        tokenizer.decode(ids, steps=1001)
+    with pytest.raises(Open4MError, match="for diffusion decoders, this tokenizer has a ViT decoder"):
+        Tokenizer(vqvae("rgb")).decode(ids, steps=2)
+
+
+def test_a_saved_diffusion_tokenizer_decodes_the_same_and_tells_its_quality(tmp_path):
+    tokenizer = Tokenizer(diffusion_vqvae("depth", resolutions=(16, 24)), {"abs_rel": 0.25})
+    tokenizer.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.config == tokenizer.config
+    assert loaded.quality == {"abs_rel": 0.25}
+    ids = np.random.default_rng(0).integers(0, 32, (2, 2))
+    assert np.array_equal(loaded.decode(ids), tokenizer.decode(ids))
+
+
+def test_a_frozen_encoder_keeps_its_tokens_while_the_decoder_learns():
+    trained = vqvae("rgb", seed=1).eval()
+    model = vqvae("rgb", **UNET, frozen_encoder=True)
+    model.adopt(trained)
+    x, before = batch(model), {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    model.train()
+    for step in range(3):
+        loss, _ = model.loss(x, torch.Generator().manual_seed(step))
+        loss.backward()
+        optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("decoder.") for name in changed)
+    assert torch.equal(model.eval().encode(x), trained.encode(x))
+
+
+def test_adopt_takes_a_decoder_of_the_same_kind_and_refuses_another_encoder():
+    trained = vqvae("rgb", seed=1).eval()
+    model = vqvae("rgb", seed=2, resolutions=(16, 32)).eval()
+    x = batch(model)
+    model.adopt(trained)
+    torch.testing.assert_close(model.decode(model.encode(x)), trained.decode(trained.encode(x)))
+    for fields, message in (
+        ({"codebook_size": 64}, "codebook_size is 64, not 32"),
+        ({"mean": (0.1,)}, "mean is \\(0.1,\\), not \\(0.4,\\)"),
+        ({"encoder": ViTConfig(width=32, depth=2, heads=2)}, "encoder is "),
+    ):
+        with pytest.raises(Open4MError, match=message):
+            model.adopt(vqvae("rgb", **fields))
+
+
+@pytest.mark.parametrize(
+    ("modality", "fields", "message"),
+    [
+        ("rgb", {"decoder": UNET["decoder"]}, "a UNet decoder and diffusion go together"),
+        ("rgb", {"diffusion": UNET["diffusion"]}, "a UNet decoder and diffusion go together"),
+        ("semseg", UNET, "for values that are no classes"),
+        ("clip", UNET, "its patch_size 4 divides the tokens' 1"),
+        ("rgb", {"resolutions": (16, 20)}, r"multiples of patch_size 8, got \[20\]"),
+    ],
+)
+def test_decoders_that_do_not_fit_are_refused(modality, fields, message):
+    with pytest.raises(Open4MError, match=message):
+        config(modality, **fields)

@@ -12,6 +12,7 @@ from open4m.configs.scenes import MODALITIES, masking
 from open4m.configs.scenes import config as scenes
 from open4m.line import DataConfig, LineConfig
 from open4m.model.config import SIZES
+from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 
 
@@ -45,8 +46,10 @@ def config() -> LineConfig:
         clip_train=shortened(full.clip_train),
         tokenizers={
             name: dataclasses.replace(
-                run, codebook_size=64, continuous_steps=5, encoder=tiny, decoder=tiny, train=shortened(run.train)
-            )
+                run, codebook_size=64, continuous_steps=5, encoder=tiny,
+                decoder=tiny if run.diffusion is None else UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1),
+                train=shortened(run.train),
+            )  # fmt: skip
             for name, run in full.tokenizers.items()
         },
         pretrain=dataclasses.replace(

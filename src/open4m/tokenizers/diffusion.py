@@ -68,20 +68,19 @@ def sample(
         raise Open4MError(f"unknown solver {solver!r} (solvers: {', '.join(_CLASSES)})")
     if not 1 <= steps <= config.train_steps:
         raise Open4MError(f"expected 1 to {config.train_steps} decoding steps, got {steps}")
-    if steps == 1:  # from pure noise, what the network says is the answer, whatever the solver
-        last = torch.full((len(noise),), config.train_steps - 1, device=noise.device)
-        clean = network(noise, last)
-        return clean.clamp(-1, 1) if config.clip else clean
-    scheduler = _scheduler(config, solver)
-    scheduler.set_timesteps(steps, device=noise.device)
-    x = noise
-    for step in scheduler.timesteps:
-        clean = network(x, step.expand(len(x)))
-        if config.clip and solver not in _CLIPPING:
-            clean = clean.clamp(-1, 1)
+    x, last = noise, torch.tensor(config.train_steps - 1)
+    if steps > 1:
+        scheduler = _scheduler(config, solver)
+        scheduler.set_timesteps(steps, device=noise.device)
+        last = scheduler.timesteps[-1]
         drawn = {"generator": generators} if solver == "ddpm" else {}
-        x = scheduler.step(clean, step, x, return_dict=False, **drawn)[0]
-    return x
+        for step in scheduler.timesteps[:-1]:
+            clean = network(x, step.expand(len(x)))
+            if config.clip and solver not in _CLIPPING:
+                clean = clean.clamp(-1, 1)
+            x = scheduler.step(clean, step, x, return_dict=False, **drawn)[0]
+    clean = network(x, last.to(x.device).expand(len(x)))  # where every solver ends
+    return clean.clamp(-1, 1) if config.clip else clean
 
 
 def _scheduler(config: DiffusionConfig, solver: Solver) -> Any:

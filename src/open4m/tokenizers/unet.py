@@ -182,7 +182,7 @@ class PatchedUNet(nn.Module):
         patch = self.config.patch_size
         x = F.pixel_unshuffle(noised, patch)  # (B, C·P·P, H/P, W/P)
         x = torch.cat([x, F.interpolate(codes.to(x.dtype), x.shape[2:], mode="nearest")], 1)
-        embedding = self.time_embed(timestep_embedding(timesteps, self.config.channels))
+        embedding = self.time_embed(timestep_embedding(timesteps, self.config.channels).to(x.dtype))
         kept = []
         for stage in self.input_blocks:
             x = stage(x, embedding)

@@ -411,7 +411,7 @@ class Tokenizer:
         config = configs.load(TokenizerConfig, folder / Tokenizer.CONFIG)
         model = VQVAE(config, torch.Generator())
         own = weights_of(model)
-        tensors = hub.readweights_of(folder / Tokenizer.WEIGHTS, own)
+        tensors = hub.read_weights(folder / Tokenizer.WEIGHTS, own)
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])

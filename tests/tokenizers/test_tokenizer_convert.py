@@ -1,0 +1,206 @@
+"""The authors' tokenizers: the reference cases, and files of their format that the test writes."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from open4m import cli
+from open4m.tokenizers import convert, diffusion
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.unet import UNetConfig
+from open4m.tokenizers.vit import ViTConfig, sincos_2d
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig, weights_of
+from open4m.types import Open4MError
+
+REFERENCE = Path(os.environ.get("OPEN4M_REFERENCE") or Path(__file__).parents[2].parent / "shared" / "reference")
+MODALITIES = {"tokenizer_clip": "clip", "tokenizer_semseg": "semseg", "tokenizer_depth_diffusion": "depth"}
+
+
+def reference(name):
+    folder = REFERENCE / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder}: the reference cases are not here; OPEN4M_REFERENCE names their folder")
+    tokenizer, case = convert.load(folder, MODALITIES[name]), load_file(folder / "case.safetensors")
+    model = tokenizer.model
+    x = case["input"] if tokenizer.config.categorical else case["input"] * model.std + model.mean
+    assert torch.equal(model.encode(x), case["expected/tokens"].long())
+    return model, case
+
+
+@pytest.mark.parametrize("name", ["tokenizer_clip", "tokenizer_semseg"])
+def test_the_reference_cases_of_vit_decoders_are_met(name):
+    model, case = reference(name)
+    output = model.eval()(case["input"] if model.config.categorical else case["input"] * model.std + model.mean)
+    torch.testing.assert_close(output.reconstruction, case["expected/decoded"], rtol=0, atol=1e-4)
+
+
+def test_the_reference_case_of_a_diffusion_decoder_is_met():
+    model, case = reference("tokenizer_depth_diffusion")
+    codes, steps = model.quantizer.codes(case["expected/tokens"].long()), case["timesteps"].long()
+    kept = diffusion.alphas_cumprod(model.config.diffusion)
+    torch.testing.assert_close(kept, case["alphas_cumprod"], rtol=0, atol=1e-6)
+    noised = diffusion.add_noise(case["input"], case["noise"], kept[steps])
+    torch.testing.assert_close(noised, case["expected/noised"], rtol=0, atol=1e-4)
+    with torch.no_grad():
+        once = model.decoder(case["noise"], steps, codes)
+        torch.testing.assert_close(once, case["expected/denoised_once"], rtol=0, atol=1e-4)
+        decoded = diffusion.sample(
+            lambda x, t: model.decoder(x, t, codes), case["initial_noise"], model.config.diffusion, "ddim", 25
+        )
+    torch.testing.assert_close(decoded, case["expected/ddim25"], rtol=0, atol=1e-3)
+
+
+# ---- other sizes and options, written in their format
+
+SETTINGS = {
+    "image_size": 32, "patch_size": 16, "latent_dim": 8, "norm_codes": True, "quant_type": "lucid", "post_mlp": True,
+    "enc_type": "vit_s_enc", "dec_type": "vit_s_dec", "codebook_size": 24, "sync_codebook": False,
+}  # fmt: skip
+DIFFUSION = {
+    "dec_type": "unet_patched", "num_train_timesteps": 1000, "prediction_type": "sample", "thresholding": False,
+    "beta_schedule": "linear", "clip_sample": True, "zero_terminal_snr": True, "scheduler": "ddpm",
+}  # fmt: skip
+SMALL = ViTConfig(width=128, depth=1, heads=2)
+FEW = UNetConfig(channels=32, multipliers=(1, 2), blocks=2, attention=1)
+CASES = {
+    "rgb": ({"n_channels": 3}, {}),
+    "normals, unet": ({"n_channels": 3, **DIFFUSION}, {"decoder": FEW, "diffusion": DiffusionConfig()}),
+    "semseg": ({"n_channels": 4, "n_labels": 5}, {"channels": 4, "class_names": tuple("abcde")}),
+    "clip": ({"n_channels": 12, "patch_proj": False}, {"channels": 12, "patch_size": 1, "image_size": 2}),
+    "depth": ({"n_channels": 1, "post_mlp": False}, {"encoder": ViTConfig(width=128, depth=1, heads=2, post_mlp=False),
+              "decoder": ViTConfig(width=128, depth=1, heads=2, post_mlp=False)}),
+}  # fmt: skip
+
+
+def written(folder, case, header=False, tensors=(), without=(), **changes):
+    """A tokenizer of ours in their format; returns it."""
+    settings, fields = CASES[case]
+    known = {
+        "image_size": 32,
+        "patch_size": 16,
+        "encoder": SMALL,
+        "decoder": SMALL,
+        "codebook_size": 24,
+        "latent_dim": 8,
+    }
+    config = TokenizerConfig.of(case.split(",")[0], **{**known, **fields})
+    model = VQVAE(config, torch.Generator().manual_seed(1)).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    theirs = {n: t for n, t in weights_of(model).items() if n != "quantizer.codebook"}
+    book = model.quantizer.codebook
+    theirs["quantize._codebook.embed"] = book[None] if case == "clip" else book  # one codebook may have an axis
+    theirs["quantize._codebook.initted"], theirs["quantize._codebook.cluster_size"] = torch.ones(1), torch.ones(24)
+    for side, part in (("encoder", config.encoder), ("decoder", config.decoder)):
+        if isinstance(part, ViTConfig):
+            h, w = config.grid
+            theirs[f"{side}.pos_emb"] = sincos_2d(h, w, part.width).T.reshape(1, -1, h, w)
+    theirs = {n: t.clone().contiguous() for n, t in {**theirs, **dict(tensors)}.items() if n not in without}
+    settings = {**SETTINGS, **settings, **changes}
+    folder.mkdir(exist_ok=True)
+    save_file(theirs, folder / "model.safetensors", {n: str(v) for n, v in settings.items()} if header else None)
+    if not header:
+        (folder / "config.json").write_text(json.dumps(settings))
+    return Tokenizer(model)
+
+
+def random_input(config):
+    generator = torch.Generator().manual_seed(4)
+    if config.categorical:
+        return torch.randint(0, 5, (2, 32, 32), generator=generator)
+    return torch.randn(2, config.channels, config.image_size, config.image_size, generator=generator)
+
+
+@pytest.mark.parametrize("header", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_is_read_back(tmp_path, case, header):
+    original = written(tmp_path, case, header)
+    imported = convert.load(tmp_path, case.split(",")[0])
+    mean_of = {"depth", "clip"}  # their normalization is fitted to data, which the file does not hold
+    assert imported.config.modality == case.split(",")[0]
+    assert imported.config.encoder == original.config.encoder
+    assert imported.config.decoder == original.config.decoder
+    assert imported.config.diffusion == original.config.diffusion
+    assert imported.config.grid == original.config.grid == (2, 2)
+    x = random_input(original.config)
+    ids = original.model.encode(x)
+    assert len(ids.unique()) > 1
+    assert torch.equal(imported.model.encode(x), ids)
+    assert torch.equal(imported.model.decode(ids), original.model.decode(ids))
+    if imported.config.modality in mean_of:
+        assert (imported.config.mean, imported.config.std) == ((0.0,), (1.0,))
+
+
+def test_what_is_missing_unexpected_or_misshapen_is_listed(tmp_path):
+    written(
+        tmp_path, "rgb", without=["quant_proj.bias"],
+        tensors={"surplus.weight": torch.ones(2), "encoder.proj.bias": torch.ones(3), "quantize.other": torch.ones(1)},
+    )  # fmt: skip
+    with pytest.raises(Open4MError) as caught:
+        convert.load(tmp_path, "rgb")
+    assert "missing: quant_proj.bias" in str(caught.value)
+    assert "unexpected: quantize.other, surplus.weight" in str(caught.value)
+    assert "encoder.proj.bias (3,) instead of (128,)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "modality", "message"),
+    [
+        ({"quant_type": "memcodes"}, "rgb", "quant_type = 'memcodes' has no counterpart, only 'lucid' have"),
+        ({"norm_codes": False}, "rgb", "norm_codes = False"),
+        ({"dec_type": "uvit_b_p4_f16"}, "rgb", "dec_type = 'uvit_b_p4_f16'"),
+        ({"enc_type": "BottleneckMLP/B_6-Wi_1024"}, "rgb", "enc_type = "),
+        ({"surprise": 1}, "rgb", "settings without a counterpart: surprise"),
+        ({}, "semseg", "n_labels is None, but semseg has classes"),
+        ({}, "caption", "only grids have a VQ-VAE tokenizer"),
+        ({}, "sound", "sound"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(tmp_path, changes, modality, message):
+    written(tmp_path, "rgb", **changes)
+    with pytest.raises(Open4MError, match=message):
+        convert.load(tmp_path, modality)
+
+
+@pytest.mark.parametrize("name", ["prediction_type", "thresholding"])
+def test_their_defaults_hold_for_settings_that_are_not_there(tmp_path, name):
+    written(tmp_path, "normals, unet")
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings[name]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(Open4MError, match=f"{name} = "):
+        convert.load(tmp_path, "normals")
+
+
+def test_learned_positions_have_no_place(tmp_path):
+    written(tmp_path, "rgb", tensors={"encoder.pos_emb": torch.ones(1, 128, 2, 2)})
+    with pytest.raises(Open4MError, match=r"encoder\.pos_emb is not the fixed sine-cosine table"):
+        convert.load(tmp_path, "rgb")
+
+
+def test_classes_get_the_names_that_are_given(tmp_path):
+    written(tmp_path, "semseg")
+    assert convert.load(tmp_path, "semseg", tuple("vwxyz")).config.class_names == tuple("vwxyz")
+    assert convert.load(tmp_path, "semseg").config.class_names[3] == "class 3"
+    with pytest.raises(Open4MError, match="5 classes, got 2 names"):
+        convert.load(tmp_path, "semseg", ("a", "b"))
+
+
+def test_import_on_the_command_line(tmp_path, capsys):
+    original = written(tmp_path / "theirs", "semseg")
+    (tmp_path / "names.txt").write_text("\n".join("abcde"))
+    arguments = ["import", str(tmp_path / "theirs"), str(tmp_path / "ours")]
+    assert cli.main(arguments) == 2
+    assert "give --modality" in capsys.readouterr().err
+    assert not (tmp_path / "ours").exists()
+    assert cli.main([*arguments, "--modality", "semseg", "--classes", str(tmp_path / "names.txt")]) == 0
+    assert "semseg: 24 codes, 2×2 tokens, ViT decoder" in capsys.readouterr().out
+    value = np.random.default_rng(0).integers(0, 5, (32, 32)).astype(np.uint8)
+    assert np.array_equal(Tokenizer.load(tmp_path / "ours").encode(value), original.encode(value))
