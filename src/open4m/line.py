@@ -60,15 +60,23 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenizerStage:
+    """One training of a tokenizer, from what the stage before it left."""
+
+    decoder: ViTConfig | UNetConfig
+    train: TrainConfig
+    diffusion: DiffusionConfig | None = None
+    frozen_encoder: bool = False
+    continuous_steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizerRun:
     """Size and training of one grid's tokenizer."""
 
     codebook_size: int
-    continuous_steps: int
     encoder: ViTConfig
-    decoder: ViTConfig | UNetConfig
-    train: TrainConfig
-    diffusion: DiffusionConfig | None = None
+    stages: tuple[TokenizerStage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +165,9 @@ class Line:
             _whole(self._text_folder, text.save)
 
     def tokenizer(self, name: str) -> None:
-        """Train one tokenizer."""
-        run, settings = self.directory / "tokenizers" / name, self.config.tokenizers[name]
-        if self._trained(run):
+        """Train one tokenizer, stage by stage: each has a run directory in the tokenizer's."""
+        folder, settings = self.directory / "tokenizers" / name, self.config.tokenizers[name]
+        if self._trained(folder):
             return
         modality, training = modalities.get(name), self.raw("train", [name])
         fields = {}
@@ -172,15 +180,22 @@ class Line:
             fields |= {"image_size": height, "channels": channels}
         else:
             fields |= {"image_size": self.config.data.image_size, "patch_size": self.config.data.patch_size}
-        config = TokenizerConfig.of(
-            name, codebook_size=settings.codebook_size, continuous_steps=settings.continuous_steps,
-            encoder=settings.encoder, decoder=settings.decoder, diffusion=settings.diffusion, **fields,
-        )  # fmt: skip
-        task = TokenizerTask(
-            config, training, self.raw("validation", [name]), batch_size=settings.train.batch_size,
-            seed=settings.train.seed, device=self.device,
-        )  # fmt: skip
-        train(task, settings.train, run, task_config=config)
+        trained = None
+        for number, stage in enumerate(settings.stages, 1):
+            config = TokenizerConfig.of(
+                name, codebook_size=settings.codebook_size, encoder=settings.encoder, decoder=stage.decoder,
+                diffusion=stage.diffusion, frozen_encoder=stage.frozen_encoder, continuous_steps=stage.continuous_steps,
+                **fields,
+            )  # fmt: skip
+            run = folder / f"stage-{number}"
+            if not self._trained(run):
+                task = TokenizerTask(
+                    config, training, self.raw("validation", [name]), batch_size=stage.train.batch_size,
+                    seed=stage.train.seed, device=self.device, start=trained,
+                )  # fmt: skip
+                train(task, stage.train, run, task_config=config)
+            trained = Tokenizer.load(run / "model", self.device)
+        _whole(folder / "model", trained.save)
 
     def tokenize(self) -> None:
         """Turn the training and validation data into tokens."""

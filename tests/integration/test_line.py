@@ -57,7 +57,7 @@ def test_the_model_card_states_what_the_model_is_and_how_good(run):
 
 
 def test_every_training_left_its_metrics_and_pictures(run):
-    for name in ("4m", "clip", "tokenizers/rgb"):
+    for name in ("4m", "clip", "tokenizers/rgb/stage-1", "tokenizers/rgb/stage-2"):
         lines = [json.loads(line) for line in (run / name / "metrics.jsonl").read_text().splitlines()]
         assert any("loss" in line for line in lines)
         assert any(key.startswith("validation/") for line in lines for key in line)

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from open4m.tokenizers.diffusion import DiffusionConfig, add_noise, alphas_cumprod, sample
+from open4m.tokenizers.diffusion import DiffusionConfig, add_noise, alphas_cumprod, draw_steps, sample
 from open4m.types import Open4MError
 
 CONFIG = DiffusionConfig()
@@ -40,6 +40,18 @@ def test_noised_images_are_a_weighted_sum_each_with_its_own_step():
     clean, drawn, kept = noise(seed=1), noise(seed=2), torch.tensor([1.0, 0.36, 0.0])
     found = add_noise(clean, drawn, kept)
     torch.testing.assert_close(found, torch.stack([clean[0], 0.6 * clean[1] + 0.8 * drawn[1], drawn[2]]))
+
+
+def test_training_steps_are_uniform_but_for_the_share_of_pure_noise():
+    for share in (0.0, 0.25, 1.0):
+        drawn = draw_steps(DiffusionConfig(pure_noise=share), 40_000, torch.Generator().manual_seed(0), "cpu")
+        assert (drawn == 999).float().mean().item() == pytest.approx(share + (1 - share) / 1000, abs=0.01)
+        rest = drawn[drawn < 999].float()
+        if len(rest):
+            assert rest.min() == 0
+            assert rest.mean().item() == pytest.approx(499, abs=6)
+    with pytest.raises(Open4MError, match="pure_noise is from 0 to 1"):
+        DiffusionConfig(pure_noise=1.5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 25])

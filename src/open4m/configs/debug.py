@@ -10,7 +10,7 @@ import dataclasses
 from open4m.config import Duration
 from open4m.configs.scenes import MODALITIES, masking
 from open4m.configs.scenes import config as scenes
-from open4m.line import DataConfig, LineConfig
+from open4m.line import DataConfig, LineConfig, TokenizerRun
 from open4m.model.config import SIZES
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
@@ -26,6 +26,13 @@ def config() -> LineConfig:
         return dataclasses.replace(
             train, length=few, warmup=Duration.parse("4 steps"), batch_size=16, evaluate_every=20, checkpoint_every=10,
             log_every=5, workers=0,
+        )  # fmt: skip
+
+    def small(stage):
+        unet = UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1)
+        return dataclasses.replace(
+            stage, decoder=unet if stage.diffusion else tiny, continuous_steps=min(5, stage.continuous_steps),
+            train=shortened(stage.train),
         )  # fmt: skip
 
     return dataclasses.replace(
@@ -45,11 +52,7 @@ def config() -> LineConfig:
         ),
         clip_train=shortened(full.clip_train),
         tokenizers={
-            name: dataclasses.replace(
-                run, codebook_size=64, continuous_steps=5, encoder=tiny,
-                decoder=tiny if run.diffusion is None else UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1),
-                train=shortened(run.train),
-            )  # fmt: skip
+            name: TokenizerRun(codebook_size=64, encoder=tiny, stages=tuple(map(small, run.stages)))
             for name, run in full.tokenizers.items()
         },
         pretrain=dataclasses.replace(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from open4m.config import Duration
 from open4m.labellers.clip import SmallCLIP
-from open4m.line import DataConfig, LineConfig, TokenizerRun
+from open4m.line import DataConfig, LineConfig, TokenizerRun, TokenizerStage
 from open4m.masking import MaskingConfig, Strategy
 from open4m.model.config import SIZES
 from open4m.pretrain import PretrainConfig
@@ -33,11 +33,11 @@ def config() -> LineConfig:
         clip=SmallCLIP(),
         clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
-            "rgb": diffusion_tokenizer(2048, "3000 steps", continuous=600, clip=True),
-            "depth": diffusion_tokenizer(512, "1500 steps", continuous=200, clip=False),
-            "normals": diffusion_tokenizer(512, "1500 steps", continuous=300, clip=True),
-            "semseg": tokenizer(512, 3, "1200 steps", continuous=150),
-            "clip": tokenizer(512, 2, "1400 steps", continuous=150),
+            "rgb": tokenizer(2048, "4500 steps", continuous=600, decoder=diffusion("1500 steps", clip=True)),
+            "depth": tokenizer(512, "2000 steps", continuous=150, decoder=diffusion("800 steps", clip=False)),
+            "normals": tokenizer(512, "2500 steps", continuous=300, decoder=diffusion("800 steps", clip=True)),
+            "semseg": tokenizer(512, "1500 steps", continuous=150),
+            "clip": tokenizer(512, "1400 steps", continuous=150, depth=2),
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},
@@ -82,21 +82,20 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
     )  # fmt: skip
 
 
-def tokenizer(codebook_size: int, depth: int, length: str, continuous: int) -> TokenizerRun:
-    """A small ViT tokenizer and its training, which is not quantized for the first ``continuous`` steps."""
+def tokenizer(
+    codebook_size: int, length: str, continuous: int, depth: int = 4, decoder: TokenizerStage | None = None
+) -> TokenizerRun:
+    """A small ViT tokenizer, which is not quantized for the first ``continuous`` steps; then another decoder for it."""
     vit = ViTConfig(width=128, depth=depth, heads=2)
-    return TokenizerRun(
-        codebook_size=codebook_size, continuous_steps=continuous, encoder=vit, decoder=vit,
-        train=short(length, batch_size=32, lr=2e-3),
-    )  # fmt: skip
+    both = TokenizerStage(decoder=vit, continuous_steps=continuous, train=short(length, batch_size=32, lr=2e-3))
+    return TokenizerRun(codebook_size=codebook_size, encoder=vit, stages=(both, decoder) if decoder else (both,))
 
 
-def diffusion_tokenizer(codebook_size: int, length: str, continuous: int, clip: bool) -> TokenizerRun:
-    """A small ViT encoder, trained together with a diffusion decoder of 1.6M weights that takes four steps."""
-    return TokenizerRun(
-        codebook_size=codebook_size, continuous_steps=continuous, encoder=ViTConfig(width=128, depth=4, heads=2),
-        decoder=UNetConfig(channels=32, blocks=1), diffusion=DiffusionConfig(steps=4, clip=clip),
-        train=short(length, batch_size=32, lr=1.5e-3),
+def diffusion(length: str, clip: bool) -> TokenizerStage:
+    """A diffusion decoder of 1.6M weights on a frozen encoder: its tokens, learned with a ViT decoder, are better."""
+    return TokenizerStage(
+        decoder=UNetConfig(channels=32, blocks=1), frozen_encoder=True, train=short(length, batch_size=32, lr=1e-3),
+        diffusion=DiffusionConfig(steps=4, clip=clip, pure_noise=0.25),
     )  # fmt: skip
 
 

@@ -31,8 +31,11 @@ class DiffusionConfig:
     clip: bool = True  # predictions to [-1, 1], while decoding
     solver: Solver = "ddim"
     steps: int = 25  # network calls of a decoding
+    pure_noise: float = 0.0  # share of the training images that are all noise, where every decoding starts
 
     def __post_init__(self) -> None:
+        if not 0 <= self.pure_noise <= 1:
+            raise Open4MError(f"DiffusionConfig: pure_noise is from 0 to 1, got {self.pure_noise}")
         if not 1 <= self.steps <= self.train_steps:
             raise Open4MError(f"DiffusionConfig: steps is from 1 to {self.train_steps} (train_steps), got {self.steps}")
 
@@ -40,6 +43,13 @@ class DiffusionConfig:
 def alphas_cumprod(config: DiffusionConfig) -> torch.Tensor:
     """How much of an image's variance each of the steps keeps (train_steps,)."""
     return _scheduler(config, "ddim").alphas_cumprod
+
+
+def draw_steps(config: DiffusionConfig, size: int, generator: torch.Generator | None, device: Any) -> torch.Tensor:
+    """The steps (size,) int64 at which training images are noised: uniform, but for the ``pure_noise``."""
+    steps = torch.randint(config.train_steps, (size,), generator=generator, device=device)
+    last = torch.rand(size, generator=generator, device=device) < config.pure_noise
+    return steps.masked_fill(last, config.train_steps - 1)
 
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:

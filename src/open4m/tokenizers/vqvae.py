@@ -221,7 +221,7 @@ class VQVAE(nn.Module):
         self._alphas = self._alphas.to(x.device)
         clean = self._normalized(x)
         noise = torch.randn(clean.shape, generator=generator, device=x.device)
-        timesteps = torch.randint(len(self._alphas), (len(x),), generator=generator, device=x.device)
+        timesteps = diffusion.draw_steps(self.config.diffusion, len(x), generator, x.device)
         noised = diffusion.add_noise(clean, noise, self._alphas[timesteps])
         return VQOutput(self.decoder(noised, timesteps, codes), ids, commitment)
 
