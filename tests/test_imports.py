@@ -22,7 +22,7 @@ LAYERS = [
     ["model", "losses"],
     ["generate"],
     ["train"],
-    ["pretrain"],
+    ["pretrain", "fit_tokenizer"],
     ["transfer", "evaluate"],
     ["line"],
     ["configs"],

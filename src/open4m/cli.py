@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "train":
             command.add_argument("--tokens", type=Path, help="the token stores of a configuration like 4m-7-b")
             command.add_argument("--tokenizers", type=Path, help="the tokenizers that made them")
+            command.add_argument("--data", type=Path, help="raw shards, for a configuration like tokenizer-rgb")
+            command.add_argument("--classes", type=Path, help="for tokenizer-semseg: a text file, a class name a line")
         lines.append(command)
         command.set_defaults(run=_line, until="assemble" if name == "train" else "evaluate")
 
@@ -211,6 +213,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _line(options: argparse.Namespace) -> None:
     from open4m import config as configs
     from open4m import configs as named
+    from open4m.fit_tokenizer import TokenizerRun, fit_tokenizer
     from open4m.line import STAGES, Line
     from open4m.pretrain import PretrainConfig, pretrain
 
@@ -221,8 +224,20 @@ def _line(options: argparse.Namespace) -> None:
     for stage in options.only or ():
         if stage not in STAGES:
             raise Open4MError(f"unknown stage {stage!r} (stages: {', '.join(STAGES)})")
-    tokens, tokenizers = (getattr(options, name, None) for name in ("tokens", "tokenizers"))
-    if not isinstance(config, PretrainConfig):
+    given = {name: getattr(options, name, None) for name in ("tokens", "tokenizers", "data", "classes")}
+    tokens, tokenizers, data, classes = given.values()
+    directory = options.out or Path("runs") / Path(options.config).stem
+    if isinstance(config, TokenizerRun):
+        if options.until == STAGES[-1] or options.only or not data or tokens or tokenizers:
+            raise Open4MError(
+                f"{options.config} is a tokenizer's training on your own data: open4m train {options.config} "
+                "--data FOLDER, without --tokens, --tokenizers and --only"
+            )
+        names = tuple(classes.read_text().splitlines()) if classes else ()
+        fit_tokenizer(config, data, directory, names, _device(options))
+    elif data or classes:
+        raise Open4MError(f"{options.config} is no tokenizer's training: leave out --data and --classes")
+    elif not isinstance(config, PretrainConfig):
         if tokens or tokenizers:
             raise Open4MError(f"{options.config} makes its own tokens: leave out --tokens and --tokenizers")
         directory = options.out or Path("runs") / config.name
@@ -233,7 +248,6 @@ def _line(options: argparse.Namespace) -> None:
             "--tokenizers FOLDER, without --only"
         )
     else:
-        directory = options.out or Path("runs") / Path(options.config).stem
         pretrain(config, tokens, tokenizers, directory, _device(options))
     print(directory / "model")
 

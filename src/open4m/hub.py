@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,14 @@ def save_weights(path: Path, model: Module, half: bool = False) -> None:
         for name, tensor in model.state_dict().items()
     }
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder under a temporary name, then rename it: it is there whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write(temporary)
+    temporary.rename(folder)
 
 
 # ---- the format in which the authors publish

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +24,17 @@ from open4m.datasets import scenes
 from open4m.evaluate.card import model_card
 from open4m.evaluate.report import Result
 from open4m.evaluate.suites.scenes import evaluate
+from open4m.fit_tokenizer import TokenizerRun, fit_tokenizer
 from open4m.generate.pipeline import TEXT, FourM
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
 from open4m.modalities.base import PixelGrid, TokenGrid
 from open4m.pretrain import PretrainConfig, pretrain
 from open4m.store import build
 from open4m.store.shards import RawDataset
-from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.text import TextTokenizer
-from open4m.tokenizers.unet import UNetConfig
-from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
+from open4m.tokenizers.vqvae import Tokenizer
 from open4m.train.loop import TrainConfig, claim, train
 from open4m.train.tasks.clip import CLIPTask
-from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
@@ -57,26 +54,6 @@ class DataConfig:
     shard_rows: int = 500
     seed: int = 0
     rendered: tuple[str, ...] = ("rgb", "depth", "normals", "semseg", "boxes", "caption")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerStage:
-    """One training of a tokenizer, from what the stage before it left."""
-
-    decoder: ViTConfig | UNetConfig
-    train: TrainConfig
-    diffusion: DiffusionConfig | None = None
-    frozen_encoder: bool = False
-    continuous_steps: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerRun:
-    """Size and training of one grid's tokenizer."""
-
-    codebook_size: int
-    encoder: ViTConfig
-    stages: tuple[TokenizerStage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,40 +139,12 @@ class Line:
                 (captions[i]["caption"] for i in range(len(captions))), scenes.OBJECT_CLASSES,
                 vocab_size=self.config.text_vocab, sentinels=max(self.config.max_length.values()) // 2 + 2,
             )  # fmt: skip
-            _whole(self._text_folder, text.save)
+            hub.write_whole(self._text_folder, text.save)
 
     def tokenizer(self, name: str) -> None:
-        """Train one tokenizer, stage by stage: each has a run directory in the tokenizer's."""
-        folder, settings = self.directory / "tokenizers" / name, self.config.tokenizers[name]
-        if self._trained(folder):
-            return
-        modality, training = modalities.get(name), self.raw("train", [name])
-        fields = {}
-        if modality.normalization == "fit":
-            fields["mean"], fields["std"] = build.statistics(training, name)
-        if modality.categorical:
-            fields["class_names"] = scenes.CLASSES
-        if modality.feature_map:
-            height, _, channels = training[0][name].shape
-            fields |= {"image_size": height, "channels": channels}
-        else:
-            fields |= {"image_size": self.config.data.image_size, "patch_size": self.config.data.patch_size}
-        trained = None
-        for number, stage in enumerate(settings.stages, 1):
-            config = TokenizerConfig.of(
-                name, codebook_size=settings.codebook_size, encoder=settings.encoder, decoder=stage.decoder,
-                diffusion=stage.diffusion, frozen_encoder=stage.frozen_encoder, continuous_steps=stage.continuous_steps,
-                **fields,
-            )  # fmt: skip
-            run = folder / f"stage-{number}"
-            if not self._trained(run):
-                task = TokenizerTask(
-                    config, training, self.raw("validation", [name]), batch_size=stage.train.batch_size,
-                    seed=stage.train.seed, device=self.device, start=trained,
-                )  # fmt: skip
-                train(task, stage.train, run, task_config=config)
-            trained = Tokenizer.load(run / "model", self.device)
-        _whole(folder / "model", trained.save)
+        """Train one tokenizer."""
+        config, folder = self.config.tokenizers[name], self.directory / "tokenizers" / name
+        fit_tokenizer(config, self.directory / "raw", folder, scenes.CLASSES, self.device)
 
     def tokenize(self) -> None:
         """Turn the training and validation data into tokens."""
@@ -222,7 +171,7 @@ class Line:
             FourM.from_pretrained(self.directory / "4m" / "model").save(folder, half=True)
             shutil.copytree(self.directory / CLIP / "model", folder / CLIP)
 
-        _whole(self.model_directory, write)
+        hub.write_whole(self.model_directory, write)
 
     def evaluate(self) -> Result:
         """Measure the model on test scenes; writes ``evaluation.json`` and the model card."""
@@ -287,11 +236,3 @@ def evaluate_pretrained(name: str | Path, samples: int, seed: int = 0, device: s
     test, train = (scenes.Scenes(split, resolution=size, device=device) for split in ("test", "train"))
     held_out, known = test.samples(range(samples)), train.samples(range(512))
     return evaluate(model, held_out, known, clip, samples=samples, seed=seed, scenes=test)
-
-
-def _whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder under a temporary name, then rename it: it is there whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    write(temporary)
-    temporary.rename(folder)

@@ -10,7 +10,7 @@ import dataclasses
 from open4m.config import Duration
 from open4m.configs.scenes import MODALITIES, masking
 from open4m.configs.scenes import config as scenes
-from open4m.line import DataConfig, LineConfig, TokenizerRun
+from open4m.line import DataConfig, LineConfig
 from open4m.model.config import SIZES
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
@@ -52,7 +52,9 @@ def config() -> LineConfig:
         ),
         clip_train=shortened(full.clip_train),
         tokenizers={
-            name: TokenizerRun(codebook_size=64, encoder=tiny, stages=tuple(map(small, run.stages)))
+            name: dataclasses.replace(
+                run, codebook_size=64, encoder=tiny, image_size=64, stages=tuple(map(small, run.stages))
+            )
             for name, run in full.tokenizers.items()
         },
         pretrain=dataclasses.replace(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from open4m.config import Duration
+from open4m.fit_tokenizer import TokenizerRun, TokenizerStage
 from open4m.labellers.clip import SmallCLIP
-from open4m.line import DataConfig, LineConfig, TokenizerRun, TokenizerStage
+from open4m.line import DataConfig, LineConfig
 from open4m.masking import MaskingConfig, Strategy
 from open4m.model.config import SIZES
 from open4m.pretrain import PretrainConfig
@@ -33,11 +34,11 @@ def config() -> LineConfig:
         clip=SmallCLIP(),
         clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
-            "rgb": tokenizer(2048, "4500 steps", continuous=600, decoder=diffusion("1500 steps", clip=True)),
-            "depth": tokenizer(512, "2000 steps", continuous=150, decoder=diffusion("800 steps", clip=False)),
-            "normals": tokenizer(512, "2500 steps", continuous=300, decoder=diffusion("800 steps", clip=True)),
-            "semseg": tokenizer(512, "1500 steps", continuous=150),
-            "clip": tokenizer(512, "1400 steps", continuous=150, depth=2),
+            "rgb": tokenizer("rgb", 2048, "4500 steps", continuous=600, then=diffusion("1500 steps", clip=True)),
+            "depth": tokenizer("depth", 512, "2000 steps", continuous=150, then=diffusion("800 steps", clip=False)),
+            "normals": tokenizer("normals", 512, "2500 steps", continuous=300, then=diffusion("800 steps", clip=True)),
+            "semseg": tokenizer("semseg", 512, "1500 steps", continuous=150),
+            "clip": tokenizer("clip", 512, "1400 steps", continuous=150, depth=2),
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},
@@ -83,12 +84,15 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
 
 
 def tokenizer(
-    codebook_size: int, length: str, continuous: int, depth: int = 4, decoder: TokenizerStage | None = None
+    modality: str, codebook_size: int, length: str, continuous: int, depth: int = 4, then: TokenizerStage | None = None
 ) -> TokenizerRun:
     """A small ViT tokenizer, which is not quantized for the first ``continuous`` steps; then another decoder for it."""
     vit = ViTConfig(width=128, depth=depth, heads=2)
     both = TokenizerStage(decoder=vit, continuous_steps=continuous, train=short(length, batch_size=32, lr=2e-3))
-    return TokenizerRun(codebook_size=codebook_size, encoder=vit, stages=(both, decoder) if decoder else (both,))
+    return TokenizerRun(
+        modality=modality, codebook_size=codebook_size, encoder=vit, image_size=128,
+        stages=(both, then) if then else (both,),
+    )  # fmt: skip
 
 
 def diffusion(length: str, clip: bool) -> TokenizerStage:

@@ -1,0 +1,84 @@
+"""The paper's tokenizers (Table 3, B.3), and those of vectors: ``open4m train tokenizer-rgb --data FOLDER``.
+
+``tokenizer-<modality>`` is trained at 224²; ``tokenizer-<modality>-448`` continues one at 224² to 448² in steps of 32,
+a resolution a batch: ``start=FOLDER``. Lengths are those on ImageNet-1K; to continue on more data, give ``start`` and
+another length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from open4m.config import Duration
+from open4m.fit_tokenizer import TokenizerRun, TokenizerStage
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.unet import UNetConfig
+from open4m.tokenizers.vit import ViTConfig
+from open4m.train.loop import TrainConfig
+from open4m.train.optim import OptimConfig
+
+VITS = {
+    "S": ViTConfig(width=384, depth=12, heads=6),
+    "B": ViTConfig(width=768, depth=12, heads=12),
+    "L": ViTConfig(width=1024, depth=24, heads=16),
+}
+IMAGENET, CC12M = 1_281_167, 12_000_000  # samples of an epoch; CC12M's are what its name says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """What differs between the columns of Table 3, and between the trainings at several resolutions."""
+
+    codebook_size: int
+    diffusion: DiffusionConfig | None = None
+    batch_size: int = 640
+    epochs: int = 1  # of CC12M, at several resolutions
+    small_batch: int = 16  # of a GPU, at several resolutions
+    unit: int = 16  # pixels of a token; of a feature map, a cell
+
+
+COLUMNS = {
+    "rgb": Column(codebook_size=16384, diffusion=DiffusionConfig(), epochs=5),
+    "normals": Column(codebook_size=8192, diffusion=DiffusionConfig()),
+    "depth": Column(codebook_size=8192, diffusion=DiffusionConfig(clip=False)),  # depth has no bounds
+    "semseg": Column(codebook_size=4096, small_batch=10),
+    "clip": Column(codebook_size=8192, batch_size=1024, unit=1),
+}
+
+
+def base(modality: str, size: str = "B") -> TokenizerRun:
+    """A column of Table 3: 100 epochs of ImageNet-1K, of which 5 are warm-up."""
+    column = COLUMNS[modality]
+    stage = TokenizerStage(
+        decoder=UNetConfig() if column.diffusion else VITS[size],
+        diffusion=column.diffusion,
+        train=TrainConfig(
+            length=Duration(100 * IMAGENET, "samples"), warmup=Duration(5 * IMAGENET, "samples"),
+            batch_size=column.batch_size, optim=OptimConfig(base_lr=5e-5),
+            precision="fp16" if column.diffusion else "bf16",
+        ),
+    )  # fmt: skip
+    return TokenizerRun(modality=modality, codebook_size=column.codebook_size, encoder=VITS[size], stages=(stage,))
+
+
+def multi_resolution(modality: str, size: str = "B") -> TokenizerRun:
+    """An epoch of CC12M, five for RGB, at 224² to 448² (B.3)."""
+    run, column = base(modality, size), COLUMNS[modality]
+    (stage,) = run.stages
+    train = dataclasses.replace(
+        stage.train, length=Duration(column.epochs * CC12M, "samples"), warmup=Duration(0, "steps"),
+        batch_size=column.small_batch,
+    )  # fmt: skip
+    resolutions = tuple(cells * column.unit for cells in range(14, 29, 2))
+    return dataclasses.replace(run, stages=(dataclasses.replace(stage, train=train, resolutions=resolutions),))
+
+
+CONFIGS: dict[str, Callable[[], TokenizerRun]] = {
+    **{f"tokenizer-{name}": partial(base, name) for name in COLUMNS},
+    **{f"tokenizer-{name}-448": partial(multi_resolution, name) for name in COLUMNS},
+    **{f"tokenizer-{name}-{size.lower()}": partial(base, name, size) for name in COLUMNS for size in ("S", "L")},
+}
+"""Every configuration of this file by its name on the command line."""

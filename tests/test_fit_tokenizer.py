@@ -1,0 +1,131 @@
+"""Tokenizers trained on raw shards of one's own, and the paper's configurations of them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from open4m import cli, configs
+from open4m.config import Duration
+from open4m.datasets.scenes import CLASSES, Scenes
+from open4m.fit_tokenizer import TokenizerRun, TokenizerStage, fit_tokenizer
+from open4m.store import build
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.unet import UNetConfig
+from open4m.tokenizers.vit import ViTConfig
+from open4m.tokenizers.vqvae import Tokenizer
+from open4m.train.loop import TrainConfig
+from open4m.types import Open4MError
+
+# Table 3, column by column: codebook, decoder, diffusion, loss, batch, precision
+TABLE_3 = {
+    "rgb": (16384, UNetConfig, 640, "fp16"),
+    "normals": (8192, UNetConfig, 640, "fp16"),
+    "depth": (8192, UNetConfig, 640, "fp16"),
+    "semseg": (4096, ViTConfig, 640, "bf16"),
+    "clip": (8192, ViTConfig, 1024, "bf16"),
+}
+TINY = ViTConfig(width=32, depth=1, heads=2)
+SMALL = UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1)
+FEW = TrainConfig(length=Duration.parse("3 steps"), batch_size=4, precision="fp32", workers=0)
+VIT = TokenizerStage(decoder=TINY, train=FEW)
+UNET = TokenizerStage(decoder=SMALL, diffusion=DiffusionConfig(steps=2), frozen_encoder=True, train=FEW)
+
+
+def run(modality="rgb", stages=(VIT,), **fields):
+    known = {"codebook_size": 32, "encoder": TINY, "image_size": 32, "patch_size": 16}
+    return TokenizerRun(modality=modality, stages=stages, **{**known, **fields})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("raw")
+    for split in ("train", "validation"):
+        build.render(
+            Scenes(split, resolution=48), root / split, ("rgb", "depth", "semseg"), 12, shard_rows=12, processes=1
+        )
+    return root
+
+
+@pytest.mark.parametrize("modality", TABLE_3)
+def test_the_papers_settings(modality):
+    config = configs.get(f"tokenizer-{modality}")
+    (stage,) = config.stages
+    decoder = type(stage.decoder)
+    assert (config.codebook_size, decoder, stage.train.batch_size, stage.train.precision) == TABLE_3[modality]
+    assert config.encoder == ViTConfig(width=768, depth=12, heads=12)
+    assert (config.image_size, config.patch_size) == (224, 16)
+    assert (stage.diffusion is not None) == (decoder is UNetConfig)
+    optim = stage.train.optim
+    assert (optim.base_lr, optim.betas, optim.weight_decay) == (5e-5, (0.9, 0.95), 0.05)
+    assert stage.train.warmup_steps / stage.train.steps == pytest.approx(5 / 100, rel=1e-4)
+
+
+@pytest.mark.parametrize("modality", TABLE_3)
+def test_several_resolutions_are_224_to_448_in_steps_of_32(modality):
+    config = configs.get(f"tokenizer-{modality}-448")
+    (stage,) = config.stages
+    pixels = 16 if modality == "clip" else 1  # a cell of the feature map is a patch
+    assert [side * pixels for side in stage.resolutions] == [224, 256, 288, 320, 352, 384, 416, 448]
+    assert stage.decoder == configs.get(f"tokenizer-{modality}").stages[0].decoder
+    samples = stage.train.steps * stage.train.batch_size
+    assert samples == pytest.approx((5 if modality == "rgb" else 1) * 12e6, rel=1e-3)
+
+
+def test_stages_follow_one_another_and_resume(data, tmp_path):
+    config = run(stages=(VIT, UNET))
+    fit_tokenizer(config, data, tmp_path)
+    first, last = Tokenizer.load(tmp_path / "stage-1" / "model"), Tokenizer.load(tmp_path / "model")
+    assert first.config.diffusion is None
+    assert last.config.diffusion == DiffusionConfig(steps=2)
+    values = [sample["rgb"] for sample in Scenes("test", resolution=32).samples(range(4))]
+    assert np.array_equal(first.encode_batch(values), last.encode_batch(values))  # the encoder was frozen
+    assert set(last.quality) == {"psnr", "code_usage"}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    fit_tokenizer(config, data, tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    (tmp_path / "model").rename(tmp_path / "unfinished")
+    with pytest.raises(Open4MError, match="codebook_size: 32 -> 64"):
+        fit_tokenizer(dataclasses.replace(config, codebook_size=64), data, tmp_path)
+
+
+def test_several_resolutions_start_from_a_trained_tokenizer_and_keep_its_normalization(data, tmp_path):
+    fit_tokenizer(run("depth"), data, tmp_path / "base")
+    stage = dataclasses.replace(VIT, resolutions=(32, 48))
+    start = str(tmp_path / "base" / "model")
+    fit_tokenizer(run("depth", (stage,), start=start), data, tmp_path / "several")
+    base, several = (Tokenizer.load(tmp_path / name / "model") for name in ("base", "several"))
+    assert several.config.resolutions == (32, 48)
+    assert (several.config.mean, several.config.std) == (base.config.mean, base.config.std)
+    with pytest.raises(Open4MError, match="codebook_size is 32, not 64"):
+        fit_tokenizer(run("depth", codebook_size=64, start=start), data, tmp_path / "other")
+
+
+def test_on_the_command_line(data, tmp_path, capsys):
+    names, config = tmp_path / "names.txt", tmp_path / "mine.py"
+    names.write_text("\n".join(CLASSES))
+    config.write_text(
+        "from open4m.config import Duration\n"
+        "from open4m.fit_tokenizer import TokenizerRun, TokenizerStage\n"
+        "from open4m.tokenizers.vit import ViTConfig\n"
+        "from open4m.train.loop import TrainConfig\n"
+        "def config():\n"
+        "    vit = ViTConfig(width=32, depth=1, heads=2)\n"
+        "    train = TrainConfig(length=Duration.parse('2 steps'), batch_size=4, precision='fp32', workers=0)\n"
+        "    return TokenizerRun(modality='semseg', codebook_size=32, encoder=vit, image_size=32,\n"
+        "                        stages=(TokenizerStage(decoder=vit, train=train),))\n"
+    )
+    command = ["train", str(config), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert cli.main(command) == 2
+    assert "--data FOLDER" in capsys.readouterr().err
+    assert cli.main([*command, "--data", str(data)]) == 2
+    assert "needs the names of the classes" in capsys.readouterr().err
+    assert cli.main([*command, "--data", str(data), "--classes", str(names)]) == 0
+    assert Tokenizer.load(tmp_path / "run" / "model").config.class_names == CLASSES
+    assert cli.main(["train", "debug", "--data", str(data)]) == 2
+    assert "debug is no tokenizer's training" in capsys.readouterr().err
+
+
+def test_a_modality_without_a_tokenizer_is_refused(data, tmp_path):
+    with pytest.raises(Open4MError, match="only grids have a VQ-VAE tokenizer"):
+        fit_tokenizer(run("caption"), data, tmp_path)
