@@ -7,10 +7,14 @@ import json
 import logging
 import re
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from open4m import __version__
-from open4m.types import Open4MError, Preempted, Value
+from open4m.types import Boxes, Open4MError, Preempted, Value
+
+logger = logging.getLogger("open4m")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,6 +92,27 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--classes", type=Path, help="of a segmentation tokenizer: a text file with a class name a line")
     load.set_defaults(run=_import)
 
+    tokenizer = commands.add_parser("tokenizer", help="make a tokenizer of your own data")
+    tokenizer.set_defaults(run=lambda _: tokenizer.print_help())
+    tokenizer_commands = tokenizer.add_subparsers(title="commands", metavar="COMMAND")
+    fit = tokenizer_commands.add_parser(
+        "fit-text", help="fit the text tokenizer of captions and boxes",
+        description="Fit one vocabulary of captions and boxes, as in the paper's B.2: word pieces of the captions, "
+        "four times BINS coordinates, and class names, which are one token in captions too. Text is in lower case.",
+    )  # fmt: skip
+    fit.add_argument("captions", nargs="+", type=Path, metavar="CAPTIONS",
+                     help="a text file with a caption a line, a .jsonl or .json file, or a folder of raw data with "
+                     "captions")  # fmt: skip
+    fit.add_argument("--out", type=Path, required=True,
+                     help="the folder to write: training reads the folder text of its --tokenizers")  # fmt: skip
+    fit.add_argument("--classes", type=Path, help="a text file with a class name of boxes a line (default: none)")
+    fit.add_argument("--vocab-size", type=int, default=30_000, help="entries at most, of all kinds (default: 30000)")
+    fit.add_argument("--bins", type=int, default=1000, help="tokens a box coordinate (default: 1000)")
+    fit.add_argument("--sentinels", type=int, default=130,
+                     help="half the length of the longest sequence and 2 (default: 130, for 256 tokens)")  # fmt: skip
+    fit.add_argument("--field", default="caption", help="of JSON objects: where the caption is (default: caption)")
+    fit.set_defaults(run=_fit_text)
+
     lines = []
     for name, help_text in (
         ("train", "everything up to a pre-trained model; resumes where it stopped"),
@@ -149,7 +174,7 @@ def _generate(options: argparse.Namespace) -> None:
         data, image = options.out / f"{target}.{modality.extension}", options.out / f"{target}_view.png"
         data.write_bytes(modality.write(value))
         result.render(target, 512).save(image)
-        print(f"{target}: {data}, {image}" + (f": {value}" if isinstance(value, str) else ""))
+        print(f"{target}: {data}, {image}{_summary(value)}")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -159,8 +184,7 @@ def _import(options: argparse.Namespace) -> None:
     from open4m.model.fourm import FourMTransformer
     from open4m.tokenizers import convert as tokenizers
 
-    if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
-        raise Open4MError(f"{options.out}: exists and is not empty; name another directory")
+    _check_new(options.out)
     source = hub.resolve(options.source)
     if tokenizers.is_reference(source):
         _import_tokenizer(options, source)
@@ -208,6 +232,36 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(result.to_json(), end="")
     if options.readme is not None:
         report.update_readme(options.readme, report.table(result))
+
+
+def _fit_text(options: argparse.Namespace) -> None:
+    from open4m.datasets import captions
+    from open4m.store.tokens import MAX_VOCAB
+    from open4m.tokenizers.text import TextTokenizer
+
+    _check_new(options.out)
+    if options.vocab_size > MAX_VOCAB:
+        raise Open4MError(f"--vocab-size {options.vocab_size}: at most {MAX_VOCAB}, token stores hold 16-bit ids")
+    classes = list(captions.lines(options.classes)) if options.classes else []
+    if options.classes and not classes:
+        raise Open4MError(f"{options.classes}: holds no class names; expected one a line")
+
+    def read(verb: str) -> Iterator[str]:
+        return _counted(captions.read(options.captions, options.field), f"captions {verb}")
+
+    text = TextTokenizer.fit(read("read"), classes, options.vocab_size, options.bins, options.sentinels)
+    text.save(options.out)
+    coverage, example = text.coverage(read("measured")), next(captions.read(options.captions, options.field))
+    ids = text.encode_text(example)
+    print(f"vocabulary: {text.describe()}; at most {options.vocab_size} were asked for")
+    print(
+        f"captions: {coverage.captions} with {coverage.words} words in {coverage.tokens} tokens, the longest in "
+        f"{coverage.longest}; unknown words: {coverage.unknown} ({coverage.unknown / max(1, coverage.words):.2%})"
+    )
+    print(f"example: {example!r}")
+    print(f"  tokens: {' | '.join(map(text.name, ids))}")
+    print(f"  decoded: {text.decode_text(ids)!r}")
+    print(options.out)
 
 
 def _line(options: argparse.Namespace) -> None:
@@ -259,6 +313,33 @@ def _modalities(options: argparse.Namespace) -> None:
         modality = modalities.get(name)
         family = next(c.__name__ for c in type(modality).__mro__ if c.__module__ == "open4m.modalities.base")
         print(f"{name:12} {family:10} {modality.description}")
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise Open4MError(f"{folder}: exists and is not empty; name another directory")
+
+
+def _counted(items: Iterable[str], what: str, seconds: float = 5.0) -> Iterator[str]:
+    """The same items; logs every few seconds, and at the end, how many there were."""
+    count, began = 0, time.monotonic()
+    spoke = began
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - spoke >= seconds:
+            spoke = now
+            logger.info("%d %s, %.0f a second", count, what, count / (now - began))
+    logger.info("%d %s", count, what)
+
+
+def _summary(value: Value) -> str:
+    """What is to be said of a generated value in a line: a text, a number of boxes."""
+    if isinstance(value, str):
+        return f": {value}"
+    if isinstance(value, Boxes):
+        return f": {len(value)} boxes" + (f" and {value.malformed} malformed" if value.malformed else "")
+    return ""
 
 
 def _read(path: Path, name: str, limit: int = 1 << 28) -> Value:

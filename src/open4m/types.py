@@ -51,11 +51,14 @@ class Boxes:
     ``corners``: float32 (n, 4), columns x_min, y_min, x_max, y_max as fractions of width and height, in [0, 1].
     ``labels``: n class names.
     ``scores``: None, or n confidences in [0, 1].
+    ``malformed``: how many more objects the tokens named that these boxes were decoded from, but not in a form that is
+    a box. It says how the value was made and is not compared.
     """
 
     corners: np.ndarray
     labels: tuple[str, ...]
     scores: tuple[float, ...] | None = None
+    malformed: int = 0
 
     def __post_init__(self) -> None:
         corners = np.asarray(self.corners, dtype=np.float32).reshape(-1, 4)

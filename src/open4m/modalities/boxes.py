@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from open4m.modalities.base import Crop, Sequence
 from open4m.types import Boxes, Open4MError
+
+if TYPE_CHECKING:
+    from open4m.tokenizers.text import TextTokenizer
 
 _MIN_VISIBLE = 0.1  # of a box's area; a crop that shows less drops the box
 
@@ -66,20 +70,19 @@ class BoundingBoxes(Sequence):
         return [*ids, text.eos]
 
     def decode(self, ids, text) -> Boxes:
-        """The boxes that are complete and well-formed: four corners in order, then a class."""
-        corners, labels, pending = [], [], []
-        for i in text.until_eos(ids):
-            coordinate = text.coordinate(i)
-            if coordinate is not None:
-                axis, position = coordinate
-                pending = [*pending, position] if axis == len(pending) else ([position] if axis == 0 else [])
-            else:
-                label = text.class_name(i)
-                if label is not None and len(pending) == 4 and pending[0] <= pending[2] and pending[1] <= pending[3]:
-                    corners.append(pending)
-                    labels.append(label)
-                pending = []
-        return Boxes(np.array(corners, dtype=np.float32), labels)
+        """The boxes that are well-formed, in order, and in ``malformed`` the number of the rest (paper B.2).
+
+        The tokens before [EOS] are cut before every x_min and after every class. A piece is a box if it is x_min,
+        y_min, x_max, y_max and a class, in this order and without anything else, with x_min <= x_max and
+        y_min <= y_max. Every other piece counts as one malformed: corners in another order or missing, a class alone,
+        corners without a class, words or control tokens before, between or after, a box that the end cuts off.
+        A sequence that ends after a class without [EOS] is not malformed, nor is one in another order than
+        :meth:`encode` gives.
+        """
+        pieces = list(_pieces(text.until_eos(ids), text))
+        found = [box for box in (_box(piece, text) for piece in pieces) if box is not None]
+        corners, labels = zip(*found, strict=True) if found else ((), ())
+        return Boxes(np.array(corners, dtype=np.float32), labels, malformed=len(pieces) - len(found))
 
     def render(self, value: Boxes, size: int = 256) -> Image.Image:
         return draw_boxes(Image.new("RGB", (size, size), (245, 245, 247)), value)
@@ -97,6 +100,33 @@ class BoundingBoxes(Sequence):
             row for value in labels for row, name in zip(value.corners, value.labels, strict=True) if name == common
         ]
         return Boxes(np.mean(corners, axis=0)[None], (common,))
+
+
+def _pieces(ids: list[int], text: TextTokenizer) -> Iterator[list[int]]:
+    """The tokens, cut before every x_min and after every class: a well-formed box is always one whole piece."""
+    piece: list[int] = []
+    for i in ids:
+        coordinate = text.coordinate(i)
+        if piece and coordinate is not None and coordinate[0] == 0:
+            yield piece
+            piece = []
+        piece.append(i)
+        if text.class_name(i) is not None:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+def _box(piece: list[int], text: TextTokenizer) -> tuple[list[float], str] | None:
+    """(corners, class) of a piece that is a well-formed box, None for others."""
+    coordinates, label = [text.coordinate(i) for i in piece[:-1]], text.class_name(piece[-1])
+    if label is None or len(coordinates) != 4 or None in coordinates:
+        return None
+    axes, corners = zip(*coordinates, strict=True)
+    if axes != (0, 1, 2, 3) or corners[0] > corners[2] or corners[1] > corners[3]:
+        return None
+    return list(corners), label
 
 
 def _area(corners: np.ndarray) -> np.ndarray:

@@ -15,7 +15,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
@@ -40,6 +43,17 @@ _TIGHT = [
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How well a vocabulary writes captions. A punctuation mark is a word, and so is a class name of several words."""
+
+    captions: int
+    words: int
+    unknown: int  # words that are [UNK]
+    tokens: int
+    longest: int  # tokens of the longest caption, [EOS] not counted
+
+
 class TextTokenizer:
     """Words to token ids and back. Make one with :meth:`fit` or :meth:`load`."""
 
@@ -55,7 +69,7 @@ class TextTokenizer:
         self._first_coordinate = len(_CONTROL) + sentinels
         self._first_class = self._first_coordinate + len(_AXES) * bins
         self._class_ids = {name: self._first_class + i for i, name in enumerate(self.class_names)}
-        special = _special_tokens(words.normalizer, self.class_names, bins, sentinels)
+        special = _special_tokens(_written(words.normalizer, self.class_names), bins, sentinels)
         if any(words.token_to_id(token) != i for i, token in enumerate(special)):
             raise Open4MError("text tokenizer: the word pieces were not fitted with these class names, bins, sentinels")
 
@@ -65,38 +79,47 @@ class TextTokenizer:
         class_names: Sequence[str],
         vocab_size: int = 30_000,
         bins: int = 1000,
-        sentinels: int = 64,
+        sentinels: int = 130,  # masking a sequence of 256 tokens may take that many
     ) -> TextTokenizer:
         """Fits word pieces to captions; special tokens count toward ``vocab_size``, which is an upper bound.
 
-        All ASCII letters, digits and punctuation marks are in the vocabulary, seen or not.
+        All ASCII letters, digits and punctuation marks are in the vocabulary, seen or not. Captions are read once and
+        kept in a temporary file, so that there may be more of them than memory holds. Sizes and class names are
+        checked before the first is read. Raises :class:`Open4MError` if they are not possible.
         """
         words = _pipeline(WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
-        special = _special_tokens(words.normalizer, class_names, bins, sentinels)
-        captions = [words.normalizer.normalize_str(_encodable(caption)) for caption in captions]
-        reserved = list(dict.fromkeys([*special, *string.punctuation, *_both_forms(_ALPHABET)]))
-        if bins < 2 or sentinels < 1 or vocab_size < len(reserved):
+        alphabet = [*string.punctuation, *_both_forms(_ALPHABET)]
+        written = _written(words.normalizer, class_names)
+        least = len(_CONTROL) + sentinels + len(_AXES) * bins + len({*written, *alphabet})
+        if bins < 2 or sentinels < 1 or vocab_size < least:
             raise Open4MError(
                 f"text tokenizer: expected bins of at least 2, got {bins}, sentinels of at least 1, got {sentinels}, "
-                f"and a vocab_size of at least {len(reserved)} (special tokens and the alphabet), got {vocab_size}"
+                f"and a vocab_size of at least {least} (special tokens and the alphabet), got {vocab_size}"
             )
-        characters = Counter(character for caption in captions for character in caption if not character.isspace())
-        frequent = sorted(characters, key=lambda character: (-characters[character], character))[:_MAX_CHARACTERS]
-        trainer = WordPieceTrainer(
-            vocab_size=vocab_size - len(special),
-            show_progress=False,
-            special_tokens=_both_forms(sorted({*_ALPHABET, *frequent})),  # fixes their order, and with it all ties
-            initial_alphabet=frequent,
-            limit_alphabet=len(frequent),
-            continuing_subword_prefix=_CONTINUED,
-        )
-        words.train_from_iterator(captions, trainer)
+        special = _special_tokens(written, bins, sentinels)
+        characters: Counter[str] = Counter()
+        with TemporaryFile("w+", encoding="utf-8", newline="\n") as normalized:  # in which no caption has a line break
+            for caption in captions:
+                caption = words.normalizer.normalize_str(_encodable(caption))
+                characters.update(caption)
+                normalized.write(caption + "\n")
+            normalized.seek(0)
+            visible = [character for character in characters if not character.isspace()]
+            frequent = sorted(visible, key=lambda character: (-characters[character], character))[:_MAX_CHARACTERS]
+            trainer = WordPieceTrainer(
+                vocab_size=vocab_size - len(special),
+                show_progress=False,
+                special_tokens=_both_forms(sorted({*_ALPHABET, *frequent})),  # fixes their order, and with it all ties
+                initial_alphabet=frequent,
+                limit_alphabet=len(frequent),
+                continuing_subword_prefix=_CONTINUED,
+            )
+            words.train_from_iterator(normalized, trainer)
         learned = words.get_vocab()
-        pieces = dict.fromkeys([*reserved, *sorted(learned, key=learned.__getitem__)])
+        pieces = dict.fromkeys([*special, *alphabet, *sorted(learned, key=learned.__getitem__)])
         vocabulary = {token: i for i, token in enumerate(list(pieces)[:vocab_size])}
         words = _pipeline(WordPiece(vocabulary, unk_token="[UNK]"))
-        first_class = len(special) - len(class_names)
-        words.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in special[first_class:]])
+        words.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in written])
         return TextTokenizer(words, class_names, bins, sentinels)
 
     # ---- text
@@ -131,6 +154,21 @@ class TextTokenizer:
             before.append(int(i))
         return before
 
+    def coverage(self, captions: Iterable[str]) -> Coverage:
+        """How well the vocabulary writes these captions, which are read once and not kept."""
+        continues = np.array([self._words.id_to_token(i).startswith(_CONTINUED) for i in range(self.vocab_size)])
+        captions = map(_encodable, captions)
+        count = words = unknown = tokens = longest = 0
+        while batch := list(islice(captions, 1000)):
+            rows = [encoding.ids for encoding in self._words.encode_batch(batch, add_special_tokens=False)]
+            ids = np.fromiter(chain.from_iterable(rows), dtype=np.int64)
+            count += len(rows)
+            words += int(np.count_nonzero(~continues[ids]))
+            unknown += int(np.count_nonzero(ids == self.unk))  # a word is [UNK] as a whole
+            tokens += len(ids)
+            longest = max(longest, *map(len, rows))
+        return Coverage(captions=count, words=words, unknown=unknown, tokens=tokens, longest=longest)
+
     # ---- boxes
     def coordinate_ids(self, corners: Sequence[float] | np.ndarray) -> list[int]:
         """The four tokens of x_min, y_min, x_max, y_max, fractions in [0, 1], rounded to the nearest of the bins."""
@@ -163,6 +201,14 @@ class TextTokenizer:
     def name(self, token: int) -> str:
         """How a token of any kind is written, for people."""
         return self._words.id_to_token(self._checked(token))
+
+    def describe(self) -> str:
+        """What the vocabulary holds, in a line for people."""
+        pieces = self.vocab_size - self._first_class - len(self.class_names)
+        return (
+            f"{self.vocab_size} entries: {len(_CONTROL)} control tokens, {len(self.sentinels)} sentinels, "
+            f"{len(_AXES)} × {self.bins} coordinates, {len(self.class_names)} classes, {pieces} word pieces"
+        )
 
     # ---- at rest
     @property
@@ -217,13 +263,26 @@ def _pipeline(model: WordPiece) -> Tokenizer:
     return words
 
 
-def _special_tokens(normalizer: normalizers.Normalizer, names: Sequence[str], bins: int, sentinels: int) -> list[str]:
-    """All tokens that are not word pieces, in the order of their ids; class names as they are written in text."""
-    written = [normalizer.normalize_str(_encodable(name)) for name in names]
-    if len(set(written)) < len(written) or "" in written:
+def _written(normalizer: normalizers.Normalizer, names: Sequence[str]) -> list[str]:
+    """Class names as they are written in text: in lower case, distinct and not empty."""
+    first: dict[str, int] = {}  # place by name, from 1, which is the line of a file of names
+    faults = []
+    for place, name in enumerate(names, 1):
+        written = normalizer.normalize_str(_encodable(name))
+        if not written:
+            faults.append(f"name {place} is empty")
+        elif first.setdefault(written, place) != place:
+            faults.append(f"name {place}, {name!r}, is name {first[written]}")
+    if faults:
         raise Open4MError(
-            f"text tokenizer: class names must be distinct in lower case and not empty, got {list(names)}"
+            f"text tokenizer: class names must be distinct in lower case and not empty: {'; '.join(faults[:8])}"
+            + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         )
+    return list(first)
+
+
+def _special_tokens(written: Sequence[str], bins: int, sentinels: int) -> list[str]:
+    """All tokens that are not word pieces, in the order of their ids; the last are the ``written`` class names."""
     coordinates = [f"{axis}={b}" for axis in _AXES for b in range(bins)]
     special = [*_CONTROL, *(f"[S_{k}]" for k in range(sentinels)), *coordinates]
     clash = set(special) & set(written)

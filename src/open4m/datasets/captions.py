@@ -1,0 +1,111 @@
+"""Captions as users have them: text files, JSON, or the folder of a raw data set. Read one by one, in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from open4m.store import manifest
+from open4m.store.shards import RawDataset
+from open4m.types import Open4MError
+
+FIELD = "caption"  # of a JSON object
+_MODALITY = "caption"  # of a data set
+
+
+def read(sources: Sequence[Path], field: str = FIELD) -> Iterator[str]:
+    """The captions of all sources, without blank ones.
+
+    A source is told by its name: ``.jsonl`` has a string a line, or an object with the string ``field``; ``.json`` has
+    a list of these, or an object whose ``annotations`` are such a list, like COCO's; any other file has a caption a
+    line; a folder is a raw data set with captions (:mod:`open4m.store.shards`), or the modality's own folder in one.
+    Only ``.json`` is read into memory. Raises :class:`Open4MError` for a source that is missing, before any is read,
+    and while reading for one that holds no captions or something else.
+    """
+    for source in sources:
+        if not source.exists():
+            raise Open4MError(f"{source}: no such file or folder")
+        if not (source.is_file() or source.is_dir()):
+            raise Open4MError(f"{source}: neither a file nor a folder; write the captions into a file")
+    return chain.from_iterable(_captions(source, field) for source in sources)
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, without the space around them. Raises :class:`Open4MError` for one not in UTF-8."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise Open4MError(f"{path}: line {number}: not UTF-8 text ({error.reason})") from None
+            yield text
+
+
+def _captions(source: Path, field: str) -> Iterator[str]:
+    if source.is_dir():
+        captions = _of_dataset(source)
+    elif source.suffix == ".jsonl":
+        captions = _of_json_lines(source, field)
+    elif source.suffix == ".json":
+        captions = _of_json(source, field)
+    else:
+        captions = lines(source)
+    empty = True
+    for caption in captions:
+        if caption.strip():
+            empty = False
+            yield caption
+    if empty:
+        raise Open4MError(f"{source}: holds no captions")
+
+
+def _of_json_lines(path: Path, field: str) -> Iterator[str]:
+    for number, line in enumerate(lines(path), 1):
+        if line:
+            where = f"{path}: line {number}"
+            yield _caption(_parsed(line, where), field, where)
+
+
+def _of_json(path: Path, field: str) -> Iterator[str]:
+    content = _parsed(path.read_bytes(), str(path))
+    items = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(items, list):
+        raise Open4MError(f'{path}: expected a list of captions or {{"annotations": [...]}}, got {_kind(content)}')
+    for number, item in enumerate(items, 1):
+        yield _caption(item, field, f"{path}: item {number}")
+
+
+def _of_dataset(folder: Path) -> Iterator[str]:
+    root, modality = folder, _MODALITY
+    if (folder / manifest.FILE).is_file():
+        root, modality = folder.resolve().parent, folder.resolve().name
+    data = RawDataset(root, [modality])
+    for i in range(len(data)):
+        value = data[i][modality]
+        if not isinstance(value, str):
+            raise Open4MError(f"{folder}: expected captions, got {modality}, whose values are {type(value).__name__}")
+        yield value
+
+
+def _parsed(content: str | bytes, where: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Open4MError(f"{where}: not readable as JSON ({error})") from None
+
+
+def _caption(item: Any, field: str, where: str) -> str:
+    caption = item.get(field) if isinstance(item, dict) else item
+    if not isinstance(caption, str):
+        raise Open4MError(f"{where}: expected a string or an object with the string {field!r}, got {_kind(item)}")
+    return caption
+
+
+def _kind(content: Any) -> str:
+    """What a JSON value is, for a message."""
+    if isinstance(content, dict):
+        return f"an object with {', '.join(map(repr, list(content)[:8])) or 'nothing'}"
+    return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(content), "a number")
