@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from open4m.config import Duration
 from open4m.train.loop import Preempted, TrainConfig, step_generator, train
@@ -30,10 +31,10 @@ class LineTask:
 
     name = "line"
 
-    def __init__(self, seed=0, pause=0.0, broken_at=None):
+    def __init__(self, seed=0, pause=0.0):
         torch.manual_seed(seed)
         self.model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
-        self.pause, self.broken_at = pause, broken_at
+        self.pause = pause
         self.steps, self.modes, self.saved = [], [], 0
 
     def batch(self, step):
@@ -46,8 +47,6 @@ class LineTask:
         self.modes.append((self.model.training, torch.is_autocast_enabled("cpu")))
         y = self.model(batch["x"]).float()[:, 0] + 0.1 * torch.randn(8, generator=generator)
         error = (y - batch["x"].sum(1)).square().mean()
-        if batch["step"] == self.broken_at:
-            error = error * float("nan")
         return error, {"half": error.detach() / 2}
 
     def tokens(self, batch):
@@ -70,7 +69,7 @@ class LineTask:
 
 CONFIG = TrainConfig(
     length=Duration(23, "steps"), warmup=Duration(5, "steps"), batch_size=64, optim=OptimConfig(base_lr=0.04, clip=0.5),
-    workers=0, log_every=1, evaluate_every=10, checkpoint_every=4,
+    workers=0, log_every=1, evaluate_every=10, checkpoint_every=4, smoke_test=False,
 )  # fmt: skip
 
 
@@ -105,8 +104,6 @@ def test_a_run_records_everything(uninterrupted):
     assert set(task.modes) == {(True, True)}  # bf16 autocast, and back in training mode after each evaluation
     assert (directory / "model" / "weights").exists()
     assert json.loads((directory / "config.json").read_text())["train"]["length"] == "23 steps"
-    norm = torch.cat([p.grad.flatten() for p in task.model.parameters()]).norm().item()
-    assert norm <= 0.5 * 1.001  # what the last step used was clipped
 
 
 @pytest.mark.parametrize("stops", [[4], [5], [7, 10], [1, 2, 22]])
@@ -166,17 +163,16 @@ def test_what_changes_no_result_may_change_when_a_run_is_resumed(tmp_path, unint
     assert metrics(tmp_path / "run") == metrics(uninterrupted[0])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path):
-    task = LineTask(broken_at=6)
-    with pytest.raises(
-        Open4MError, match=r"line: step 6: loss nan, gradient norm nan: not finite; lower optim.base_lr"
-    ):
-        train(task, CONFIG, tmp_path / "run")
-    assert all(torch.isfinite(p).all() for p in task.model.parameters())
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
-    healed = LineTask()
-    train(healed, CONFIG, tmp_path / "run", stop_at=8)  # what caused it is gone: it goes on from the checkpoint
-    assert healed.steps == [4, 5, 6, 7]
+def test_gradients_are_clipped_to_the_configured_norm(tmp_path):
+    """AdamW's first moment after one step is 0.1 of the gradient that the step used."""
+    for clip, expected in ((0.5, 0.5), (None, None)):
+        directory = tmp_path / str(clip)
+        train(LineTask(), dataclasses.replace(CONFIG, optim=OptimConfig(clip=clip)), directory, stop_at=1)
+        moments = load_file(directory / "checkpoints" / "step-00000001" / "optimizer.safetensors")
+        used = 10 * torch.cat([m.flatten() for name, m in moments.items() if name.endswith("exp_avg")]).norm().item()
+        before = metrics(directory)[0]["gradient_norm"]
+        assert before > 0.6
+        assert used == pytest.approx(expected or before, rel=1e-4)
 
 
 def test_a_model_is_saved_whole_or_not_at_all(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,8 +18,18 @@ from open4m.types import Open4MError
 KEPT = 2
 
 
-def save(directory: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> Path:
-    """Write ``checkpoints/step-…`` into a temporary directory, then rename it; older ones beyond two are removed."""
+def save(
+    directory: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict,
+    average: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Write ``checkpoints/step-…`` into a temporary directory, then rename it; older ones beyond two are removed.
+
+    ``state``: what else a resumed run needs, as JSON values. ``average``: averaged weights by name, if there are any.
+    """
     folder = directory / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
@@ -28,6 +39,8 @@ def save(directory: Path, step: int, model: torch.nn.Module, optimizer: torch.op
     try:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
         save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        if average:
+            save_file({k: v.contiguous() for k, v in average.items()}, temporary / "average.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": step, **state}))
         for file in temporary.iterdir():
             with file.open("rb") as handle:
@@ -49,13 +62,21 @@ def latest(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Load a checkpoint into a model and its optimizer; gives the state that was saved with it."""
+def restore(
+    path: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, torch.Tensor] | None = None,
+) -> dict:
+    """Load a checkpoint into a model, its optimizer and ``average``; gives the state that was saved with it."""
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
         tensors = load_file(path / "optimizer.safetensors")
+        averaged = load_file(path / "average.safetensors") if average else {}
+        for name, value in (average or {}).items():
+            value.copy_(averaged[name])
         state = json.loads((path / "state.json").read_text())
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise Open4MError(f"{path}: not a checkpoint of this run ({error})") from error
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"

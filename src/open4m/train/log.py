@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,19 +17,17 @@ logger = logging.getLogger("open4m")
 
 
 class RunLog:
-    """Writes ``metrics.jsonl``, TensorBoard events and ``pictures/`` of a run directory, and shows progress.
+    """Writes ``metrics.jsonl``, ``bad_steps.jsonl``, TensorBoard events and ``pictures/`` of a run, and shows progress.
 
-    On resuming at ``start``, metrics of later steps, which will be computed again, are dropped.
+    On resuming at ``start``, lines of later steps, which will be computed again, are dropped.
     """
 
     def __init__(self, directory: Path, description: str, steps: int, start: int = 0):
         self.directory, self.steps, self.start = directory, steps, start
-        path = directory / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("}\n")]  # a machine that died may have cut the last one
-            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= start))
-        self._metrics = path.open("a")
+        self._bad_steps = directory / "bad_steps.jsonl"
+        for path in (directory / "metrics.jsonl", self._bad_steps):
+            _keep(path, start)
+        self._metrics = (directory / "metrics.jsonl").open("a")
         self._writer = _tensorboard(directory, start)
         self._began = self._spoke = time.monotonic()
         console = Console(stderr=True)
@@ -53,12 +52,20 @@ class RunLog:
             logger.info("%s %d/%d, %s, %s left", self._description, step, self.steps, note, _clock(left))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record metrics of a step."""
+        """Record metrics of a step; those that are not finite, which JSON cannot say, are left out."""
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._metrics.write(json.dumps({"step": step, **values}) + "\n")
         self._metrics.flush()
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+
+    def bad_step(self, step: int, what: str, values: Mapping[str, float]) -> Path:
+        """Write down a step that went wrong and its batch, which ``task.batch`` makes again; gives the file."""
+        readable = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        with self._bad_steps.open("a") as file:
+            file.write(json.dumps({"step": step + 1, "batch": step, "what": what, **readable}) + "\n")
+        return self._bad_steps
 
     def pictures(self, step: int, images: Mapping[str, Image.Image]) -> None:
         """Save pictures of what the model does at a step."""
@@ -74,6 +81,14 @@ class RunLog:
             self._writer.close()
         if self._progress is not None:
             self._progress.stop()
+
+
+def _keep(path: Path, step: int) -> None:
+    """Drop the lines of later steps than ``step`` from a file, if it is there."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("}\n")]  # a machine that died may have cut the last one
+        path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
 def _tensorboard(directory: Path, start: int):

@@ -1,21 +1,22 @@
 """The one training loop. A task says what a batch, a loss and an evaluation are; the loop does the rest.
 
-A run directory holds ``config.json``, ``metrics.jsonl``, TensorBoard events, ``pictures/``, ``checkpoints/`` and,
-when the run ends, ``model/``: what the task saves for use. Calling :func:`train` on it again resumes; everything
-random is a function of (seed, step), so on a CPU a resumed run gives the losses of an uninterrupted one, bit for bit.
+A run directory holds ``config.json``, ``metrics.jsonl``, TensorBoard events, ``pictures/``, ``checkpoints/``, if steps
+went wrong ``bad_steps.jsonl`` and, when the run ends, ``model/``: what the task saves for use. Calling :func:`train` on
+it again resumes; everything random is a function of (seed, step), so on a CPU a resumed run gives the losses of an
+uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import math
 import shutil
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -23,16 +24,23 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from open4m import config as configs
 from open4m.config import Duration
 from open4m.train import checkpoint, optim
+from open4m.train.average import Average
+from open4m.train.guard import Guard
 from open4m.train.log import RunLog
 from open4m.train.memory import keep_freed_memory
 from open4m.train.recompute import recompute_blocks
+from open4m.train.smoke import smoke_test
 from open4m.types import Open4MError, Preempted
 
 logger = logging.getLogger("open4m")
+
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions of autocast
+CODE_USAGE = 0.5  # the share of a codebook below which too many codes are dead
 
 
 class Task(Protocol):
@@ -51,7 +59,7 @@ class Task(Protocol):
         """How many tokens the batch shows the model."""
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics on validation data."""
+        """Metrics on validation data. Of one named ``code_usage``, a share in [0, 1], the loop warns if it is low."""
 
     def pictures(self) -> dict[str, Image.Image]:
         """Pictures of what the model does now."""
@@ -69,13 +77,17 @@ class TrainConfig:
     batch_size: int = 256
     tokens_per_sample: float = 256  # what a length in tokens is divided by: of 4M, the masking's
     optim: optim.OptimConfig = optim.OptimConfig()
-    precision: Literal["bf16", "fp32"] = "bf16"
+    ema: float | None = None  # decay of the moving average of weights that is evaluated and saved; None: no average
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"  # fp16: with a dynamic scale of the loss
     recompute: bool = False  # activations in the backward pass, block by block, instead of keeping them (paper C.2)
     seed: int = 0
     workers: int = 1  # processes that make batches; 0: the training process itself
     log_every: int = 20  # steps
     evaluate_every: int = 500  # steps
     checkpoint_every: int = 500  # steps
+    max_skips: int = 100  # steps without an update, because loss or gradient is not finite, before the run gives up
+    max_skips_in_a_row: int = 10
+    smoke_test: bool = True  # before the first step, one batch goes through all that a run does
 
     @property
     def steps(self) -> int:
@@ -98,8 +110,8 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
     ``task_config``: what else defines the run; saved beside ``config`` and compared on resuming.
     ``stop_at``: save and return after this step, as if preempted.
 
-    Raises :class:`Open4MError` if the directory holds a run with another configuration, or the loss is not finite;
-    :class:`Preempted` after SIGTERM or SIGINT, when the run is saved.
+    Raises :class:`Open4MError` if the directory holds a run with another configuration, or too many steps have a loss
+    or a gradient that is not finite; :class:`Preempted` after SIGTERM or SIGINT, when the run is saved.
     """
     claim(directory, {"train": config, "task": task_config})
     device = next(task.model.parameters()).device
@@ -108,56 +120,73 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
     if config.recompute:
         recompute_blocks(task.model)
     optimizer = optim.build(task.model, config.optim)
-    start = tokens = 0
+    average = Average(task.model, config.ema)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    state = {"step": 0, "tokens": 0}
     if (path := checkpoint.latest(directory)) is not None:
-        state = checkpoint.restore(path, task.model, optimizer)
-        start, tokens = state["step"], state["tokens"]
+        state = checkpoint.restore(path, task.model, optimizer, average.values)
+    start, tokens = state["step"], state["tokens"]
     steps = config.steps
     last = min(steps, stop_at) if stop_at is not None else steps
     peak = config.optim.base_lr * config.batch_size / 256
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    autocast = torch.autocast(device.type, dtype=REDUCED.get(config.precision), enabled=config.precision in REDUCED)
     log = RunLog(directory, task.name, steps, start)
+    guard = Guard(task, config, scaler, log)
+    if "guard" in state:
+        guard.restore(state["guard"])
+        scaler.load_state_dict(state["scaler"])
     window: deque[tuple[float, int]] = deque(maxlen=50)  # (time, samples) of the latest steps
     batches = _batches(task, start, last, config.workers)  # before the signals are taken: workers keep their own
     with contextlib.closing(log), _stop_signals() as stop:
+        if config.smoke_test and start == 0 < last:
+            first = next(batches)
+            smoke_test(task, first[1], step_generator(config.seed, 0, device), autocast, directory / ".smoke")
+            batches = itertools.chain([first], batches)
         task.model.train()
         for step, batch in batches:
             for group in optimizer.param_groups:
                 group["lr"] = optim.learning_rate(step, steps, config.warmup_steps, peak, config.optim.final_lr)
+            guard.watch()
             with autocast:
                 loss, details = task.loss(batch, step_generator(config.seed, step, device))
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.optim.clip or math.inf)
-            if not torch.isfinite(norm):
-                raise Open4MError(
-                    f"{task.name}: step {step}: loss {loss.item()}, gradient norm {norm.item()}: not finite; "
-                    "lower optim.base_lr or set optim.clip, then run again to resume"
-                )
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            norm = get_total_norm([p.grad for p in task.model.parameters() if p.grad is not None])
+            cost, length = torch.stack([loss.detach(), norm]).tolist()  # waits for the device once
+            if guard.accepts(step, cost, length):
+                if config.optim.clip is not None:
+                    clip_grads_with_norm_(task.model.parameters(), config.optim.clip, norm)
+                scaler.step(optimizer)
+                average.update(step)
+                tokens += task.tokens(batch)
+            scaler.update()
             optimizer.zero_grad(set_to_none=True)  # here, so that the next forward pass has their memory
-            tokens += task.tokens(batch)
             done = step + 1
             window.append((time.monotonic(), config.batch_size))
             speed = sum(n for _, n in list(window)[1:]) / max(1e-9, window[-1][0] - window[0][0])
             if done % config.log_every == 0 or done == last:
-                values = {"loss": loss.item(), "gradient_norm": norm.item(), "lr": optimizer.param_groups[0]["lr"],
-                          "tokens": tokens, "samples_per_second": speed,
+                values = {"loss": cost, "gradient_norm": length, "lr": optimizer.param_groups[0]["lr"],
+                          "tokens": tokens, "samples_per_second": speed, **guard.metrics(),
                           **{k: float(v) for k, v in details.items()}}  # fmt: skip
                 log.metrics(done, values)
-                log.progress(done, f"loss {values['loss']:.3f}, {speed:.0f} samples/s")
+                log.progress(done, f"loss {cost:.3f}, {speed:.0f} samples/s")
             if done % config.evaluate_every == 0 or done == steps:
-                _evaluate(task, log, done)
+                with average.applied():
+                    _evaluate(task, log, done)
+                _warn_of_dead_codes(f"{task.name} step {done}: training", details)
                 window.clear()
             stopped = stop.is_set()
             if done % config.checkpoint_every == 0 or done == last or stopped:
-                checkpoint.save(directory, done, task.model, optimizer, {"tokens": tokens})
+                state = {"tokens": tokens, "guard": guard.state(), "scaler": scaler.state_dict()}
+                checkpoint.save(directory, done, task.model, optimizer, state, average.values)
             if stopped:
                 raise Preempted(f"{task.name}: stopped at step {done}; saved in {directory}, run again to resume")
     if last == steps and not (directory / "model").exists():
         task.model.eval()
         temporary = directory / ".model.tmp"  # "model" is there whole or not at all
         shutil.rmtree(temporary, ignore_errors=True)
-        task.save(temporary)
+        with average.applied():
+            task.save(temporary)
         temporary.rename(directory / "model")
 
 
@@ -169,6 +198,13 @@ def _evaluate(task: Task, log: RunLog, step: int) -> None:
         log.pictures(step, task.pictures())
     task.model.train()
     logger.info("%s step %d: %s", task.name, step, ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+    _warn_of_dead_codes(f"{task.name} step {step}: validation", values)
+
+
+def _warn_of_dead_codes(where: str, values: Mapping[str, Any]) -> None:
+    usage = float(values.get("code_usage", 1.0))
+    if usage < CODE_USAGE:
+        logger.warning("%s data use only %.0f%% of the codebook: many codes are dead", where, 100 * usage)
 
 
 class _Batches(torch.utils.data.Dataset):
@@ -237,7 +273,10 @@ def claim(directory: Path, description: Any) -> None:
     temporary.rename(path)
 
 
-FREE = ("recompute", "workers", "processes", "log_every", "evaluate_every", "checkpoint_every", "evaluate_samples")
+FREE = (
+    "recompute", "workers", "processes", "log_every", "evaluate_every", "checkpoint_every", "evaluate_samples",
+    "max_skips", "max_skips_in_a_row", "smoke_test",
+)  # fmt: skip
 
 
 def _determining(values: Any) -> Any:

@@ -1,0 +1,48 @@
+"""Averaged weights: what is evaluated and saved may be a moving average of what is trained (paper Tables 8 to 11)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from open4m.types import Open4MError
+
+
+class Average:
+    """The exponential moving average of a model's trainable weights; without a ``decay``, of none of them.
+
+    ``values`` are the averages by the weights' names. Buffers are not averaged: those of the model count.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float | None):
+        if decay is not None and not 0 <= decay < 1:
+            raise Open4MError(f"train.ema: expected a decay of at least 0 and below 1, got {decay}")
+        self.decay = decay
+        trained = {} if decay is None else {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._weights = list(trained.values())
+        self.values = {name: weight.detach().clone() for name, weight in trained.items()}
+
+    def update(self, step: int) -> None:
+        """Move towards the weights that a step, counted from 0, has made.
+
+        The decay is min(``decay``, (1 + step) / (10 + step)): the initial weights are soon forgotten.
+        """
+        if self.values:
+            move = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+            move(list(self.values.values()), [weight.detach() for weight in self._weights], step)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside; nothing is copied, so it has its own ones again after it."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for name, weight in zip(self.values, self._weights, strict=True):
+            weight.data, self.values[name] = self.values[name], weight.data
