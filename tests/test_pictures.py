@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from open4m.pictures import grid
+from open4m.pictures import grid, heat, legend, stack
 
 
 def tile(color):
@@ -31,3 +31,31 @@ def test_titles_and_labels_make_room_and_leave_ink():
 def test_rows_of_unequal_length_are_padded_with_white():
     sheet = np.asarray(grid([[tile("red"), tile("red")], [tile("red")]], gap=0))
     assert (sheet[10:, 20:] == 255).all()
+
+
+def test_heat_grows_darker_up_to_the_highest_value_and_stays():
+    picture = heat(np.array([[0.0, 0.5, 1.0, 2.0, 7.0]]), high=2.0)
+    assert picture.size == (5, 1)
+    brightness = np.asarray(picture, dtype=int).sum(-1)[0]
+    assert (np.diff(brightness[:4]) < 0).all()
+    assert brightness[4] == brightness[3]
+    assert np.array_equal(np.asarray(heat(np.zeros((2, 2)), high=0.0)), np.full((2, 2, 3), picture.getpixel((0, 0))))
+
+
+def test_a_legend_shows_the_colors_between_its_texts():
+    bar = np.asarray(legend("right", "wrong", width=48, colors=2))
+    least, most = (heat(np.full((1, 1), v), 1).getpixel((0, 0)) for v in (0.0, 1.0))
+    middle = bar[bar.shape[0] // 2]
+    low, high = (np.flatnonzero((middle == color).all(-1)) for color in (least, most))
+    assert (len(low), len(high)) == (24, 24)
+    assert low.max() < high.min()
+    for text in (bar[:, : low.min()], bar[:, high.max() + 1 :]):
+        assert text.min() < 128
+
+
+def test_stacked_pictures_stand_in_the_middle_below_one_another():
+    sheet = np.asarray(stack([tile("red"), Image.new("RGB", (10, 4), "blue")]))
+    assert sheet.shape == (14, 20, 3)
+    assert (sheet[:10] == (255, 0, 0)).all()
+    assert (sheet[10:, 5:15] == (0, 0, 255)).all()
+    assert (sheet[10:, :5] == 255).all()

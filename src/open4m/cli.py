@@ -6,9 +6,11 @@ import argparse
 import json
 import logging
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from open4m import __version__
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--classes", type=Path, help="of a segmentation tokenizer: a text file with a class name a line")
     load.set_defaults(run=_import)
 
-    tokenizer = commands.add_parser("tokenizer", help="make a tokenizer of your own data")
+    tokenizer = commands.add_parser("tokenizer", help="fit a text tokenizer, or measure one of a dense modality")
     tokenizer.set_defaults(run=lambda _: tokenizer.print_help())
     tokenizer_commands = tokenizer.add_subparsers(title="commands", metavar="COMMAND")
     fit = tokenizer_commands.add_parser(
@@ -113,6 +115,19 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--field", default="caption", help="of JSON objects: where the caption is (default: caption)")
     fit.set_defaults(run=_fit_text)
 
+    report = tokenizer_commands.add_parser(
+        "report", help="measure the tokenizer of a dense modality, and draw what it does"
+    )
+    report.add_argument("tokenizer", help="a folder, or a model and a modality: scenes/rgb")
+    report.add_argument("--data", type=Path, help="a folder of raw shards (default: scenes of the test split)")
+    report.add_argument("--samples", type=int, default=128)
+    report.add_argument(
+        "--clip", help="a folder or hub name of the CLIP that compares images (default: that of scenes)"
+    )
+    report.add_argument("--batch-size", type=int, default=32)
+    report.add_argument("--out", type=Path, default=Path("report"), help="folder to write (default: report)")
+    report.set_defaults(run=_tokenizer_report)
+
     lines = []
     for name, help_text in (
         ("train", "everything up to a pre-trained model; resumes where it stopped"),
@@ -132,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         lines.append(command)
         command.set_defaults(run=_line, until="assemble" if name == "train" else "evaluate")
 
-    for command in (demo, generate, evaluate, *lines):
+    for command in (demo, generate, evaluate, report, *lines):
         command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
 
     known = commands.add_parser("modalities", help="list the modalities that are known")
@@ -262,6 +277,29 @@ def _fit_text(options: argparse.Namespace) -> None:
     print(f"  tokens: {' | '.join(map(text.name, ids))}")
     print(f"  decoded: {text.decode_text(ids)!r}")
     print(options.out)
+
+
+def _tokenizer_report(options: argparse.Namespace) -> None:
+    from open4m import hub
+    from open4m.evaluate.tokenizers import Data, report
+    from open4m.labellers.clip import CLIPLabeller
+    from open4m.line import CLIP
+    from open4m.tokenizers.vqvae import Tokenizer
+
+    device = _device(options)
+    tokenizer = Tokenizer.load(hub.resolve_tokenizer(options.tokenizer), device)
+    judge = cache(lambda: CLIPLabeller.load(options.clip or hub.resolve("scenes") / CLIP, device))
+    data = Data(samples=options.samples, folder=options.data)
+    given = {"--data": options.data, "--samples": options.samples, "--clip": options.clip}
+    flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    command = shlex.join(["open4m", "tokenizer", "report", options.tokenizer, *flags])
+    result, picture = report(tokenizer, options.tokenizer, data, judge, batch_size=options.batch_size, command=command)
+    options.out.mkdir(parents=True, exist_ok=True)
+    files = {name: options.out / f"report.{name}" for name in ("json", "png")}
+    files["json"].write_text(result.to_json())
+    picture.save(files["png"])
+    print(result.table())
+    print(f"\n{files['json']}, {files['png']}")
 
 
 def _line(options: argparse.Namespace) -> None:

@@ -56,6 +56,35 @@ def resolve(name: str | Path) -> Path:
     return path
 
 
+def resolve_tokenizer(name: str | Path) -> Path:
+    """Where the tokenizer of a dense modality is: its folder, or ``<model>/<modality>`` of a model, shipped or not.
+
+    >>> resolve_tokenizer("scenes/rgb")
+
+    Raises :class:`Open4MError` that names the tokenizers that the model has.
+    """
+    path = Path(name)
+    model, _, key = str(name).rstrip("/").rpartition("/")
+    if str(name) in shipped() or (path / TOKENIZERS).is_dir():
+        model, key = str(name), ""
+    elif path.is_dir() or not model:
+        missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
+        if missing:
+            raise Open4MError(
+                f"{name}: not a tokenizer, there is no {' and no '.join(missing)}; expected the folder of one, or a "
+                f"model and a modality, like {next(iter(shipped()), 'model')}/rgb"
+            )
+        return path
+    folder = resolve(model) / TOKENIZERS
+    if not key or not (folder / key / CONFIG).is_file():
+        known = sorted(f.parent.name for f in folder.glob(f"*/{CONFIG}"))
+        raise Open4MError(
+            f"{model}: has {f'no tokenizer {key!r}' if key else 'several tokenizers: name one'} (of dense modalities "
+            f"it has: {', '.join(f'{model}/{k}' for k in known) or 'none'})"
+        )
+    return folder / key
+
+
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError

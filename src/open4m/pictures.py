@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+_INK = (30, 30, 40)
+# From nothing (a light gray) to much (dark red), ever darker, so that it is read without colors too.
+_HEAT = np.array([[240, 240, 236], [254, 217, 118], [253, 141, 60], [189, 0, 38], [77, 0, 24]])
 
 
 def grid(
@@ -23,11 +28,42 @@ def grid(
     sheet = Image.new("RGB", (left + count * (width + gap), top + len(rows) * (height + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(columns):
-        draw.text((left + c * (width + gap) + width // 2, top // 2), title, fill=(30, 30, 40), font=font, anchor="mm")
+        draw.text((left + c * (width + gap) + width // 2, top // 2), title, fill=_INK, font=font, anchor="mm")
     for r, row in enumerate(rows):
         y = top + r * (height + gap)
         if r < len(labels):
-            draw.text((gap, y + height // 2), labels[r], fill=(30, 30, 40), font=font, anchor="lm")
+            draw.text((gap, y + height // 2), labels[r], fill=_INK, font=font, anchor="lm")
         for c, image in enumerate(row):
             sheet.paste(image, (left + c * (width + gap), y))
+    return sheet
+
+
+def heat(values: np.ndarray, high: float) -> Image.Image:
+    """A picture of values (H, W), a pixel each: 0 is light, ``high`` and all above it dark red."""
+    position = (np.asarray(values, dtype=np.float64) / max(high, 1e-12)).clip(0, 1) * (len(_HEAT) - 1)
+    channels = [np.interp(position, np.arange(len(_HEAT)), _HEAT[:, c]) for c in range(3)]
+    return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
+
+
+def legend(low: str, high: str, width: int = 320, colors: int = 256) -> Image.Image:
+    """What the colors of :func:`heat` mean: a bar of ``colors`` of them between two texts."""
+    height = 28
+    font = ImageFont.load_default(14)
+    left, right = (int(font.getlength(text)) + 14 for text in (low, high))
+    sheet = Image.new("RGB", (left + width + right, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((left - 7, height // 2), low, fill=_INK, font=font, anchor="rm")
+    draw.text((left + width + 7, height // 2), high, fill=_INK, font=font, anchor="lm")
+    bar = heat(np.linspace(0, 1, colors)[None], 1).resize((width, height - 12), Image.Resampling.NEAREST)
+    sheet.paste(bar, (left, 6))
+    return sheet
+
+
+def stack(images: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below one another, each in the middle."""
+    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, ((sheet.width - image.width) // 2, top))
+        top += image.height
     return sheet

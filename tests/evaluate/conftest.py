@@ -73,3 +73,9 @@ def clip(captions) -> CLIPLabeller:
     size = SmallCLIP(image_size=32, patch_size=16, width=16, layers=1, heads=2, projection=8, text_width=16,
                      text_layers=1, text_heads=2)  # fmt: skip
     return CLIPLabeller(small_clip(words, size).eval(), words)
+
+
+@pytest.fixture(scope="session", name="tokenizer")
+def make_tokenizer():
+    """A function: a tokenizer of random weights, by modality."""
+    return tokenizer

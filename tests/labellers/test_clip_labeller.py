@@ -56,6 +56,32 @@ def test_feature_map_is_the_last_layers_output_without_the_class_token(labeller,
         modalities.get("clip").convert(image_map)
 
 
+def test_feature_distance_is_that_of_unit_vectors_after_every_layer(labeller, images):
+    seen = []
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        for layer in labeller.model.vision_model.encoder.layers
+    ]
+    labeller.label(images)
+    for hook in hooks:
+        hook.remove()
+    total = 0.0
+    for output in seen:
+        vectors = (
+            (output[0] if isinstance(output, tuple) else output)[:, 1:].double().numpy()
+        )  # without the class token
+        unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+        total += ((unit[:2] - unit[1:]) ** 2).sum(-1).mean(-1)
+    assert len(seen) == TINY.layers
+    found = labeller.feature_distance(images[:2], images[1:])
+    np.testing.assert_allclose(found, total / TINY.layers, rtol=1e-4)  # float32 network outputs
+    assert found.min() > 1e-3
+    assert labeller.feature_distance(images, images).max() == 0
+    assert labeller.feature_distance([], []).shape == (0,)
+    with pytest.raises(Open4MError, match="got 3 and 2"):
+        labeller.feature_distance(images, images[:2])
+
+
 def test_cell_of_the_map_is_the_patch_at_the_same_place(images):
     tokenizer = fit_text_tokenizer(CAPTIONS)
     labeller = CLIPLabeller(small_clip(tokenizer, TINY).eval(), tokenizer)

@@ -140,6 +140,20 @@ def test_psnr_by_hand():
     assert RGB.metrics([label + 255, label + 51], [label, label])["psnr"] == pytest.approx(10 * np.log10(25) / 2)
 
 
+@pytest.mark.parametrize("shape", [(40, 31, 3), (11, 11, 3)])
+def test_ssim_is_that_of_scikit_image(shape):
+    from skimage.metrics import structural_similarity
+
+    generator = np.random.default_rng(0)
+    label = (np.linspace(0, 200, shape[1])[None, :, None] + generator.uniform(0, 40, shape)).astype(np.uint8)
+    prediction = (label * 0.8 + generator.uniform(0, 30, shape)).astype(np.uint8)
+    expected = structural_similarity(
+        label, prediction, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+    )
+    assert 0.2 < expected < 0.95
+    assert RGB.metrics([prediction, label], [label, label])["ssim"] == pytest.approx((expected + 1) / 2, abs=1e-9)
+
+
 def test_cosine_of_features_ignores_their_length():
     label = np.float32([[[1, 0], [0, 1]]])
     assert CLIP.metrics([3 * label], [label])["cosine"] == pytest.approx(1)

@@ -95,7 +95,7 @@ def table(result: Result) -> str:
     for row in result.rows:
         gap = "–" if row.gap_closed is None or math.isnan(row.gap_closed) else f"{round(100 * row.gap_closed)} %"
         name = f"{row.metric.replace('_', ' ')} {ARROWS[row.better]}"
-        numbers = " | ".join(map(_rounded, (row.trivial, row.model, row.upper_bound)))
+        numbers = " | ".join(map(rounded, (row.trivial, row.model, row.upper_bound)))
         lines.append(f"| {row.task} | {name} | {numbers} | {gap} |")
     return "\n".join(lines)
 
@@ -114,7 +114,7 @@ def update_readme(path: Path, text: str, marker: str = "results") -> None:
     path.write_text(new, encoding="utf-8")
 
 
-def _rounded(value: float) -> str:
+def rounded(value: float) -> str:
     """Three decimals below 10, one below 1000."""
     if not math.isfinite(value):
         return "–"

@@ -211,13 +211,37 @@ class CLIPLabeller(Labeller):
         """float64 (B, D): the pooled image features before projection, for a Fréchet distance."""
         return self._vision(values, lambda output: output.pooler_output).astype(np.float64)
 
-    def _vision(self, values: Sequence[np.ndarray], select: Callable) -> np.ndarray:
+    def feature_distance(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+        """How differently this CLIP sees each image of ``first`` and its partner in ``second``: float64 (B,), 0 to 4.
+
+        The patches' vectors after each Transformer layer are scaled to length 1; the squared distance of those at the
+        same place, 2 - 2·cosine, is averaged over places and layers. This is the recipe of LPIPS (Zhang et al., 2018),
+        but not LPIPS: that one compares channels of a convolutional network with weights fitted to people's judgments,
+        here all channels and layers count alike. Values of two CLIPs are not comparable.
+        """
+        if len(first) != len(second):
+            raise Open4MError(f"CLIP: expected as many images of either kind, got {len(first)} and {len(second)}")
+        distances = [np.zeros(0)]
+        for start in range(0, len(first), BATCH):
+            a, b = (self._layers(values[start : start + BATCH]) for values in (first, second))
+            distances.append(np.square(a - b).sum(-1, dtype=np.float64).mean((1, 2)))
+        return np.concatenate(distances)
+
+    def _layers(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """(B, layers, h·w, D): the patches' vectors after each Transformer layer, scaled to length 1."""
+
+        def select(output) -> Tensor:
+            return torch.stack([normalize(state[:, 1:].float(), dim=-1) for state in output.hidden_states[1:]], 1)
+
+        return self._vision(values, select, output_hidden_states=True)
+
+    def _vision(self, values: Sequence[np.ndarray], select: Callable, **options: bool) -> np.ndarray:
         """What ``select`` takes from the image encoder's output, for all images."""
         with torch.inference_mode():
             parts = []
             for start in range(0, len(values), BATCH):
                 scaled = self.images(values[start : start + BATCH]).to(self.device).float() / 255
-                parts.append(select(self.model.vision_model(self.normalize(scaled))).float().cpu().numpy())
+                parts.append(select(self.model.vision_model(self.normalize(scaled), **options)).float().cpu().numpy())
         return np.concatenate(parts)
 
     def _check_tokenizer(self) -> None:

@@ -177,6 +177,8 @@ class TokenGrid(Modality):
     normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured on the training set a channel
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    image: bool = False  # the value is uint8 (H, W, 3), sRGB: networks that read images can judge it
+    error_unit: str = ""  # of :meth:`error_map`
     crop_scale: tuple[float, float] = (0.8, 1.0)  # of the tokenizer's training crops, as area (paper Table 3)
     generation: GenerationDefaults = GenerationDefaults()
 
@@ -191,6 +193,21 @@ class TokenGrid(Modality):
         if self.categorical:
             return tensor.astype(np.uint8 if tensor.max(initial=0) < 256 else np.int32)
         return tensor.transpose(1, 2, 0).astype(np.float32)
+
+    def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """Where a prediction is wrong, and by how much: (H, W) float64, 0 where it is right, in ``error_unit``.
+
+        Of classes, bool: where the class is another one. Of features, 1 - cosine similarity. Of all else, the mean
+        absolute difference of the channels.
+        """
+        if self.categorical:
+            return prediction != label
+        prediction, label = prediction.astype(np.float64), label.astype(np.float64)
+        if self.feature_map:
+            lengths = np.linalg.norm(prediction, axis=-1) * np.linalg.norm(label, axis=-1)
+            return 1 - (prediction * label).sum(-1) / np.maximum(lengths, 1e-9)
+        difference = np.abs(prediction - label)
+        return difference.reshape(*difference.shape[:2], -1).mean(-1)
 
     def crop(self, value: np.ndarray, crop: Crop) -> np.ndarray:
         return resample(value, crop, self.resample)

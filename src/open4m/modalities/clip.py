@@ -34,11 +34,8 @@ class CLIP(TokenGrid):
 
     def metrics(self, predictions, labels) -> dict[str, float]:
         """Cosine similarity of predicted and true features: the mean over cells."""
-        similarities = []
-        for prediction, label in zip(predictions, labels, strict=True):
-            norms = np.linalg.norm(prediction, axis=-1) * np.linalg.norm(label, axis=-1)
-            similarities.append(((prediction * label).sum(-1) / np.maximum(norms, 1e-9)).mean())
-        return {"cosine": float(np.mean(similarities))}
+        errors = [self.error_map(p, t).mean() for p, t in zip(predictions, labels, strict=True)]
+        return {"cosine": 1 - float(np.mean(errors))}
 
     def trivial(self, labels) -> np.ndarray:
         return np.mean(labels, axis=0)
@@ -47,5 +44,5 @@ class CLIP(TokenGrid):
 MODALITY = CLIP(
     name="clip", description="CLIP feature map", extension="clip.npy",
     channels=0, loss="smooth_l1", resample="linear", feature_map=True, normalization="fit",
-    crop_scale=(0.2, 1.0),
+    error_unit="1 − cosine", crop_scale=(0.2, 1.0),
 )  # fmt: skip

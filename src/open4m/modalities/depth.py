@@ -69,4 +69,5 @@ MODALITY = Depth(
     channels=1,
     loss="smooth_l1",
     normalization="fit",
+    error_unit="m",
 )

@@ -47,11 +47,12 @@ class Normals(TokenGrid):
 
     def metrics(self, predictions, labels) -> dict[str, float]:
         """The mean angle between predicted and true normals, in degrees."""
-        angles = [
-            np.degrees(np.arccos(np.clip((p.astype(np.float64) * t).sum(-1), -1, 1))).mean()
-            for p, t in zip(predictions, labels, strict=True)
-        ]
+        angles = [self.error_map(p, t).mean() for p, t in zip(predictions, labels, strict=True)]
         return {"mean_angle": float(np.mean(angles))}
+
+    def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """The angle between predicted and true normals, in degrees."""
+        return np.degrees(np.arccos(np.clip((prediction.astype(np.float64) * label).sum(-1), -1, 1)))
 
     def trivial(self, labels) -> np.ndarray:
         return _unit(np.mean(labels, axis=0))
@@ -65,5 +66,5 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 MODALITY = Normals(
     name="normals", description="surface normals (x right, y up, z to the viewer)", extension="normals.png",
-    channels=3, loss="mse",
+    channels=3, loss="mse", error_unit="°",
 )  # fmt: skip

@@ -67,5 +67,5 @@ def _palette(classes: int) -> np.ndarray:
 
 MODALITY = Semseg(
     name="semseg", description="semantic segmentation", extension="semseg.png",
-    channels=16, loss="cross_entropy", categorical=True,
+    channels=16, loss="cross_entropy", categorical=True, error_unit="wrong class",
 )  # fmt: skip

@@ -1,0 +1,230 @@
+"""``open4m tokenizer report``: how good the tokenizer of a dense modality is (paper Table 31, last row, and Figure 20).
+
+Values are tokenized and made from their tokens again. What comes back is held to what went in, by the metrics of the
+modality and, if it is an image, by what a CLIP sees. Nothing that predicts these tokens can do better.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from open4m import pictures
+from open4m.datasets.scenes import Scenes
+from open4m.evaluate import frechet
+from open4m.evaluate.report import ARROWS, rounded
+from open4m.labellers.clip import CLIPLabeller
+from open4m.modalities.base import TokenGrid
+from open4m.store.shards import RawDataset
+from open4m.tokenizers.vqvae import Tokenizer
+from open4m.types import Open4MError, Value
+
+log = logging.getLogger("open4m")
+
+BETTER = {
+    "feature_distance": "lower",  # CLIPLabeller.feature_distance, the mean over images
+    "frechet_distance": "lower",  # of CLIP's pooled features, reconstructions to inputs: as rFID has of Inception's
+    "code_usage": "higher",  # the share of the codebook that occurs at all
+    "perplexity": "higher",  # exp of the entropy of the codes' frequencies: how many equally frequent ones they equal
+    "encode_images_per_second": "higher",  # arrays in, tokens out; the median over batches
+    "decode_images_per_second": "higher",
+}
+"""The figures that are not a metric of the modality, and their direction."""
+SCENES_SPLIT = "test"
+SHOWN = 8  # values in the picture
+TILE = 144  # pixels
+CLIPPED = 99  # the percentile of the shown errors that has the strongest color
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerReport:
+    """What was measured on ``samples`` values that became ``tokens`` tokens.
+
+    Usage and perplexity can be no more than the tokens allow, and a Fréchet distance falls with the number of samples:
+    compare reports of equally many samples of the same ``data``. ``judge`` is the fingerprint of the CLIP that compared
+    images.
+    """
+
+    tokenizer: str  # as it was named
+    fingerprint: str
+    modality: str
+    data: str
+    samples: int
+    image_size: int  # pixels; of a feature map: cells
+    grid: tuple[int, int]
+    tokens: int
+    codebook_size: int
+    device: str
+    judge: str | None
+    figures: dict[str, float]
+    better: dict[str, str]  # "higher" or "lower", by figure
+    command: str = ""
+
+    def to_json(self) -> str:
+        """All fields; a figure that is not finite is null."""
+        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
+        values = {**dataclasses.asdict(self), "figures": figures}
+        return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def table(self) -> str:
+        """A line of what it is, and the figures as Markdown."""
+        names = [f"{name.replace('_', ' ')} {ARROWS[self.better[name]]}" for name in self.figures]
+        values = [rounded(value) for value in self.figures.values()]
+        width, digits = max(map(len, names)), max(map(len, values))
+        h, w = self.grid
+        return "\n".join([
+            f"{self.tokenizer}: {self.modality}, {self.image_size}×{self.image_size}, {h}×{w} tokens of "
+            f"{self.codebook_size} codes; {self.samples} samples ({self.data}), {self.tokens} tokens",
+            "",
+            f"| {'figure':{width}} | {'value':>{digits}} |",
+            f"|{'-' * (width + 2)}|{'-' * (digits + 1)}:|",
+            *(f"| {name:{width}} | {value:>{digits}} |" for name, value in zip(names, values, strict=True)),
+        ])  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the values to measure on come from: a ``folder`` of raw shards, or, without one, scenes that no shipped
+    tokenizer was trained on. The first ``samples`` are taken."""
+
+    samples: int = 128
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        return f"scenes of the {SCENES_SPLIT} split" if self.folder is None else str(self.folder)
+
+
+def report(
+    tokenizer: Tokenizer,
+    name: str,
+    data: Data,
+    judge: Callable[[], CLIPLabeller],
+    *,
+    batch_size: int = 32,
+    command: str = "",
+) -> tuple[TokenizerReport, Image.Image]:
+    """Measure a tokenizer; also a picture of what it does to the first values.
+
+    ``judge`` is only called for images and feature maps. ``name`` and ``command`` are only recorded. Raises
+    :class:`Open4MError` if there are no such values.
+    """
+    config, modality = tokenizer.config, tokenizer.modality
+    values = read(tokenizer, data, judge)
+    clip = judge() if modality.image else None
+    figures, reconstructions = measure(tokenizer, values, clip, batch_size)
+    result = TokenizerReport(
+        tokenizer=name, fingerprint=tokenizer.fingerprint, modality=config.modality, data=str(data),
+        samples=len(values), image_size=config.image_size, grid=config.grid,
+        tokens=len(values) * config.grid[0] * config.grid[1], codebook_size=config.codebook_size,
+        device=str(tokenizer.device), judge=None if clip is None else clip.fingerprint, figures=figures,
+        better={key: {**modality.better, **BETTER}[key] for key in figures}, command=command,
+    )  # fmt: skip
+    return result, picture(modality, values[:SHOWN], reconstructions[:SHOWN])
+
+
+def read(tokenizer: Tokenizer, data: Data, judge: Callable[[], CLIPLabeller]) -> list[Value]:
+    """The values, as large as the tokenizer reads them.
+
+    What scenes do not hold but the judge labels, feature maps, it makes of their images.
+    """
+    config, modality = tokenizer.config, tokenizer.modality
+    if data.samples < 2:
+        raise Open4MError(f"a report needs 2 samples or more, got {data.samples}")
+    if data.folder is not None:
+        raw = RawDataset(data.folder, [modality.name])
+        if len(raw) < 2:
+            raise Open4MError(f"{data.folder}: a report needs 2 samples or more, {modality.name} has {len(raw)}")
+        return [
+            modality.fit(raw[i][modality.name], config.image_size)
+            for i in _logged(f"reading {modality.name}", min(data.samples, len(raw)))
+        ]
+    labelled = modality.name == CLIPLabeller.modality
+    size = judge().image_size if labelled else config.image_size
+    scenes = Scenes(SCENES_SPLIT, resolution=-(-size // 16) * 16, device=str(tokenizer.device))
+    name = CLIPLabeller.source if labelled else modality.name
+    if name not in scenes[0]:
+        raise Open4MError(f"scenes hold no {name} (they hold {', '.join(scenes[0])}): name a folder of raw shards")
+    values = [scenes[i][name] for i in _logged(f"rendering {name}", data.samples)]
+    return [modality.fit(value, config.image_size) for value in (judge().label(values) if labelled else values)]
+
+
+def measure(
+    tokenizer: Tokenizer,
+    values: Sequence[Value],
+    clip: CLIPLabeller | None = None,
+    batch_size: int = 32,
+    decoding: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, float], list[Value]]:
+    """The figures, and what became of the values. ``decoding``: options of :meth:`Tokenizer.decode_batch`."""
+    if batch_size < 1:
+        raise Open4MError(f"batch_size must be at least 1, got {batch_size}")
+    ids: list[np.ndarray] = []
+    reconstructions: list[Value] = []
+    speeds: list[tuple[float, float]] = []
+    for start in _logged(f"reconstructing {tokenizer.modality.name}", len(values), batch_size):
+        batch = values[start : start + batch_size]
+        begin = time.perf_counter()
+        ids.append(tokenizer.encode_batch(batch))
+        encoded = time.perf_counter()
+        reconstructions += tokenizer.decode_batch(ids[-1], **(decoding or {}))
+        decoded = time.perf_counter()
+        speeds.append((len(batch) / (encoded - begin), len(batch) / (decoded - encoded)))
+    figures = dict(tokenizer.modality.metrics(reconstructions, values))
+    if clip is not None:
+        log.info("comparing images as a CLIP sees them")
+        figures["feature_distance"] = float(clip.feature_distance(reconstructions, values).mean())
+        figures["frechet_distance"] = frechet.distance(clip.features(reconstructions), clip.features(values))
+    figures["code_usage"], figures["perplexity"] = usage(np.concatenate(ids), tokenizer.config.codebook_size)
+    figures["encode_images_per_second"], figures["decode_images_per_second"] = map(
+        statistics.median, zip(*speeds, strict=True)
+    )
+    return figures, reconstructions
+
+
+def usage(ids: np.ndarray, codebook_size: int) -> tuple[float, float]:
+    """The share of the codebook that tokens use, and their perplexity, from 1 (one code) to ``codebook_size``."""
+    counts = np.bincount(ids.ravel(), minlength=codebook_size)
+    frequencies = counts[counts > 0] / ids.size
+    return float(len(frequencies) / codebook_size), float(np.exp(-(frequencies * np.log(frequencies)).sum()))
+
+
+def picture(modality: TokenGrid, values: Sequence[Value], reconstructions: Sequence[Value]) -> Image.Image:
+    """Three rows, inputs, reconstructions and errors, and what the colors of the errors mean."""
+    pairs = list(zip(values, reconstructions, strict=True))
+    errors = [modality.error_map(reconstruction, value) for value, reconstruction in pairs]
+    high = 1.0 if modality.categorical else float(np.percentile(np.stack(errors), CLIPPED))
+    drawn = [_side_by_side(modality, *pair) for pair in pairs]
+    maps = [pictures.heat(error, high).resize((TILE, TILE), Image.Resampling.NEAREST) for error in errors]
+    sheet = pictures.grid([*zip(*drawn, strict=True), maps], labels=("input", "reconstruction", "error"))
+    if modality.categorical:
+        return pictures.stack([sheet, pictures.legend("right", modality.error_unit, width=48, colors=2)])
+    return pictures.stack([sheet, pictures.legend("0", f"{high:.2g} {modality.error_unit} or more")])
+
+
+def _side_by_side(modality: TokenGrid, value: Value, reconstruction: Value) -> tuple[Image.Image, Image.Image]:
+    """Pictures of two values, drawn as one (four times, a square), so that they share their colors' scale."""
+    row = np.concatenate([value, reconstruction], axis=1)
+    both = modality.render(np.concatenate([row, row]), 2 * TILE)
+    return both.crop((0, 0, TILE, TILE)), both.crop((TILE, 0, 2 * TILE, TILE))
+
+
+def _logged(what: str, total: int, step: int = 1, seconds: float = 5.0) -> Iterator[int]:
+    """The range from 0 to ``total``; says now and then how far it is."""
+    said = time.monotonic()
+    for start in range(0, total, step):
+        yield start
+        done = min(start + step, total)
+        if done == total or time.monotonic() - said >= seconds:
+            said = time.monotonic()
+            log.info("%s: %d of %d", what, done, total)

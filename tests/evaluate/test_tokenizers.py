@@ -1,0 +1,233 @@
+"""Reports of tokenizers: figures against computations by hand, pictures, the command, mistakes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from open4m import cli, hub, modalities
+from open4m.evaluate import frechet, tokenizers
+from open4m.evaluate.tokenizers import Data, measure, picture, read, report, usage
+from open4m.store.shards import write_shard
+from open4m.types import Open4MError
+
+SIZE = 32  # of the scenes and tokenizers of conftest.py
+DENSE = ("rgb", "depth", "normals", "semseg", "clip")
+
+
+def values_of(name, held_out):
+    modality = modalities.get(name)
+    if name in held_out[0]:
+        return [modality.fit(sample[name], SIZE) for sample in held_out]
+    return [np.random.default_rng(i).normal(size=(2, 2, 8)).astype(np.float32) for i in range(len(held_out))]
+
+
+# ---- figures
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_figures_are_the_modalitys_own_metrics_of_reconstructions(tokenizer, name, held_out):
+    own, values = tokenizer(name), values_of(name, held_out)
+    figures, reconstructions = measure(own, values, batch_size=2)  # the last batch has one
+    expected = [own.decode(own.encode(value)) for value in values]
+    for found, value in zip(reconstructions, expected, strict=True):
+        np.testing.assert_allclose(found, value, atol=1e-5)  # a batch sums in another order
+    metrics = own.modality.metrics(reconstructions, values)
+    assert metrics.keys() == own.modality.better.keys()
+    assert {key: figures[key] for key in metrics} == metrics
+    ids = np.stack([own.encode(value) for value in values])
+    assert (figures["code_usage"], figures["perplexity"]) == usage(ids, own.config.codebook_size)
+    assert figures["encode_images_per_second"] > 0
+    assert figures["decode_images_per_second"] > 0
+    assert "feature_distance" not in figures
+
+
+def test_usage_and_perplexity_by_hand():
+    assert usage(np.array([[3, 3], [3, 3]]), 8) == (1 / 8, 1)
+    assert usage(np.arange(4).reshape(2, 2), 8) == (1 / 2, pytest.approx(4))
+    entropy = -(3 / 4 * np.log(3 / 4) + 1 / 4 * np.log(1 / 4))
+    assert usage(np.array([0, 0, 7, 0]), 8) == (2 / 8, pytest.approx(np.exp(entropy)))
+
+
+def test_images_are_also_compared_as_a_clip_sees_them(tokenizer, clip, held_out):
+    own, values = tokenizer("rgb"), values_of("rgb", held_out)
+    figures, reconstructions = measure(own, values, clip)
+    assert figures["feature_distance"] == pytest.approx(clip.feature_distance(values, reconstructions).mean())
+    distance = frechet.distance(clip.features(reconstructions), clip.features(values))
+    assert figures["frechet_distance"] == pytest.approx(distance)
+    assert figures["frechet_distance"] > 0
+
+
+def test_options_of_decoding_are_handed_on(tokenizer, held_out):
+    own, seen = tokenizer("depth"), []
+    plain = own.decode_batch
+    own.decode_batch = lambda ids, **options: seen.append(options) or plain(ids)
+    measure(own, values_of("depth", held_out), decoding={"steps": 4}, batch_size=3)
+    assert seen == [{"steps": 4}] * 2
+
+
+# ---- error maps and the picture
+
+
+def test_error_maps_by_hand():
+    def error(name, prediction, label):
+        return modalities.get(name).error_map(np.array(prediction), np.array(label)).tolist()
+
+    black, pixel = np.zeros((1, 2, 3), np.uint8), np.uint8([[[0, 0, 0], [0, 30, 255]]])
+    assert error("rgb", black, pixel) == [[0, 95]]
+    assert error("depth", np.float32([[1, 2.5]]), np.float32([[1, 4]])) == [[0, 1.5]]
+    front, up = np.float32([[[0, 0, 1], [0, 1, 0]]]), np.float32([[[0, 0, 1], [0, 0, 1]]])
+    assert error("normals", front, up) == [[0, 90]]
+    assert error("semseg", np.uint8([[0, 2]]), np.uint8([[0, 1]])) == [[False, True]]
+    features = np.float32([[[1, 0], [1, 0], [1, 0]]]), np.float32([[[5, 0], [0, 2], [-3, 0]]])
+    assert error("clip", *features) == [[0, 1, 2]]
+
+
+def test_the_picture_has_a_row_each_of_inputs_reconstructions_and_errors():
+    modality = modalities.get("semseg")
+    value = np.zeros((SIZE, SIZE), np.uint8)
+    wrong = value.copy()
+    wrong[: SIZE // 2] = 1
+    sheet = np.asarray(picture(modality, [value, value], [value, wrong]))
+    gap, tile = 6, tokenizers.TILE
+    left = (sheet.shape[1] - gap) - 2 * (tile + gap)  # of the first column, beside the row's names
+
+    def at(row, column, height):  # a pixel a quarter from the left
+        return tuple(sheet[gap + row * (tile + gap) + int(height * tile), left + column * (tile + gap) + tile // 4])
+
+    first, second = at(0, 0, 0.25), at(1, 1, 0.25)
+    assert first == at(0, 1, 0.25) == at(1, 0, 0.25) == at(1, 1, 0.75) != second
+    assert at(2, 0, 0.25) == at(2, 1, 0.75) == (240, 240, 236)  # right
+    assert at(2, 1, 0.25) == (77, 0, 24)  # wrong
+    bottom = sheet[gap + 3 * (tile + gap) :]
+    assert ((bottom == (77, 0, 24)).all(-1)).sum() > 100  # the legend
+
+
+def test_inputs_and_reconstructions_share_their_colors_scale():
+    modality = modalities.get("depth")
+    value = np.linspace(1, 2, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
+    same = [np.asarray(image)[:, 18:-18] for image in tokenizers._side_by_side(modality, value, value)]
+    assert np.array_equal(*same)  # but for the seam, which is drawn smoothly
+    near, far = tokenizers._side_by_side(modality, value, value + 5)  # drawn alone, they would look the same
+    assert np.asarray(near)[..., 0].mean() > np.asarray(far)[..., 0].mean() + 100
+
+
+# ---- data
+
+
+@pytest.fixture
+def shards(tmp_path, held_out):
+    for name in ("depth", "rgb"):
+        modality = modalities.get(name)
+        write_shard(tmp_path / "raw", name, 0, [(str(i), modality.write(s[name])) for i, s in enumerate(held_out)])
+    return tmp_path / "raw"
+
+
+def no_clip():
+    raise AssertionError("no CLIP is needed here")
+
+
+def test_values_come_from_scenes_or_from_a_folder(tokenizer, shards, held_out):
+    own = tokenizer("depth")
+    rendered = read(own, Data(samples=3), no_clip)
+    assert len(rendered) == 3
+    assert all(np.array_equal(value, sample["depth"]) for value, sample in zip(rendered, held_out, strict=False))
+    stored = read(own, Data(samples=100, folder=shards), no_clip)
+    assert len(stored) == len(held_out)  # no more are there
+    np.testing.assert_allclose(stored[0], rendered[0], rtol=1e-3)  # stored in 16 bits
+
+
+def test_feature_maps_of_scenes_are_labelled(tokenizer, clip, held_out):
+    maps = read(tokenizer("clip"), Data(samples=2), lambda: clip)
+    labelled = clip.label([sample["rgb"] for sample in held_out[:2]])
+    modality = modalities.get("clip")
+    assert all(np.array_equal(a, modality.fit(b, 2)) for a, b in zip(maps, labelled, strict=True))
+
+
+# ---- mistakes
+
+
+def test_too_few_samples_are_refused(tokenizer, shards):
+    own = tokenizer("depth")
+    with pytest.raises(Open4MError, match="2 samples or more, got 1"):
+        read(own, Data(samples=1), no_clip)
+    with pytest.raises(Open4MError, match="normals"):
+        read(tokenizer("normals"), Data(folder=shards), no_clip)
+    with pytest.raises(Open4MError, match="batch_size must be at least 1"):
+        measure(own, [np.ones((SIZE, SIZE), np.float32)], batch_size=0)
+
+
+# ---- the whole
+
+
+def test_a_report_says_what_was_measured_on_what(tokenizer, clip):
+    own = tokenizer("rgb")
+    result, _ = report(own, "mine", Data(samples=4), lambda: clip, command="open4m ...")
+    assert (result.samples, result.tokens, result.codebook_size) == (4, 16, own.config.codebook_size)
+    assert (result.fingerprint, result.judge) == (own.fingerprint, clip.fingerprint)
+    assert list(result.figures) == [
+        "psnr", "ssim", "feature_distance", "frechet_distance", "code_usage", "perplexity",
+        "encode_images_per_second", "decode_images_per_second",
+    ]  # fmt: skip
+    assert result.better.keys() == result.figures.keys()
+    lines = result.table().splitlines()
+    assert "mine" in lines[0]
+    assert len(lines) == 4 + len(result.figures)
+    assert len({len(line) for line in lines[2:]}) == 1  # aligned
+
+
+def test_the_command_writes_figures_and_a_picture(tokenizer, tmp_path, shards, capsys):
+    own = tokenizer("depth")
+    own.save(tmp_path / "mine")
+    out = tmp_path / "deep" / "out"
+    arguments = ["tokenizer", "report", str(tmp_path / "mine"), "--data", str(shards), "--samples", "3"]
+    assert cli.main([*arguments, "--out", str(out), "--device", "cpu"]) == 0
+    written = json.loads((out / "report.json").read_text())
+    assert written["command"] == " ".join(["open4m", *arguments])
+    assert (written["samples"], written["modality"], written["judge"]) == (3, "depth", None)
+    figures, _ = measure(own, read(own, Data(samples=3, folder=shards), no_clip))
+    for name in ("abs_rel", "standardized_l1", "code_usage", "perplexity"):
+        assert written["figures"][name] == pytest.approx(figures[name], rel=1e-6)
+    assert (out / "report.png").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert "| abs rel ↓" in printed
+    assert str(out / "report.json") in printed
+
+
+def test_mistakes_are_one_line(tokenizer, tmp_path, shards, capsys):
+    tokenizer("depth").save(tmp_path / "depth")
+    tokenizer("normals").save(tmp_path / "normals")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for arguments, message in (
+        (["nothing"], "nothing: not a tokenizer, there is no config.json and no model.safetensors"),
+        ([str(broken)], "not a tokenizer"),
+        (["scenes/rbg"], "scenes: has no tokenizer 'rbg' (of dense modalities it has: scenes/clip, scenes/depth"),
+        (["scenes"], "scenes: has several tokenizers: name one"),
+        (["scenes/text"], "scenes: has no tokenizer 'text'"),
+        (["nothing/rgb"], "nothing: neither a directory"),
+        ([str(tmp_path / "depth"), "--samples", "0"], "2 samples or more, got 0"),
+        ([str(tmp_path / "normals"), "--data", str(shards)], "normals"),
+        ([str(tmp_path / "depth"), "--data", str(tmp_path / "none")], "none"),
+        ([str(tmp_path / "depth"), "--device", "nonsense"], "--device nonsense: not available"),
+    ):
+        assert cli.main(["tokenizer", "report", *arguments, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("open4m: ")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_directorys_tokenizers_are_named_by_modality(tokenizer, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    tokenizer("rgb").save(folder / hub.TOKENIZERS / "rgb")
+    for name in (hub.CONFIG, hub.WEIGHTS):
+        (folder / name).write_bytes(b"")
+    assert hub.resolve_tokenizer(f"{folder}/rgb") == folder / hub.TOKENIZERS / "rgb"
+    assert hub.resolve_tokenizer(folder / hub.TOKENIZERS / "rgb") == folder / hub.TOKENIZERS / "rgb"
+    assert hub.resolve_tokenizer("scenes/rgb") == hub.SHIPPED / "scenes" / hub.TOKENIZERS / "rgb"
+    with pytest.raises(Open4MError, match="name one"):
+        hub.resolve_tokenizer(folder)
