@@ -1,4 +1,4 @@
-"""``open4m import``: a checkpoint of the authors becomes a model directory."""
+"""``open4m import``: a checkpoint of the authors becomes a model directory. What is said of a generated value."""
 
 import huggingface_hub
 import pytest
@@ -8,6 +8,7 @@ from theirs import checkpoint, write
 from open4m import cli, hub
 from open4m.generate.pipeline import FourM
 from open4m.model import convert
+from open4m.types import Boxes
 
 
 @pytest.mark.parametrize("source", ["directory", "file", "name"])
@@ -67,3 +68,15 @@ def test_a_failed_import_says_why_in_one_line_and_writes_nothing(tmp_path, capsy
     (ours / hub.CONFIG).unlink()
     assert cli.main(["import", str(ours), str(out)]) == 2
     assert "not a 4M transformer of the authors" in capsys.readouterr().err
+
+
+def test_generated_boxes_are_said_to_be_malformed():
+    box = [0, 0, 1, 1]
+    for value, words in (
+        ("a cat", ": a cat"),
+        (Boxes([], []), ": 0 boxes"),
+        (Boxes([box], ["cat"]), ": 1 box"),
+        (Boxes([box] * 2, ["cat"] * 2, malformed=3), ": 2 boxes, 3 malformed"),
+        (torch.zeros(2), ""),
+    ):
+        assert cli._summary(value) == words

@@ -376,7 +376,9 @@ def _summary(value: Value) -> str:
     if isinstance(value, str):
         return f": {value}"
     if isinstance(value, Boxes):
-        return f": {len(value)} boxes" + (f" and {value.malformed} malformed" if value.malformed else "")
+        return f": {len(value)} box{'es' * (len(value) != 1)}" + f", {value.malformed} malformed" * (
+            value.malformed > 0
+        )
     return ""
 
 
