@@ -495,7 +495,8 @@ def test_beside_a_whole_sequence_grids_fill_any_part_of_what_it_leaves():
     specs = (grid_spec("depth", 6, 6), sequence_spec("caption", 12))
     count = 12_000
     rows = make_rows(specs, count, 0, [5] * count)
-    config = make_config(specs, 16, 4, input_alpha={"depth": 1.0, "caption": 1.0}, unmasked=("caption",))
+    alpha = {"depth": 1.0, "caption": 1.0}
+    config = make_config(specs, 16, 4, input_alpha=alpha, unmasked=("caption",), leftover="uniform")
     batch = masked(rows, specs, config)
     seen = np.bincount(counts(batch, "input", 0)[counts(batch, "input", 1) == 5], minlength=12)
     assert len(seen) == 12
@@ -507,6 +508,18 @@ def test_only_the_named_modalities_are_shown_and_asked_for():
     batch = masked(make_rows(SPECS, 50), SPECS, config)
     assert set(batch.input_modality[batch.input_valid].tolist()) == {0, 4}
     assert set(batch.target_modality[batch.target_valid].tolist()) == {3}
+
+
+def test_what_sequences_leave_may_be_left_so_that_grids_get_their_share_alone():
+    """Skewed to captions (paper A.1, A.2): with α 5 beside 0.05 little else is shown, however short they are."""
+    specs = (grid_spec("depth", 16, 16), grid_spec("clip", 16, 16), sequence_spec("caption", 12))
+    count = 4000
+    alpha = {"depth": 0.05, "clip": 0.05, "caption": 5.0}
+    config = make_config(specs, 100, 4, input_alpha=alpha, unmasked=("caption",), leftover="none")
+    batch = masked(make_rows(specs, count, 0, [5] * count), specs, config)
+    grids = counts(batch, "input", 0) + counts(batch, "input", 1)
+    assert (counts(batch, "input", 2) == 5).mean() > 0.99
+    assert grids.mean() == pytest.approx(100 * 0.1 / 5.1, rel=0.25)  # their share of the budget
 
 
 def test_what_sequences_leave_goes_to_the_grids():

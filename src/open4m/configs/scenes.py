@@ -77,7 +77,7 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
             Strategy(name="all_to_all", weight=0.4, input_alpha=every, target_alpha=targets),
             Strategy(
                 name="caption_to_all", weight=0.2, input_alpha=captions, target_alpha=targets,
-                input_budget=(input_budget, input_budget), unmasked=("caption",),
+                input_budget=(input_budget, input_budget), unmasked=("caption",), leftover="uniform",
             ),
         ),
     )  # fmt: skip

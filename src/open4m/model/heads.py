@@ -34,7 +34,8 @@ class LinearCrossEntropy(torch.autograd.Function):
                 log_total = logits.to(wide).logsumexp(1, keepdim=True)
                 answer = logits.gather(1, target[rows, None])
                 cost[rows] = (log_total - answer)[:, 0]
-                kept.append((logits, log_total))
+                if any(ctx.needs_input_grad):
+                    kept.append((logits, log_total))
         ctx.save_for_backward(hidden, table, target)
         ctx.parts, ctx.kept = parts, kept
         return cost

@@ -170,15 +170,15 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
                           **{k: float(v) for k, v in details.items()}}  # fmt: skip
                 log.metrics(done, values)
                 log.progress(done, f"loss {cost:.3f}, {speed:.0f} samples/s")
-            if done % config.evaluate_every == 0 or done == steps:
-                with average.applied():
-                    _evaluate(task, log, done)
-                _warn_of_dead_codes(f"{task.name} step {done}: training", details)
-                window.clear()
             stopped = stop.is_set()
             if done % config.checkpoint_every == 0 or done == last or stopped:
                 state = {"tokens": tokens, "guard": guard.state(), "scaler": scaler.state_dict()}
                 checkpoint.save(directory, done, task.model, optimizer, state, average.values)
+            if done % config.evaluate_every == 0 or done == steps:  # what is learned is saved before
+                with average.applied():
+                    _evaluate(task, log, done)
+                _warn_of_dead_codes(f"{task.name} step {done}: training", details)
+                window.clear()
             if stopped:
                 raise Preempted(f"{task.name}: stopped at step {done}; saved in {directory}, run again to resume")
     if last == steps and not (directory / "model").exists():

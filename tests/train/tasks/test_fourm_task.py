@@ -72,6 +72,40 @@ def test_the_specification_is_that_of_the_store(parts):
     assert (caption.family, caption.vocab_size, caption.max_length) == ("sequence", text.vocab_size, 8)
 
 
+def test_the_model_reads_and_predicts_what_its_strategies_do(parts):
+    store, *_ = parts
+    strategy = Strategy(name="s", input_alpha={"rgb_pixels": 1.0, "caption": 1.0}, target_alpha={"rgb": 1.0})
+    pixels, rgb, caption = specs_of(store, 32, 8, (strategy,))
+    assert [(s.is_input, s.is_target) for s in (pixels, rgb, caption)] == [(True, False), (False, True), (True, False)]
+    alone = dataclasses.replace(strategy, input_alpha={"rgb_pixels": 1.0})
+    with pytest.raises(Open4MError, match="no masking strategy shows or asks for caption"):
+        specs_of(store, 32, 8, (alone,))
+
+
+def test_pixels_of_another_size_than_the_models_are_refused(parts):
+    store, *_ = parts
+    for image, patch in ((16, 4), (64, 8)):
+        with pytest.raises(Open4MError, match=f"rgb_pixels, row 5: an image 32×32, the model expects {image}×{image}"):
+            read_rows(store, specs_of(store, image, patch), np.array([5]))
+    with pytest.raises(Open4MError, match="image_size 30 is not a multiple of patch_size 8"):
+        specs_of(store, 30, 8)
+
+
+def test_validation_is_the_mean_over_all_its_batches(parts):
+    """Every target of every sample counts the same, whatever batch it is in."""
+    task = make_task(parts)
+    values, costs = task.evaluate(), {}
+    for step, first in enumerate(range(0, len(task.validation_rows), task.batch_size)):
+        rows = task.validation_rows[first : first + task.batch_size]
+        batch = task._masked(task.validation, rows, task.masking, 1 << 20, step)
+        with torch.no_grad():
+            for key, cost in task.model(batch).items():
+                costs.setdefault(key, []).extend(cost.tolist())
+    assert len(costs["rgb"]) > 0
+    for key, cost in costs.items():
+        assert values[f"{task.masking.strategies[0].name}/{key}"] == pytest.approx(np.mean(cost), rel=1e-5)
+
+
 def test_a_batch_holds_tokens_of_the_rows_of_its_step(parts):
     task = make_task(parts)
     batch, rows = task.batch(3), rows_for_step(0, 3, 8, 24)

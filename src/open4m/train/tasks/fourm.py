@@ -13,7 +13,7 @@ from PIL import Image
 
 from open4m import losses, modalities
 from open4m.generate.pipeline import FourM
-from open4m.masking import MaskingConfig, TokenRows, mask_batch
+from open4m.masking import MaskingConfig, Strategy, TokenRows, mask_batch
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.pictures import grid
@@ -26,8 +26,20 @@ SHOWN = 6  # samples in a picture
 VALIDATION_SEED = 1 << 20  # of the masks that validation always uses
 
 
-def specs_of(store: TokenStore, image_size: int, patch_size: int) -> tuple[ModalitySpec, ...]:
-    """The model's modalities from what a token store says of its tokens; the sizes are those of pixel modalities."""
+def specs_of(
+    store: TokenStore, image_size: int, patch_size: int, strategies: Sequence[Strategy] = ()
+) -> tuple[ModalitySpec, ...]:
+    """The model's modalities from what a token store says of its tokens; the sizes are those of pixel modalities.
+
+    With ``strategies``, the model reads only what one of them shows, and predicts only what one of them asks for.
+    Raises :class:`Open4MError` if no strategy uses a modality, or the sizes do not fit one another.
+    """
+    if image_size % patch_size:
+        raise Open4MError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
+    shown = {key for s in strategies for key in s.input_alpha} if strategies else {*store.modalities}
+    asked = {key for s in strategies for key in s.target_alpha} if strategies else {*store.modalities}
+    if idle := [key for key in store.modalities if key not in shown | asked]:
+        raise Open4MError(f"no masking strategy shows or asks for {', '.join(idle)}: leave out of the modalities")
     specs = []
     for key in store.modalities:
         header = store.header(key)
@@ -40,6 +52,8 @@ def specs_of(store: TokenStore, image_size: int, patch_size: int) -> tuple[Modal
             sizes = {"channels": header.channels, "max_length": header.max_length}
         else:
             sizes = {"vocab_size": header.vocab_size, "max_length": header.max_length}
+        if header.kind in ("grid", "sequence"):
+            sizes |= {"is_input": key in shown, "is_target": key in asked}
         specs.append(ModalitySpec(key=key, family=header.kind, **sizes))
     return tuple(specs)
 
@@ -72,10 +86,17 @@ def read_rows(store: TokenStore, specs: Sequence[ModalitySpec], rows: np.ndarray
         elif spec.family == "vectors":
             data.vectors[spec.key], data.lengths[spec.key] = store.vectors(spec.key, rows)
         else:
-            modality = modalities.get(spec.key)
-            data.pixels[spec.key] = np.stack(
-                [modality.pixels(modality.read(file)) for file in store.pixels(spec.key, rows)]
-            )
+            modality, images = modalities.get(spec.key), []
+            height, width = (n * spec.patch_size for n in spec.grid)
+            for row, file in zip(rows, store.pixels(spec.key, rows), strict=True):
+                image = modality.pixels(modality.read(file))
+                if image.shape != (spec.channels, height, width):
+                    raise Open4MError(
+                        f"{store.root}: {spec.key}, row {row}: an image {image.shape[1]}×{image.shape[2]}, the model "
+                        f"expects {height}×{width}: make the tokens again, or set image_size"
+                    )
+                images.append(image)
+            data.pixels[spec.key] = np.stack(images)
     return data
 
 
@@ -133,10 +154,16 @@ class FourMTask:
         values: dict[str, float] = {}
         for strategy in self.masking.strategies:
             alone = dataclasses.replace(self.masking, strategies=(strategy,))
-            batch = self._masked(self.validation, self.validation_rows, alone, VALIDATION_SEED, 0)
-            total, parts = self.loss(batch, torch.Generator())
+            costs: dict[str, list[torch.Tensor]] = {}
+            for step, first in enumerate(range(0, len(self.validation_rows), self.batch_size)):
+                rows = self.validation_rows[first : first + self.batch_size]
+                batch = self._masked(self.validation, rows, alone, VALIDATION_SEED, step)
+                for key, cost in self.model(batch.to(self.device)).items():
+                    costs.setdefault(key, []).append(cost)
+            whole = {key: torch.cat(parts) for key, parts in costs.items()}
+            total, means = losses.aggregate(whole, self.aggregation)
             values[f"{strategy.name}/loss"] = float(total)
-            values.update({f"{strategy.name}/{k.removeprefix('loss/')}": float(v) for k, v in parts.items()})
+            values.update({f"{strategy.name}/{key}": float(mean) for key, mean in means.items()})
         return values
 
     def pictures(self) -> dict[str, Image.Image]:
