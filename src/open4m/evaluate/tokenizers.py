@@ -209,7 +209,7 @@ def picture(modality: TokenGrid, values: Sequence[Value], reconstructions: Seque
     sheet = pictures.grid([*zip(*drawn, strict=True), maps], labels=("input", "reconstruction", "error"))
     if modality.categorical:
         return pictures.stack([sheet, pictures.legend("right", modality.error_unit, width=48, colors=2)])
-    return pictures.stack([sheet, pictures.legend("0", f"{high:.2g} {modality.error_unit} or more")])
+    return pictures.stack([sheet, pictures.legend("0", f"{high:.2g} or more ({modality.error_unit})")])
 
 
 def _side_by_side(modality: TokenGrid, value: Value, reconstruction: Value) -> tuple[Image.Image, Image.Image]:

@@ -44,5 +44,5 @@ class CLIP(TokenGrid):
 MODALITY = CLIP(
     name="clip", description="CLIP feature map", extension="clip.npy",
     channels=0, loss="smooth_l1", resample="linear", feature_map=True, normalization="fit",
-    error_unit="1 − cosine", crop_scale=(0.2, 1.0),
+    error_unit="1 - cosine", crop_scale=(0.2, 1.0),
 )  # fmt: skip

@@ -66,5 +66,5 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 MODALITY = Normals(
     name="normals", description="surface normals (x right, y up, z to the viewer)", extension="normals.png",
-    channels=3, loss="mse", error_unit="°",
+    channels=3, loss="mse", error_unit="degrees",
 )  # fmt: skip

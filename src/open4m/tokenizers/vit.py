@@ -105,7 +105,8 @@ class Trunk(nn.Module):
     def transform(self, x: torch.Tensor) -> torch.Tensor:
         """(B, width, h, w) to (B, h·w, width)."""
         _, width, h, w = x.shape
-        x = x.flatten(2).transpose(1, 2) + sincos_2d(h, w, width, x.device)  # (B, h·w, width)
+        x = x.flatten(2).transpose(1, 2).contiguous()  # (B, h·w, width); else every norm of every block copies it
+        x = x + sincos_2d(h, w, width, x.device)
         for block in self.blocks:
             x = block(x)
         return x if self.post_mlp is None else x + self.post_mlp(self.norm_mlp(x))
