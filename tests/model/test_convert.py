@@ -325,6 +325,14 @@ def test_only_the_higher_of_several_resolutions_are_named():
     ]  # fmt: skip
 
 
+def test_every_modality_has_a_key_of_its_own():
+    theirs = ["depth@224", "tok_depth@224", "tok_depth@448", "boxes", "det"]
+    keys = ["depth@224", "depth", "depth@448", "boxes", "det"]
+    assert convert.keys_of(theirs) == dict(zip(theirs, keys, strict=True))
+    with pytest.raises(Open4MError, match="modality semseg: expected a key of its own, but semseg is that of tok_sem"):
+        convert.keys_of(["tok_semseg@224", "semseg@224", "tok_semseg", "semseg"])
+
+
 # ---- by name, and as a directory of ours
 
 

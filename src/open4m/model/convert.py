@@ -307,19 +307,27 @@ LENGTHS = {"metadata": 40, "human_poses": 263, "color_palette": 23, "sam_instanc
 the tables of positions, all 512 long, do not tell."""
 
 
-def _resolution(name: str) -> tuple[int, str]:
-    """What sorts names by the number after the ``@``."""
+def _precedence(name: str) -> tuple[int, str, bool]:
+    """What sorts names by the number after the ``@``, tokens before others."""
     digits = name.partition("@")[2]
-    return len(digits), digits
+    return len(digits), digits, not name.startswith("tok_")
 
 
 def keys_of(theirs: list[str]) -> dict[str, str]:
-    """Our key of each of their modalities: without its resolution, except for the higher ones of one modality."""
-    found: dict[str, str] = {}
-    for name in sorted(theirs, key=_resolution):
+    """Our key of each of their modalities: without its resolution, except for the higher ones of one modality.
+
+    Where two would have the same key, the later one keeps their name. Raises :class:`Open4MError` if that is taken too.
+    """
+    taken: dict[str, str] = {}
+    for name in sorted(theirs, key=_precedence):
         stem, _, resolution = name.partition("@")
         key = NAMES.get(stem, stem.removeprefix("tok_"))
-        found[name] = f"{key}@{resolution}" if key in found.values() else key
+        choices = [key, *([f"{key}@{resolution}"] if resolution else []), name]
+        free = next((choice for choice in choices if choice not in taken), None)
+        if free is None:
+            raise Open4MError(f"modality {name}: expected a key of its own, but {key} is that of {taken[key]}")
+        taken[free] = name
+    found = {name: key for key, name in taken.items()}
     return {name: found[name] for name in theirs}
 
 
