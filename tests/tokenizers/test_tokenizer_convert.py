@@ -185,6 +185,41 @@ def test_learned_positions_have_no_place(tmp_path):
         convert.load(tmp_path, "rgb")
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_fixed_positions_may_be_rounded_as_they_are_stored_and_no_more(tmp_path, side):
+    name, fixed = f"{side}.pos_emb", sincos_2d(2, 2, 128).T.reshape(1, -1, 2, 2)
+    noisy = fixed + 0.003 * (2 * torch.rand(fixed.shape, generator=torch.Generator().manual_seed(3)) - 1)
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        written(tmp_path, "rgb", tensors={name: fixed.to(kind)})
+        assert name in convert.read(tmp_path, "rgb").unused
+    for kind in (torch.float32, torch.float16):
+        written(tmp_path, "rgb", tensors={name: noisy.to(kind)})
+        with pytest.raises(Open4MError, match=f"{name} is not the fixed sine-cosine table"):
+            convert.load(tmp_path, "rgb")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    written(tmp_path, "rgb", tensors={"quant_proj.bias": torch.full((8,), value)})
+    with pytest.raises(Open4MError, match=r"NaN or infinite ones in quant_proj\.bias$"):
+        convert.load(tmp_path, "rgb")
+
+
+def test_what_became_of_the_tensors_is_told(tmp_path):
+    written(tmp_path, "rgb")
+    imported = convert.read(tmp_path, "rgb")
+    statistics = ["quantize._codebook.cluster_size", "quantize._codebook.initted"]
+    assert imported.unused == ("decoder.pos_emb", "encoder.pos_emb", *statistics)
+    assert imported.repeated == {}
+    first, second = (f"encoder.blocks.0.norm{i}.weight" for i in (1, 2))
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors[second]
+    save_file(tensors, tmp_path / "model.safetensors", {second: first})
+    imported = convert.read(tmp_path, "rgb")
+    assert imported.repeated == {second: first}
+    assert torch.equal(weights_of(imported.tokenizer.model)[second], tensors[first])
+
+
 def test_classes_get_the_names_that_are_given(tmp_path):
     written(tmp_path, "semseg")
     assert convert.load(tmp_path, "semseg", tuple("vwxyz")).config.class_names == tuple("vwxyz")
