@@ -1,5 +1,6 @@
 """The authors' tokenizers: the reference cases, and files of their format that the test writes."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -236,6 +237,27 @@ def test_import_on_the_command_line(tmp_path, capsys):
     assert "give --modality" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists()
     assert cli.main([*arguments, "--modality", "semseg", "--classes", str(tmp_path / "names.txt")]) == 0
-    assert "semseg: 24 codes, 2×2 tokens, ViT decoder" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "semseg: 24 codes, 2×2 tokens, ViT decoder"
+    assert lines[1].startswith("not needed: decoder.pos_emb, encoder.pos_emb, quantize._codebook.cluster_size, ")
+    card = (tmp_path / "ours" / "README.md").read_text()
+    for part in (str(tmp_path / "theirs"), "tokenizer of semseg", "| quantize._codebook.embed | quantizer.codebook |",
+                 "left out: decoder.pos_emb, encoder.pos_emb, ", "the same: none", "float32"):  # fmt: skip
+        assert part in card
     value = np.random.default_rng(0).integers(0, 5, (32, 32)).astype(np.uint8)
     assert np.array_equal(Tokenizer.load(tmp_path / "ours").encode(value), original.encode(value))
+
+
+def test_an_import_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeypatch):
+    written(tmp_path / "theirs", "rgb")
+    arguments = ["import", str(tmp_path / "theirs"), str(tmp_path / "ours"), "--modality", "rgb"]
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("open4m.tokenizers.vqvae.save_file", fail)
+        assert cli.main(arguments) == 2
+    assert "ours: cannot be written, nothing was kept ([Errno 28] No space left" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+    assert cli.main(arguments) == 0
