@@ -1,8 +1,11 @@
 """``open4m import``: a checkpoint of the authors becomes a model directory. What is said of a generated value."""
 
+import errno
+
 import huggingface_hub
 import pytest
 import torch
+from safetensors import SafetensorError
 from theirs import checkpoint, write
 
 from open4m import cli, hub
@@ -35,7 +38,49 @@ def test_import_writes_an_ordinary_directory(source, tmp_path, monkeypatch, caps
         "tok_depth@224 -> depth: grid, 3×3 tokens, 5 entries, target",
     ]
     assert "not needed: decoder_embeddings.tok_rgb@224.token_emb.weight, " in lines[-2]
+    assert lines[-2].endswith("; repeated: none")
     assert lines[-1] == str(out)
+
+
+def test_an_import_has_a_card(tmp_path, capsys):
+    settings, tensors = checkpoint(tied=True)
+    absent, kept = (f"decoder_embeddings.caption.{part}.weight" for part in ("token_emb", "to_logits"))
+    del tensors[absent]
+    path, out = write(tmp_path / "theirs", settings, tensors), tmp_path / "ours"
+    out.mkdir()
+    assert cli.main(["import", str(path), str(out)]) == 0
+    assert f"; repeated: {absent} (by {kept})\n" in capsys.readouterr().out
+    card = (out / hub.CARD).read_text()
+    for part in (f"`{path}`", "| det | boxes |", "| tok_rgb@448 | rgb@448 |", f"the same: {absent} (by {kept})",
+                 "left out: decoder_embeddings.tok_rgb@224.token_emb.weight, ", "float32"):  # fmt: skip
+        assert part in card
+    assert sorted(file.name for file in out.iterdir()) == sorted([hub.CARD, hub.CONFIG, hub.WEIGHTS])
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])
+def test_an_import_that_cannot_be_written_leaves_nothing(error, tmp_path, capsys, monkeypatch):
+    path, out = write(tmp_path / "theirs", *checkpoint()), tmp_path / "ours"
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "save_weights", fail)
+        assert cli.main(["import", str(path), str(out)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"open4m: {out}: cannot be written, nothing was kept (")
+    assert "No space left" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["theirs"]
+    assert cli.main(["import", str(path), str(out)]) == 0
+
+
+def test_import_does_not_replace_the_current_directory(tmp_path, capsys, monkeypatch):
+    path, here = write(tmp_path / "theirs", *checkpoint()), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert cli.main(["import", str(path), "."]) == 2
+    assert ".: a mount or the current directory" in capsys.readouterr().err
+    assert cli.main(["import", str(path), "ours"]) == 0
 
 
 def test_import_overwrites_nothing(tmp_path, capsys):

@@ -121,3 +121,32 @@ def test_what_was_downloaded_must_be_a_model(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path))
     with pytest.raises(Open4MError, match=r"it has no config\.json and no model\.safetensors"):
         hub.resolve("owner/model")
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    def write(folder, whole):
+        folder.mkdir()
+        (folder / hub.CONFIG).write_text("{}")
+        if not whole:
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        hub.write_whole(tmp_path / "model", lambda folder: write(folder, False))
+    assert not list(tmp_path.iterdir())
+    hub.write_whole(tmp_path / "model", lambda folder: write(folder, True))
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", hub.CONFIG]
+
+
+def test_settings_in_a_header_are_literals_or_json_and_names_with_a_dot_are_none(tmp_path):
+    header = {
+        "a": "True", "b": "true", "c": "None", "d": "null", "e": "[1, 'x']", "f": '{"y": false}', "g": "SiLU",
+        "h": "4.0", "out.weight": "in.weight", "none.weight": "unknown",
+    }  # fmt: skip
+    save_file({"in.weight": torch.ones(2).half()}, tmp_path / "m.safetensors", header)
+    expected = {"a": True, "b": True, "c": None, "d": None, "e": [1, "x"], "f": {"y": False}, "g": "SiLU", "h": 4.0}
+    assert hub.read_settings(tmp_path / "m.safetensors") == expected
+    stored = hub.read_tensors(tmp_path / "m.safetensors")
+    assert stored.repeated == {"out.weight": "in.weight"}
+    assert stored.tensors.keys() == stored.rounding.keys() == {"in.weight", "out.weight"}
+    assert set(stored.rounding.values()) == {2**-11}
+    assert all(tensor.dtype == torch.float32 for tensor in stored.tensors.values())

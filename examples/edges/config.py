@@ -14,9 +14,10 @@ def config() -> LineConfig:
     """The configuration names the modality: in the model, in the masking and among the tokenizers."""
     base = debug.config()
     keys = (*base.pretrain.modalities, "edges")
+    tokenizer = dataclasses.replace(base.tokenizers["depth"], modality="edges")  # the same sizes as that of depth
     return dataclasses.replace(
         base,
         name="edges",
         pretrain=dataclasses.replace(base.pretrain, modalities=keys, masking=masking(keys, 16, 32, 32)),
-        tokenizers={**base.tokenizers, "edges": base.tokenizers["depth"]},
+        tokenizers={**base.tokenizers, "edges": tokenizer},
     )

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -194,12 +194,15 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from open4m import hub
+    from open4m.evaluate import card
     from open4m.generate.pipeline import FourM
     from open4m.model import convert
     from open4m.model.fourm import FourMTransformer
     from open4m.tokenizers import convert as tokenizers
 
     _check_new(options.out)
+    if options.out.is_mount() or options.out.resolve() == Path.cwd():
+        raise Open4MError(f"{options.out}: a mount or the current directory, which nothing can replace; name one in it")
     source = hub.resolve(options.source)
     if tokenizers.is_reference(source):
         _import_tokenizer(options, source)
@@ -209,28 +212,54 @@ def _import(options: argparse.Namespace) -> None:
     imported = convert.load(source)
     model = FourMTransformer(imported.config)
     model.load_state_dict(imported.weights)
-    FourM(model, {}, None).save(options.out)
+    text = card.import_card(options.source, "transformer", imported.names, imported.unused, imported.repeated)
+    _write_import(options.out, FourM(model, {}, None).save, text)
     for name, key in imported.names.items():
         spec = imported.config.spec(key)
         size = f"up to {spec.max_length} tokens" if spec.max_length else f"{spec.grid[0]}×{spec.grid[1]} tokens"
         entries = f"{spec.vocab_size} entries" if spec.vocab_size else f"{spec.channels} channels"
         role = " and ".join(r for r, held in (("input", spec.is_input), ("target", spec.is_target)) if held)
         print(f"{name} -> {key}: {spec.family}, {size}, {entries}, {role}")
-    print(f"{len(imported.weights)} tensors; not needed: {', '.join(imported.unused) or 'none'}")
+    print(
+        f"{len(imported.weights)} tensors; not needed: {', '.join(imported.unused) or 'none'}; repeated: "
+        f"{card.repetitions(imported.repeated)}"
+    )
     print(options.out)
 
 
 def _import_tokenizer(options: argparse.Namespace, source: Path) -> None:
+    from open4m.evaluate import card
     from open4m.tokenizers import convert
 
     if not options.modality:
         raise Open4MError(f"{options.source} is a tokenizer, which does not say what for: give --modality, as in depth")
     names = tuple(options.classes.read_text().splitlines()) if options.classes else ()
-    tokenizer = convert.load(source, options.modality, names)
-    tokenizer.save(options.out)
-    config, kind = tokenizer.config, "diffusion" if tokenizer.config.diffusion else "ViT"
+    imported = convert.read(source, options.modality, names)
+    config, kind = imported.tokenizer.config, "diffusion" if imported.tokenizer.config.diffusion else "ViT"
+    renamed = {convert.CODEBOOK: "quantizer.codebook"}
+    text = card.import_card(
+        options.source, f"tokenizer of {config.modality}", renamed, imported.unused, imported.repeated
+    )
+    _write_import(options.out, imported.tokenizer.save, text)
     print(f"{config.modality}: {config.codebook_size} codes, {config.grid[0]}×{config.grid[1]} tokens, {kind} decoder")
+    print(f"not needed: {', '.join(imported.unused) or 'none'}; repeated: {card.repetitions(imported.repeated)}")
     print(options.out)
+
+
+def _write_import(out: Path, save: Callable[[Path], None], text: str) -> None:
+    """Write what was imported, with its card, whole or not at all."""
+    from safetensors import SafetensorError
+
+    from open4m import hub
+
+    def write(folder: Path) -> None:
+        save(folder)
+        (folder / hub.CARD).write_text(text)
+
+    try:
+        hub.write_whole(out.resolve(), write)
+    except (OSError, SafetensorError) as error:
+        raise Open4MError(f"{out}: cannot be written, nothing was kept ({error})") from error
 
 
 def _evaluate(options: argparse.Namespace) -> None:

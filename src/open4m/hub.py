@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +142,12 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
     """Write a folder under a temporary name, then rename it: it is there whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    write(temporary)
-    temporary.rename(folder)
+    try:
+        write(temporary)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk gets its space back
+        raise
 
 
 # ---- the format in which the authors publish
@@ -150,7 +155,7 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The configuration of a directory or a safetensors file of the authors: ``config.json`` beside the weights, or
-    else the strings in the header of the safetensors file, read as Python literals. Nothing is executed."""
+    else the strings in the header of the safetensors file, read as Python literals or JSON. Nothing is executed."""
     from safetensors import SafetensorError, safe_open
 
     if path.is_dir() and (path / CONFIG).is_file():
@@ -163,21 +168,52 @@ def read_settings(path: Path) -> dict[str, Any]:
         return settings
     try:
         with safe_open(_weights_file(path), "pt") as file:
-            return {name: _literal(text) for name, text in (file.metadata() or {}).items()}
+            return {name: _literal(text) for name, text in (file.metadata() or {}).items() if not _is_alias(name)}
     except (OSError, SafetensorError) as error:
         raise Open4MError(f"{_weights_file(path)}: not readable as safetensors ({error})") from error
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a directory or a safetensors file, in float32."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+@dataclass(frozen=True)
+class Stored:
+    """The ``tensors`` of a file of the authors, in float32.
 
+    ``rounding``: how far a number of about 1 may be from what was computed, by the type in which each is stored.
+    ``repeated``: what the file leaves out, and the tensor that its header names for it; it is in ``tensors`` too.
+    """
+
+    tensors: dict[str, Tensor]
+    rounding: dict[str, float]
+    repeated: dict[str, str]
+
+
+def read_tensors(path: Path) -> Stored:
+    """All tensors of a directory or a safetensors file, which must be finite."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    weights = _weights_file(path)
     try:
-        tensors = load_file(_weights_file(path))
+        with safe_open(weights, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
+            header = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise Open4MError(f"{_weights_file(path)}: not readable as safetensors ({error})") from error
-    return {name: tensor.float() for name, tensor in tensors.items()}
+        raise Open4MError(f"{weights}: not readable as safetensors ({error})") from error
+    repeated = {n: source for n, source in header.items() if _is_alias(n) and n not in found and source in found}
+    tensors = {name: tensor.float() for name, tensor in found.items()}
+    if broken := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
+        raise Open4MError(f"{weights}: expected finite numbers, got NaN or infinite ones in {', '.join(broken)}")
+    rounding = {
+        name: max(1e-4, torch.finfo(tensor.dtype).eps / 2) if tensor.is_floating_point() else 0.0  # sines: 1e-4
+        for name, tensor in found.items()
+    }
+    for name, source in repeated.items():
+        tensors[name], rounding[name] = tensors[source], rounding[source]
+    return Stored(tensors, rounding, repeated)
+
+
+def _is_alias(name: str) -> bool:
+    """Whether a name in a header is that of a tensor, which another one repeats, and not that of a setting."""
+    return "." in name
 
 
 def _weights_file(path: Path) -> Path:
@@ -185,7 +221,9 @@ def _weights_file(path: Path) -> Path:
 
 
 def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return text
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return text

@@ -71,6 +71,11 @@ class LineConfig:
     evaluate_samples: int
     processes: int = 2  # for rendering
 
+    def __post_init__(self) -> None:
+        for name, run in self.tokenizers.items():
+            if run.modality != name:
+                raise Open4MError(f"{self.name}: the tokenizer of {name} is configured for {run.modality}")
+
 
 STAGES = ("render", "clip", "label", "tokenizers", "tokenize", "train", "assemble", "evaluate")
 

@@ -163,7 +163,42 @@ def test_a_tensor_that_another_repeats_may_be_missing(case, tmp_path):
     settings, tensors = checkpoint(tied=True)
     kept = {name: tensor for name, tensor in tensors.items() if name not in SHARED[case]}
     assert len(kept) < len(tensors)
-    assert_same_logits(convert.load(write(tmp_path / "theirs", settings, kept)), settings, tensors)
+    imported = convert.load(write(tmp_path / "theirs", settings, kept))
+    assert_same_logits(imported, settings, tensors)
+    assert set(imported.repeated) == {name for name in SHARED[case] if not name.endswith("bias")}
+    assert not {*imported.repeated, *imported.repeated.values()} & set(imported.unused)
+
+
+@pytest.mark.parametrize("name", ["tok_rgb@224.to_logits", "caption.to_logits", "caption.token_emb"])
+def test_a_tensor_that_nothing_repeats_may_not_be_missing(name, tmp_path):
+    settings, tensors = checkpoint()
+    del tensors[f"decoder_embeddings.{name}.weight"]
+    with pytest.raises(Open4MError, match=f"missing: decoder_embeddings.{name}.weight; unexpected: none"):
+        convert.load(write(tmp_path / "theirs", settings, tensors))
+
+
+def test_modality_embeddings_that_are_not_shared_may_not_be_missing(tmp_path):
+    settings, tensors = checkpoint(share_modality_embeddings=False)
+    del tensors["decoder_embeddings.det.mod_emb"]
+    with pytest.raises(Open4MError, match=r"missing: decoder_embeddings\.det\.mod_emb; unexpected: none"):
+        convert.load(write(tmp_path / "theirs", settings, tensors))
+
+
+@pytest.mark.parametrize("parts", [("token_emb", "to_logits"), ("to_logits", "token_emb")])
+@pytest.mark.parametrize("modality", ["caption", "tok_rgb@224"])
+def test_a_header_may_say_which_tensor_repeats_another(parts, modality, tmp_path):
+    absent, kept = (f"decoder_embeddings.{modality}.{part}.weight" for part in parts)
+    settings, tensors = checkpoint()
+    tensors[absent] = tensors[kept].clone()
+    stored = {name: tensor for name, tensor in tensors.items() if name != absent}
+    path = write(tmp_path / "theirs.safetensors", {**settings, absent: kept}, stored, header=True)
+    imported = convert.load(path)
+    assert_same_logits(imported, settings, tensors)
+    assert imported.repeated == {absent: kept}
+    assert not {absent, kept} & set(imported.unused)
+    write(path, {**settings, absent: "mask_token.none"}, stored, header=True)
+    with pytest.raises(Open4MError, match=f"missing: {absent}"):
+        convert.load(path)
 
 
 def test_a_header_may_hold_the_settings_and_files_may_be_in_half_precision(tmp_path):
@@ -175,6 +210,29 @@ def test_a_header_may_hold_the_settings_and_files_may_be_in_half_precision(tmp_p
             rounded[name] = tensor  # fixed positions are recognized, and exact here
     imported = convert.load(write(tmp_path / "theirs.safetensors", settings, half, header=True))
     assert_same_logits(imported, settings, rounded)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_fixed_positions_are_those_that_differ_by_rounding_alone(kind, tmp_path):
+    settings, tensors = checkpoint()
+    names = [name for name in tensors if name.endswith("pos_emb") and "global" not in name]
+    stored = {name: tensor.to(kind) for name, tensor in tensors.items()}
+    specs = convert.load(write(tmp_path / "theirs", settings, stored)).config.modalities
+    assert [spec.key for spec in specs if spec.learned_positions] == ["dinov2_global"]
+    generator, noise = torch.Generator().manual_seed(3), 0.012 if kind == torch.bfloat16 else 0.003
+    for name in names:
+        shift = noise * (2 * torch.rand(tensors[name].shape, generator=generator) - 1)
+        stored[name] = (tensors[name] + shift).to(kind)
+    imported = convert.load(write(tmp_path / "theirs", settings, stored))
+    assert all(spec.learned_positions for spec in imported.config.modalities)
+    assert_same_logits(imported, settings, {name: tensor.float() for name, tensor in stored.items()})
+
+
+def test_a_header_may_hold_settings_as_json(tmp_path):
+    settings, tensors = checkpoint(**BIASES)
+    text = {name: json.dumps(value) for name, value in settings.items()} | {"shared_drop_path": "null"}
+    imported = convert.load(write(tmp_path / "theirs.safetensors", text, tensors, header=True))
+    assert_same_logits(imported, settings, tensors)
 
 
 # ---- strictness
@@ -268,6 +326,13 @@ DAMAGED = {
     "positions apart": (
         change("decoder_embeddings.tok_dinov2_global.pos_emb", lambda e: e[:, :9]), "different numbers of positions",
     ),
+    "a dot in a name": (
+        lambda s, t: s.update(domains_in=["rgb.v2@224", *s["domains_in"]]), r"domain 'rgb\.v2@224': expected letters",
+    ),
+    "one key for two": (
+        lambda s, t: s.update(domains_in=["tok_semseg", "semseg"]),
+        r"theirs: modality semseg: expected a key of its own, but semseg is that of tok_semseg",
+    ),
     "no square": (
         change("encoder_embeddings.rgb@224.pos_emb", lambda e: e[:, :8]), "expected a square of patches of 4×4 pixels",
     ),
@@ -281,6 +346,14 @@ def test_what_has_no_counterpart_is_refused(case, tmp_path):
     settings = dict(settings)
     damage(settings, tensors)
     with pytest.raises(Open4MError, match=message):
+        convert.load(write(tmp_path / "theirs", settings, tensors))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path):
+    settings, tensors = checkpoint()
+    tensors["encoder.1.mlp.fc2.weight"][2, 3] = value
+    with pytest.raises(Open4MError, match=r"NaN or infinite ones in encoder\.1\.mlp\.fc2\.weight$"):
         convert.load(write(tmp_path / "theirs", settings, tensors))
 
 
@@ -323,6 +396,14 @@ def test_only_the_higher_of_several_resolutions_are_named():
         "rgb_pixels", "rgb@448", "rgb@1024", "rgb", "normals", "semseg", "boxes", "sam_edge", "human_poses",
         "imagebind_global",
     ]  # fmt: skip
+
+
+def test_every_modality_has_a_key_of_its_own():
+    theirs = ["depth@224", "tok_depth@224", "tok_depth@448", "boxes", "det"]
+    keys = ["depth@224", "depth", "depth@448", "boxes", "det"]
+    assert convert.keys_of(theirs) == dict(zip(theirs, keys, strict=True))
+    with pytest.raises(Open4MError, match="modality semseg: expected a key of its own, but semseg is that of tok_sem"):
+        convert.keys_of(["tok_semseg@224", "semseg@224", "tok_semseg", "semseg"])
 
 
 # ---- by name, and as a directory of ours

@@ -1,5 +1,6 @@
 """The authors' tokenizers: the reference cases, and files of their format that the test writes."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -185,6 +186,41 @@ def test_learned_positions_have_no_place(tmp_path):
         convert.load(tmp_path, "rgb")
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_fixed_positions_may_be_rounded_as_they_are_stored_and_no_more(tmp_path, side):
+    name, fixed = f"{side}.pos_emb", sincos_2d(2, 2, 128).T.reshape(1, -1, 2, 2)
+    noisy = fixed + 0.003 * (2 * torch.rand(fixed.shape, generator=torch.Generator().manual_seed(3)) - 1)
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        written(tmp_path, "rgb", tensors={name: fixed.to(kind)})
+        assert name in convert.read(tmp_path, "rgb").unused
+    for kind in (torch.float32, torch.float16):
+        written(tmp_path, "rgb", tensors={name: noisy.to(kind)})
+        with pytest.raises(Open4MError, match=f"{name} is not the fixed sine-cosine table"):
+            convert.load(tmp_path, "rgb")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    written(tmp_path, "rgb", tensors={"quant_proj.bias": torch.full((8,), value)})
+    with pytest.raises(Open4MError, match=r"NaN or infinite ones in quant_proj\.bias$"):
+        convert.load(tmp_path, "rgb")
+
+
+def test_what_became_of_the_tensors_is_told(tmp_path):
+    written(tmp_path, "rgb")
+    imported = convert.read(tmp_path, "rgb")
+    statistics = ["quantize._codebook.cluster_size", "quantize._codebook.initted"]
+    assert imported.unused == ("decoder.pos_emb", "encoder.pos_emb", *statistics)
+    assert imported.repeated == {}
+    first, second = (f"encoder.blocks.0.norm{i}.weight" for i in (1, 2))
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors[second]
+    save_file(tensors, tmp_path / "model.safetensors", {second: first})
+    imported = convert.read(tmp_path, "rgb")
+    assert imported.repeated == {second: first}
+    assert torch.equal(weights_of(imported.tokenizer.model)[second], tensors[first])
+
+
 def test_classes_get_the_names_that_are_given(tmp_path):
     written(tmp_path, "semseg")
     assert convert.load(tmp_path, "semseg", tuple("vwxyz")).config.class_names == tuple("vwxyz")
@@ -201,6 +237,27 @@ def test_import_on_the_command_line(tmp_path, capsys):
     assert "give --modality" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists()
     assert cli.main([*arguments, "--modality", "semseg", "--classes", str(tmp_path / "names.txt")]) == 0
-    assert "semseg: 24 codes, 2×2 tokens, ViT decoder" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "semseg: 24 codes, 2×2 tokens, ViT decoder"
+    assert lines[1].startswith("not needed: decoder.pos_emb, encoder.pos_emb, quantize._codebook.cluster_size, ")
+    card = (tmp_path / "ours" / "README.md").read_text()
+    for part in (str(tmp_path / "theirs"), "tokenizer of semseg", "| quantize._codebook.embed | quantizer.codebook |",
+                 "left out: decoder.pos_emb, encoder.pos_emb, ", "the same: none", "float32"):  # fmt: skip
+        assert part in card
     value = np.random.default_rng(0).integers(0, 5, (32, 32)).astype(np.uint8)
     assert np.array_equal(Tokenizer.load(tmp_path / "ours").encode(value), original.encode(value))
+
+
+def test_an_import_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeypatch):
+    written(tmp_path / "theirs", "rgb")
+    arguments = ["import", str(tmp_path / "theirs"), str(tmp_path / "ours"), "--modality", "rgb"]
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("open4m.tokenizers.vqvae.save_file", fail)
+        assert cli.main(arguments) == 2
+    assert "ours: cannot be written, nothing was kept ([Errno 28] No space left" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+    assert cli.main(arguments) == 0

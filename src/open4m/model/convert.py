@@ -8,6 +8,7 @@ can be imported. Nothing of their files is executed.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,15 @@ WITHOUT_EFFECT = ("drop_path_rate_encoder", "drop_path_rate_decoder", "shared_dr
 class Imported:
     """``weights`` for a :class:`~open4m.model.fourm.FourMTransformer` of ``config``.
 
-    ``names``: our key of each of their modalities. ``unused``: their tensors that no output depends on.
+    ``names``: our key of each of their modalities. ``unused``: their tensors that no output depends on. ``repeated``:
+    tensors that the file leaves out, and those of it that stand for them.
     """
 
     config: FourMConfig
     weights: dict[str, Tensor]
     names: dict[str, str]
     unused: tuple[str, ...]
+    repeated: dict[str, str]
 
 
 def is_reference(path: Path) -> bool:
@@ -76,22 +79,29 @@ def load(path: Path) -> Imported:
     for name in ("decoder_causal_mask", "decoder_sep_mask"):
         if settings[name] != DEFAULTS[name]:
             raise Open4MError(f"{path}: {name} = {settings[name]} has no counterpart, only {DEFAULTS[name]} has")
-    tensors = hub.read_tensors(path)
-    return _Import(path, settings, tensors, ACTIVATIONS[kind]).result()
+    for name in dict.fromkeys([*settings["domains_in"], *settings["domains_out"]]):
+        if not re.fullmatch(r"[\w@-]+", name):
+            raise Open4MError(f"{path}: domain {name!r}: expected letters, digits, _, - and @ only")
+    return _Import(path, settings, hub.read_tensors(path), ACTIVATIONS[kind]).result()
 
 
 class _Import:
     """One import: takes tensors out of theirs until none is left."""
 
-    def __init__(self, path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], activation: str):
-        self.path, self.settings, self.tensors, self.activation = path, settings, dict(tensors), activation
+    def __init__(self, path: Path, settings: dict[str, Any], stored: hub.Stored, activation: str):
+        self.path, self.settings, self.stored, self.activation = path, settings, stored, activation
+        self.tensors, self.repeated = dict(stored.tensors), dict(stored.repeated)
         self.dim = int(settings["dim"])
         self.missing: list[str] = []
         self.misshapen: list[str] = []
         self.unused: list[str] = []
         self.inputs, self.targets = list(settings["domains_in"]), list(settings["domains_out"])
         self.theirs = list(dict.fromkeys([*self.inputs, *self.targets]))
-        self.names = keys_of(self.theirs)
+        try:
+            self.names = keys_of(self.theirs)
+        except Open4MError as error:
+            raise Open4MError(f"{path}: {error}") from None
+        self._repeat()
 
     def result(self) -> Imported:
         s = self.settings
@@ -122,9 +132,26 @@ class _Import:
         if registers is not None:
             embeddings["registers"] = registers[0]
         weights = {**_under("embeddings", embeddings), **blocks}
-        return Imported(config, weights, self.names, tuple(self.unused))
+        return Imported(config, weights, self.names, tuple(self.unused), self.repeated)
 
     # ---- tensors
+    def _repeat(self) -> None:
+        """Fill in what the file leaves out because another tensor of it is the same.
+
+        These are modality embeddings of the encoder or the decoder, which share them; and, of a file whose decoder has
+        the same input and output embeddings wherever both are stored, either.
+        """
+        tables = [[f"decoder_embeddings.{n}.{p}.weight" for p in ("token_emb", "to_logits")] for n in self.targets]
+        both = [pair for pair in tables if all(name in self.tensors for name in pair)]
+        pairs = tables if all(torch.equal(*(self.tensors[name] for name in pair)) for pair in both) else []
+        if self.settings["share_modality_embeddings"]:
+            shared = [name for name in self.inputs if name in self.targets]
+            pairs = pairs + [[f"{side}_embeddings.{n}.mod_emb" for side in ("encoder", "decoder")] for n in shared]
+        for first, second in pairs:
+            for absent, source in ((first, second), (second, first)):
+                if absent not in self.tensors and source in self.tensors:
+                    self.tensors[absent], self.repeated[absent] = self.tensors[source], source
+
     def _take(self, name: str, *shape: int | None, optional: bool = False) -> Tensor | None:
         """Take a tensor out; None, and noted, if it is missing or of another shape (None: of any size)."""
         tensor = self.tensors.pop(name, None)
@@ -191,16 +218,13 @@ class _Import:
         """The tensors of one modality by what they are here; positions and modality of both sides, where they are."""
         sides = [side for side, names in (("encoder", self.inputs), ("decoder", self.targets)) if theirs in names]
 
-        def take(side: str, part: str, *shape: int | None, optional: bool = False) -> Tensor | None:
-            if side not in sides:
-                return None
-            return self._take(f"{side}_embeddings.{theirs}.{part}", *shape, optional=optional)
+        def take(side: str, part: str, *shape: int | None) -> Tensor | None:
+            return self._take(f"{side}_embeddings.{theirs}.{part}", *shape) if side in sides else None
 
         start = f"encoder_embeddings.{theirs}"
         stored = {name for name in self.tensors if name.startswith((f"{start}.", f"decoder_embeddings.{theirs}."))}
-        shared = [side for side in sides if f"{side}_embeddings.{theirs}.mod_emb" in stored] or sides[:1]
         parts: dict[str, Any] = {
-            "modalities": [take(side, "mod_emb", 1, 1, self.dim) for side in shared],  # one is enough
+            "modalities": [take(side, "mod_emb", 1, 1, self.dim) for side in sides],
             "positions": {side: take(side, "pos_emb", 1, None, self.dim) for side in sides},
         }
         if f"{start}.proj.weight" in stored:
@@ -213,11 +237,10 @@ class _Import:
                 for layer, size in layers.items()
             ]
             return parts | {"vectors": both}
-        has_query = f"decoder_embeddings.{theirs}.token_emb.weight" in stored
         return parts | {
             "input": take("encoder", "token_emb.weight", None, self.dim),
-            "query": take("decoder", "token_emb.weight", None, self.dim, optional=True),
-            "output": take("decoder", "to_logits.weight", None, self.dim, optional=has_query),
+            "query": take("decoder", "token_emb.weight", None, self.dim),
+            "output": take("decoder", "to_logits.weight", None, self.dim),
         }
 
     def _described(self, theirs: str, found: dict[str, Any]) -> tuple[ModalitySpec, dict[str, Tensor | None]]:
@@ -227,9 +250,10 @@ class _Import:
         if any(not torch.equal(m, parts["modality"]) for m in other):
             raise Open4MError(f"{self.path}: {theirs}: expected one mod_emb, shared by encoder and decoder")
         positions = [table[0] for table in found["positions"].values()]
+        rounding = [self.stored.rounding[f"{side}_embeddings.{theirs}.pos_emb"] for side in found["positions"]]
         count = len(positions[0])
         side = math.isqrt(count)
-        looks = {_positions_of(table) for table in positions}
+        looks = {_positions_of(table, most) for table, most in zip(positions, rounding, strict=True)}
         if any(len(table) != count for table in positions):
             raise Open4MError(f"{self.path}: {theirs}: encoder and decoder have different numbers of positions")
         learned = looks not in ({"grid"}, {"sequence"})
@@ -251,13 +275,14 @@ class _Import:
             parts["projection"], parts["bias"] = self._projection(theirs, found["vectors"])
             spec |= {"family": "vectors", "channels": parts["projection"].shape[1], "max_length": count}
         else:
-            parts |= {"input": found["input"], "output": found["query"] if found["output"] is None else found["output"]}
+            parts |= {"input": found["input"], "output": found["output"]}
             if looks == {"grid"} or (learned and theirs.startswith("tok_") and side * side == count):
                 spec |= {"family": "grid", "grid": (side, side)}
-                if found["query"] is not None and found["output"] is not None:  # they read the mask token
-                    self.unused.append(f"decoder_embeddings.{theirs}.token_emb.weight")
+                query = f"decoder_embeddings.{theirs}.token_emb.weight"
+                if theirs in self.targets and query not in {*self.repeated, *self.repeated.values()}:
+                    self.unused.append(query)  # they read the mask token
             else:
-                parts["query"] = parts["output"] if found["query"] is None else found["query"]
+                parts["query"] = found["query"]
                 spec |= {"family": "sequence", "max_length": min(count, 256)}
             sizes = {len(parts[p]) for p in ("input", "output", "query") if parts[p] is not None}
             if len(sizes) != 1:
@@ -307,19 +332,27 @@ LENGTHS = {"metadata": 40, "human_poses": 263, "color_palette": 23, "sam_instanc
 the tables of positions, all 512 long, do not tell."""
 
 
-def _resolution(name: str) -> tuple[int, str]:
-    """What sorts names by the number after the ``@``."""
+def _precedence(name: str) -> tuple[int, str, bool]:
+    """What sorts names by the number after the ``@``, tokens before others."""
     digits = name.partition("@")[2]
-    return len(digits), digits
+    return len(digits), digits, not name.startswith("tok_")
 
 
 def keys_of(theirs: list[str]) -> dict[str, str]:
-    """Our key of each of their modalities: without its resolution, except for the higher ones of one modality."""
-    found: dict[str, str] = {}
-    for name in sorted(theirs, key=_resolution):
+    """Our key of each of their modalities: without its resolution, except for the higher ones of one modality.
+
+    Where two would have the same key, the later one keeps their name. Raises :class:`Open4MError` if that is taken too.
+    """
+    taken: dict[str, str] = {}
+    for name in sorted(theirs, key=_precedence):
         stem, _, resolution = name.partition("@")
         key = NAMES.get(stem, stem.removeprefix("tok_"))
-        found[name] = f"{key}@{resolution}" if key in found.values() else key
+        choices = [key, *([f"{key}@{resolution}"] if resolution else []), name]
+        free = next((choice for choice in choices if choice not in taken), None)
+        if free is None:
+            raise Open4MError(f"modality {name}: expected a key of its own, but {key} is that of {taken[key]}")
+        taken[free] = name
+    found = {name: key for key, name in taken.items()}
     return {name: found[name] for name in theirs}
 
 
@@ -335,10 +368,10 @@ def _is_possible(name: str, value: Any) -> bool:
     return kind not in (int, float) or 0 < value < 2**31 or (name == "num_register_tokens" and value == 0)
 
 
-def _positions_of(table: Tensor) -> str | None:
+def _positions_of(table: Tensor, rounding: float) -> str | None:
     """Whether a table (n, D) of positions is the fixed one of a grid or of a sequence, or else was learned."""
     count, dim = table.shape
-    side, rounding = math.isqrt(count), 2**-8  # of files in bfloat16: half of it at most
+    side = math.isqrt(count)
     if side * side == count and torch.allclose(table, sincos_2d(side, side, dim), rtol=0, atol=rounding):
         return "grid"
     return "sequence" if torch.allclose(table, sincos_1d(torch.arange(count), dim), rtol=0, atol=rounding) else None

@@ -7,6 +7,7 @@ classes: the caller does. Nothing of their files is executed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,19 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Imported:
+    """A ``tokenizer``, and what became of the tensors of its file.
+
+    ``unused``: those that it does without. ``repeated``: those that the file leaves out, and the ones that stand for
+    them.
+    """
+
+    tokenizer: Tokenizer
+    unused: tuple[str, ...]
+    repeated: dict[str, str]
+
+
 def is_reference(path: Path) -> bool:
     """Whether a directory or safetensors file has the configuration of one of their tokenizers."""
     try:
@@ -62,6 +76,11 @@ def is_reference(path: Path) -> bool:
 
 
 def load(path: Path, modality: str, class_names: tuple[str, ...] = ()) -> Tokenizer:
+    """The tokenizer that :func:`read` reads."""
+    return read(path, modality, class_names).tokenizer
+
+
+def read(path: Path, modality: str, class_names: tuple[str, ...] = ()) -> Imported:
     """Read a directory or a safetensors file of theirs, strictly, as a tokenizer of ``modality``.
 
     What the tokenizer reads is normalized by the modality's fixed mean and deviation, if it has them. ``class_names``:
@@ -84,12 +103,13 @@ def load(path: Path, modality: str, class_names: tuple[str, ...] = ()) -> Tokeni
         if name in defaults and settings[name] not in values:
             allowed = " and ".join(map(repr, values))
             raise Open4MError(f"{path}: {name} = {settings[name]!r} has no counterpart, only {allowed} have")
-    tensors = hub.read_tensors(path)
+    stored = hub.read_tensors(path)
+    tensors = stored.tensors
     if CODEBOOK not in tensors:
         raise Open4MError(f"{path}: no {CODEBOOK} among its {len(tensors)} tensors")
     model = VQVAE(_config(path, settings, tensors, modality, class_names), torch.Generator().manual_seed(0))
-    _fill(path, model, tensors)
-    return Tokenizer(model)
+    unused = _fill(path, model, stored)
+    return Imported(Tokenizer(model), unused, stored.repeated)
 
 
 def _config(
@@ -163,8 +183,10 @@ def _unet(path: Path, tensors: dict[str, Tensor]) -> UNetConfig:
     )  # fmt: skip
 
 
-def _fill(path: Path, model: VQVAE, tensors: dict[str, Tensor]) -> None:
-    """Put every tensor in its place. Fixed positions must be ours, since they are not kept."""
+def _fill(path: Path, model: VQVAE, stored: hub.Stored) -> tuple[str, ...]:
+    """Put every tensor in its place; gives the names of those without one. Fixed positions must be ours, since they are
+    not kept."""
+    tensors = stored.tensors
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("quantize.")}
     theirs["quantizer.codebook"] = tensors[CODEBOOK].reshape(tensors[CODEBOOK].shape[-2:])
     statistics = {f"quantize._codebook.{name}" for name in ("cluster_size", "initted", "embed_avg", "embed")}
@@ -174,7 +196,7 @@ def _fill(path: Path, model: VQVAE, tensors: dict[str, Tensor]) -> None:
         if positions is not None:
             _, width, h, w = positions.shape
             fixed = sincos_2d(h, w, width).T.reshape(1, width, h, w)
-            if not torch.allclose(positions, fixed, rtol=0, atol=2**-8):
+            if not torch.allclose(positions, fixed, rtol=0, atol=stored.rounding[f"{side}.pos_emb"]):
                 raise Open4MError(
                     f"{path}: {side}.pos_emb is not the fixed sine-cosine table; learned ones have no place"
                 )
@@ -193,3 +215,5 @@ def _fill(path: Path, model: VQVAE, tensors: dict[str, Tensor]) -> None:
         for name, tensor in own.items():
             tensor.copy_(theirs[name])
     model.quantizer.reset_statistics()
+    kept = {*own, CODEBOOK}
+    return tuple(sorted(name for name in tensors if name not in kept and name not in stored.repeated))
