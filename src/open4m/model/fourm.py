@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from open4m.model.config import Architecture, FourMConfig
 from open4m.model.embeddings import Embeddings, consecutive
 from open4m.model.heads import LinearCrossEntropy
-from open4m.model.layers import DecoderBlock, EncoderBlock, drop_path, norm
+from open4m.model.layers import DecoderBlock, EncoderBlock, FusedLinear, drop_path, norm
 from open4m.types import MaskedBatch, Open4MError
 
 
@@ -39,10 +39,14 @@ class FourMTransformer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> FourMTransformer:
-        """Draw the initial weights, which depend on the generator alone; returns itself."""
+        """Draw the initial weights, which depend on the generator alone; returns itself.
+
+        Xavier for every linear layer: of fused ones for each of the layers that they are, like q, k and v.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
+                for weight in module.weight.chunk(module.parts if isinstance(module, FusedLinear) else 1):
+                    nn.init.xavier_uniform_(weight, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.embeddings.initialize(generator)
