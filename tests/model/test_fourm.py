@@ -382,6 +382,41 @@ def test_a_sample_that_sees_nothing_gives_finite_logits_in_low_precision_too():
             assert all(torch.isfinite(v).all() for v in model.target_logits(batch).values())
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.1)])
+def test_a_model_of_any_precision_reads_pixels_and_vectors_of_single_precision(dtype, tolerance):
+    model, batch = make_model(config=EVERYTHING).float(), make_batch(ALL_ROWS)
+    for content in (batch.pixels, batch.vectors):
+        content.update({key: value.float() for key, value in content.items()})
+    expected, found = model.target_logits(batch), model.to(dtype).target_logits(batch)
+    for key, logits in found.items():
+        assert logits.dtype == dtype
+        # measured: 1.2e-6 and 0.033, of logits up to 2.7
+        torch.testing.assert_close(logits.float(), expected[key].float(), rtol=0, atol=tolerance)
+    aggregate(model(batch), "per_token")[0].backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "change", "message"),
+    [
+        ("pixels", "rgb_pixels", None, "rgb_pixels: the batch shows tokens of it, but holds no pixels of it"),
+        ("vectors", "t5", None, "t5: the batch shows tokens of it, but holds no vectors of it"),
+        ("pixels", "rgb_pixels", lambda x: x[:3], r"rgb_pixels: expected pixels of shape \(4, 3, 4, 6\), got \(3, 3, "),
+        ("pixels", "rgb_pixels", lambda x: x.transpose(2, 3), r"of shape \(4, 3, 4, 6\), got \(4, 3, 6, 4\)"),
+        ("vectors", "t5", lambda x: x[..., :2], r"t5: expected vectors of shape \(4, 4, 3\), got \(4, 4, 2\)"),
+        ("vectors", "t5", lambda x: x[0, 0], r"t5: expected vectors of shape \(4, 4, 3\), got \(3,\)"),
+    ],
+)
+def test_pixels_and_vectors_that_do_not_fit_are_refused(kind, key, change, message):
+    model, batch = make_model(config=EVERYTHING), make_batch(ALL_ROWS)
+    content = getattr(batch, kind)
+    value = content.pop(key)
+    if change is not None:
+        content[key] = change(value)
+    with pytest.raises(Open4MError, match=message):
+        model(batch)
+
+
 def test_stochastic_depth_leaves_out_whole_branches_and_only_in_training():
     """The rate grows from 0 in the first block: with (almost) 1 in the last of two, one of two is left."""
     model, batch = make_model(config=replace(CONFIG, drop_path=0.9999)), make_batch(ROWS)
@@ -507,10 +542,7 @@ def synthetic_batch(config, rng, step):
             inputs += [(7, 0, 1 + c), (8, cells[1] % 4, c)]
             targets += [(9, 0, c, 5), (6, cells[0] % 9, c, 0), (8, cells[2] % 4, c, 0)]
         rows.append((rng.sample(inputs, rng.randint(2, 5)), targets[rng.randrange(3) :]))
-    batch = make_batch(rows, seed=step)
-    for content in (batch.pixels, batch.vectors):
-        content.update({key: value.float() for key, value in content.items()})
-    return batch
+    return make_batch(rows, seed=step)
 
 
 def loss_curve(config, aggregation, steps=30):
