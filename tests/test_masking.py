@@ -759,12 +759,13 @@ def test_mistakes_are_refused(change, message):
         config.check(SPECS, len(SENTINELS))
 
 
-def test_too_few_sentinels_are_refused_and_enough_are_enough():
-    specs = (sequence_spec("caption", 12),)
-    config = make_config(specs, 12, 30)
-    with pytest.raises(Open4MError, match="caption: 8 sentinels"):
-        config.check(specs, 7)
-    config.check(specs, 8)
-    rows = make_rows(specs, 3000, 0, [12] * 3000)
-    batch = mask_batch(rows, specs, config, SENTINELS[:8], seed=0, step=0)
-    assert (batch.target_id < 1000).all()
+@pytest.mark.parametrize(("length", "needed"), [(1, 2), (2, 2), (3, 3), (6, 4), (7, 5), (11, 7), (12, 7)])
+def test_too_few_sentinels_are_refused_and_enough_are_enough_and_all_used(length, needed):
+    """Every second token a span of its own, and the final sentinel."""
+    specs, count = (sequence_spec("caption", length),), 20_000
+    config = make_config(specs, length, 2 * length + 1)
+    with pytest.raises(Open4MError, match=f"caption: {needed} sentinels"):
+        config.check(specs, needed - 1)
+    config.check(specs, needed)
+    batch = mask_batch(make_rows(specs, count, 0, [length] * count), specs, config, SENTINELS, seed=0, step=0)
+    assert max(filter(is_sentinel, batch.target_id.unique().tolist())) == SENTINELS[needed - 1]

@@ -115,7 +115,8 @@ class MaskingConfig:
                     "or allow overlap"
                 )
         for spec in specs:
-            if spec.family == "sequence" and (needed := spec.max_length // 2 + 2) > sentinels:
+            # every other token may be a span of its own, and a final sentinel follows the last one
+            if spec.family == "sequence" and (needed := (spec.max_length + 1) // 2 + 1) > sentinels:
                 raise Open4MError(f"{spec.key}: {needed} sentinels may be needed, the text tokenizer has {sentinels}")
 
 
