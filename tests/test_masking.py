@@ -156,7 +156,8 @@ def rebuild(shown, target):
 def test_every_batch_keeps_the_rules(seed, input_budget, target_budget, alpha, unmasked, overlap):
     specs = tuple(s for s in SPECS if s.key in ("depth", "normals") or s.family in ("sequence", "vectors") or overlap)
     rows = make_rows(specs, 9, seed)
-    rows.present = {"depth": np.arange(9) % 3 > 0, "rgb_pixels": np.arange(9) % 4 > 0}
+    absent = {"depth": np.arange(9) % 3 == 0, "rgb_pixels": np.arange(9) % 4 == 0}
+    rows.present = {s.key: ~absent[s.key] for s in specs if s.key in absent}
     least = seed % target_budget + 1
     config = make_config(
         specs, (0, input_budget), (least, target_budget), alpha, unmasked=unmasked, overlap=overlap
@@ -772,12 +773,65 @@ def test_mistakes_are_refused(change, message):
         config.check(SPECS, len(SENTINELS))
 
 
-def test_too_few_sentinels_are_refused_and_enough_are_enough():
-    specs = (sequence_spec("caption", 12),)
-    config = make_config(specs, 12, 30)
-    with pytest.raises(Open4MError, match="caption: 8 sentinels"):
-        config.check(specs, 7)
-    config.check(specs, 8)
-    rows = make_rows(specs, 3000, 0, [12] * 3000)
-    batch = mask_batch(rows, specs, config, SENTINELS[:8], seed=0, step=0)
-    assert (batch.target_id < 1000).all()
+@pytest.mark.parametrize(("length", "needed"), [(1, 2), (2, 2), (3, 3), (6, 4), (7, 5), (11, 7), (12, 7)])
+def test_too_few_sentinels_are_refused_and_enough_are_enough_and_all_used(length, needed):
+    """Every second token a span of its own, and the final sentinel."""
+    specs, count = (sequence_spec("caption", length),), 20_000
+    config = make_config(specs, length, 2 * length + 1)
+    with pytest.raises(Open4MError, match=f"caption: {needed} sentinels"):
+        config.check(specs, needed - 1)
+    config.check(specs, needed)
+    batch = mask_batch(make_rows(specs, count, 0, [length] * count), specs, config, SENTINELS, seed=0, step=0)
+    assert max(filter(is_sentinel, batch.target_id.unique().tolist())) == SENTINELS[needed - 1]
+
+
+# ---- rows that are not what the specifications say
+
+
+def changed(kind, key, value):
+    def change(rows):
+        table = getattr(rows, kind)
+        if callable(value):
+            table[key] = value(table[key])
+        elif value is None:
+            del table[key]
+        else:
+            table[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed("ids", "caption", lambda x: np.pad(x, ((0, 0), (0, 2)))),
+         r"caption: expected ids of shape \(5, 12\), got \(5, 14\)"),
+        (changed("ids", "caption", lambda x: x[:, :10]), r"caption: expected ids of shape \(5, 12\), got \(5, 10\)"),
+        (changed("ids", "depth", lambda x: x.reshape(5, 4, 4)), r"depth: expected ids of shape .*got \(5, 4, 4\)"),
+        (changed("ids", "depth", lambda x: x[:3]), r"depth: expected ids of shape \(5, 16\), got \(3, 16\)"),
+        (changed("pixels", "rgb_pixels", lambda x: x[:, :, 2:]), r"rgb_pixels: expected pixels .*got \(5, 3, 4, 6\)"),
+        (changed("vectors", "embedding", lambda x: x[..., :2]), r"embedding: expected vectors .*got \(5, 6, 2\)"),
+        (changed("lengths", "caption", lambda x: x[:4]), r"caption: expected lengths of shape \(5,\), got \(4,\)"),
+        (changed("lengths", "caption", np.full(5, 13)), "caption: expected lengths from 0 to 12, got 13 to 13"),
+        (changed("lengths", "embedding", np.arange(5) - 1), "embedding: expected lengths from 0 to 6, got -1 to 3"),
+        (changed("present", "depth", np.ones(4, bool)), r"depth: expected present of shape \(5,\), got \(4,\)"),
+        (changed("lengths", "caption", None), "caption: expected ids and lengths, got ids only"),
+        (changed("ids", "caption", None), "caption: expected ids and lengths, got lengths only"),
+        (changed("vectors", "embedding", None), "embedding: expected vectors and lengths, got lengths only"),
+        (changed("lengths", "depth", np.full(5, 16)), "depth: expected ids, present of family grid, got lengths"),
+        (changed("ids", "rgb_pixels", np.zeros((5, 9), int)), "rgb_pixels: expected pixels, present .*got ids"),
+        (changed("ids", "dept", np.zeros((5, 16), int)), "'dept'; did you mean depth"),
+    ],
+)  # fmt: skip
+def test_rows_that_do_not_fit_are_refused(change, message):
+    rows = dataclasses.replace(make_rows(SPECS, 5), present={})
+    masked(rows, SPECS, make_config(SPECS, 20, 20))
+    change(rows)
+    with pytest.raises(Open4MError, match=message):
+        masked(rows, SPECS, make_config(SPECS, 20, 20))
+
+
+@pytest.mark.parametrize("rows", [TokenRows({}, {}, {}), make_rows(SPECS, 0)], ids=["no modality", "no sample"])
+def test_rows_of_no_sample_are_refused(rows):
+    with pytest.raises(Open4MError, match="at least one sample, got none"):
+        masked(rows, SPECS, make_config(SPECS, 20, 20))

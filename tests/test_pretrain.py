@@ -5,12 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from open4m import FourM, cli
 from open4m.configs import fourm
 from open4m.masking import MaskingConfig
 from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.layers import DecoderBlock, EncoderBlock
 from open4m.store import build
+from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
@@ -47,8 +50,6 @@ def folder(tmp_path_factory):
     tokenizer_config = TokenizerConfig.of(
         "rgb", image_size=32, patch_size=8, codebook_size=12, encoder=vit, decoder=vit
     )
-    import torch
-
     grid = Tokenizer(VQVAE(tokenizer_config, torch.Generator().manual_seed(0)))
     text = TextTokenizer.fit(["a cube"], ["cube"], vocab_size=4500, sentinels=8)
     grid.save(root / "tokenizers" / "rgb")
@@ -84,15 +85,61 @@ def test_every_option_changes_the_training(folder, tmp_path):
     plain = losses(tmp_path / "plain")
     options = {
         "loss": ["loss=per_token"], "repeats": ["repeats=3"], "norm": ["architecture.qk_norm=true"],
-        "start": [f"start={tmp_path / 'plain' / 'model'}"], "drop": ["architecture.drop_path=0.5"],
+        "start": [f"start={tmp_path / 'plain' / 'model'}"],
     }  # fmt: skip
     for name, overrides in options.items():
-        overrides = [*overrides, *(["architecture.decoder_depth=2"] if name == "drop" else [])]
         assert run(folder, tmp_path / name, *overrides) == 0
         assert losses(tmp_path / name) != plain
     assert losses(tmp_path / "start")[0] < plain[0]
-    assert run(folder, tmp_path / "recomputed", "train.recompute=true") == 0
-    assert losses(tmp_path / "recomputed") == plain
+
+
+def test_stochastic_depth_changes_the_training_and_depends_on_the_step_alone(folder, tmp_path):
+    for name, rate in (("none", 0.0), ("half", 0.5), ("again", 0.5)):
+        options = ["architecture.decoder_depth=2", f"architecture.drop_path={rate}"]
+        assert run(folder, tmp_path / name, *options) == 0
+    assert losses(tmp_path / "half") != losses(tmp_path / "none")
+    assert losses(tmp_path / "half") == losses(tmp_path / "again")
+
+
+def test_recomputing_runs_each_block_twice_a_step_and_changes_no_loss(folder, tmp_path, monkeypatch):
+    entered = []
+    for block in (EncoderBlock, DecoderBlock):
+
+        def forward(self, *args, original=block.forward, **options):
+            entered.append(torch.is_grad_enabled())  # which it is not in validation and generation
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(block, "forward", forward)
+    counts = {}
+    for name, recompute in (("kept", "false"), ("recomputed", "true")):
+        entered.clear()
+        assert run(folder, tmp_path / name, f"train.recompute={recompute}") == 0
+        counts[name] = sum(entered)
+    assert counts == {"kept": 4 * 2, "recomputed": 2 * 4 * 2}  # four steps of one block on either side
+    assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
+
+
+def test_vectors_of_a_text_encoder_are_pre_trained_on(folder, tmp_path):
+    """They are read, and what they hold reaches the loss."""
+    header, curves = TokenHeader(kind="vectors", tokenizer="t5", channels=5, max_length=6), []
+    for scale in (1.0, 2.0):
+        root = tmp_path / str(scale)
+        (root / "tokens").mkdir(parents=True)
+        for split in ("train", "validation"):
+            shutil.copytree(folder / "tokens" / split / "rgb", root / "tokens" / split / "rgb")
+            rng, store = np.random.default_rng(0), TokenStore(root / "tokens" / split, ["rgb"])
+            vectors = [scale * rng.standard_normal((row % 7, 5)) for row in range(len(store))]
+            keys = store.keys(np.arange(len(store)))
+            write_token_shard(root / "tokens" / split, "t5_caption", 0, keys, vectors, header=header)
+        (root / "tokenizers").symlink_to(folder / "tokenizers")
+        (root / "config.py").write_text(CONFIG.replace('("rgb_pixels", "rgb", "caption")', '("t5_caption", "rgb")'))
+        assert run(root, root / "run") == 0
+        curves.append(losses(root / "run"))
+        model = FourM.from_pretrained(root / "run" / "model")
+        spec = model.config.spec("t5_caption")
+        assert (spec.family, spec.channels, spec.max_length) == ("vectors", 5, 6)
+        assert model.generate({"t5_caption": np.ones((3, 5), np.float32)}, ["rgb"], seed=1)["rgb"].shape == (32, 32, 3)
+    assert curves[0] != curves[1]
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ class MaskingConfig:
                     "or allow overlap"
                 )
         for spec in specs:
-            if spec.family == "sequence" and (needed := spec.max_length // 2 + 2) > sentinels:
+            # every other token may be a span of its own, and a final sentinel follows the last one
+            if spec.family == "sequence" and (needed := (spec.max_length + 1) // 2 + 1) > sentinels:
                 raise Open4MError(f"{spec.key}: {needed} sentinels may be needed, the text tokenizer has {sentinels}")
 
 
@@ -152,8 +153,11 @@ def mask_batch(
     """The packed batch of these rows, which are rows ``first_row``… of the global batch of ``step``.
 
     ``sentinels``: the token ids of the sentinels, in order.
+
+    Raises :class:`Open4MError` for rows of no sample, of a modality that ``specs`` lacks, or of another shape than
+    ``specs`` say.
     """
-    size = len(next(iter({**rows.ids, **rows.pixels, **rows.vectors}.values())))
+    size = _batch_size(rows, specs)
     draw = _Draws(seed, step, first_row, size)
     strategies = config.strategies
     strategy = draw.choice([s.weight for s in strategies])  # (B,)
@@ -445,6 +449,45 @@ def _range(budget: int | tuple[int, int]) -> tuple[int, int]:
 def _has_places(spec: ModalitySpec) -> bool:
     """Whether its tokens are places in the image. Positions are learned of those that are not, like global features."""
     return spec.family in ("pixels", "grid") and not spec.learned_positions
+
+
+def _batch_size(rows: TokenRows, specs: tuple[ModalitySpec, ...]) -> int:
+    """B, the number of samples of these rows, after a check that they are what ``specs`` say."""
+    content = {"ids": rows.ids, "pixels": rows.pixels, "vectors": rows.vectors}
+    size = max((len(array) for table in content.values() for array in table.values()), default=0)
+    if size == 0:
+        raise Open4MError("masking: expected the tokens of at least one sample, got none")
+    given, by_key = {**content, "lengths": rows.lengths, "present": rows.present or {}}, {s.key: s for s in specs}
+    for name, table in given.items():
+        for key, array in table.items():
+            if key not in by_key:
+                raise modalities.unknown(key, list(by_key))
+            shapes = _shapes(by_key[key], size)
+            if name not in shapes:
+                raise Open4MError(f"{key}: expected {', '.join(shapes)} of family {by_key[key].family}, got {name}")
+            if array.shape != shapes[name]:
+                raise Open4MError(f"{key}: expected {name} of shape {shapes[name]}, got {array.shape}")
+    for spec in specs:
+        needed = [name for name in _shapes(spec, size) if name != "present"]
+        found = [name for name in needed if spec.key in given[name]]
+        if found and found != needed:
+            raise Open4MError(f"{spec.key}: expected {' and '.join(needed)}, got {found[0]} only")
+    for key, lengths in rows.lengths.items():
+        longest = by_key[key].length
+        if lengths.min() < 0 or lengths.max() > longest:
+            raise Open4MError(f"{key}: expected lengths from 0 to {longest}, got {lengths.min()} to {lengths.max()}")
+    return size
+
+
+def _shapes(spec: ModalitySpec, size: int) -> dict[str, tuple[int, ...]]:
+    """What ``size`` rows of a modality are made of, by the names of :class:`TokenRows`, and its shapes."""
+    height, width = (side * spec.patch_size for side in spec.grid)
+    return {
+        "pixels": {"pixels": (size, spec.channels, height, width)},
+        "grid": {"ids": (size, spec.length)},
+        "sequence": {"ids": (size, spec.length), "lengths": (size,)},
+        "vectors": {"vectors": (size, spec.length, spec.channels), "lengths": (size,)},
+    }[spec.family] | {"present": (size,)}
 
 
 def _capacity(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:

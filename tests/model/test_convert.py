@@ -108,8 +108,6 @@ def assert_same_logits(imported, settings, tensors):
         vectors={imported.names["t5_caption"]: VECTORS},
         modalities=list(imported.names.values()),
     )
-    for content in (batch.pixels, batch.vectors):
-        content.update({key: value.double() for key, value in content.items()})
     with torch.no_grad():
         found = build(imported).double().target_logits(batch)
     expected = forward(settings, tensors, INPUTS, TARGETS, PIXELS, VECTORS)

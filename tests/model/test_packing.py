@@ -80,8 +80,6 @@ MODEL = make_model(config=EVERYTHING)
 
 
 def losses(batch):
-    for content in (batch.pixels, batch.vectors):
-        content.update({key: value.double() for key, value in content.items()})
     with torch.no_grad():
         costs = MODEL(batch)
     return [aggregate(costs, aggregation)[0].item() for aggregation in ("per_modality", "per_token")]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import EVERYTHING
 
+from open4m.model.fourm import FourMTransformer
 from open4m.train.optim import OptimConfig, build, learning_rate
 
 
@@ -38,7 +40,9 @@ class Model(torch.nn.Module):
         self.table = torch.nn.Embedding(5, 4)
         self.linear = torch.nn.Linear(4, 4)
         self.norm = torch.nn.LayerNorm(4)
+        self.convolution = torch.nn.Conv2d(4, 4, 2)
         self.scale = torch.nn.Parameter(torch.ones(4))
+        self.tokens = torch.nn.Parameter(torch.ones(3, 4))
         self.frozen = torch.nn.Linear(4, 4).requires_grad_(False)
 
 
@@ -49,9 +53,22 @@ def test_only_matrices_decay_and_frozen_weights_are_left_alone():
     named = {name: decay.get(id(p)) for name, p in model.named_parameters()}
     assert named == {
         "table.weight": 0.0, "linear.weight": 0.3, "linear.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0,
-        "scale": 0.0, "frozen.weight": None, "frozen.bias": None,
+        "convolution.weight": 0.3, "convolution.bias": 0.0, "scale": 0.0, "tokens": 0.0,
+        "frozen.weight": None, "frozen.bias": None,
     }  # fmt: skip
     assert all(g["betas"] == (0.8, 0.9) for g in optimizer.param_groups)
+
+
+def test_of_a_models_embeddings_only_projections_decay():
+    """Not its tables, registers and learned positions; of its blocks all matrices do."""
+    model = FourMTransformer(EVERYTHING)
+    decayed = {id(p) for g in build(model, OptimConfig()).param_groups if g["weight_decay"] for p in g["params"]}
+    found = {name for name, p in model.named_parameters() if id(p) in decayed}
+    assert {name for name in found if name.startswith("embeddings.")} == {
+        "embeddings.patches.rgb_pixels.weight", "embeddings.vectors.t5.weight",
+    }  # fmt: skip
+    blocks = {name: p for name, p in model.named_parameters() if not name.startswith("embeddings.")}
+    assert all((name in found) == (p.ndim == 2) for name, p in blocks.items())
 
 
 def test_a_step_is_adamws_formula():

@@ -4,13 +4,14 @@ A modality is one file in this folder (or in a folder named by the environment v
 that defines ``MODALITY``, an instance of a family below. The rest of the program asks a modality what it is
 through its family; it never compares names.
 
-============  ==============================  ==========================  ============================
-family        examples                        the model reads             the model predicts
-============  ==============================  ==========================  ============================
-PixelGrid     RGB pixels                      projected patches           nothing (input only)
-TokenGrid     RGB, depth, segmentation, CLIP  a codebook index a cell     the indices of queried cells
-Sequence      captions, boxes                 a word-piece index a token  the next token
-============  ==============================  ==========================  ============================
+==============  ==============================  ==========================  ============================
+family          examples                        the model reads             the model predicts
+==============  ==============================  ==========================  ============================
+PixelGrid       RGB pixels                      projected patches           nothing (input only)
+TokenGrid       RGB, depth, segmentation, CLIP  a codebook index a cell     the indices of queried cells
+Sequence        captions, boxes                 a word-piece index a token  the next token
+VectorSequence  a text encoder's vectors        projected vectors           nothing (input only)
+==============  ==============================  ==========================  ============================
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.tokenizers.vit import sincos_2d
-from open4m.types import MaskedBatch
+from open4m.types import MaskedBatch, Open4MError
 
 
 def sincos_1d(positions: Tensor, dim: int) -> Tensor:
@@ -116,17 +116,21 @@ class Embeddings(nn.Module):
                 token = token.masked_fill(modality == index, 0)  # it is no row of the table
         x = self.inputs(token + self.input_offset[modality])
         for index, spec in self.projected:
-            if spec.key not in batch.pixels and spec.key not in batch.vectors:
-                continue
             chosen = (modality == index) & batch.input_valid  # (B, N)
+            dense = (batch.pixels if spec.family == "pixels" else batch.vectors).get(spec.key)
+            if dense is None:
+                if chosen.any():
+                    raise Open4MError(f"{spec.key}: the batch shows tokens of it, but holds no {spec.family} of it")
+                continue
+            _check_dense(spec, dense, len(batch))
             row = chosen.nonzero()[:, 0]
             if spec.family == "pixels":
-                patches = patchify(batch.pixels[spec.key], spec.patch_size)[row, batch.input_position[chosen]]
-                shown = self.patches[module_name(spec.key)](patches)
+                layer = self.patches[module_name(spec.key)]
+                shown = patchify(dense, spec.patch_size)[row, batch.input_position[chosen]]
             else:
-                vectors = F.pad(batch.vectors[spec.key], (0, 0, 1, 0))  # id 0: a masked span, shown as zeros
-                shown = self.vectors[module_name(spec.key)](vectors[row, batch.input_id[chosen]])
-            x = x.masked_scatter(chosen[..., None], shown.to(x.dtype))
+                layer = self.vectors[module_name(spec.key)]
+                shown = F.pad(dense, (0, 0, 1, 0))[row, batch.input_id[chosen]]  # id 0: a masked span, shown as zeros
+            x = x.masked_scatter(chosen[..., None], layer(shown.to(layer.weight.dtype)).to(x.dtype))
         return x
 
     def with_registers(self, x: Tensor, where: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,6 +164,16 @@ class Embeddings(nn.Module):
             if module in layers:
                 found |= dict(layers[module].named_parameters())
         return {**found, "modality": self.modality.weight[index]}
+
+
+def _check_dense(spec: ModalitySpec, dense: Tensor, size: int) -> None:
+    """Raise unless the pixels or vectors of a batch of ``size`` samples have the shape that the model reads."""
+    if spec.family == "pixels":
+        expected = (size, spec.channels, *(side * spec.patch_size for side in spec.grid))
+    else:  # of any length: ids tell which are shown
+        expected = (size, dense.shape[1] if dense.ndim > 1 else spec.max_length, spec.channels)
+    if dense.shape != expected:
+        raise Open4MError(f"{spec.key}: expected {spec.family} of shape {expected}, got {tuple(dense.shape)}")
 
 
 def _positions(spec: ModalitySpec, dim: int) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open4m.model.config import Architecture, FourMConfig
+from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import Embeddings, consecutive
 from open4m.model.heads import LinearCrossEntropy
-from open4m.model.layers import DecoderBlock, EncoderBlock, drop_path, norm
+from open4m.model.layers import DecoderBlock, EncoderBlock, FusedLinear, drop_path, norm
 from open4m.types import MaskedBatch, Open4MError
 
 
@@ -39,10 +39,14 @@ class FourMTransformer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> FourMTransformer:
-        """Draw the initial weights, which depend on the generator alone; returns itself."""
+        """Draw the initial weights, which depend on the generator alone; returns itself.
+
+        Xavier for every linear layer: of fused ones for each of the layers that they are, like q, k and v.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
+                for weight in module.weight.chunk(module.parts if isinstance(module, FusedLinear) else 1):
+                    nn.init.xavier_uniform_(weight, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.embeddings.initialize(generator)
@@ -53,29 +57,28 @@ class FourMTransformer(nn.Module):
         """Start from a trained model of the same architecture (paper A.1, A.2): its blocks, and the embeddings of the
         modalities that both have. Returns the modalities that it lacks, which keep their weights.
 
-        Raises :class:`Open4MError` if the architectures differ, or a modality that both have.
+        Raises :class:`Open4MError` if the architectures differ, or a modality that both have. Its size may differ,
+        the grid or the longest sequence, if its positions are fixed: no weight depends on it, and a place keeps its
+        position, since positions count from the first row and column whatever the size.
         """
         for name in (f.name for f in fields(Architecture) if f.name != "drop_path"):
             if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
                 raise Open4MError(f"the model to start from has another architecture: {name} is {was}, not {now}")
-        mine, theirs = (dict(m.named_parameters()) for m in (self, other))
         shared = [key for key in self.config.keys if key in other.config.keys]
-        pairs = [
-            (f"{key}: {name}", weight, other.embeddings.of(key).get(name))
-            for key in shared
-            for name, weight in self.embeddings.of(key).items()
-        ]
-        single = ("embeddings.mask_token", "embeddings.registers")
-        names = [name for name in {**mine, **theirs} if name in single or not name.startswith("embeddings.")]
-        pairs += [(name, mine.get(name), theirs.get(name)) for name in names]
-        for name, weight, source in pairs:
-            if weight is None or source is None or weight.shape != source.shape:
-                shapes = [None if t is None else tuple(t.shape) for t in (source, weight)]
-                raise Open4MError(
-                    f"the model to start from has other weights: {name} has shape {shapes[0]}, not {shapes[1]}"
-                )
-        for _, weight, source in pairs:
-            weight.copy_(source)
+        for key in shared:
+            then, spec = other.config.spec(key), self.config.spec(key)
+            sizes = () if spec.learned_positions else ("grid", "max_length")
+            for name in (f.name for f in fields(ModalitySpec) if f.name not in sizes):
+                if (was := getattr(then, name)) != (now := getattr(spec, name)):
+                    raise Open4MError(f"the model to start from has another {key}: {name} is {was}, not {now}")
+        theirs = dict(other.named_parameters())
+        for name, weight in self.named_parameters():
+            if name in ("embeddings.mask_token", "embeddings.registers") or not name.startswith("embeddings."):
+                weight.copy_(theirs[name])
+        for key in shared:
+            source = other.embeddings.of(key)
+            for name, weight in self.embeddings.of(key).items():
+                weight.copy_(source[name])
         return [key for key in self.config.keys if key not in shared]
 
     def forward(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:

@@ -31,6 +31,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
+class FusedLinear(nn.Linear):
+    """Several linear layers of one input and equal widths, computed as one; each is initialized on its own."""
+
+    def __init__(self, into: int, out: int, parts: int, bias: bool):
+        super().__init__(into, parts * out, bias=bias)
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(x).chunk(self.parts, -1)
+
+
 class QKNorm(nn.Module):
     """LayerNorm of the queries and keys of every head (paper E.6, Table 26)."""
 
@@ -47,12 +58,12 @@ class SelfAttention(nn.Module):
     def __init__(self, config: FourMConfig):
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=config.qkv_bias)
+        self.qkv = FusedLinear(config.dim, config.dim, 3, bias=config.qkv_bias)
         self.qk_norm = QKNorm(config) if config.qk_norm else None
         self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: dict[str, Tensor] | None = None) -> Tensor:
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x))
         if self.qk_norm is not None:
             q, k = self.qk_norm.query(q), self.qk_norm.key(k)
         if cache is not None:
@@ -69,13 +80,13 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.q = nn.Linear(config.dim, config.dim, bias=config.qkv_bias)
-        self.kv = nn.Linear(config.dim, 2 * config.dim, bias=config.qkv_bias)
+        self.kv = FusedLinear(config.dim, config.dim, 2, bias=config.qkv_bias)
         self.qk_norm = QKNorm(config) if config.qk_norm else None
         self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, heads, N, D/heads) of a context (B, N, D)."""
-        k, v = (split_heads(part, self.heads) for part in self.kv(context).chunk(2, -1))
+        k, v = (split_heads(part, self.heads) for part in self.kv(context))
         return (k if self.qk_norm is None else self.qk_norm.key(k)), v
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
@@ -92,11 +103,11 @@ class GatedMLP(nn.Module):
         super().__init__()
         hidden = int(2 * int(config.dim * config.mlp_ratio) / 3)
         self.activation = activation
-        self.gate_up = nn.Linear(config.dim, 2 * hidden, bias=config.mlp_bias)
+        self.gate_up = FusedLinear(config.dim, hidden, 2, bias=config.mlp_bias)
         self.down = nn.Linear(hidden, config.dim, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
+        gate, up = self.gate_up(x)
         return self.down(self.activation(gate) * up)
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+MATRICES = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+"""The layers whose weights multiply what they read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -20,13 +23,16 @@ class OptimConfig:
 
 
 def build(model: torch.nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable weights; matrices decay, embeddings, norms and biases do not."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    """AdamW over the trainable weights: those of linear layers and convolutions decay.
+
+    All others do not: embeddings, whether tables or parameters of their own like registers and learned positions,
+    norms and biases.
+    """
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, MATRICES)}
     decayed, plain = [], []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            (decayed if matrix else plain).append(parameter)
+            (decayed if id(parameter) in matrices else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas, fused=True)
 
