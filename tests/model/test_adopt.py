@@ -43,6 +43,18 @@ def test_a_larger_model_computes_what_the_one_that_it_starts_from_did():
     assert torch.equal(new.embeddings.of("rgb@448")["outputs"], untouched.embeddings.of("rgb@448")["outputs"])
 
 
+def test_a_modality_may_become_an_input_alone_or_a_target_as_well():
+    given = dataclasses.replace(RGB, is_target=False)  # as those of the lower resolution (paper A.1)
+    old = make(RGB, CAPTION)
+    new = make(given, FINER, CAPTION, seed=1)
+    assert new.adopt(old) == ["rgb@448"]
+    assert torch.equal(new.embeddings.of("rgb")["inputs"], old.embeddings.of("rgb")["inputs"])
+    again, untouched = make(RGB, FINER, CAPTION, seed=2), make(RGB, FINER, CAPTION, seed=2)
+    assert again.adopt(new) == []
+    assert torch.equal(again.embeddings.of("rgb")["inputs"], old.embeddings.of("rgb")["inputs"])
+    assert torch.equal(again.embeddings.of("rgb")["outputs"], untouched.embeddings.of("rgb")["outputs"])
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -72,7 +84,6 @@ def test_another_architecture_is_refused(other, message):
         (RGB, {"learned_positions": True}, "another rgb: learned_positions is True, not False"),
         (PLACELESS, {"grid": (3, 1)}, r"another global: grid is \(3, 1\), not \(1, 3\)"),
         (dataclasses.replace(CAPTION, learned_positions=True), {"max_length": 6}, "max_length is 6, not 5"),
-        (RGB, {"is_target": False}, "another rgb: is_target is False, not True"),
     ],
 )
 def test_another_kind_of_a_modality_that_both_have_is_refused(spec, change, message):

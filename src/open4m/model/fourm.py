@@ -59,7 +59,8 @@ class FourMTransformer(nn.Module):
 
         Raises :class:`Open4MError` if the architectures differ, or a modality that both have. Its size may differ,
         the grid or the longest sequence, if its positions are fixed: no weight depends on it, and a place keeps its
-        position, since positions count from the first row and column whatever the size.
+        position, since positions count from the first row and column whatever the size. What it is only here, an input
+        or a target, keeps its weights; what it is only there is left out, as in super-resolution (A.1).
         """
         for name in (f.name for f in fields(Architecture) if f.name != "drop_path"):
             if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
@@ -67,8 +68,8 @@ class FourMTransformer(nn.Module):
         shared = [key for key in self.config.keys if key in other.config.keys]
         for key in shared:
             then, spec = other.config.spec(key), self.config.spec(key)
-            sizes = () if spec.learned_positions else ("grid", "max_length")
-            for name in (f.name for f in fields(ModalitySpec) if f.name not in sizes):
+            free = ("is_input", "is_target", *(() if spec.learned_positions else ("grid", "max_length")))
+            for name in (f.name for f in fields(ModalitySpec) if f.name not in free):
                 if (was := getattr(then, name)) != (now := getattr(spec, name)):
                     raise Open4MError(f"the model to start from has another {key}: {name} is {was}, not {now}")
         theirs = dict(other.named_parameters())
@@ -78,7 +79,8 @@ class FourMTransformer(nn.Module):
         for key in shared:
             source = other.embeddings.of(key)
             for name, weight in self.embeddings.of(key).items():
-                weight.copy_(source[name])
+                if len(weight) and len(source[name]):  # a table has no rows for what is no input, or no target
+                    weight.copy_(source[name])
         return [key for key in self.config.keys if key not in shared]
 
     def forward(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
