@@ -262,7 +262,7 @@ def _draw(length: int, n: int, generator: torch.Generator | None, device: torch.
 
 # ---- "fsq" and "lfq"
 class _Lattice(Quantizer):
-    """A fixed codebook of ``dimensions``, which two learned matrices connect to the latent vectors.
+    """A fixed codebook of few dimensions; two learned matrices lead from and to the latent vectors.
 
     Parameters: ``project_in`` (d, D) and ``project_out`` (D, d), at first orthogonal and each other's transpose.
     Biases are left to the layers around. ``codebook`` (V, d) follows from the configuration and is not saved.
