@@ -422,5 +422,5 @@ class Tokenizer:
 
 def weights_of(model: VQVAE) -> dict[str, torch.Tensor]:
     """The model's tensors but for the statistics that only training needs."""
-    statistics = {f"quantizer.{name}" for name in Quantizer.STATISTICS}
+    statistics = {f"quantizer.{name}" for name in model.quantizer.STATISTICS}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in statistics}
