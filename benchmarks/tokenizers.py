@@ -1,9 +1,10 @@
 """How close a tokenizer comes to what this machine can compute: ``python -m benchmarks.tokenizers``; prints JSON.
 
 Random weights and pixels, codebook and patches of the paper's RGB tokenizer (Table 3). Tensors in, tokens out, and
-back. ``share_of_peak`` is the floating-point operations that are needed (:mod:`open4m.tokenizers.flops`), a second,
-over what the best of ten large matrix products reaches right before, in the same process: the speed of a shared machine
-drifts. Figures are medians over repetitions; ``least_disturbed`` holds the fastest repetition to the highest peak.
+back; the UNet of a diffusion decoder is called once. ``share_of_peak`` is the floating-point operations that are needed
+(:mod:`open4m.tokenizers.flops`), a second, over what the best of ten large matrix products reaches right before, in the
+same process: the speed of a shared machine drifts. Figures are medians over repetitions; ``least_disturbed`` holds the
+fastest repetition to the highest peak.
 """
 
 import argparse
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 from benchmarks.train_step import memory, now, peak
 
+from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.flops import decode_flops, encode_flops
+from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, TokenizerConfig
 from open4m.train.memory import keep_freed_memory
@@ -49,6 +52,9 @@ class Decoder:
 
 DECODERS = {
     "vit": Decoder(lambda size: {"decoder": SIZES[size]}, vit_decode, decode_flops),
+    "unet": Decoder(
+        lambda _: {"decoder": UNetConfig(), "diffusion": DiffusionConfig(steps=1)}, VQVAE.decode, decode_flops
+    ),
 }
 
 

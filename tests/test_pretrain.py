@@ -113,7 +113,7 @@ def test_recomputing_runs_each_block_twice_a_step_and_changes_no_loss(folder, tm
     counts = {}
     for name, recompute in (("kept", "false"), ("recomputed", "true")):
         entered.clear()
-        assert run(folder, tmp_path / name, f"train.recompute={recompute}") == 0
+        assert run(folder, tmp_path / name, f"train.recompute={recompute}", "train.smoke_test=false") == 0
         counts[name] = sum(entered)
     assert counts == {"kept": 4 * 2, "recomputed": 2 * 4 * 2}  # four steps of one block on either side
     assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")

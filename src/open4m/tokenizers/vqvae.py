@@ -229,7 +229,7 @@ class VQVAE(nn.Module):
         """Reconstruction plus commitment loss, float32 whatever the autocast state, and what to log.
 
         Logged: ``reconstruction`` (on normalized values), ``commitment``, and ``perplexity``, the effective number of
-        codes that the batch uses: exp of the entropy of their frequencies.
+        codes that the batch uses: exp of the entropy of their frequencies, and ``restarted_codes`` since the beginning.
         """
         output = self(x, generator)
         with torch.autocast(x.device.type, enabled=False):
@@ -238,7 +238,8 @@ class VQVAE(nn.Module):
             frequency = torch.bincount(output.ids.flatten(), minlength=self.config.codebook_size) / output.ids.numel()
             perplexity = torch.special.entr(frequency).sum().exp()
         logged = torch.stack([reconstruction.detach(), output.commitment.detach(), perplexity]).tolist()
-        return total, dict(zip(("reconstruction", "commitment", "perplexity"), logged, strict=True))
+        values = dict(zip(("reconstruction", "commitment", "perplexity"), logged, strict=True))
+        return total, {**values, "restarted_codes": float(self.quantizer.restarts().total)}
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -399,7 +400,7 @@ class Tokenizer:
         if self.quality:
             configs.save(self.quality, folder / self.QUALITY)
         tensors = {
-            name: tensor.cpu().contiguous() if name == "quantizer.codebook" else tensor.cpu().to(dtype).contiguous()
+            name: tensor.cpu().contiguous() if name.startswith("quantizer.") else tensor.cpu().to(dtype).contiguous()
             for name, tensor in weights_of(self.model).items()
         }
         save_file(tensors, folder / self.WEIGHTS, metadata={"format": "pt"})
