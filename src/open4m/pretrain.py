@@ -42,17 +42,21 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     """Train a model in ``directory``, which holds it in ``model/`` when done; resumes what is there.
 
     ``tokens``: the folder of the token stores ``train`` and ``validation``. ``tokenizers``: a folder a grid modality
-    with its tokenizer, or with the training run that made it, and ``text``; they are saved with the model.
+    with its tokenizer, or with the training run that made it, and ``text``; they are saved with the model. Modalities
+    that have no file here are trained on the tokens that the store holds, and need no tokenizer.
     Raises :class:`Open4MError` if tokens and tokenizers do not fit.
     """
     if (directory / "model").exists():
         return
     stores = {split: TokenStore(tokens / split, config.modalities) for split in ("train", "validation")}
-    for key in config.modalities:
-        modalities.get(key)  # what is unknown here could be trained, and never be shown
     specs = specs_of(stores["train"], config.image_size, config.patch_size, config.masking.strategies)
     model = FourMConfig.of(config.architecture, specs)
-    grids = {s.key: Tokenizer.load(_tokenizer(tokenizers / s.key), device) for s in specs if s.family == "grid"}
+    if unknown := [key for key in config.modalities if not modalities.is_known(key)]:
+        logger.warning("%s: trained, but never shown: there is no modality of that name", ", ".join(unknown))
+    grids = {
+        s.key: Tokenizer.load(_tokenizer(tokenizers / s.key), device)
+        for s in specs if s.family == "grid" and s.key not in unknown
+    }  # fmt: skip
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.family == "sequence" for s in specs) else None
     task = FourMTask(
         model, config.masking, stores["train"], stores["validation"], grids, text,

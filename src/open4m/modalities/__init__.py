@@ -41,6 +41,11 @@ def names() -> list[str]:
     return sorted(files())
 
 
+def is_known(name: str) -> bool:
+    """Whether there is a modality of a name or key."""
+    return name.split("@")[0] in files()
+
+
 def get(name: str) -> Modality:
     """The modality of a name; of a key with a resolution, like ``rgb@256``, the part before the ``@``."""
     stem = name.split("@")[0]

@@ -50,7 +50,7 @@ class TokenHeader:
 
     ``tokenizer`` is the fingerprint of what made them: tokens of two tokenizers never mix. Grids have ``grid``,
     sequences ``max_length``, both ``vocab_size`` (1 to 65536); vectors have ``channels`` and ``max_length``; pixels
-    have none of them.
+    have none of them. ``placeless``: of a grid whose tokens are the parts of one vector, like a global feature.
     """
 
     kind: str  # "grid", "sequence", "vectors" or "pixels"
@@ -59,6 +59,7 @@ class TokenHeader:
     grid: tuple[int, int] | None = None  # (h, w) in tokens
     max_length: int | None = None  # tokens or vectors
     channels: int | None = None  # of a vector
+    placeless: bool = False
 
     def __post_init__(self) -> None:
         needed = {
@@ -69,6 +70,8 @@ class TokenHeader:
         }
         if self.kind not in needed:
             raise Open4MError(f"token header: kind {self.kind!r}, expected one of {', '.join(needed)}")
+        if self.placeless and self.kind != "grid":
+            raise Open4MError(f"token header: only the tokens of a grid are placeless, got kind {self.kind}")
         if self.grid is not None:
             object.__setattr__(self, "grid", tuple(self.grid))
         sizes = ("vocab_size", "grid", "max_length", "channels")

@@ -47,7 +47,7 @@ def specs_of(
             side = image_size // patch_size
             sizes = {"grid": (side, side), "patch_size": patch_size, "channels": modalities.get(key).channels}
         elif header.kind == "grid":
-            sizes = {"vocab_size": header.vocab_size, "grid": tuple(header.grid)}
+            sizes = {"vocab_size": header.vocab_size, "grid": tuple(header.grid), "learned_positions": header.placeless}
         elif header.kind == "vectors":
             sizes = {"channels": header.channels, "max_length": header.max_length}
         else:
@@ -61,11 +61,15 @@ def specs_of(
 def check_store(
     config: FourMConfig, store: TokenStore, tokenizers: Mapping[str, Tokenizer | TextTokenizer | None]
 ) -> None:
-    """Raise unless the store holds tokens of these tokenizers, of the sizes that the model is made for."""
+    """Raise unless the store holds tokens of these tokenizers, of the sizes that the model is made for.
+
+    Of what has no tokenizer here, only the sizes are compared.
+    """
     for spec in config.modalities:
         if spec.family in ("pixels", "vectors"):
             continue
-        header, fingerprint = store.header(spec.key), tokenizers[spec.key].fingerprint
+        header, tokenizer = store.header(spec.key), tokenizers.get(spec.key)
+        fingerprint = header.tokenizer if tokenizer is None else tokenizer.fingerprint
         expected = (spec.vocab_size, spec.grid if spec.family == "grid" else spec.max_length, fingerprint)
         size = tuple(header.grid) if header.kind == "grid" else header.max_length
         if (got := (header.vocab_size, size, header.tokenizer)) != expected:
@@ -127,7 +131,13 @@ class FourMTask:
         self.sentinels = np.array(text.sentinels if text else [], dtype=np.int64)
         masking.check(config.modalities, len(self.sentinels))
         for store in (train, validation):
-            check_store(config, store, {m.key: grids.get(m.key, text) for m in config.modalities})
+            check_store(
+                config, store, {**grids, **{m.key: text for m in config.modalities if m.family == "sequence" and text}}
+            )
+        for key in config.keys:
+            made = [store.header(key).tokenizer for store in (train, validation)]
+            if len(set(made)) > 1:
+                raise Open4MError(f"{validation.root}: {key} was made by {made[1]}, the training data by {made[0]}")
         self.model = FourMTransformer(config).initialize(torch.Generator().manual_seed(seed)).to(self.device)
         self.validation_rows = np.arange(min(validation_samples, len(validation)))
         self.user = FourM(self.model, grids, text)
@@ -169,9 +179,10 @@ class FourMTask:
     def pictures(self) -> dict[str, Image.Image]:
         """What the first input-only pixels predict for validation samples, beside the truth."""
         sources = [s for s in self.config.modalities if s.family == "pixels"]
-        if not sources:
+        targets = [key for key in self.config.targets if modalities.is_known(key)]
+        if not sources or not targets:
             return {}
-        source, targets = modalities.get(sources[0].key), self.config.targets
+        source = modalities.get(sources[0].key)
         files = self.validation.pixels(sources[0].key, self.validation_rows[:SHOWN])
         images = [source.read(file) for file in files]
         results = self.user.generate([{source.name: image} for image in images], targets)
