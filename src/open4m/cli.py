@@ -228,12 +228,13 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _import_tokenizer(options: argparse.Namespace, source: Path) -> None:
+    from open4m.datasets import captions
     from open4m.evaluate import card
     from open4m.tokenizers import convert
 
     if not options.modality:
         raise Open4MError(f"{options.source} is a tokenizer, which does not say what for: give --modality, as in depth")
-    names = tuple(options.classes.read_text().splitlines()) if options.classes else ()
+    names = tuple(captions.lines(options.classes)) if options.classes else ()
     imported = convert.read(source, options.modality, names)
     config, kind = imported.tokenizer.config, "diffusion" if imported.tokenizer.config.diffusion else "ViT"
     renamed = {convert.CODEBOOK: "quantizer.codebook"}
@@ -334,6 +335,7 @@ def _tokenizer_report(options: argparse.Namespace) -> None:
 def _line(options: argparse.Namespace) -> None:
     from open4m import config as configs
     from open4m import configs as named
+    from open4m.datasets import captions
     from open4m.fit_tokenizer import TokenizerRun, fit_tokenizer
     from open4m.line import STAGES, Line
     from open4m.pretrain import PretrainConfig, pretrain
@@ -354,7 +356,7 @@ def _line(options: argparse.Namespace) -> None:
                 f"{options.config} is a tokenizer's training on your own data: open4m train {options.config} "
                 "--data FOLDER, without --tokens, --tokenizers and --only"
             )
-        names = tuple(classes.read_text().splitlines()) if classes else ()
+        names = tuple(captions.lines(classes)) if classes else ()
         fit_tokenizer(config, data, directory, names, _device(options))
     elif data or classes:
         raise Open4MError(f"{options.config} is no tokenizer's training: leave out --data and --classes")

@@ -446,6 +446,7 @@ def test_adopt_takes_a_decoder_of_the_same_kind_and_refuses_another_encoder():
     torch.testing.assert_close(model.decode(model.encode(x)), trained.decode(trained.encode(x)))
     for fields, message in (
         ({"codebook_size": 64}, "codebook_size is 64, not 32"),
+        ({"quantizer": "lfq"}, "quantizer is lfq, not vq"),
         ({"mean": (0.1,)}, "mean is \\(0.1,\\), not \\(0.4,\\)"),
         ({"encoder": ViTConfig(width=32, depth=2, heads=2)}, "encoder is "),
     ):
@@ -460,6 +461,7 @@ def test_adopt_takes_a_decoder_of_the_same_kind_and_refuses_another_encoder():
         ("rgb", {"diffusion": UNET["diffusion"]}, "a UNet decoder and diffusion go together"),
         ("semseg", UNET, "for values that are no classes"),
         ("clip", UNET, "its patch_size 4 divides the tokens' 1"),
+        ("rgb", {"codebooks": 2}, "codebooks is 1"),
         ("rgb", {"resolutions": (16, 20)}, r"multiples of patch_size 8, got \[20\]"),
     ],
 )

@@ -27,7 +27,8 @@ MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", *SEQUENCES)
 
 
 def config() -> LineConfig:
-    """The shipped model's."""
+    """The next shipped model's. The weights that are shipped now had ViT decoders alone, and shorter trainings of the
+    tokenizers (docs/log.md)."""
     return LineConfig(
         name="scenes",
         data=DataConfig(train=24_000, validation=512, test=512),

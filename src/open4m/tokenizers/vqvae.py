@@ -59,6 +59,8 @@ class TokenizerConfig(QuantizerConfig):
         for name in ("image_size", "patch_size", "channels", "codebook_size", "latent_dim"):
             if getattr(self, name) < 1:
                 raise Open4MError(f"{where}: {name} is at least 1, got {getattr(self, name)}")
+        if self.codebooks != 1:
+            raise Open4MError(f"{where}: codebooks is 1, several are for a single vector, got {self.codebooks}")
         if self.image_size % self.patch_size:
             raise Open4MError(
                 f"{where}: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
@@ -186,17 +188,8 @@ class VQVAE(nn.Module):
 
         Raises :class:`Open4MError` if what makes tokens is not the same, or reads other values.
         """
-        same = (
-            "modality",
-            "patch_size",
-            "channels",
-            "encoder",
-            "codebook_size",
-            "latent_dim",
-            "class_names",
-            "mean",
-            "std",
-        )
+        same = ("modality", "patch_size", "channels", "encoder", "quantizer", "codebook_size", "latent_dim",
+                "class_names", "mean", "std")  # fmt: skip
         for name in same:
             if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
                 raise Open4MError(f"the tokenizer to start from differs: {name} is {was}, not {now}")
@@ -376,7 +369,7 @@ class Tokenizer:
             raise self.modality.error(
                 f"tokens are from 0 to {self.config.codebook_size - 1}, got {ids.min()} to {ids.max()}"
             )
-        if (solver or steps) and self.config.diffusion is None:
+        if (solver is not None or steps is not None) and self.config.diffusion is None:
             raise self.modality.error("solver and steps are for diffusion decoders, this tokenizer has a ViT decoder")
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
         decoded = self.model.decode(tokens, [seed] * len(tokens), solver, steps)
