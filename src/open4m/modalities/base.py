@@ -215,7 +215,7 @@ class TokenGrid(Modality):
         A standardized value stays one. ``palette``: the colors of classes, where a form needs them. Raises
         :class:`Open4MError` for another form, and for what is no value in this one.
         """
-        self._known(form)
+        self.check_form(form)
         return self.convert(value)
 
     def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
@@ -223,10 +223,11 @@ class TokenGrid(Modality):
 
         Raises :class:`Open4MError` for another form, and for a value that this one cannot hold.
         """
-        self._known(form)
+        self.check_form(form)
         return value
 
-    def _known(self, form: str) -> None:
+    def check_form(self, form: str) -> None:
+        """Raise :class:`Open4MError`, with the forms that there are, for another one."""
         if form not in self.forms:
             raise self.error(f"no form is called {form!r}; its forms are {', '.join(self.forms)}")
 

@@ -54,11 +54,11 @@ class Normals(TokenGrid):
         return _unit(array.astype(np.float32))
 
     def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
-        self._known(form)
+        self.check_form(form)
         return self.convert(value) * np.float32(_SIGNS[form])
 
     def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
-        self._known(form)
+        self.check_form(form)
         return value * np.float32(_SIGNS[form])
 
     def value(self, tensor: np.ndarray) -> np.ndarray:

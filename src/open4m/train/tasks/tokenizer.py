@@ -14,7 +14,7 @@ from open4m.modalities.base import Crop, augment
 from open4m.pictures import grid
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import rows_for_step
-from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig, tensor_of
 from open4m.types import Open4MError
 
 SHOWN = 8  # reconstructions in a picture
@@ -57,7 +57,7 @@ class TokenizerTask:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, step))))
         size = int(generator.choice(self.config.resolutions or [self.config.image_size]))
         values = [self._augmented(self.train_data[int(row)][self.config.modality], generator, size) for row in rows]
-        return torch.from_numpy(np.stack([self.modality.tensor(value) for value in values]))
+        return torch.from_numpy(np.stack([tensor_of(value, self.config) for value in values]))
 
     def _augmented(self, value: np.ndarray, generator: np.random.Generator, size: int) -> np.ndarray:
         crop = Crop.random(*value.shape[:2], size, generator, self.modality.crop_scale)
@@ -75,7 +75,7 @@ class TokenizerTask:
         """The modality's own metrics of reconstructions, and the share of the codebook that validation data uses."""
         tokenizer = Tokenizer(self.model)
         ids = tokenizer.encode_batch(self.validation)
-        values = self.modality.metrics(tokenizer.decode_batch(ids), self.validation)
+        values = tokenizer.metrics(tokenizer.decode_batch(ids), self.validation)
         return {**values, "code_usage": len(np.unique(ids)) / self.config.codebook_size}
 
     def pictures(self) -> dict[str, Image.Image]:
