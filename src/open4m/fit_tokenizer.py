@@ -43,11 +43,17 @@ class TokenizerRun:
 
 
 def fit_tokenizer(
-    config: TokenizerRun, data: Path, directory: Path, class_names: tuple[str, ...] = (), device: str = "cpu"
+    config: TokenizerRun,
+    data: Path,
+    directory: Path,
+    class_names: tuple[str, ...] = (),
+    device: str = "cpu",
+    large: Path | None = None,
 ) -> None:
     """Train a tokenizer in ``directory``, stage by stage; it is in ``model/`` when done. Resumes what is there.
 
-    ``data``: a folder with the raw shards ``train`` and ``validation``. ``class_names``: of a categorical modality.
+    ``data``: a folder with the raw shards ``train`` and ``validation``. ``large``: another one, of larger values, for
+    the stages of several resolutions. ``class_names``: of a categorical modality.
     Raises :class:`Open4MError` if the data, the classes, or what a stage starts from do not fit.
     """
     if (directory / "model").exists():
@@ -76,8 +82,9 @@ def fit_tokenizer(
         )  # fmt: skip
         run = directory / f"stage-{number}"
         if not (run / "model").exists():
+            at_sizes = RawDataset(large / "train", [name]) if large and stage.resolutions else training
             task = TokenizerTask(
-                task_config, training, validation, batch_size=stage.train.batch_size, seed=stage.train.seed,
+                task_config, at_sizes, validation, batch_size=stage.train.batch_size, seed=stage.train.seed,
                 device=device, start=trained,
             )  # fmt: skip
             train(task, stage.train, run, task_config=task_config)
