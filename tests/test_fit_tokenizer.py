@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from open4m import cli, configs
+from open4m import fit_tokenizer as fit
 from open4m.config import Duration
 from open4m.datasets.scenes import CLASSES, Scenes
 from open4m.fit_tokenizer import TokenizerRun, TokenizerStage, fit_tokenizer
@@ -99,6 +100,25 @@ def test_several_resolutions_start_from_a_trained_tokenizer_and_keep_its_normali
     assert (several.config.mean, several.config.std) == (base.config.mean, base.config.std)
     with pytest.raises(Open4MError, match="codebook_size is 32, not 64"):
         fit_tokenizer(run("depth", codebook_size=64, start=start), data, tmp_path / "other")
+
+
+def test_stages_of_several_resolutions_read_the_larger_values(data, tmp_path, monkeypatch):
+    large, seen = tmp_path / "large", []
+    build.render(Scenes("train", resolution=64), large / "train", ("rgb",), 4, shard_rows=4)
+
+    class Spied(fit.TokenizerTask):
+        def __init__(self, config, train, *others, **options):
+            seen.append((config.resolutions, train.root))
+            super().__init__(config, train, *others, **options)
+
+    monkeypatch.setattr(fit, "TokenizerTask", Spied)
+    sizes = dataclasses.replace(VIT, resolutions=(32, 64))
+    fit_tokenizer(run(stages=(VIT, sizes)), data, tmp_path / "with", large=large)
+    assert seen == [((), data / "train"), ((32, 64), large / "train")]
+    fit_tokenizer(run(stages=(sizes,)), data, tmp_path / "without")
+    assert seen[2:] == [((32, 64), data / "train")]
+    with pytest.raises(Open4MError, match="depth"):
+        fit_tokenizer(run("depth", (sizes,)), data, tmp_path / "missing", large=large)
 
 
 def test_on_the_command_line(data, tmp_path, capsys):

@@ -193,6 +193,25 @@ def test_other_grids_can_be_decoded():
     assert Tokenizer(vqvae("rgb")).decode(np.zeros((3, 5), dtype=int)).shape == (24, 40, 3)
 
 
+def test_one_tokenizer_at_several_sizes(tmp_path):
+    small = Tokenizer(vqvae("rgb", resolutions=(16, 32)), quality={"psnr": 30.0})
+    large = small.at(32)
+    assert (large.config.grid, small.config.grid) == ((4, 4), (2, 2))
+    assert large.model is small.model
+    assert large.quality == {}  # was measured at the other size
+    assert large.fingerprint != small.fingerprint
+    value = example("rgb", 40, 40)
+    ids = large.encode(value)
+    x = torch.from_numpy(large.modality.tensor(large.modality.fit(value, 32)))[None]
+    assert np.array_equal(ids, small.model.encode(x)[0].numpy())
+    assert large.decode(ids).shape == (32, 32, 3)
+    assert small.encode(value).shape == (2, 2)
+    large.save(tmp_path)
+    assert np.array_equal(Tokenizer.load(tmp_path).encode(value), ids)
+    with pytest.raises(Open4MError, match="image_size 30 is not a multiple of patch_size 8"):
+        small.at(30)
+
+
 def test_segmentation_decodes_to_the_likeliest_class():
     model = vqvae("semseg")
     tokenizer = Tokenizer(model)

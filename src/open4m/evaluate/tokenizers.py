@@ -12,10 +12,10 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,7 @@ from open4m.evaluate.report import ARROWS, rounded
 from open4m.labellers.clip import CLIPLabeller
 from open4m.modalities.base import TokenGrid
 from open4m.store.shards import RawDataset
+from open4m.tokenizers.diffusion import Solver
 from open4m.tokenizers.vqvae import Tokenizer
 from open4m.types import Open4MError, Value
 
@@ -47,13 +48,38 @@ TILE = 144  # pixels
 CLIPPED = 99  # the percentile of the shown errors that has the strongest color
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How a diffusion decoder decodes: its ``solver``, ``steps`` and the ``seed`` of its noise; None: as configured."""
+
+    solver: Solver | None = None
+    steps: int | None = None
+    seed: int = 0
+
+    @staticmethod
+    def parse(text: str, seed: int = 0) -> Decoding:
+        """``ddim:25``. Raises :class:`Open4MError` for anything else."""
+        solver, _, steps = text.rpartition(":")
+        if solver not in get_args(Solver) or not steps.isdecimal():
+            raise Open4MError(
+                f"expected SOLVER:STEPS like ddim:25, got {text!r} (solvers: {', '.join(get_args(Solver))})"
+            )
+        return Decoding(solver, int(steps), seed)
+
+    def name(self, tokenizer: Tokenizer) -> str:
+        """What it is called in a report."""
+        if (configured := tokenizer.config.diffusion) is None:
+            return "value"
+        return f"{self.solver or configured.solver}:{self.steps or configured.steps}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerReport:
     """What was measured on ``samples`` values that became ``tokens`` tokens.
 
     Usage and perplexity can be no more than the tokens allow, and a Fréchet distance falls with the number of samples:
     compare reports of equally many samples of the same ``data``. ``judge`` is the fingerprint of the CLIP that compared
-    images.
+    images. ``figures`` are those of one or more ways to decode, by name.
     """
 
     tokenizer: str  # as it was named
@@ -67,29 +93,36 @@ class TokenizerReport:
     codebook_size: int
     device: str
     judge: str | None
-    figures: dict[str, float]
+    figures: dict[str, dict[str, float]]
     better: dict[str, str]  # "higher" or "lower", by figure
     command: str = ""
 
     def to_json(self) -> str:
         """All fields; a figure that is not finite is null."""
-        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
-        values = {**dataclasses.asdict(self), "figures": figures}
+        finite = {
+            decoding: {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            for decoding, figures in self.figures.items()
+        }
+        values = {**dataclasses.asdict(self), "figures": finite}
         return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def table(self) -> str:
-        """A line of what it is, and the figures as Markdown."""
-        names = [f"{name.replace('_', ' ')} {ARROWS[self.better[name]]}" for name in self.figures]
-        values = [rounded(value) for value in self.figures.values()]
-        width, digits = max(map(len, names)), max(map(len, values))
+        """A line of what it is, and the figures as Markdown, a column a way to decode."""
+        first, *_ = self.figures.values()
+        names = [f"{name.replace('_', ' ')} {ARROWS[self.better[name]]}" for name in first]
+        columns = [["figure", *names]]
+        columns += [[label, *(rounded(figures[name]) for name in first)] for label, figures in self.figures.items()]
+        widths = [max(map(len, column)) for column in columns]
+        rows = []
+        for row in zip(*columns, strict=True):
+            cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+            rows.append(f"| {' | '.join(cells)} |")
+        ruler = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
         h, w = self.grid
         return "\n".join([
             f"{self.tokenizer}: {self.modality}, {self.image_size}×{self.image_size}, {h}×{w} tokens of "
             f"{self.codebook_size} codes; {self.samples} samples ({self.data}), {self.tokens} tokens",
-            "",
-            f"| {'figure':{width}} | {'value':>{digits}} |",
-            f"|{'-' * (width + 2)}|{'-' * (digits + 1)}:|",
-            *(f"| {name:{width}} | {value:>{digits}} |" for name, value in zip(names, values, strict=True)),
+            "", rows[0], ruler, *rows[1:],
         ])  # fmt: skip
 
 
@@ -112,9 +145,10 @@ def report(
     judge: Callable[[], CLIPLabeller],
     *,
     batch_size: int = 32,
+    decodings: Sequence[Decoding] = (Decoding(),),
     command: str = "",
 ) -> tuple[TokenizerReport, Image.Image]:
-    """Measure a tokenizer; also a picture of what it does to the first values.
+    """Measure a tokenizer; also a picture of what it does to the first values, decoded in the first of ``decodings``.
 
     ``judge`` is only called for images and feature maps. ``name`` and ``command`` are only recorded. Raises
     :class:`Open4MError` if there are no such values.
@@ -122,13 +156,15 @@ def report(
     config, modality = tokenizer.config, tokenizer.modality
     values = read(tokenizer, data, judge)
     clip = judge() if modality.image else None
-    figures, reconstructions = measure(tokenizer, values, clip, batch_size)
+    measured = {d.name(tokenizer): measure(tokenizer, values, clip, batch_size, d) for d in decodings}
+    reconstructions = next(iter(measured.values()))[1]
+    figures = {label: figures for label, (figures, _) in measured.items()}
     result = TokenizerReport(
         tokenizer=name, fingerprint=tokenizer.fingerprint, modality=config.modality, data=str(data),
         samples=len(values), image_size=config.image_size, grid=config.grid,
         tokens=len(values) * config.grid[0] * config.grid[1], codebook_size=config.codebook_size,
         device=str(tokenizer.device), judge=None if clip is None else clip.fingerprint, figures=figures,
-        better={key: {**modality.better, **BETTER}[key] for key in figures}, command=command,
+        better={key: {**modality.better, **BETTER}[key] for key in next(iter(figures.values()))}, command=command,
     )  # fmt: skip
     return result, picture(modality, values[:SHOWN], reconstructions[:SHOWN])
 
@@ -164,9 +200,9 @@ def measure(
     values: Sequence[Value],
     clip: CLIPLabeller | None = None,
     batch_size: int = 32,
-    decoding: Mapping[str, Any] | None = None,
+    decoding: Decoding = Decoding(),
 ) -> tuple[dict[str, float], list[Value]]:
-    """The figures, and what became of the values. ``decoding``: options of :meth:`Tokenizer.decode_batch`."""
+    """The figures, and what became of the values."""
     if batch_size < 1:
         raise Open4MError(f"batch_size must be at least 1, got {batch_size}")
     ids: list[np.ndarray] = []
@@ -177,7 +213,7 @@ def measure(
         begin = time.perf_counter()
         ids.append(tokenizer.encode_batch(batch))
         encoded = time.perf_counter()
-        reconstructions += tokenizer.decode_batch(ids[-1], **(decoding or {}))
+        reconstructions += tokenizer.decode_batch(ids[-1], **dataclasses.asdict(decoding))
         decoded = time.perf_counter()
         speeds.append((len(batch) / (encoded - begin), len(batch) / (decoded - encoded)))
     figures = dict(tokenizer.modality.metrics(reconstructions, values))

@@ -9,6 +9,8 @@ gives values of its modality, and a folder holds all of it.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -311,6 +313,13 @@ class Tokenizer:
         """Moves the weights; returns itself."""
         self.model.to(device)
         return self
+
+    def at(self, image_size: int) -> Tokenizer:
+        """The same tokenizer, weights shared, for values of another size: a tokenizer of several resolutions for
+        ``rgb@256`` beside ``rgb``. Raises :class:`Open4MError` if the size is not one of tokens."""
+        other = copy.copy(self)
+        other.config, other.quality = dataclasses.replace(self.config, image_size=image_size), {}
+        return other
 
     # ---- values to tokens and back
     def encode(self, value: Any) -> np.ndarray | list[np.ndarray]:
