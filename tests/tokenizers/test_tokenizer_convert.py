@@ -169,7 +169,11 @@ def test_what_is_missing_unexpected_or_misshapen_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "modality", "message"),
     [
-        ({"quant_type": "memcodes"}, "rgb", "quant_type = 'memcodes' has no counterpart, only 'lucid' have"),
+        (
+            {"quant_type": "memcodes"},
+            "rgb",
+            "quant_type = 'memcodes' has no counterpart: its codes are chosen by learned keys",
+        ),
         ({"norm_codes": False}, "rgb", "norm_codes = False"),
         ({"dec_type": "uvit_b_p4_f16"}, "rgb", "dec_type = 'uvit_b_p4_f16'"),
         ({"enc_type": "BottleneckMLP/B_6-Wi_1024"}, "rgb", "enc_type = "),
