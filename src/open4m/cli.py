@@ -126,6 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         "--clip", help="a folder or hub name of the CLIP that compares images (default: that of scenes)"
     )
     report.add_argument("--batch-size", type=int, default=32)
+    report.add_argument("--image-size", type=int, help="pixels, of a tokenizer of several sizes (default: its own)")
+    report.add_argument("--decode", nargs="+", metavar="SOLVER:STEPS",
+                        help="ways to decode, side by side: ddim:4 ddim:25 unipc:4 (default: its own)")  # fmt: skip
+    report.add_argument("--seed", type=int, default=0, help="of a diffusion decoder's noise (default: 0)")
     report.add_argument("--out", type=Path, default=Path("report"), help="folder to write (default: report)")
     report.set_defaults(run=_tokenizer_report)
 
@@ -317,19 +321,26 @@ def _fit_text(options: argparse.Namespace) -> None:
 
 def _tokenizer_report(options: argparse.Namespace) -> None:
     from open4m import hub
-    from open4m.evaluate.tokenizers import Data, report
+    from open4m.evaluate.tokenizers import Data, Decoding, report
     from open4m.labellers.clip import CLIPLabeller
     from open4m.line import CLIP
     from open4m.tokenizers.vqvae import Tokenizer
 
-    device = _device(options)
+    device, seed = _device(options), options.seed
+    decodings = [Decoding.parse(text, seed) for text in options.decode or ()] or [Decoding(seed=seed)]
     tokenizer = Tokenizer.load(hub.resolve_tokenizer(options.tokenizer), device)
+    if options.image_size is not None:
+        tokenizer = tokenizer.at(options.image_size)
     judge = cache(lambda: CLIPLabeller.load(options.clip or hub.resolve("scenes") / CLIP, device))
     data = Data(samples=options.samples, folder=options.data)
-    given = {"--data": options.data, "--samples": options.samples, "--clip": options.clip}
+    given = {"--data": options.data, "--samples": options.samples, "--clip": options.clip,
+             "--image-size": options.image_size, "--seed": seed or None}  # fmt: skip
     flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    flags += ["--decode", *options.decode] if options.decode else []
     command = shlex.join(["open4m", "tokenizer", "report", options.tokenizer, *flags])
-    result, picture = report(tokenizer, options.tokenizer, data, judge, batch_size=options.batch_size, command=command)
+    result, picture = report(
+        tokenizer, options.tokenizer, data, judge, batch_size=options.batch_size, decodings=decodings, command=command
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     files = {name: options.out / f"report.{name}" for name in ("json", "png")}
     files["json"].write_text(result.to_json())
@@ -363,7 +374,7 @@ def _line(options: argparse.Namespace) -> None:
                 "--data FOLDER, without --tokens, --tokenizers and --only"
             )
         known = class_files.read(classes) if classes else class_files.Classes()
-        fit_tokenizer(config, data, directory, known.names, _device(options), known.palette)
+        fit_tokenizer(config, data, directory, known.names, _device(options), palette=known.palette)
     elif data or classes:
         raise Open4MError(f"{options.config} is no tokenizer's training: leave out --data and --classes")
     elif not isinstance(config, PretrainConfig):

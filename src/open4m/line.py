@@ -4,6 +4,7 @@ Every stage writes into its own folder of a run directory and is skipped when th
 stopped anywhere and run again::
 
     raw/{train,validation,test}/<modality>/shard-*.tar       values
+    large/train/<modality>/shard-*.tar                       larger ones, for tokenizers of several resolutions
     clip/, tokenizers/<modality>/, 4m/                       training runs, each with model/ when done
     tokenizers/text/                                         the text tokenizer
     tokens/{train,validation}/<modality>/shard-*.arrow       tokens
@@ -39,18 +40,25 @@ from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
 
+LARGE = "large"  # the folder of larger scenes
 CLIP = "clip"  # the folder of the CLIP in a run and in a model directory
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How many scenes, and how large. ``rendered`` modalities come from the renderer itself."""
+    """How many scenes, and how large. ``rendered`` modalities come from the renderer itself.
+
+    ``large`` training scenes are rendered again, ``large_size`` pixels wide and high: tokenizers are trained on them at
+    several resolutions.
+    """
 
     train: int
     validation: int
     test: int
     image_size: int = 128
     patch_size: int = 16
+    large: int = 0
+    large_size: int = 256
     shard_rows: int = 500
     seed: int = 0
     rendered: tuple[str, ...] = ("rgb", "depth", "normals", "semseg", "boxes", "caption")
@@ -98,10 +106,8 @@ class Line:
             getattr(self, stage)()
 
     # ---- data
-    def scenes(self, split: str) -> scenes.Scenes:
-        return scenes.Scenes(
-            split, seed=self.config.data.seed, resolution=self.config.data.image_size, device=self.device
-        )
+    def scenes(self, split: str, image_size: int) -> scenes.Scenes:
+        return scenes.Scenes(split, seed=self.config.data.seed, resolution=image_size, device=self.device)
 
     def raw(self, split: str, names: Sequence[str] | None = None) -> RawDataset:
         return RawDataset(self.directory / "raw" / split, names or [*self.config.data.rendered])
@@ -109,9 +115,13 @@ class Line:
     def render(self) -> None:
         """Render scenes with all their labels."""
         data = self.config.data
-        for split in scenes.SPLITS:
+        parts = [("raw", split, data.image_size, data.rendered, getattr(data, split)) for split in scenes.SPLITS]
+        if data.large:
+            dense = [name for name in data.rendered if name in self.config.tokenizers]
+            parts.append((LARGE, "train", data.large_size, dense, data.large))
+        for folder, split, image_size, names, count in parts:
             build.render(
-                self.scenes(split), self.directory / "raw" / split, data.rendered, getattr(data, split),
+                self.scenes(split, image_size), self.directory / folder / split, names, count,
                 shard_rows=data.shard_rows, processes=self.config.processes,
             )  # fmt: skip
 
@@ -149,7 +159,8 @@ class Line:
     def tokenizer(self, name: str) -> None:
         """Train one tokenizer."""
         config, folder = self.config.tokenizers[name], self.directory / "tokenizers" / name
-        fit_tokenizer(config, self.directory / "raw", folder, scenes.CLASSES, self.device)
+        large = self.directory / LARGE if self.config.data.large else None
+        fit_tokenizer(config, self.directory / "raw", folder, scenes.CLASSES, self.device, large)
 
     def tokenize(self) -> None:
         """Turn the training and validation data into tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,8 +11,11 @@ import torch
 
 from open4m import cli, hub, modalities
 from open4m.evaluate import frechet, tokenizers
-from open4m.evaluate.tokenizers import Data, measure, picture, read, report, usage
+from open4m.evaluate.tokenizers import Data, Decoding, measure, picture, read, report, usage
 from open4m.store.shards import write_shard
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.mlp import MLPConfig
+from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
 from open4m.types import Open4MError
@@ -25,6 +29,10 @@ def values_of(name, held_out):
     if name in held_out[0]:
         return [modality.fit(sample[name], SIZE) for sample in held_out]
     return [np.random.default_rng(i).normal(size=(2, 2, 8)).astype(np.float32) for i in range(len(held_out))]
+
+
+def no_clip():
+    raise AssertionError("no CLIP is needed here")
 
 
 # ---- figures
@@ -54,6 +62,30 @@ def test_usage_and_perplexity_by_hand():
     assert usage(np.array([0, 0, 7, 0]), 8) == (2 / 8, pytest.approx(np.exp(entropy)))
 
 
+def test_usage_and_perplexity_of_several_codebooks_are_their_means():
+    ids = np.array([[[0, 3]], [[0, 2]], [[0, 1]], [[0, 0]]])  # (B, 1, codebooks): one code and four codes
+    assert usage(ids, 8, 2) == ((1 / 8 + 4 / 8) / 2, pytest.approx((1 + 4) / 2))
+    assert usage(ids.reshape(4, 2), 8, 2) == usage(ids, 8, 2)
+    assert usage(ids, 8)[0] == 4 / 8  # as if of one codebook
+
+
+def test_a_tokenizer_of_vectors_is_reported(tmp_path):
+    feature, rng = modalities.get("dinov2_global"), np.random.default_rng(0)
+    values = [rng.standard_normal(12).astype(np.float16).astype(np.float32) for _ in range(5)]
+    write_shard(tmp_path, "dinov2_global", 0, [(str(i), feature.write(v)) for i, v in enumerate(values)])
+    mlp = MLPConfig(width=16, depth=1)
+    config = TokenizerConfig.of("dinov2_global", channels=12, codebook_size=8, codebooks=4, encoder=mlp, decoder=mlp)
+    own = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    result, sheet = report(own, "mine", Data(folder=tmp_path), no_clip)
+    assert (result.grid, result.samples, result.tokens) == ((1, 4), 5, 20)
+    decoded = [own.decode(own.encode(value)) for value in values]
+    cosines = [p @ v / np.linalg.norm(p) / np.linalg.norm(v) for p, v in zip(decoded, values, strict=True)]
+    assert result.figures["value"]["cosine"] == pytest.approx(np.mean(cosines), rel=1e-5)
+    columns = np.stack([own.encode(value)[0] for value in values]).T
+    assert result.figures["value"]["code_usage"] == pytest.approx(np.mean([len(set(c)) for c in columns]) / 8)
+    assert sheet.width > 5 * tokenizers.TILE
+
+
 def test_images_are_also_compared_as_a_clip_sees_them(tokenizer, clip, held_out):
     own, values = tokenizer("rgb"), values_of("rgb", held_out)
     figures, reconstructions = measure(own, values, clip)
@@ -67,8 +99,50 @@ def test_options_of_decoding_are_handed_on(tokenizer, held_out):
     own, seen = tokenizer("depth"), []
     plain = own.decode_batch
     own.decode_batch = lambda ids, **options: seen.append(options) or plain(ids)
-    measure(own, values_of("depth", held_out), decoding={"steps": 4}, batch_size=3)
-    assert seen == [{"steps": 4}] * 2
+    measure(own, values_of("depth", held_out), decoding=Decoding("unipc", 4, seed=3), batch_size=3)
+    assert seen == [{"solver": "unipc", "steps": 4, "seed": 3}] * 2
+
+
+@pytest.fixture
+def diffusing():
+    unet = UNetConfig(channels=32, multipliers=(1,), blocks=1, attention=0)
+    config = TokenizerConfig.of(
+        "depth", image_size=SIZE, codebook_size=16, encoder=ViTConfig(width=16, depth=1, heads=1), decoder=unet,
+        diffusion=DiffusionConfig(steps=2, clip=False), resolutions=(SIZE, 2 * SIZE), mean=(4.0,), std=(2.0,),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    model = VQVAE(config, generator)
+    for weight in model.decoder.parameters():
+        torch.nn.init.normal_(weight, std=0.1, generator=generator)  # some start at 0, and the decoder says nothing
+    return Tokenizer(model)
+
+
+def test_ways_to_decode_stand_side_by_side(diffusing):
+    decodings = [Decoding(), Decoding("ddim", 3), Decoding("unipc", 3, seed=1)]
+    result, _ = report(diffusing, "mine", Data(samples=3), no_clip, decodings=decodings)
+    assert list(result.figures) == ["ddim:2", "ddim:3", "unipc:3"]
+    assert json.loads(result.to_json())["figures"].keys() == result.figures.keys()
+    header, _, *rows = result.table().splitlines()[2:]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["figure", *result.figures]
+    assert len({row.count("|") for row in rows}) == 1
+    values = read(diffusing, Data(samples=3), no_clip)
+    for decoding, figures in zip(decodings, result.figures.values(), strict=True):
+        alone = diffusing.decode(diffusing.encode(values), **dataclasses.asdict(decoding))
+        metrics = diffusing.modality.metrics(alone, values)
+        assert {name: figures[name] for name in metrics} == pytest.approx(metrics, rel=1e-4)  # batches sum differently
+    assert len({figures["abs_rel"] for figures in result.figures.values()}) == 3
+
+
+def test_a_tokenizer_of_several_sizes_is_measured_at_another(diffusing):
+    large = diffusing.at(2 * SIZE)
+    result, _ = report(large, "mine", Data(samples=2), no_clip)
+    assert (result.image_size, result.grid, result.tokens) == (2 * SIZE, (4, 4), 2 * 16)
+
+
+@pytest.mark.parametrize("text", ["ddim", "ddim:", "25", "ddim:-1", "euler:4", "ddim:4:5"])
+def test_a_way_to_decode_is_a_solver_and_steps(text):
+    with pytest.raises(Open4MError, match=r"expected SOLVER:STEPS like ddim:25, got .*unipc"):
+        Decoding.parse(text)
 
 
 # ---- error maps and the picture
@@ -128,10 +202,6 @@ def shards(tmp_path, held_out):
     return tmp_path / "raw"
 
 
-def no_clip():
-    raise AssertionError("no CLIP is needed here")
-
-
 def test_values_come_from_scenes_or_from_a_folder(tokenizer, shards, held_out):
     own = tokenizer("depth")
     rendered = read(own, Data(samples=3), no_clip)
@@ -170,14 +240,15 @@ def test_a_report_says_what_was_measured_on_what(tokenizer, clip):
     result, _ = report(own, "mine", Data(samples=4), lambda: clip, command="open4m ...")
     assert (result.samples, result.tokens, result.codebook_size) == (4, 16, own.config.codebook_size)
     assert (result.fingerprint, result.judge) == (own.fingerprint, clip.fingerprint)
-    assert list(result.figures) == [
+    assert list(result.figures) == ["value"]
+    assert list(result.figures["value"]) == [
         "psnr", "ssim", "feature_distance", "frechet_distance", "code_usage", "perplexity",
         "encode_images_per_second", "decode_images_per_second",
     ]  # fmt: skip
-    assert result.better.keys() == result.figures.keys()
+    assert result.better.keys() == result.figures["value"].keys()
     lines = result.table().splitlines()
     assert "mine" in lines[0]
-    assert len(lines) == 4 + len(result.figures)
+    assert len(lines) == 4 + len(result.better)
     assert len({len(line) for line in lines[2:]}) == 1  # aligned
 
 
@@ -209,7 +280,7 @@ def test_the_command_writes_figures_and_a_picture(tokenizer, tmp_path, shards, c
     assert (written["samples"], written["modality"], written["judge"]) == (3, "depth", None)
     figures, _ = measure(own, read(own, Data(samples=3, folder=shards), no_clip))
     for name in ("abs_rel", "standardized_l1", "code_usage", "perplexity"):
-        assert written["figures"][name] == pytest.approx(figures[name], rel=1e-6)
+        assert written["figures"]["value"][name] == pytest.approx(figures[name], rel=1e-6)
     assert (out / "report.png").stat().st_size > 1000
     printed = capsys.readouterr().out
     assert "| abs rel ↓" in printed
@@ -231,6 +302,9 @@ def test_mistakes_are_one_line(tokenizer, tmp_path, shards, capsys):
         ([str(tmp_path / "depth"), "--samples", "0"], "2 samples or more, got 0"),
         ([str(tmp_path / "normals"), "--data", str(shards)], "normals"),
         ([str(tmp_path / "depth"), "--data", str(tmp_path / "none")], "none"),
+        ([str(tmp_path / "depth"), "--image-size", "50"], "image_size 50 is not a multiple of patch_size 16"),
+        ([str(tmp_path / "depth"), "--decode", "fast"], "expected SOLVER:STEPS like ddim:25, got 'fast'"),
+        ([str(tmp_path / "depth"), "--data", str(shards), "--decode", "ddim:2"], "this tokenizer has a ViT decoder"),
         ([str(tmp_path / "depth"), "--device", "nonsense"], "--device nonsense: not available"),
     ):
         assert cli.main(["tokenizer", "report", *arguments, "--out", str(tmp_path / "out")]) == 2
@@ -248,6 +322,8 @@ def test_a_model_directorys_tokenizers_are_named_by_modality(tokenizer, tmp_path
         (folder / name).write_bytes(b"")
     assert hub.resolve_tokenizer(f"{folder}/rgb") == folder / hub.TOKENIZERS / "rgb"
     assert hub.resolve_tokenizer(folder / hub.TOKENIZERS / "rgb") == folder / hub.TOKENIZERS / "rgb"
+    tokenizer("depth").save(tmp_path / "training" / "model")
+    assert hub.resolve_tokenizer(tmp_path / "training") == tmp_path / "training" / "model"
     assert hub.resolve_tokenizer("scenes/rgb") == hub.SHIPPED / "scenes" / hub.TOKENIZERS / "rgb"
     with pytest.raises(Open4MError, match="name one"):
         hub.resolve_tokenizer(folder)

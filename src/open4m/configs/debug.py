@@ -32,13 +32,13 @@ def config() -> LineConfig:
         unet = UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1)
         return dataclasses.replace(
             stage, decoder=unet if stage.diffusion else tiny, continuous_steps=min(5, stage.continuous_steps),
-            train=shortened(stage.train),
+            resolutions=tuple(side // 2 for side in stage.resolutions), train=shortened(stage.train),
         )  # fmt: skip
 
     return dataclasses.replace(
         full,
         name="debug",
-        data=DataConfig(train=96, validation=32, test=32, image_size=64, shard_rows=32),
+        data=DataConfig(train=96, validation=32, test=32, image_size=64, large=32, large_size=128, shard_rows=32),
         clip=dataclasses.replace(
             full.clip,
             image_size=64,

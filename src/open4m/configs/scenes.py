@@ -6,6 +6,7 @@ tokenizers, 90 for the pre-training. The measured result is in the README and in
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from open4m.config import Duration
@@ -23,6 +24,7 @@ from open4m.train.optim import OptimConfig
 
 PIXELS = "rgb_pixels"
 SEQUENCES = ("caption", "boxes")
+RESOLUTIONS = (128, 160, 192, 224, 256)  # of tokenizers, in pixels
 MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", *SEQUENCES)
 
 
@@ -31,15 +33,15 @@ def config() -> LineConfig:
     tokenizers (docs/log.md)."""
     return LineConfig(
         name="scenes",
-        data=DataConfig(train=24_000, validation=512, test=512),
+        data=DataConfig(train=24_000, validation=512, test=512, large=3_000, large_size=max(RESOLUTIONS)),
         clip=SmallCLIP(),
         clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
-            "rgb": tokenizer("rgb", 2048, "4500 steps", continuous=600, then=diffusion("1500 steps", clip=True)),
-            "depth": tokenizer("depth", 512, "2000 steps", continuous=150, then=diffusion("800 steps", clip=False)),
-            "normals": tokenizer("normals", 512, "2500 steps", continuous=300, then=diffusion("800 steps", clip=True)),
-            "semseg": tokenizer("semseg", 512, "1500 steps", continuous=150),
-            "clip": tokenizer("clip", 512, "1400 steps", continuous=150, depth=2),
+            "rgb": tokenizer("rgb", 2048, "4500 steps", 600, at_sizes(), *diffusion("1500 steps", clip=True)),
+            "depth": tokenizer("depth", 512, "2000 steps", 150, at_sizes(), *diffusion("800 steps", clip=False)),
+            "normals": tokenizer("normals", 512, "2500 steps", 300, at_sizes(), *diffusion("800 steps", clip=True)),
+            "semseg": tokenizer("semseg", 512, "1500 steps", 150, at_sizes()),
+            "clip": tokenizer("clip", 512, "1400 steps", 150, depth=2),
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},
@@ -84,30 +86,41 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
     )  # fmt: skip
 
 
+def vit(depth: int = 4) -> ViTConfig:
+    """The encoder of all tokenizers, and their first decoder."""
+    return ViTConfig(width=128, depth=depth, heads=2)
+
+
 def tokenizer(
-    modality: str, codebook_size: int, length: str, continuous: int, depth: int = 4, then: TokenizerStage | None = None
+    modality: str, codebook_size: int, length: str, continuous: int, *then: TokenizerStage, depth: int = 4
 ) -> TokenizerRun:
-    """A small ViT tokenizer, which is not quantized for the first ``continuous`` steps; then another decoder for it."""
-    vit = ViTConfig(width=128, depth=depth, heads=2)
-    both = TokenizerStage(decoder=vit, continuous_steps=continuous, train=short(length, batch_size=32, lr=2e-3))
+    """A small ViT tokenizer, which is not quantized for the first ``continuous`` steps; ``then`` what follows."""
+    first = TokenizerStage(decoder=vit(depth), continuous_steps=continuous, train=short(length, batch_size=32, lr=2e-3))
     return TokenizerRun(
-        modality=modality, codebook_size=codebook_size, encoder=vit, image_size=128,
-        stages=(both, then) if then else (both,),
-    )  # fmt: skip
+        modality=modality, codebook_size=codebook_size, encoder=vit(depth), image_size=128, stages=(first, *then)
+    )
 
 
-def diffusion(length: str, clip: bool) -> TokenizerStage:
-    """A diffusion decoder of 1.6M weights on a frozen encoder: its tokens, learned with a ViT decoder, are better."""
-    return TokenizerStage(
+def at_sizes() -> TokenizerStage:
+    """The tokens of larger images too, up to twice the size."""
+    return TokenizerStage(decoder=vit(), resolutions=RESOLUTIONS, train=short("500 steps", batch_size=16, lr=5e-4))
+
+
+def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage]:
+    """A diffusion decoder of 1.6M weights on a frozen encoder, whose tokens, learned with a ViT decoder, are better;
+    then at all resolutions."""
+    small = TokenizerStage(
         decoder=UNetConfig(channels=32, blocks=1), frozen_encoder=True, train=short(length, batch_size=32, lr=1e-3),
         diffusion=DiffusionConfig(steps=4, clip=clip, pure_noise=0.25),
     )  # fmt: skip
+    train = short("300 steps", batch_size=16, lr=3e-4)
+    return small, dataclasses.replace(small, resolutions=RESOLUTIONS, train=train)
 
 
 def short(length: str, batch_size: int, lr: float) -> TrainConfig:
     """A training of minutes; ``lr`` is the peak itself. In fp32, which is as fast as bf16 at these widths on a CPU."""
     return TrainConfig(
         length=Duration.parse(length), warmup=Duration.parse("50 steps"), batch_size=batch_size,
-        optim=OptimConfig(base_lr=lr * 256 / batch_size, clip=1.0), precision="fp32", evaluate_every=500,
+        optim=OptimConfig(base_lr=lr * 256 / batch_size, clip=1.0), precision="fp32", workers=0, evaluate_every=500,
         checkpoint_every=500,
     )  # fmt: skip

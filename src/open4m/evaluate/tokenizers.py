@@ -12,12 +12,13 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
+import torch
 from PIL import Image
 
 from open4m import pictures
@@ -25,8 +26,10 @@ from open4m.datasets.scenes import Scenes
 from open4m.evaluate import frechet
 from open4m.evaluate.report import ARROWS, rounded
 from open4m.labellers.clip import CLIPLabeller
-from open4m.modalities.base import STANDARDIZED, TokenGrid
+from open4m.modalities.base import STANDARDIZED, TokenGrid, Vector
 from open4m.store.shards import RawDataset
+from open4m.tokenizers.diffusion import Solver
+from open4m.tokenizers.quantizer import code_frequencies
 from open4m.tokenizers.vqvae import Tokenizer
 from open4m.types import Open4MError, Value
 
@@ -35,7 +38,7 @@ log = logging.getLogger("open4m")
 BETTER = {
     "feature_distance": "lower",  # CLIPLabeller.feature_distance, the mean over images
     "frechet_distance": "lower",  # of CLIP's pooled features, reconstructions to inputs: as rFID has of Inception's
-    "code_usage": "higher",  # the share of the codebook that occurs at all
+    "code_usage": "higher",  # the share of the codebook that occurs at all; of several codebooks, the mean
     "perplexity": "higher",  # exp of the entropy of the codes' frequencies: how many equally frequent ones they equal
     "encode_images_per_second": "higher",  # arrays in, tokens out; the median over batches
     "decode_images_per_second": "higher",
@@ -47,13 +50,38 @@ TILE = 144  # pixels
 CLIPPED = 99  # the percentile of the shown errors that has the strongest color
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How a diffusion decoder decodes: its ``solver``, ``steps`` and the ``seed`` of its noise; None: as configured."""
+
+    solver: Solver | None = None
+    steps: int | None = None
+    seed: int = 0
+
+    @staticmethod
+    def parse(text: str, seed: int = 0) -> Decoding:
+        """``ddim:25``. Raises :class:`Open4MError` for anything else."""
+        solver, _, steps = text.rpartition(":")
+        if solver not in get_args(Solver) or not steps.isdecimal():
+            raise Open4MError(
+                f"expected SOLVER:STEPS like ddim:25, got {text!r} (solvers: {', '.join(get_args(Solver))})"
+            )
+        return Decoding(solver, int(steps), seed)
+
+    def name(self, tokenizer: Tokenizer) -> str:
+        """What it is called in a report."""
+        if (configured := tokenizer.config.diffusion) is None:
+            return "value"
+        return f"{self.solver or configured.solver}:{self.steps or configured.steps}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerReport:
     """What was measured on ``samples`` values that became ``tokens`` tokens.
 
     Usage and perplexity can be no more than the tokens allow, and a Fréchet distance falls with the number of samples:
     compare reports of equally many samples of the same ``data``. ``judge`` is the fingerprint of the CLIP that compared
-    images.
+    images. ``figures`` are those of one or more ways to decode, by name.
     """
 
     tokenizer: str  # as it was named
@@ -61,35 +89,42 @@ class TokenizerReport:
     modality: str
     data: str
     samples: int
-    image_size: int  # pixels; of a feature map: cells
+    image_size: int  # pixels; of a feature map: cells; of a vector: 1
     grid: tuple[int, int]
     tokens: int
     codebook_size: int
     device: str
     judge: str | None
-    figures: dict[str, float]
+    figures: dict[str, dict[str, float]]
     better: dict[str, str]  # "higher" or "lower", by figure
     command: str = ""
 
     def to_json(self) -> str:
         """All fields; a figure that is not finite is null."""
-        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
-        values = {**dataclasses.asdict(self), "figures": figures}
+        finite = {
+            decoding: {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            for decoding, figures in self.figures.items()
+        }
+        values = {**dataclasses.asdict(self), "figures": finite}
         return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def table(self) -> str:
-        """A line of what it is, and the figures as Markdown."""
-        names = [f"{name.replace('_', ' ')} {ARROWS[self.better[name]]}" for name in self.figures]
-        values = [rounded(value) for value in self.figures.values()]
-        width, digits = max(map(len, names)), max(map(len, values))
+        """A line of what it is, and the figures as Markdown, a column a way to decode."""
+        first, *_ = self.figures.values()
+        names = [f"{name.replace('_', ' ')} {ARROWS[self.better[name]]}" for name in first]
+        columns = [["figure", *names]]
+        columns += [[label, *(rounded(figures[name]) for name in first)] for label, figures in self.figures.items()]
+        widths = [max(map(len, column)) for column in columns]
+        rows = []
+        for row in zip(*columns, strict=True):
+            cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+            rows.append(f"| {' | '.join(cells)} |")
+        ruler = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
         h, w = self.grid
         return "\n".join([
             f"{self.tokenizer}: {self.modality}, {self.image_size}×{self.image_size}, {h}×{w} tokens of "
             f"{self.codebook_size} codes; {self.samples} samples ({self.data}), {self.tokens} tokens",
-            "",
-            f"| {'figure':{width}} | {'value':>{digits}} |",
-            f"|{'-' * (width + 2)}|{'-' * (digits + 1)}:|",
-            *(f"| {name:{width}} | {value:>{digits}} |" for name, value in zip(names, values, strict=True)),
+            "", rows[0], ruler, *rows[1:],
         ])  # fmt: skip
 
 
@@ -112,9 +147,10 @@ def report(
     judge: Callable[[], CLIPLabeller],
     *,
     batch_size: int = 32,
+    decodings: Sequence[Decoding] = (Decoding(),),
     command: str = "",
 ) -> tuple[TokenizerReport, Image.Image]:
-    """Measure a tokenizer; also a picture of what it does to the first values.
+    """Measure a tokenizer; also a picture of what it does to the first values, decoded in the first of ``decodings``.
 
     ``judge`` is only called for images and feature maps. ``name`` and ``command`` are only recorded. Raises
     :class:`Open4MError` if there are no such values.
@@ -122,13 +158,15 @@ def report(
     config, modality = tokenizer.config, tokenizer.modality
     values = read(tokenizer, data, judge)
     clip = judge() if modality.image else None
-    figures, reconstructions = measure(tokenizer, values, clip, batch_size)
+    measured = {d.name(tokenizer): measure(tokenizer, values, clip, batch_size, d) for d in decodings}
+    reconstructions = next(iter(measured.values()))[1]
+    figures = {label: figures for label, (figures, _) in measured.items()}
     result = TokenizerReport(
         tokenizer=name, fingerprint=tokenizer.fingerprint, modality=config.modality, data=str(data),
         samples=len(values), image_size=config.image_size, grid=config.grid,
         tokens=len(values) * config.grid[0] * config.grid[1], codebook_size=config.codebook_size,
         device=str(tokenizer.device), judge=None if clip is None else clip.fingerprint, figures=figures,
-        better={key: {**modality.better, **BETTER}[key] for key in figures}, command=command,
+        better={key: {**modality.better, **BETTER}[key] for key in next(iter(figures.values()))}, command=command,
     )  # fmt: skip
     shown, unit = values[:SHOWN], modality.error_unit
     if config.standardize:
@@ -167,9 +205,9 @@ def measure(
     values: Sequence[Value],
     clip: CLIPLabeller | None = None,
     batch_size: int = 32,
-    decoding: Mapping[str, Any] | None = None,
+    decoding: Decoding = Decoding(),
 ) -> tuple[dict[str, float], list[Value]]:
-    """The figures, and what became of the values. ``decoding``: options of :meth:`Tokenizer.decode_batch`."""
+    """The figures, and what became of the values."""
     if batch_size < 1:
         raise Open4MError(f"batch_size must be at least 1, got {batch_size}")
     ids: list[np.ndarray] = []
@@ -180,7 +218,7 @@ def measure(
         begin = time.perf_counter()
         ids.append(tokenizer.encode_batch(batch))
         encoded = time.perf_counter()
-        reconstructions += tokenizer.decode_batch(ids[-1], **(decoding or {}))
+        reconstructions += tokenizer.decode_batch(ids[-1], **dataclasses.asdict(decoding))
         decoded = time.perf_counter()
         speeds.append((len(batch) / (encoded - begin), len(batch) / (decoded - encoded)))
     figures = dict(tokenizer.metrics(reconstructions, values))
@@ -188,18 +226,22 @@ def measure(
         log.info("comparing images as a CLIP sees them")
         figures["feature_distance"] = float(clip.feature_distance(reconstructions, values).mean())
         figures["frechet_distance"] = frechet.distance(clip.features(reconstructions), clip.features(values))
-    figures["code_usage"], figures["perplexity"] = usage(np.concatenate(ids), tokenizer.config.codebook_size)
+    sizes = tokenizer.config.codebook_size, tokenizer.config.codebooks
+    figures["code_usage"], figures["perplexity"] = usage(np.concatenate(ids), *sizes)
     figures["encode_images_per_second"], figures["decode_images_per_second"] = map(
         statistics.median, zip(*speeds, strict=True)
     )
     return figures, reconstructions
 
 
-def usage(ids: np.ndarray, codebook_size: int) -> tuple[float, float]:
-    """The share of the codebook that tokens use, and their perplexity, from 1 (one code) to ``codebook_size``."""
-    counts = np.bincount(ids.ravel(), minlength=codebook_size)
-    frequencies = counts[counts > 0] / ids.size
-    return float(len(frequencies) / codebook_size), float(np.exp(-(frequencies * np.log(frequencies)).sum()))
+def usage(ids: np.ndarray, codebook_size: int, codebooks: int = 1) -> tuple[float, float]:
+    """The share of the codebook that tokens use, and their perplexity, from 1 (one code) to ``codebook_size``.
+
+    Of several codebooks, ids (..., codebooks), their means.
+    """
+    frequencies = code_frequencies(torch.from_numpy(ids), codebook_size, codebooks).double()
+    perplexities = torch.special.entr(frequencies).sum(-1).exp()
+    return float((frequencies > 0).double().mean()), float(perplexities.mean())
 
 
 def picture(
@@ -222,7 +264,12 @@ def picture(
 
 
 def _side_by_side(modality: TokenGrid, value: Value, reconstruction: Value) -> tuple[Image.Image, Image.Image]:
-    """Pictures of two values, drawn as one (four times, a square), so that they share their colors' scale."""
+    """Pictures of two values, drawn as one (four times, a square), so that they share their colors' scale.
+
+    Vectors are drawn by themselves: their colors tell the shares of the largest entry.
+    """
+    if isinstance(modality, Vector):
+        return modality.render(value, TILE), modality.render(reconstruction, TILE)
     row = np.concatenate([value, reconstruction], axis=1)
     both = modality.render(np.concatenate([row, row]), 2 * TILE)
     return both.crop((0, 0, TILE, TILE)), both.crop((TILE, 0, 2 * TILE, TILE))
