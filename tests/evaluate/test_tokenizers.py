@@ -260,8 +260,9 @@ def test_a_report_of_a_tokenizer_that_standardizes_needs_no_units(shards, monkey
     own, drawn = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0))), []
     monkeypatch.setattr(tokenizers, "picture", lambda *arguments: drawn.append(arguments))
     result, _ = report(own, "mine", Data(samples=3, folder=shards), no_clip)
-    assert "standardized_l1" in result.figures
-    assert "abs_rel" not in result.figures
+    (figures,) = result.figures.values()
+    assert "standardized_l1" in figures
+    assert "abs_rel" not in figures
     ((modality, values, reconstructions, unit),) = drawn
     assert unit == "deviations"
     for value, reconstruction in zip(values, reconstructions, strict=True):
