@@ -53,25 +53,26 @@ def fit_tokenizer(
     class_names: tuple[str, ...] = (),
     device: str = "cpu",
     large: Path | None = None,
+    palette: tuple[tuple[int, int, int], ...] = (),
 ) -> None:
     """Train a tokenizer in ``directory``, stage by stage; it is in ``model/`` when done. Resumes what is there.
 
     ``data``: a folder with the raw shards ``train`` and ``validation``. ``large``: another one, of larger values, for
-    the stages of several resolutions. ``class_names``: of a categorical modality.
-    Raises :class:`Open4MError` if the data, the classes, or what a stage starts from do not fit.
+    the stages of several resolutions. ``class_names``, and a ``palette`` of their colors if there is one: of a
+    categorical modality. Raises :class:`Open4MError` if the data, the classes, or what a stage starts from do not fit.
     """
     if (directory / "model").exists():
         return
     name, modality = config.modality, grid_modality(config.modality)
     if modality.categorical and not class_names:
         raise Open4MError(f"{name}: its tokenizer needs the names of the classes")
-    claim(directory, {"tokenizer": config, "classes": class_names})
+    claim(directory, {"tokenizer": config, "classes": class_names, **({"palette": palette} if palette else {})})
     training, validation = (RawDataset(data / split, [name]) for split in ("train", "validation"))
     fields = {"image_size": config.image_size, "patch_size": config.patch_size}
     if modality.normalization == "fit":
         fields["mean"], fields["std"] = build.statistics(training, name)
     if modality.categorical:
-        fields["class_names"] = class_names
+        fields |= {"class_names": class_names, "palette": palette}
     if modality.feature_map:
         height, _, channels = training[0][name].shape
         fields |= {"image_size": height, "channels": channels, "patch_size": 1}
@@ -79,7 +80,7 @@ def fit_tokenizer(
         fields |= {"image_size": 1, "channels": len(training[0][name]), "patch_size": 1}
     trained = Tokenizer.load(config.start, device) if config.start else None
     if trained is not None:  # what it was normalized by stays
-        fields |= {"mean": trained.config.mean, "std": trained.config.std}
+        fields |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
     for number, stage in enumerate(config.stages, 1):
         task_config = TokenizerConfig.of(
             name, codebook_size=config.codebook_size, codebooks=config.codebooks, latent_dim=config.latent_dim,
