@@ -176,6 +176,14 @@ def test_several_resolutions_start_from_a_trained_tokenizer_and_keep_its_normali
         fit_tokenizer(run("depth", codebook_size=64, start=start), data, tmp_path / "other")
 
 
+def test_a_tokenizer_that_standardizes_is_trained_from_nothing(data, tmp_path):
+    fit_tokenizer(run("depth", standardize=True), data, tmp_path)
+    config = Tokenizer.load(tmp_path / "model").config
+    assert (config.standardize, config.mean, config.std) == (True, (0.0,), (1.0,))
+    with pytest.raises(Open4MError, match="rgb: no form is called 'standardized'"):
+        fit_tokenizer(run("rgb", standardize=True), data, tmp_path / "rgb")
+
+
 def test_what_starts_from_a_tokenizer_that_standardizes_does_so_too(data, tmp_path):
     fields = {"image_size": 32, "patch_size": 16, "codebook_size": 32, "encoder": TINY, "decoder": TINY}
     start = Tokenizer(VQVAE(TokenizerConfig.of("depth", standardize=True, **fields), torch.Generator().manual_seed(0)))

@@ -374,7 +374,7 @@ def _line(options: argparse.Namespace) -> None:
                 "--data FOLDER, without --tokens, --tokenizers and --only"
             )
         known = class_files.read(classes) if classes else class_files.Classes()
-        fit_tokenizer(config, data, directory, known.names, _device(options), palette=known.palette)
+        fit_tokenizer(config, data, directory, known, _device(options))
     elif data or classes:
         raise Open4MError(f"{options.config} is no tokenizer's training: leave out --data and --classes")
     elif not isinstance(config, PretrainConfig):
