@@ -153,6 +153,9 @@ def test_overrides_reach_every_field_and_change_nothing_else():
         length=Duration(3e6, "samples"), part=Part(rate=2.0, name="other", weights={"rgb": 0.5}), count=7, fast=True,
         clip=1.5, pair=(0.1, 0.2), kind="b", folder=Path("/tmp/y"), many=(Part(rate=1.0),),
     )  # fmt: skip
+    assert override(changed, ["many.0.rate=3", "pair.1=0.5"]) == dataclasses.replace(
+        changed, many=(Part(rate=3.0),), pair=(0.1, 0.5)
+    )
     assert isinstance(changed.part.rate, float)
     assert config == whole()
     assert override(changed, ["clip=None", "fast=False"]) == dataclasses.replace(changed, clip=None, fast=False)
@@ -165,6 +168,9 @@ def test_overrides_reach_every_field_and_change_nothing_else():
         ("cuont=3", r"cuont: unknown field 'cuont'; did you mean count\?"),
         ("part.rat=3", r"part.rat: unknown field 'rat'; did you mean rate\?"),
         ("part.weights.rgv=1", r"part.weights.rgv: unknown field 'rgv'; did you mean rgb\?"),
+        ("pair.2=1", r"pair.2: unknown field '2' \(fields: 0, 1\)"),
+        ("pair.first=1", "pair.first: unknown field 'first'"),
+        ("pair.1=x", "pair.1: expected float, got 'x'"),
         ("part.weights.rgb=x", "part.weights.rgb: expected float, got 'x'"),
         ("count.x=3", "count.x: 'x' is not inside a configuration"),
         ("clip.x=3", "clip.x: 'x' is not inside a configuration"),

@@ -176,6 +176,15 @@ def test_several_resolutions_start_from_a_trained_tokenizer_and_keep_its_normali
         fit_tokenizer(run("depth", codebook_size=64, start=start), data, tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    "fields", [{"quantizer": "fsq"}, {"quantizer": "lfq", "latent_dim": 8}, {"rotation_trick": True}]
+)
+def test_the_quantizer_is_one_field_away(data, tmp_path, fields):
+    fit_tokenizer(run(**fields), data, tmp_path)
+    config = Tokenizer.load(tmp_path / "model").config
+    assert {name: getattr(config, name) for name in fields} == fields
+
+
 def test_a_tokenizer_that_standardizes_is_trained_from_nothing(data, tmp_path):
     fit_tokenizer(run("depth", standardize=True), data, tmp_path)
     config = Tokenizer.load(tmp_path / "model").config

@@ -106,7 +106,10 @@ def load(cls: type[T], path: Path) -> T:
 
 
 def override(config: T, assignments: Iterable[str]) -> T:
-    """The configuration with ``field=value`` or ``part.field=value`` assignments applied, from the command line."""
+    """The configuration with ``field=value`` or ``part.field=value`` assignments applied, from the command line.
+
+    The parts of a list are named by their number, from 0: ``stages.0.train.batch_size=32``.
+    """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
@@ -132,6 +135,12 @@ def _assign(config: Any, path: list[str], text: str, full: str) -> Any:
         current = config[name]
         value = _assign(current, rest, text, full) if rest else _convert(type(current), _literal(text), full)
         return {**config, name: value}
+    if isinstance(config, tuple) and config:
+        if not name.isdecimal() or int(name) >= len(config):
+            raise _unknown(full, name, [str(i) for i in range(len(config))])
+        i = int(name)
+        value = _assign(config[i], rest, text, full) if rest else _convert(type(config[i]), _literal(text), full)
+        return (*config[:i], value, *config[i + 1 :])
     if not dataclasses.is_dataclass(config):
         raise Open4MError(f"{full}: {name!r} is not inside a configuration")
     hints = typing.get_type_hints(type(config))

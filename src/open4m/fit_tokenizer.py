@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from open4m import hub
 from open4m.datasets.classes import Classes
@@ -42,6 +43,8 @@ class TokenizerRun:
     codebook_size: int
     encoder: ViTConfig | MLPConfig
     stages: tuple[TokenizerStage, ...]
+    quantizer: Literal["vq", "fsq", "lfq", "simvq"] = "vq"
+    rotation_trick: bool = False
     latent_dim: int = 32
     codebooks: int = 1  # tokens of a vector
     image_size: int = 224  # pixels
@@ -88,10 +91,10 @@ def fit_tokenizer(
         fields |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
     for number, stage in enumerate(config.stages, 1):
         task_config = TokenizerConfig.of(
-            name, codebook_size=config.codebook_size, codebooks=config.codebooks, latent_dim=config.latent_dim,
-            encoder=config.encoder, decoder=stage.decoder, diffusion=stage.diffusion,
-            frozen_encoder=stage.frozen_encoder, continuous_steps=stage.continuous_steps, resolutions=stage.resolutions,
-            **fields,
+            name, quantizer=config.quantizer, rotation_trick=config.rotation_trick, codebook_size=config.codebook_size,
+            codebooks=config.codebooks, latent_dim=config.latent_dim, encoder=config.encoder, decoder=stage.decoder,
+            diffusion=stage.diffusion, frozen_encoder=stage.frozen_encoder, continuous_steps=stage.continuous_steps,
+            resolutions=stage.resolutions, **fields,
         )  # fmt: skip
         run = directory / f"stage-{number}"
         if not (run / "model").exists():
