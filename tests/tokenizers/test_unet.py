@@ -88,6 +88,23 @@ def test_a_code_reaches_the_patches_it_covers():
     assert difference[:64, 64:].mean() > 2 * difference[64:, :64].mean()
 
 
+def test_learned_upsampling_gives_each_patch_of_a_token_codes_of_its_own():
+    """By hand, for the four patches of two tokens: rows of the projection in the order of a pixel shuffle."""
+    config = UNetConfig(channels=32, multipliers=(1,), blocks=1, attention=0, code_upsampling="learned")
+    model = PatchedUNet(config, 3, 5, scale=2)
+    model.initialize(torch.Generator().manual_seed(0))
+    seen = []
+    model.input_blocks[0][0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    noised, steps, codes = torch.zeros(1, 3, 8, 16), torch.zeros(1, dtype=torch.int64), torch.randn(1, 5, 1, 2)
+    with torch.no_grad():
+        model(noised, steps, codes)
+        for token in range(2):
+            views = (model.code_proj.weight[..., 0, 0] @ codes[0, :, 0, token]).view(5, 2, 2)  # channel, row, column
+            torch.testing.assert_close(seen[0][0, 48:, :, 2 * token : 2 * token + 2], views)
+    loudness = model.code_proj(torch.nn.functional.normalize(torch.randn(500, 5, 1, 1), dim=1)).std()
+    assert 0.8 < loudness < 1.2
+
+
 def test_it_starts_by_predicting_zero():
     model = PatchedUNet(SMALL, 3, 5)
     model.initialize(torch.Generator().manual_seed(0))

@@ -110,10 +110,11 @@ def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage]:
     """A diffusion decoder of 1.6M weights on a frozen encoder, whose tokens, learned with a ViT decoder, are better;
     then at all resolutions. Of so small a network one call is the best decoding, so most images are all noise."""
     small = TokenizerStage(
-        decoder=UNetConfig(channels=32, blocks=1), frozen_encoder=True, train=short(length, batch_size=32, lr=1e-3),
+        decoder=UNetConfig(channels=32, blocks=1, code_upsampling="learned"), frozen_encoder=True,
+        train=short(length, batch_size=32, lr=3e-3),
         diffusion=DiffusionConfig(steps=1, clip=clip, pure_noise=0.75),
     )  # fmt: skip
-    train = short("300 steps", batch_size=16, lr=3e-4)
+    train = short("300 steps", batch_size=16, lr=5e-4)
     return small, dataclasses.replace(small, resolutions=RESOLUTIONS, train=train)
 
 

@@ -42,7 +42,8 @@ def _unet_flops(config: TokenizerConfig) -> float:
     h, w = config.grid
     image = config.channels, h * config.patch_size, w * config.patch_size
     with torch.device("meta"):
-        network = PatchedUNet(config.decoder, config.channels, config.latent_dim)
+        scale = config.patch_size // config.decoder.patch_size
+        network = PatchedUNet(config.decoder, config.channels, config.latent_dim, scale)
         inputs = torch.empty(1, *image), torch.empty(1, dtype=torch.int64), torch.empty(1, config.latent_dim, h, w)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(*inputs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ class UNetConfig:
     blocks: int = 3  # residual blocks a level, one more on the way up
     attention: int = 2  # how many of the smallest levels have self-attention after each residual block
     patch_size: int = 4  # pixels
+    code_upsampling: Literal["nearest", "learned"] = "nearest"  # to the patches; learned: a small UNet needs it
 
     def __post_init__(self) -> None:
         if self.channels % GROUPS or self.channels < 1:
@@ -122,11 +124,16 @@ class Stage(nn.ModuleList):
 
 
 class PatchedUNet(nn.Module):
-    """The network. Any sides that are multiples of the patch size go: where halving rounded up, the way back crops."""
+    """The network. Any sides that are multiples of the patch size go: where halving rounded up, the way back crops.
 
-    def __init__(self, config: UNetConfig, channels: int, condition: int) -> None:
+    ``condition``: channels of a code; ``scale``: patches a side of a token, for learned upsampling.
+    """
+
+    def __init__(self, config: UNetConfig, channels: int, condition: int, scale: int = 1) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.scale = config, scale
+        learned = config.code_upsampling == "learned"
+        self.code_proj = nn.Conv2d(condition, condition * scale**2, 1) if learned else None
         patch = channels * config.patch_size**2
         embedding = 4 * config.channels
         self.time_embed = nn.Sequential(
@@ -176,12 +183,18 @@ class PatchedUNet(nn.Module):
             if isinstance(module, ResBlock | AttentionBlock):
                 (module.out_layers[-1] if isinstance(module, ResBlock) else module.proj_out).weight.zero_()
         self.out[-1].weight.zero_()
+        if self.code_proj is not None:  # codes have unit length: they are to be as loud as the noise beside them
+            nn.init.normal_(self.code_proj.weight, generator=generator)
 
     def forward(self, noised: torch.Tensor, timesteps: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """The clean images (B, C, H, W) from noised ones, their steps (B,) int64 and the tokens' codes (B, D, h, w)."""
         patch = self.config.patch_size
         x = F.pixel_unshuffle(noised, patch)  # (B, C·P·P, H/P, W/P)
-        x = torch.cat([x, F.interpolate(codes.to(x.dtype), x.shape[2:], mode="nearest")], 1)
+        if self.code_proj is None:
+            codes = F.interpolate(codes.to(x.dtype), x.shape[2:], mode="nearest")
+        else:
+            codes = F.pixel_shuffle(self.code_proj(codes.to(x.dtype)), self.scale)
+        x = torch.cat([x, codes], 1)
         embedding = self.time_embed(timestep_embedding(timesteps, self.config.channels).to(x.dtype))
         kept = []
         for stage in self.input_blocks:

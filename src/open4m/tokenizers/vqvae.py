@@ -210,7 +210,8 @@ class VQVAE(nn.Module):
                 self.encoder = ViTEncoder(config.encoder, config.channels, config.patch_size)
             self.quant_proj = nn.Conv2d(config.encoder.width, config.latent_dim, 1)
             if isinstance(config.decoder, UNetConfig):
-                self.decoder = PatchedUNet(config.decoder, outputs, config.latent_dim)
+                scale = config.patch_size // config.decoder.patch_size
+                self.decoder = PatchedUNet(config.decoder, outputs, config.latent_dim, scale)
             else:
                 self.post_quant_proj = nn.Conv2d(config.latent_dim, config.decoder.width, 1)
                 if config.vector:
