@@ -17,18 +17,13 @@ from typing import Any
 import torch
 from benchmarks.train_step import memory, now, peak
 
+from open4m.configs.tokenizers import VITS
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.flops import decode_flops, encode_flops
 from open4m.tokenizers.unet import UNetConfig
-from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, TokenizerConfig
 from open4m.train.memory import keep_freed_memory
 
-SIZES = {
-    "S": ViTConfig(width=384, depth=12, heads=6),
-    "B": ViTConfig(width=768, depth=12, heads=12),
-    "L": ViTConfig(width=1024, depth=24, heads=16),
-}
 BURN_IN = 2  # repetitions that do not count
 
 
@@ -51,7 +46,7 @@ class Decoder:
 
 
 DECODERS = {
-    "vit": Decoder(lambda size: {"decoder": SIZES[size]}, vit_decode, decode_flops),
+    "vit": Decoder(lambda size: {"decoder": VITS[size]}, vit_decode, decode_flops),
     "unet": Decoder(
         lambda _: {"decoder": UNetConfig(), "diffusion": DiffusionConfig(steps=1)}, VQVAE.decode, decode_flops
     ),
@@ -60,7 +55,7 @@ DECODERS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", default="B", choices=SIZES)
+    parser.add_argument("--size", default="B", choices=VITS)
     parser.add_argument("--decoder", default="vit", choices=DECODERS)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
@@ -75,7 +70,7 @@ def main() -> None:
 
     decoder = DECODERS[options.decoder]
     config = TokenizerConfig.of(
-        "rgb", image_size=options.image_size, codebook_size=16384, encoder=SIZES[options.size],
+        "rgb", image_size=options.image_size, codebook_size=16384, encoder=VITS[options.size],
         **decoder.fields(options.size),
     )  # fmt: skip
     model = VQVAE(config, torch.Generator().manual_seed(0)).eval().to(device)

@@ -143,6 +143,16 @@ def test_missing_fields_and_files_are_named(tmp_path):
         load(Whole, tmp_path / "bad.json")
 
 
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    low: int
+    high: int
+
+    def __post_init__(self):
+        if self.low > self.high:
+            raise Open4MError("low is above high")
+
+
 def test_overrides_reach_every_field_and_change_nothing_else():
     config = whole()
     changed = override(config, [
@@ -156,6 +166,8 @@ def test_overrides_reach_every_field_and_change_nothing_else():
     assert override(changed, ["many.0.rate=3", "pair.1=0.5"]) == dataclasses.replace(
         changed, many=(Part(rate=3.0),), pair=(0.1, 0.5)
     )
+    pair = override(Bound(low=1, high=3), ["low=5", "high=9"])  # neither could be changed alone
+    assert (pair.low, pair.high) == (5, 9)
     assert isinstance(changed.part.rate, float)
     assert config == whole()
     assert override(changed, ["clip=None", "fast=False"]) == dataclasses.replace(changed, clip=None, fast=False)

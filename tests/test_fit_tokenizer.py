@@ -10,6 +10,7 @@ import torch
 from open4m import cli, configs
 from open4m import fit_tokenizer as fit
 from open4m.config import Duration
+from open4m.datasets.classes import Classes
 from open4m.datasets.scenes import CLASSES, Scenes
 from open4m.fit_tokenizer import TokenizerRun, TokenizerStage, fit_tokenizer
 from open4m.store import build
@@ -159,8 +160,7 @@ def test_stages_follow_one_another_and_resume(data, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     fit_tokenizer(config, data, tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    (tmp_path / "model").rename(tmp_path / "unfinished")
-    with pytest.raises(Open4MError, match="codebook_size: 32 -> 64"):
+    with pytest.raises(Open4MError, match="codebook_size: 32 -> 64"):  # although it is finished
         fit_tokenizer(dataclasses.replace(config, codebook_size=64), data, tmp_path)
 
 
@@ -174,6 +174,33 @@ def test_several_resolutions_start_from_a_trained_tokenizer_and_keep_its_normali
     assert (several.config.mean, several.config.std) == (base.config.mean, base.config.std)
     with pytest.raises(Open4MError, match="codebook_size is 32, not 64"):
         fit_tokenizer(run("depth", codebook_size=64, start=start), data, tmp_path / "other")
+
+
+def test_mistakes_are_found_before_anything_is_trained_or_written(data, tmp_path):
+    cases = [
+        (run("depth", (VIT, dataclasses.replace(VIT, resolutions=(40,)))), {}, "multiples of patch_size 16"),
+        (run(continues=True), {}, "start=FOLDER"),
+        (run(), {"classes": Classes(names=CLASSES)}, "rgb: has no classes"),
+        (run("semseg"), {}, "semseg: its tokenizer needs the names of the classes"),
+        (run(), {"large": tmp_path / "nowhere"}, "nowhere"),
+    ]
+    for config, options, message in cases:
+        with pytest.raises(Open4MError, match=message):
+            fit_tokenizer(config, data, tmp_path / "run", **options)
+    with pytest.raises(Open4MError, match="elsewhere"):
+        fit_tokenizer(run(), tmp_path / "elsewhere", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_continued_trainings_of_the_paper():
+    for modality in TABLE_3:
+        more, several = (configs.get(f"tokenizer-{modality}-{kind}") for kind in ("cc12m", "448"))
+        assert more.continues
+        assert several.continues
+        samples = more.stages[0].train.steps * more.stages[0].train.batch_size
+        assert samples == pytest.approx(15 * 12e6, rel=1e-3)
+        assert more.stages[0].train.warmup_steps / more.stages[0].train.steps == pytest.approx(1 / 15, rel=1e-4)
+        assert configs.get(f"tokenizer-{modality}-s-448").encoder.width == 384
 
 
 @pytest.mark.parametrize(
@@ -247,7 +274,8 @@ def test_on_the_command_line(data, tmp_path, capsys):
     plain = Tokenizer.load(tmp_path / "run" / "model")
     assert (plain.config.class_names, plain.config.palette) == (CLASSES, ())
     names.write_text("\n".join(f"{name}  {i},0,255" for i, name in enumerate(CLASSES)))
-    assert cli.main([*command, "--data", str(data), "--classes", str(names)]) == 0  # what is there stays
+    assert cli.main([*command, "--data", str(data), "--classes", str(names)]) == 2  # what is there stays
+    assert "holds a run with another configuration (classes.palette" in capsys.readouterr().err
     command[3] = str(tmp_path / "colored")
     assert cli.main([*command, "--data", str(data), "--classes", str(names)]) == 0
     colored = Tokenizer.load(tmp_path / "colored" / "model")

@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--tokens", type=Path, help="the token stores of a configuration like 4m-7-b")
             command.add_argument("--tokenizers", type=Path, help="the tokenizers that made them")
             command.add_argument("--data", type=Path, help="raw shards, for a configuration like tokenizer-rgb")
+            command.add_argument("--large", type=Path, help="raw shards of larger images, for several resolutions")
             command.add_argument("--classes", type=Path, help="for tokenizer-semseg: a text file, a class name a line, "
                                  "and perhaps its color: wall  120,120,120")  # fmt: skip
         lines.append(command)
@@ -364,8 +365,8 @@ def _line(options: argparse.Namespace) -> None:
     for stage in options.only or ():
         if stage not in STAGES:
             raise Open4MError(f"unknown stage {stage!r} (stages: {', '.join(STAGES)})")
-    given = {name: getattr(options, name, None) for name in ("tokens", "tokenizers", "data", "classes")}
-    tokens, tokenizers, data, classes = given.values()
+    given = {name: getattr(options, name, None) for name in ("tokens", "tokenizers", "data", "classes", "large")}
+    tokens, tokenizers, data, classes, large = given.values()
     directory = options.out or Path("runs") / Path(options.config).stem
     if isinstance(config, TokenizerRun):
         if options.until == STAGES[-1] or options.only or not data or tokens or tokenizers:
@@ -374,9 +375,9 @@ def _line(options: argparse.Namespace) -> None:
                 "--data FOLDER, without --tokens, --tokenizers and --only"
             )
         known = class_files.read(classes) if classes else class_files.Classes()
-        fit_tokenizer(config, data, directory, known, _device(options))
-    elif data or classes:
-        raise Open4MError(f"{options.config} is no tokenizer's training: leave out --data and --classes")
+        fit_tokenizer(config, data, directory, known, _device(options), large)
+    elif data or classes or large:
+        raise Open4MError(f"{options.config} is no tokenizer's training: leave out --data, --classes and --large")
     elif not isinstance(config, PretrainConfig):
         if tokens or tokenizers:
             raise Open4MError(f"{options.config} makes its own tokens: leave out --tokens and --tokenizers")

@@ -13,7 +13,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -108,14 +108,22 @@ def load(cls: type[T], path: Path) -> T:
 def override(config: T, assignments: Iterable[str]) -> T:
     """The configuration with ``field=value`` or ``part.field=value`` assignments applied, from the command line.
 
-    The parts of a list are named by their number, from 0: ``stages.0.train.batch_size=32``.
+    The parts of a list are named by their number, from 0: ``stages.0.train.batch_size=32``. All are applied together:
+    only what comes out has to be valid.
     """
+    tree: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise Open4MError(f"expected field=value, got {assignment!r}")
-        config = _assign(config, path.split("."), text, path)
-    return config
+        *parts, last = path.split(".")
+        node = tree
+        for part in parts:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise Open4MError(f"{path}: {part} is assigned as a whole as well")
+        node[last] = text
+    return _assigned(config, tree, "")
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -127,29 +135,42 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {old} -> {new}"]
 
 
-def _assign(config: Any, path: list[str], text: str, full: str) -> Any:
-    name, rest = path[0], path[1:]
+def _assigned(config: Any, tree: Mapping[str, Any], where: str) -> Any:
+    """The configuration with a tree of texts assigned to its fields."""
     if isinstance(config, dict):
-        if name not in config:
-            raise _unknown(full, name, list(config))
-        current = config[name]
-        value = _assign(current, rest, text, full) if rest else _convert(type(current), _literal(text), full)
-        return {**config, name: value}
-    if isinstance(config, tuple) and config:
-        if not name.isdecimal() or int(name) >= len(config):
-            raise _unknown(full, name, [str(i) for i in range(len(config))])
-        i = int(name)
-        value = _assign(config[i], rest, text, full) if rest else _convert(type(config[i]), _literal(text), full)
-        return (*config[:i], value, *config[i + 1 :])
-    if not dataclasses.is_dataclass(config):
-        raise Open4MError(f"{full}: {name!r} is not inside a configuration")
-    hints = typing.get_type_hints(type(config))
-    names = [f.name for f in dataclasses.fields(config)]
-    if name not in names:
-        raise _unknown(full, name, names)
-    current = getattr(config, name)
-    value = _assign(current, rest, text, full) if rest else _convert(hints[name], _literal(text), full)
-    return dataclasses.replace(config, **{name: value})
+        hints = {name: type(value) for name, value in config.items()}
+        current = config
+    elif isinstance(config, tuple) and config:
+        hints = {str(i): type(value) for i, value in enumerate(config)}
+        current = {str(i): value for i, value in enumerate(config)}
+    elif dataclasses.is_dataclass(config):
+        hints = typing.get_type_hints(type(config))
+        current = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    else:
+        name = next(iter(tree))
+        raise Open4MError(f"{where}{name}: {name!r} is not inside a configuration")
+    changed = {}
+    for name, below in tree.items():
+        full = f"{where}{name}"
+        if name not in current:
+            raise _unknown(_path(full, below), name, list(current))
+        if isinstance(below, dict):
+            changed[name] = _assigned(current[name], below, f"{full}.")
+        else:
+            changed[name] = _convert(hints[name], _literal(below), full)
+    if isinstance(config, dict):
+        return {**config, **changed}
+    if isinstance(config, tuple):
+        return tuple({**current, **changed}.values())
+    return dataclasses.replace(config, **changed)
+
+
+def _path(start: str, below: Any) -> str:
+    """The whole path of the first assignment in a tree."""
+    while isinstance(below, dict):
+        name, below = next(iter(below.items()))
+        start = f"{start}.{name}"
+    return start
 
 
 def _literal(text: str) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from open4m import hub
 from open4m.datasets.classes import Classes
@@ -13,6 +13,7 @@ from open4m.store import build
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.mlp import MLPConfig
+from open4m.tokenizers.quantizer import QuantizerConfig
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig, grid_modality
@@ -36,21 +37,20 @@ class TokenizerStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerRun:
-    """A tokenizer and its training. Feature maps and vectors have a size of their own, whatever ``image_size``."""
+class TokenizerRun(QuantizerConfig):
+    """A tokenizer and its training. Feature maps and vectors have a size of their own, whatever ``image_size``.
+
+    ``continuous_steps`` are those of each stage.
+    """
 
     modality: str
-    codebook_size: int
     encoder: ViTConfig | MLPConfig
     stages: tuple[TokenizerStage, ...]
-    quantizer: Literal["vq", "fsq", "lfq", "simvq"] = "vq"
-    rotation_trick: bool = False
-    latent_dim: int = 32
-    codebooks: int = 1  # tokens of a vector
     image_size: int = 224  # pixels
     patch_size: int = 16  # pixels
     standardize: bool = False  # each value by itself, which loses its units: depth without a scale
     start: str | None = None  # the folder of a trained tokenizer that the first stage starts from
+    continues: bool = False  # ``start`` has to be given
 
 
 def fit_tokenizer(
@@ -67,42 +67,54 @@ def fit_tokenizer(
     the stages of several resolutions. ``classes``: of a categorical modality. Raises :class:`Open4MError` if the data,
     the classes, or what a stage starts from do not fit.
     """
+    name, modality = config.modality, grid_modality(config.modality)
+    if modality.categorical != bool(classes.names):
+        raise Open4MError(f"{name}: its tokenizer needs the names of the classes" if modality.categorical
+                          else f"{name}: has no classes, leave their names out")  # fmt: skip
+    if config.continues and config.start is None:
+        raise Open4MError(f"{name}: this training continues that of a tokenizer: start=FOLDER")
+    training, validation = (RawDataset(data / split, [name]) for split in ("train", "validation"))
+    fine = RawDataset(large / "train", [name]) if large else training
+    trained = Tokenizer.load(config.start, device) if config.start else None
+    known = _fields(config, training, classes, trained)
+    stages = [
+        TokenizerConfig.of(
+            name, decoder=stage.decoder, diffusion=stage.diffusion, frozen_encoder=stage.frozen_encoder,
+            resolutions=stage.resolutions, **{**known, "continuous_steps": stage.continuous_steps},
+        )
+        for stage in config.stages
+    ]  # fmt: skip
+    claim(directory, {"tokenizer": config, "classes": classes})
     if (directory / "model").exists():
         return
-    name, modality = config.modality, grid_modality(config.modality)
-    if modality.categorical and not classes.names:
-        raise Open4MError(f"{name}: its tokenizer needs the names of the classes")
-    claim(directory, {"tokenizer": config, "classes": classes})
-    training, validation = (RawDataset(data / split, [name]) for split in ("train", "validation"))
-    fields = {"image_size": config.image_size, "patch_size": config.patch_size}
-    if config.standardize:
-        fields["standardize"] = True
-    elif modality.normalization == "fit":
-        fields["mean"], fields["std"] = build.statistics(training, name)
-    if modality.categorical:
-        fields |= {"class_names": classes.names, "palette": classes.palette}
-    if modality.feature_map:
-        height, _, channels = training[0][name].shape
-        fields |= {"image_size": height, "channels": channels, "patch_size": 1}
-    if isinstance(modality, Vector):
-        fields |= {"image_size": 1, "channels": len(training[0][name]), "patch_size": 1}
-    trained = Tokenizer.load(config.start, device) if config.start else None
-    if trained is not None:  # what it was normalized by stays
-        fields |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
-    for number, stage in enumerate(config.stages, 1):
-        task_config = TokenizerConfig.of(
-            name, quantizer=config.quantizer, rotation_trick=config.rotation_trick, codebook_size=config.codebook_size,
-            codebooks=config.codebooks, latent_dim=config.latent_dim, encoder=config.encoder, decoder=stage.decoder,
-            diffusion=stage.diffusion, frozen_encoder=stage.frozen_encoder, continuous_steps=stage.continuous_steps,
-            resolutions=stage.resolutions, **fields,
-        )  # fmt: skip
+    for number, (stage, task_config) in enumerate(zip(config.stages, stages, strict=True), 1):
         run = directory / f"stage-{number}"
         if not (run / "model").exists():
-            at_sizes = RawDataset(large / "train", [name]) if large and stage.resolutions else training
             task = TokenizerTask(
-                task_config, at_sizes, validation, batch_size=stage.train.batch_size, seed=stage.train.seed,
-                device=device, start=trained,
+                task_config, fine if stage.resolutions else training, validation, batch_size=stage.train.batch_size,
+                seed=stage.train.seed, device=device, start=trained,
             )  # fmt: skip
             train(task, stage.train, run, task_config=task_config)
         trained = Tokenizer.load(run / "model", device)
     hub.write_whole(directory / "model", trained.save)
+
+
+def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, trained: Tokenizer | None) -> dict[str, Any]:
+    """The fields of ``TokenizerConfig`` that all stages share: the run's own, and what the data tell."""
+    modality = grid_modality(config.modality)
+    known = {f.name: getattr(config, f.name) for f in fields(QuantizerConfig)}
+    known |= {"encoder": config.encoder, "image_size": config.image_size, "patch_size": config.patch_size}
+    if config.standardize:
+        known["standardize"] = True
+    elif modality.normalization == "fit":
+        known["mean"], known["std"] = build.statistics(training, config.modality)
+    if modality.categorical:
+        known |= {"class_names": classes.names, "palette": classes.palette}
+    if modality.feature_map:
+        height, _, channels = training[0][config.modality].shape
+        known |= {"image_size": height, "channels": channels, "patch_size": 1}
+    if isinstance(modality, Vector):
+        known |= {"image_size": 1, "channels": len(training[0][config.modality]), "patch_size": 1}
+    if trained is not None:  # what it was normalized by stays
+        known |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
+    return known

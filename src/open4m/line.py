@@ -160,8 +160,9 @@ class Line:
     def tokenizer(self, name: str) -> None:
         """Train one tokenizer."""
         config, folder = self.config.tokenizers[name], self.directory / "tokenizers" / name
-        large = self.directory / LARGE if self.config.data.large else None
-        fit_tokenizer(config, self.directory / "raw", folder, Classes(names=scenes.CLASSES), self.device, large)
+        large = self.directory / LARGE if self.config.data.large and any(s.resolutions for s in config.stages) else None
+        classes = Classes(names=scenes.CLASSES if modalities.get(name).categorical else ())
+        fit_tokenizer(config, self.directory / "raw", folder, classes, self.device, large)
 
     def tokenize(self) -> None:
         """Turn the training and validation data into tokens."""

@@ -13,8 +13,8 @@ def classes_of(tmp_path, text):
 
 
 def test_names_alone_are_the_lines(tmp_path):
-    text = "wall\n  chest of drawers, low \n\nroute 66\nB 1,2\n7,8,9\n"
-    names = ("wall", "chest of drawers, low", "", "route 66", "B 1,2", "7,8,9")
+    text = "wall\n  chest of drawers, low \nroute 66\nB 1,2\n7,8,9\n"
+    names = ("wall", "chest of drawers, low", "route 66", "B 1,2", "7,8,9")
     assert classes_of(tmp_path, text) == Classes(names=names)
     assert classes_of(tmp_path, "") == Classes()
 
@@ -44,3 +44,17 @@ def test_a_color_may_follow_a_name(tmp_path, gap):
 def test_what_is_no_file_of_classes_is_said(tmp_path, text, message):
     with pytest.raises(Open4MError, match=rf"classes\.txt: {message}"):
         classes_of(tmp_path, text)
+
+
+def test_empty_lines_and_names_that_occur_twice(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("sky\nfloor\n\n\n")
+    assert read(path).names == ("sky", "floor")  # the end of a file is no class
+    for text, message in (
+        ("sky\n\nfloor\n", "line 2: expected a class name, got an empty line"),
+        ("sky\nfloor\nsky\n", "line 3: 'sky' is the class of line 1 already"),
+        ("sky 1,2,3\nfloor 1,2,4\nsky 1,2,5\n", "line 3: 'sky' is the class of line 1 already"),
+    ):
+        path.write_text(text)
+        with pytest.raises(Open4MError, match=message):
+            read(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import torch
 
 from open4m import cli, hub, modalities
 from open4m.evaluate import frechet, tokenizers
-from open4m.evaluate.tokenizers import Data, Decoding, measure, picture, read, report, usage
+from open4m.evaluate.tokenizers import Data, Decoding, measure, picture, read, report
 from open4m.store.shards import write_shard
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.mlp import MLPConfig
+from open4m.tokenizers.quantizer import code_usage
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
@@ -49,24 +51,11 @@ def test_figures_are_the_modalitys_own_metrics_of_reconstructions(tokenizer, nam
     assert metrics.keys() == own.modality.better.keys()
     assert {key: figures[key] for key in metrics} == metrics
     ids = np.stack([own.encode(value) for value in values])
-    assert (figures["code_usage"], figures["perplexity"]) == usage(ids, own.config.codebook_size)
+    expected = code_usage(torch.from_numpy(ids), own.config.codebook_size)
+    assert (figures["code_usage"], figures["perplexity"]) == tuple(map(float, expected))
     assert figures["encode_images_per_second"] > 0
     assert figures["decode_images_per_second"] > 0
     assert "feature_distance" not in figures
-
-
-def test_usage_and_perplexity_by_hand():
-    assert usage(np.array([[3, 3], [3, 3]]), 8) == (1 / 8, 1)
-    assert usage(np.arange(4).reshape(2, 2), 8) == (1 / 2, pytest.approx(4))
-    entropy = -(3 / 4 * np.log(3 / 4) + 1 / 4 * np.log(1 / 4))
-    assert usage(np.array([0, 0, 7, 0]), 8) == (2 / 8, pytest.approx(np.exp(entropy)))
-
-
-def test_usage_and_perplexity_of_several_codebooks_are_their_means():
-    ids = np.array([[[0, 3]], [[0, 2]], [[0, 1]], [[0, 0]]])  # (B, 1, codebooks): one code and four codes
-    assert usage(ids, 8, 2) == ((1 / 8 + 4 / 8) / 2, pytest.approx((1 + 4) / 2))
-    assert usage(ids.reshape(4, 2), 8, 2) == usage(ids, 8, 2)
-    assert usage(ids, 8)[0] == 4 / 8  # as if of one codebook
 
 
 def test_a_tokenizer_of_vectors_is_reported(tmp_path):
@@ -82,7 +71,7 @@ def test_a_tokenizer_of_vectors_is_reported(tmp_path):
     cosines = [p @ v / np.linalg.norm(p) / np.linalg.norm(v) for p, v in zip(decoded, values, strict=True)]
     assert result.figures["value"]["cosine"] == pytest.approx(np.mean(cosines), rel=1e-5)
     columns = np.stack([own.encode(value)[0] for value in values]).T
-    assert result.figures["value"]["code_usage"] == pytest.approx(np.mean([len(set(c)) for c in columns]) / 8)
+    assert result.figures["value"]["code_usage"] == pytest.approx(np.mean([len(set(c)) for c in columns]) / 5)
     assert sheet.width > 5 * tokenizers.TILE
 
 
@@ -137,6 +126,19 @@ def test_a_tokenizer_of_several_sizes_is_measured_at_another(diffusing):
     large = diffusing.at(2 * SIZE)
     result, _ = report(large, "mine", Data(samples=2), no_clip)
     assert (result.image_size, result.grid, result.tokens) == (2 * SIZE, (4, 4), 2 * 16)
+
+
+def test_impossible_ways_to_decode_are_refused_before_anything_is_measured(diffusing, tokenizer):
+    def nothing():
+        raise AssertionError("nothing is to be read")
+
+    for own, decoding, message in (
+        (diffusing, Decoding("ddim", 0), "expected 1 to 1000 decoding steps, got 0"),
+        (diffusing, Decoding("ddim", 1001), "got 1001"),
+        (tokenizer("depth"), Decoding("ddim", 4), "ways to decode are for diffusion decoders"),
+    ):
+        with pytest.raises(Open4MError, match=message):
+            report(own, "mine", Data(folder=Path("nowhere")), nothing, decodings=[Decoding(), decoding])
 
 
 @pytest.mark.parametrize("text", ["ddim", "ddim:", "25", "ddim:-1", "euler:4", "ddim:4:5"])
@@ -305,7 +307,10 @@ def test_mistakes_are_one_line(tokenizer, tmp_path, shards, capsys):
         ([str(tmp_path / "depth"), "--data", str(tmp_path / "none")], "none"),
         ([str(tmp_path / "depth"), "--image-size", "50"], "image_size 50 is not a multiple of patch_size 16"),
         ([str(tmp_path / "depth"), "--decode", "fast"], "expected SOLVER:STEPS like ddim:25, got 'fast'"),
-        ([str(tmp_path / "depth"), "--data", str(shards), "--decode", "ddim:2"], "this tokenizer has a ViT decoder"),
+        (
+            [str(tmp_path / "depth"), "--data", str(shards), "--decode", "ddim:2"],
+            "ways to decode are for diffusion decoders",
+        ),
         ([str(tmp_path / "depth"), "--device", "nonsense"], "--device nonsense: not available"),
     ):
         assert cli.main(["tokenizer", "report", *arguments, "--out", str(tmp_path / "out")]) == 2

@@ -57,3 +57,13 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(side):
 def test_what_is_no_image_says_which_formats_are():
     with pytest.raises(Open4MError, match=r"rgb: not a readable image .*PNG, JPEG"):
         RGB.read(b"no image at all")
+
+
+def test_gray_arrays_and_wide_integers_are_not_black():
+    gray = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
+    for value in (gray, gray[..., None], gray / np.float32(255)):
+        assert np.array_equal(RGB.convert(value), np.repeat(gray[..., None], 3, 2))
+    assert RGB.convert(Image.fromarray(np.full((2, 2), 200, dtype=np.int32))).max() == 200  # mode I of 8 bits
+    assert RGB.convert(Image.fromarray(np.full((2, 2), 200 * 256, dtype=np.int32))).max() == 200  # and of 16
+    with pytest.raises(Open4MError, match="mode F, whose range is not known"):
+        RGB.convert(Image.fromarray(np.full((2, 2), 0.6, dtype=np.float32)))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import vector_quantize_pytorch
 
-from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig, fsq_levels, stale_threshold
+from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig, code_usage, fsq_levels, stale_threshold
 from open4m.types import Open4MError
 
 KINDS = ["vq", "fsq", "lfq", "simvq"]
@@ -514,10 +514,11 @@ def test_product_quantization_is_one_quantizer_a_part(kind):
 
 def test_product_quantization_sums_the_restarts_of_its_parts_and_resets_them():
     q = quantizer(64, 4, codebooks=2, stale_coefficient=0.01).train()  # everything is always stale
+    size = len(inputs(q))  # as many as there are vectors, of each part
     q(inputs(q), torch.Generator())
-    assert q.restarts() == (128, 128)
+    assert q.restarts() == (2 * size, 2 * size)
     q(inputs(q), torch.Generator())
-    assert q.restarts() == (128, 256)
+    assert q.restarts() == (2 * size, 4 * size)
     q.reset_statistics()
     assert q.restarts() == (0, 0)
     assert all(torch.equal(part.sums, part.codebook) for part in q.parts)
@@ -546,3 +547,35 @@ def test_product_quantization_reads_one_vector_a_sample():
 def test_impossible_settings_are_refused(fields, message):
     with pytest.raises(Open4MError, match=message):
         quantizer(**fields)
+
+
+# ---- how codes are used
+
+
+def test_usage_and_perplexity_by_hand():
+    def found(ids, *sizes):
+        return tuple(map(float, code_usage(torch.tensor(ids), *sizes)))
+
+    assert found([[3, 3], [3, 3]], 8) == (1 / 4, 1)  # four tokens can use no more than four codes
+    assert found([[0, 1], [2, 3]], 8) == (1, pytest.approx(4))
+    entropy = -(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4))
+    assert found([0, 0, 1, 0], 2) == (1, pytest.approx(math.exp(entropy)))
+    assert found([0] * 20, 8) == (1 / 8, 1)
+    several = [[[0, 3]], [[0, 2]], [[0, 1]], [[0, 0]]]  # (B, 1, codebooks): one code and four codes
+    assert found(several, 8, 2) == ((1 / 4 + 4 / 4) / 2, pytest.approx((1 + 4) / 2))
+
+
+def test_no_more_codes_are_restarted_in_a_step_than_there_are_vectors():
+    """64 codes, of which 63 are stale at once, and 8 vectors a step: eight a step, none twice."""
+    q = quantizer(64, 4, decay=0.1, stale_coefficient=0.25).train()
+    q.codebook.copy_(F.normalize(torch.tensor([-1.0, 0.01, 0, 0]), dim=0).expand(64, 4))
+    q.reset_statistics()
+    draw = torch.Generator().manual_seed(1)
+    for step in range(6):
+        x = torch.randn(2, 4, 2, 2, generator=draw)
+        x[:, 0] = x[:, 0].abs()
+        q(x, draw)
+        assert q.restarts().last <= 8
+        if step == 0:
+            assert q.restarts().last == 8
+            assert len(q.codebook.round(decimals=4).unique(dim=0)) >= 9  # eight different ones beside the old

@@ -644,3 +644,35 @@ def test_wrong_vectors_and_tokens_of_vectors_are_explained():
         tokenizer.decode(np.zeros((2, 2), dtype=int))
     with pytest.raises(Open4MError, match="this tokenizer has a MLP decoder"):
         tokenizer.decode(np.zeros((1, 4), dtype=int), steps=2)
+
+
+def test_seeds_may_be_given_one_a_grid_and_equal_grids_are_decoded_together():
+    own, calls = Tokenizer(diffusion_vqvae("rgb")), []
+    plain = own.model.decode
+    own.model.decode = lambda ids, *rest: calls.append(tuple(ids.shape)) or plain(ids, *rest)
+    grids = [np.zeros((2, 2), dtype=int), np.ones((1, 3), dtype=int), np.zeros((2, 2), dtype=int)]
+    values = own.decode(grids, seed=[5, 6, 7])
+    assert calls == [(2, 2, 2), (1, 1, 3)]
+    for value, grid, seed in zip(values, grids, (5, 6, 7), strict=True):
+        alone = own.decode(grid, seed=seed)
+        assert np.abs(value.astype(int) - alone).max() <= 1  # a batch sums in another order
+    assert not np.array_equal(values[0], values[2])
+    for wrong, message in (([1, 2], "one seed, or one for each of 3"), (None, "a seed is a whole number, got None")):
+        with pytest.raises(Open4MError, match=message):
+            own.decode(grids, seed=wrong)
+    with pytest.raises(Open4MError, match=r"steps are a whole number, got 2\.5"):
+        own.decode(grids, steps=2.5)
+
+
+def test_a_size_it_was_not_trained_at_is_warned_of(caplog):
+    own = Tokenizer(vqvae("rgb", resolutions=(16, 32)))
+    with caplog.at_level("WARNING", logger="open4m"):
+        own.at(32)
+        assert not caplog.text
+        own.at(64)
+    assert "rgb: the tokenizer was trained at 16, 32, not at 64" in caplog.text
+
+
+def test_channels_are_the_modalitys():
+    with pytest.raises(Open4MError, match="tokenizer of rgb: values have 3 channels, the tokenizer reads 1"):
+        Tokenizer(vqvae("rgb", channels=1))

@@ -1,9 +1,9 @@
 """The paper's tokenizers (Table 3, B.3), and 4M-21's of features and of single vectors: ``open4m train tokenizer-rgb
 --data FOLDER``.
 
-``tokenizer-<modality>`` is trained at 224²; ``tokenizer-<modality>-448`` continues one at 224² to 448² in steps of 32,
-a resolution a batch: ``start=FOLDER``. Lengths are those on ImageNet-1K; to continue on more data, give ``start`` and
-another length.
+``tokenizer-<modality>`` is trained on ImageNet-1K; ``tokenizer-<modality>-cc12m`` continues one on CC12M, and
+``tokenizer-<modality>-448`` at 224² to 448² in steps of 32, a resolution a batch: ``start=FOLDER``. What the data are
+is up to you; lengths are those of the paper.
 
 The sizes of 4M-21's are those of the authors' public tokenizers, such as ``4M_tokenizers_DINOv2-B14-global_8k_16_224``.
 Theirs of single vectors have another quantizer.
@@ -89,6 +89,14 @@ def base(modality: str, size: str = "B") -> TokenizerRun:
     return TokenizerRun(modality=modality, codebook_size=column.codebook_size, encoder=VITS[size], stages=(stage,))
 
 
+def more_data(modality: str, size: str = "B") -> TokenizerRun:
+    """The second part of a column of Table 3: 15 epochs of CC12M, of which one is warm-up."""
+    run = base(modality, size)
+    (stage,) = run.stages
+    train = dataclasses.replace(stage.train, length=Duration(15 * CC12M, "samples"), warmup=Duration(CC12M, "samples"))
+    return dataclasses.replace(run, stages=(dataclasses.replace(stage, train=train),), continues=True)
+
+
 def multi_resolution(modality: str, size: str = "B") -> TokenizerRun:
     """An epoch of CC12M, five for RGB, at 224² to 448² (B.3)."""
     run, column = base(modality, size), COLUMNS[modality]
@@ -98,7 +106,8 @@ def multi_resolution(modality: str, size: str = "B") -> TokenizerRun:
         batch_size=column.small_batch,
     )  # fmt: skip
     resolutions = tuple(cells * column.unit for cells in column.cells)
-    return dataclasses.replace(run, stages=(dataclasses.replace(stage, train=train, resolutions=resolutions),))
+    stages = (dataclasses.replace(stage, train=train, resolutions=resolutions),)
+    return dataclasses.replace(run, stages=stages, continues=True)
 
 
 def vector(modality: str) -> TokenizerRun:
@@ -117,10 +126,11 @@ def vector(modality: str) -> TokenizerRun:
     )  # fmt: skip
 
 
+SUFFIXES = {"": "B", "-s": "S", "-l": "L"}
+TRAININGS = {"": base, "-cc12m": more_data, "-448": multi_resolution}
 CONFIGS: dict[str, Callable[[], TokenizerRun]] = {
-    **{f"tokenizer-{name}": partial(base, name) for name in COLUMNS},
+    **{f"tokenizer-{name}{suffix}{kind}": partial(training, name, size)
+       for name in COLUMNS for suffix, size in SUFFIXES.items() for kind, training in TRAININGS.items()},
     **{f"tokenizer-{name}": partial(vector, name) for name in VECTORS},
-    **{f"tokenizer-{name}-448": partial(multi_resolution, name) for name in COLUMNS},
-    **{f"tokenizer-{name}-{size.lower()}": partial(base, name, size) for name in COLUMNS for size in ("S", "L")},
-}
+}  # fmt: skip
 """Every configuration of this file by its name on the command line."""

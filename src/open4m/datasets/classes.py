@@ -29,13 +29,15 @@ def read(path: Path) -> Classes:
         chest of drawers, low  6,51,255
 
     Names may hold blanks, commas and digits: only three numbers at the end of a line are a color. Raises
-    :class:`Open4MError` for a file that is not UTF-8, in which only some classes have a color, or a color is not of
-    numbers from 0 to 255.
+    :class:`Open4MError` for a file that is not UTF-8, has an empty line or a name twice, in which only some classes
+    have a color, or a color is not of numbers from 0 to 255.
     """
     lines = list(captions.lines(path))
+    while lines and not lines[-1]:
+        lines.pop()
     found = [_COLORED.fullmatch(line) for line in lines]
     if not any(found):
-        return Classes(names=tuple(lines))
+        return _checked(path, Classes(names=tuple(lines)))
     palette = []
     for number, (line, match) in enumerate(zip(lines, found, strict=True), 1):
         if match is None:
@@ -45,4 +47,13 @@ def read(path: Path) -> Classes:
         if max(color) > 255:
             raise Open4MError(f"{path}: line {number}: red, green and blue are from 0 to 255, got {color}")
         palette.append(color)
-    return Classes(names=tuple(match["name"] for match in found if match), palette=tuple(palette))
+    return _checked(path, Classes(names=tuple(match["name"] for match in found if match), palette=tuple(palette)))
+
+
+def _checked(path: Path, classes: Classes) -> Classes:
+    for number, name in enumerate(classes.names, 1):
+        if not name:
+            raise Open4MError(f"{path}: line {number}: expected a class name, got an empty line")
+        if (first := classes.names.index(name) + 1) < number:
+            raise Open4MError(f"{path}: line {number}: {name!r} is the class of line {first} already")
+    return classes

@@ -29,7 +29,7 @@ from open4m.labellers.clip import CLIPLabeller
 from open4m.modalities.base import STANDARDIZED, TokenGrid, Vector
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.diffusion import Solver
-from open4m.tokenizers.quantizer import code_frequencies
+from open4m.tokenizers.quantizer import code_usage
 from open4m.tokenizers.vqvae import Tokenizer
 from open4m.types import Open4MError, Value
 
@@ -38,7 +38,7 @@ log = logging.getLogger("open4m")
 BETTER = {
     "feature_distance": "lower",  # CLIPLabeller.feature_distance, the mean over images
     "frechet_distance": "lower",  # of CLIP's pooled features, reconstructions to inputs: as rFID has of Inception's
-    "code_usage": "higher",  # the share of the codebook that occurs at all; of several codebooks, the mean
+    "code_usage": "higher",  # the share of the codes that occurs, of those that so many tokens can use
     "perplexity": "higher",  # exp of the entropy of the codes' frequencies: how many equally frequent ones they equal
     "encode_images_per_second": "higher",  # arrays in, tokens out; the median over batches
     "decode_images_per_second": "higher",
@@ -67,6 +67,14 @@ class Decoding:
                 f"expected SOLVER:STEPS like ddim:25, got {text!r} (solvers: {', '.join(get_args(Solver))})"
             )
         return Decoding(solver, int(steps), seed)
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Raise unless the tokenizer can decode so."""
+        configured = tokenizer.config.diffusion
+        if (self.solver is not None or self.steps is not None) and configured is None:
+            raise tokenizer.modality.error("ways to decode are for diffusion decoders, this tokenizer has another one")
+        if self.steps is not None and not 1 <= self.steps <= configured.train_steps:
+            raise Open4MError(f"expected 1 to {configured.train_steps} decoding steps, got {self.steps}")
 
     def name(self, tokenizer: Tokenizer) -> str:
         """What it is called in a report."""
@@ -156,6 +164,8 @@ def report(
     :class:`Open4MError` if there are no such values.
     """
     config, modality = tokenizer.config, tokenizer.modality
+    for decoding in decodings:
+        decoding.check(tokenizer)
     values = read(tokenizer, data, judge)
     clip = judge() if modality.image else None
     measured = {d.name(tokenizer): measure(tokenizer, values, clip, batch_size, d) for d in decodings}
@@ -227,21 +237,12 @@ def measure(
         figures["feature_distance"] = float(clip.feature_distance(reconstructions, values).mean())
         figures["frechet_distance"] = frechet.distance(clip.features(reconstructions), clip.features(values))
     sizes = tokenizer.config.codebook_size, tokenizer.config.codebooks
-    figures["code_usage"], figures["perplexity"] = usage(np.concatenate(ids), *sizes)
+    used = code_usage(torch.from_numpy(np.concatenate(ids)), *sizes)
+    figures["code_usage"], figures["perplexity"] = map(float, used)
     figures["encode_images_per_second"], figures["decode_images_per_second"] = map(
         statistics.median, zip(*speeds, strict=True)
     )
     return figures, reconstructions
-
-
-def usage(ids: np.ndarray, codebook_size: int, codebooks: int = 1) -> tuple[float, float]:
-    """The share of the codebook that tokens use, and their perplexity, from 1 (one code) to ``codebook_size``.
-
-    Of several codebooks, ids (..., codebooks), their means.
-    """
-    frequencies = code_frequencies(torch.from_numpy(ids), codebook_size, codebooks).double()
-    perplexities = torch.special.entr(frequencies).sum(-1).exp()
-    return float((frequencies > 0).double().mean()), float(perplexities.mean())
 
 
 def picture(

@@ -27,10 +27,17 @@ class RGB(TokenGrid):
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
             upright = ImageOps.exif_transpose(value)
-            if upright.mode.startswith("I"):  # 16 bits a pixel
-                upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+            if upright.mode.startswith("I;16"):
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.mode == "F":
+                raise self.error("expected an image of 8 or 16 bits a channel, got mode F, whose range is not known")
+            if upright.mode == "I":  # 16 bits a pixel in the files that are read so, but not always
+                wide = np.asarray(upright)
+                upright = Image.fromarray((wide >> 8 * int(wide.max() > 255)).clip(0, 255).astype(np.uint8))
             return np.asarray(upright.convert("RGB"))
         array = np.asarray(value)
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):  # gray
+            array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
         if array.ndim == 3 and array.shape[2] in (3, 4) and min(array.shape) > 0:
             array = array[..., :3]
             if array.dtype == np.uint8:

@@ -26,7 +26,6 @@ HEAD = 64  # channels of an attention head in their ViTs, except for
 HEADS = {"vit_x": 4}  # attention heads
 CODEBOOK = "quantize._codebook.embed"
 MEMORY = "memcodes"  # their quantizer of single vectors
-ENCODERS, DECODERS = ("vit_",), ("vit_", "unet_")
 DEFAULTS = {
     "patch_size": 16,
     "patch_proj": True,

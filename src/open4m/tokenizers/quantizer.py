@@ -77,6 +77,17 @@ def code_frequencies(ids: torch.Tensor, codebook_size: int, codebooks: int = 1) 
     return counts.view(codebooks, codebook_size) / len(columns)
 
 
+def code_usage(ids: torch.Tensor, codebook_size: int, codebooks: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """The share of the codes that occur in ids (..., h, w), of those that so many tokens can use, and their perplexity.
+
+    Both are scalars. Perplexity is exp of the entropy of the codes' frequencies: how many equally frequent ones they
+    equal. Of several codebooks, the means.
+    """
+    frequencies = code_frequencies(ids, codebook_size, codebooks).double()
+    share = (frequencies > 0).sum(-1) / min(codebook_size, ids.numel() // codebooks)
+    return share.mean(), torch.special.entr(frequencies).sum(-1).exp().mean()
+
+
 class Quantizer(nn.Module):
     """What all kinds share; ``Quantizer(config)`` makes the kind that ``config`` names.
 
@@ -242,7 +253,15 @@ class VectorQuantizer(Quantizer):
             self.restarted_total += n
             return book.sample_fn(samples, n)
 
-        book.replace_sample_fn = restart
+        def replace(samples: torch.Tensor, batch_mask: torch.Tensor, seq_mask: torch.Tensor | None = None) -> None:
+            """No more codes a step than there are vectors: the others would be copies, and their turn comes."""
+            stale = batch_mask[0].nonzero()[:, 0]
+            if len(stale) > vectors:
+                batch_mask = torch.zeros_like(batch_mask)
+                batch_mask[0, stale[_draw(len(stale), vectors, generator, stale.device)]] = True
+            type(book).replace(book, samples, batch_mask, seq_mask)
+
+        book.replace_sample_fn, book.replace = restart, replace
         threshold = stale_threshold(vectors, self.config.codebook_size, self.config.stale_coefficient)
         book.threshold_ema_dead_code = book.reset_cluster_size = threshold
         return library

@@ -15,6 +15,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import logging
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +34,12 @@ from open4m.modalities.base import STANDARDIZED, Crop, TokenGrid, Vector
 from open4m.tokenizers import diffusion
 from open4m.tokenizers.diffusion import DiffusionConfig, Solver
 from open4m.tokenizers.mlp import BottleneckMLP, MLPConfig
-from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig, code_frequencies
+from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig, code_usage
 from open4m.tokenizers.unet import PatchedUNet, UNetConfig
 from open4m.tokenizers.vit import ViTConfig, ViTDecoder, ViTEncoder
 from open4m.types import Open4MError, Value
+
+logger = logging.getLogger("open4m")
 
 SHOWN_CLASSES = 8  # names in a description
 
@@ -162,13 +166,27 @@ def grid_modality(name: str) -> TokenGrid:
 
 
 def tensor_of(value: Value, config: TokenizerConfig) -> np.ndarray:
-    """What the network of a tokenizer reads of a value in its modality's own form: :meth:`TokenGrid.tensor`."""
+    """What the network of a tokenizer reads of a value in its modality's own form: :meth:`TokenGrid.tensor`.
+
+    Raises :class:`Open4MError` for a class that the tokenizer does not know.
+    """
     modality = grid_modality(config.modality)
-    return modality.tensor(modality.to_form(value, STANDARDIZED) if config.standardize else value)
+    tensor = modality.tensor(modality.to_form(value, STANDARDIZED) if config.standardize else value)
+    if config.categorical and tensor.max() >= len(config.class_names):
+        raise modality.error(
+            f"class id {tensor.max()}, but the tokenizer knows {len(config.class_names)} classes, from 0; name all of "
+            "them, and map ids that mean no class to one of their own"
+        )
+    return tensor
 
 
 def _check_networks(config: TokenizerConfig, modality: TokenGrid) -> None:
-    """Raise unless vectors are tokenized by MLPs, and all else by other networks."""
+    """Raise unless vectors are tokenized by MLPs, all else by other networks, and channels are the modality's."""
+    if modality.channels and not config.categorical and config.channels != modality.channels:
+        raise Open4MError(
+            f"tokenizer of {config.modality}: values have {modality.channels} channels, the tokenizer reads "
+            f"{config.channels}: is it of another modality?"
+        )
     if config.vector != isinstance(modality, Vector):
         fitting = "single vectors, encoded by an" if isinstance(modality, Vector) else "no single vectors, but by no"
         raise Open4MError(f"tokenizer of {config.modality}: values of this modality are {fitting} MLPConfig, got "
@@ -289,18 +307,16 @@ class VQVAE(nn.Module):
     def loss(self, x: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, dict[str, float]]:
         """Reconstruction plus commitment loss, float32 whatever the autocast state, and what to log.
 
-        Logged: ``reconstruction`` (on normalized values), ``commitment``, and ``perplexity``, the effective number of
-        codes that the batch uses: exp of the entropy of their frequencies, of several codebooks the mean; and
-        ``restarted_codes`` since the beginning.
+        Logged: ``reconstruction`` (on normalized values), ``commitment``, the batch's ``code_usage`` and ``perplexity``
+        (:func:`~open4m.tokenizers.quantizer.code_usage`), and ``restarted_codes`` since the beginning.
         """
         output = self(x, generator)
         with torch.autocast(x.device.type, enabled=False):
             reconstruction = self._error(output.reconstruction.float(), x)
             total = reconstruction + output.commitment
-            frequencies = code_frequencies(output.ids, self.config.codebook_size, self.config.codebooks)
-            perplexity = torch.special.entr(frequencies).sum(-1).exp().mean()
-        logged = torch.stack([reconstruction.detach(), output.commitment.detach(), perplexity]).tolist()
-        values = dict(zip(("reconstruction", "commitment", "perplexity"), logged, strict=True))
+            usage, perplexity = code_usage(output.ids, self.config.codebook_size, self.config.codebooks)
+        logged = torch.stack([reconstruction.detach(), output.commitment.detach(), usage, perplexity]).tolist()
+        values = dict(zip(("reconstruction", "commitment", "code_usage", "perplexity"), logged, strict=True))
         return total, {**values, "restarted_codes": float(self.quantizer.restarts().total)}
 
     @torch.no_grad()
@@ -425,6 +441,10 @@ class Tokenizer:
     def at(self, image_size: int) -> Tokenizer:
         """The same tokenizer, weights shared, for values of another size: a tokenizer of several resolutions for
         ``rgb@256`` beside ``rgb``. Raises :class:`Open4MError` if the size is not one of tokens."""
+        trained = self.config.resolutions or (self.config.image_size,)
+        if image_size not in trained:
+            logger.warning("%s: the tokenizer was trained at %s, not at %d: it may do badly there (paper B.3)",
+                           self.modality.name, ", ".join(map(str, trained)), image_size)  # fmt: skip
         other = copy.copy(self)
         other.config, other.quality = dataclasses.replace(self.config, image_size=image_size), {}
         return other
@@ -450,7 +470,7 @@ class Tokenizer:
     def decode(
         self,
         ids: Any,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         solver: Solver | None = None,
         steps: int | None = None,
         form: str | None = None,
@@ -459,9 +479,10 @@ class Tokenizer:
         Of a vector, tokens are (1, codebooks).
 
         ``form`` is the modality's own unless given, or ``"standardized"`` of a tokenizer that standardizes: it can give
-        no other. A diffusion decoder starts each from the same noise, that of ``seed``; ``solver`` and ``steps`` are
-        the configuration's unless given. What a value becomes does not depend on the others. Raises
-        :class:`Open4MError` for tokens that are none, and for a form that these values do not have.
+        no other. A diffusion decoder starts each from the noise of ``seed``, one for all or a list; ``solver`` and
+        ``steps`` are the configuration's unless given. What a value becomes does not depend on the others: those with
+        equal grids are decoded together. Raises :class:`Open4MError` for tokens that are none, and for a form that
+        these values do not have.
         """
         decoded_form = STANDARDIZED if self.config.standardize else self.modality.forms[0]
         form = form or decoded_form
@@ -470,7 +491,16 @@ class Tokenizer:
             raise self.modality.error(f"form {form!r}: this tokenizer standardizes each value by itself, so what is "
                                       f"decoded has no units; its only form is {STANDARDIZED!r}")  # fmt: skip
         many = isinstance(ids, list | tuple) or np.ndim(ids) == 3
-        values = [self._decode(np.asarray(grid)[None], seed, solver, steps)[0] for grid in (ids if many else [ids])]
+        grids = [np.asarray(grid) for grid in (ids if many else [ids])]
+        seeds = [seed] * len(grids) if not isinstance(seed, Sequence) else list(seed)
+        if len(seeds) != len(grids):
+            raise self.modality.error(f"expected one seed, or one for each of {len(grids)} grids, got {len(seeds)}")
+        values: list[Value] = [None] * len(grids)
+        for shape in dict.fromkeys(grid.shape for grid in grids):
+            rows = [i for i, grid in enumerate(grids) if grid.shape == shape]
+            decoded = self._decode(np.stack([grids[i] for i in rows]), [seeds[i] for i in rows], solver, steps)
+            for i, value in zip(rows, decoded, strict=True):
+                values[i] = value
         if form != decoded_form:
             values = [self.modality.to_form(value, form, self.config.palette) for value in values]
         return values if many else values[0]
@@ -508,10 +538,6 @@ class Tokenizer:
             expected = (side, side) if self.config.categorical else (self.config.channels, side, side)
             if tensor.shape != expected:
                 raise self.modality.error(f"the tokenizer reads tensors {expected}, got {tensor.shape}")
-            if self.config.categorical and tensor.max() >= len(self.config.class_names):
-                raise self.modality.error(
-                    f"class id {tensor.max()}, but the tokenizer knows {len(self.config.class_names)} classes, from 0"
-                )
         if not tensors:
             return np.zeros((0, *self.config.grid), dtype=np.int64)
         return self.model.encode(torch.from_numpy(np.stack(tensors)).to(self.device)).cpu().numpy()
@@ -523,9 +549,13 @@ class Tokenizer:
         ids, grid = np.asarray(ids), self.config.grid
         if ids.ndim != 2 or ids.shape[1] != grid[0] * grid[1]:
             raise self.modality.error(f"expected tokens (B, {grid[0] * grid[1]}), got {ids.shape}")
-        return self._decode(ids.reshape(-1, *grid), seed, solver, steps) if len(ids) else []
+        return self._decode(ids.reshape(-1, *grid), [seed] * len(ids), solver, steps) if len(ids) else []
 
-    def _decode(self, ids: np.ndarray, seed: int, solver: Solver | None, steps: int | None) -> list[Value]:
+    def _decode(self, ids: np.ndarray, seeds: Sequence[int], solver: Solver | None, steps: int | None) -> list[Value]:
+        if wrong := [s for s in seeds if not isinstance(s, numbers.Integral)]:
+            raise self.modality.error(f"a seed is a whole number, got {wrong[0]!r}")
+        if steps is not None and not isinstance(steps, numbers.Integral):
+            raise self.modality.error(f"steps are a whole number, got {steps!r}")
         if ids.ndim != 3 or ids.dtype.kind not in "iu" or ids.size == 0:
             raise self.modality.error(f"expected tokens, integers (h, w), got {ids.dtype} {ids.shape[1:]}")
         if self.config.vector and ids.shape[1:] != self.config.grid:
@@ -540,7 +570,7 @@ class Tokenizer:
                 f"solver and steps are for diffusion decoders, this tokenizer has a {kind} decoder"
             )
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
-        decoded = self.model.decode(tokens, [seed] * len(tokens), solver, steps)
+        decoded = self.model.decode(tokens, [int(seed) for seed in seeds], solver, steps)
         if self.config.standardize:
             return [self.modality.from_form(t.transpose(1, 2, 0), STANDARDIZED) for t in decoded.cpu().numpy()]
         return [self.modality.value(tensor) for tensor in decoded.cpu().numpy()]

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from open4m.config import Duration
 from open4m.store import build
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
+from open4m.train.loop import TrainConfig, train
 from open4m.train.tasks.tokenizer import TokenizerTask
+from open4m.types import Open4MError
 
 
 class Ramps:
@@ -61,3 +64,31 @@ def test_it_evaluates_draws_and_saves_what_loads(raw, tmp_path):
     task.save(tmp_path / "model")
     value = raw[3]["normals"]
     assert (Tokenizer.load(tmp_path / "model").encode(value) == Tokenizer(task.model).encode(value)).all()
+
+
+def test_what_it_logs_warns_of_dead_codes(raw, tmp_path, caplog):
+    """The real task: with one live code of eight, the loop's warning of training data comes."""
+    task = make_task(raw)
+    quantizer = task.model.quantizer
+    with torch.no_grad():
+        quantizer.codebook.copy_(-quantizer.codebook[:1].expand_as(quantizer.codebook))
+    quantizer.reset_statistics()
+    assert task.loss(task.batch(0), torch.Generator())[1]["code_usage"] == 1 / 8
+    few = TrainConfig(length=Duration.parse("1 steps"), batch_size=6, precision="fp32", workers=0, smoke_test=False)
+    with caplog.at_level("WARNING", logger="open4m"):
+        train(task, few, tmp_path / "run")
+    assert "training data use only 12% of the codebook" in caplog.text
+
+
+def test_classes_that_the_tokenizer_does_not_know_are_explained_in_training_too(tmp_path):
+    class Maps:
+        def samples(self, indices):
+            return [{"semseg": np.full((24, 24), 255 if i == 3 else 1, dtype=np.uint8)} for i in indices]
+
+    build.render(Maps(), tmp_path, ["semseg"], 4, shard_rows=4)
+    raw, vit = RawDataset(tmp_path, ["semseg"]), ViTConfig(width=16, depth=1, heads=1)
+    config = TokenizerConfig.of("semseg", image_size=24, patch_size=8, codebook_size=8, encoder=vit, decoder=vit,
+                                class_names=("sky", "floor"))  # fmt: skip
+    task = TokenizerTask(config, raw, raw, batch_size=8, validation_samples=2)
+    with pytest.raises(Open4MError, match="semseg: class id 255, but the tokenizer knows 2 classes, from 0"):
+        task.batch(0)

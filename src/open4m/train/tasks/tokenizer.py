@@ -14,10 +14,11 @@ from open4m.modalities.base import Crop, augment
 from open4m.pictures import grid
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import rows_for_step
-from open4m.tokenizers.quantizer import code_frequencies
+from open4m.tokenizers.quantizer import code_usage
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig, tensor_of
 from open4m.types import Open4MError
 
+BATCH = 32  # validation values at once
 SHOWN = 8  # reconstructions in a picture
 
 
@@ -50,6 +51,7 @@ class TokenizerTask:
             self.model.adopt(start.model)
         elif config.frozen_encoder:
             raise Open4MError(f"{self.name}: a frozen encoder needs a trained tokenizer to start from")
+        self._measured: dict[str, float] = {}  # at the last evaluation: the training loop ends with one
         count = min(validation_samples, len(validation))
         self.validation = [self.modality.fit(validation[i][config.modality], config.image_size) for i in range(count)]
 
@@ -76,14 +78,15 @@ class TokenizerTask:
         return len(batch) * height * width * self.config.codebooks
 
     def evaluate(self) -> dict[str, float]:
-        """The modality's own metrics of reconstructions, and ``code_usage``, the share of the codebook that validation
-        data uses, of what so many tokens can use; of several codebooks, the mean."""
+        """The modality's own metrics of reconstructions, and the ``code_usage`` of validation data."""
         tokenizer = Tokenizer(self.model)
-        ids = tokenizer.encode_batch(self.validation)
-        values = tokenizer.metrics(tokenizer.decode_batch(ids), self.validation)
-        size, codebooks = self.config.codebook_size, self.config.codebooks
-        used = int((code_frequencies(torch.from_numpy(ids), size, codebooks) > 0).sum())
-        return {**values, "code_usage": used / (codebooks * min(size, ids.size // codebooks))}
+        parts = (self.validation[start : start + BATCH] for start in range(0, len(self.validation), BATCH))
+        ids = np.concatenate([tokenizer.encode_batch(part) for part in parts])
+        batches = range(0, len(ids), BATCH)
+        decoded = [value for start in batches for value in tokenizer.decode_batch(ids[start : start + BATCH])]
+        usage, _ = code_usage(torch.from_numpy(ids), self.config.codebook_size, self.config.codebooks)
+        self._measured = {**tokenizer.metrics(decoded, self.validation), "code_usage": float(usage)}
+        return self._measured
 
     def pictures(self) -> dict[str, Image.Image]:
         tokenizer = Tokenizer(self.model)
@@ -93,5 +96,5 @@ class TokenizerTask:
 
     def save(self, folder: Path) -> None:
         tokenizer = Tokenizer(self.model)
-        tokenizer.quality = self.evaluate()
+        tokenizer.quality = self._measured or self.evaluate()
         tokenizer.save(folder)
