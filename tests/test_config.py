@@ -196,3 +196,29 @@ def test_fingerprints_differ_whenever_the_configuration_does():
     }
     assert len(prints) == 4
     assert fingerprint(whole()) == fingerprint(from_dict(Whole, to_dict(whole())))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other:
+    depth: int = 1
+    rate: float = 0.5
+
+    def __post_init__(self):
+        if self.depth < 1:
+            raise Open4MError(f"depth is at least 1, got {self.depth}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    one: Part | Other
+    two: Other | Part
+
+
+def test_of_several_classes_the_error_is_that_of_the_one_that_was_meant():
+    """Which is the one that has all the fields, wherever it stands."""
+    chosen = from_dict(Choice, {"one": {"depth": 2}, "two": {"depth": 3}})
+    assert chosen == Choice(one=Other(depth=2), two=Other(depth=3))
+    for name in ("one", "two"):
+        values = {"one": {"depth": 2}, "two": {"depth": 2}, name: {"depth": 0, "rate": 1}}
+        with pytest.raises(Open4MError, match="depth is at least 1, got 0"):
+            from_dict(Choice, values)

@@ -1,6 +1,7 @@
 """Tokenizers trained on raw shards of one's own, and the paper's configurations of them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from open4m.datasets.scenes import CLASSES, Scenes
 from open4m.fit_tokenizer import TokenizerRun, TokenizerStage, fit_tokenizer
 from open4m.store import build
 from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import Tokenizer
+from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
 from open4m.train.loop import TrainConfig
+from open4m.train.optim import OptimConfig
 from open4m.types import Open4MError
 
 # Table 3, column by column: codebook, decoder, diffusion, loss, batch, precision
@@ -25,7 +28,11 @@ TABLE_3 = {
     "depth": (8192, UNetConfig, 640, "fp16"),
     "semseg": (4096, ViTConfig, 640, "bf16"),
     "clip": (8192, ViTConfig, 1024, "bf16"),
+    "dinov2": (8192, ViTConfig, 1024, "bf16"),  # of 4M-21, like CLIP's
+    "imagebind": (8192, ViTConfig, 1024, "bf16"),
 }
+# Codebook size and tokens of the authors' public tokenizers, by their names: ..._8k_16_224, human-poses_1k_8
+VECTORS = {"dinov2_global": (8192, 16), "imagebind_global": (8192, 16), "human_pose": (1024, 8)}
 TINY = ViTConfig(width=32, depth=1, heads=2)
 SMALL = UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1)
 FEW = TrainConfig(length=Duration.parse("3 steps"), batch_size=4, precision="fp32", workers=0)
@@ -66,11 +73,77 @@ def test_the_papers_settings(modality):
 def test_several_resolutions_are_224_to_448_in_steps_of_32(modality):
     config = configs.get(f"tokenizer-{modality}-448")
     (stage,) = config.stages
-    pixels = 16 if modality == "clip" else 1  # a cell of the feature map is a patch
-    assert [side * pixels for side in stage.resolutions] == [224, 256, 288, 320, 352, 384, 416, 448]
+    pixels = {"clip": 16, "dinov2": 14, "imagebind": 14}.get(modality, 1)  # a cell of a feature map is a patch
+    step = 14 if pixels == 14 else 32
+    assert [side * pixels for side in stage.resolutions] == list(range(224, 449, step))
     assert stage.decoder == configs.get(f"tokenizer-{modality}").stages[0].decoder
     samples = stage.train.steps * stage.train.batch_size
     assert samples == pytest.approx((5 if modality == "rgb" else 1) * 12e6, rel=1e-3)
+
+
+@pytest.mark.parametrize("modality", VECTORS)
+def test_the_sizes_of_the_authors_tokenizers_of_vectors(modality):
+    config = configs.get(f"tokenizer-{modality}")
+    (stage,) = config.stages
+    assert (config.codebook_size, config.codebooks) == VECTORS[modality]
+    assert config.encoder == stage.decoder == MLPConfig(width=1024, depth=6)  # B_6-Wi_1024
+    tokenizer = TokenizerConfig.of(
+        modality, codebook_size=config.codebook_size, codebooks=config.codebooks, latent_dim=config.latent_dim,
+        encoder=config.encoder, decoder=stage.decoder, **({} if modality == "human_pose" else {"channels": 768}),
+    )  # fmt: skip
+    assert tokenizer.grid == (1, config.codebooks)
+    assert tokenizer.loss == ("smooth_l1" if modality == "human_pose" else "cosine")
+    assert (stage.train.optim.base_lr, stage.train.optim.betas, stage.train.ema) == (1e-4, (0.9, 0.99), 0.99)
+
+
+class Directions:
+    """Global features near one of six directions, of unequal lengths, and poses of six kinds."""
+
+    def samples(self, indices):
+        kinds = np.random.default_rng(0).standard_normal((6, 207))
+        made = []
+        for i in indices:
+            rng = np.random.default_rng(100 + i)
+            vector = kinds[i % 6] + 0.05 * rng.standard_normal(207)
+            made.append({"dinov2_global": (rng.uniform(1, 9) * vector[:24]).astype(np.float32),
+                         "human_pose": (3 + vector).astype(np.float32)})  # fmt: skip
+        return made
+
+
+@pytest.mark.parametrize(("modality", "metric"), [("dinov2_global", "cosine"), ("human_pose", "mean_absolute_error")])
+def test_a_tokenizer_of_vectors_learns(modality, metric, tmp_path):
+    for split, rows in (("train", 60), ("validation", 20)):
+        build.render(Directions(), tmp_path / split, [modality], rows)
+    mlp = MLPConfig(width=32, depth=1)
+    train = TrainConfig(length=Duration.parse("80 steps"), warmup=Duration.parse("5 steps"), batch_size=16, workers=0,
+                        optim=OptimConfig(base_lr=5e-2), precision="fp32", log_every=1)  # fmt: skip
+    config = TokenizerRun(
+        modality=modality, codebook_size=8, codebooks=2, latent_dim=8, encoder=mlp,
+        stages=(TokenizerStage(decoder=mlp, train=train),),
+    )  # fmt: skip
+    fit_tokenizer(config, tmp_path, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/stage-1/metrics.jsonl").read_text().splitlines()]
+    losses = [line["reconstruction"] for line in lines if "reconstruction" in line]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert {"loss", "perplexity", "tokens"} <= lines[0].keys()
+    assert [line["tokens"] for line in lines if "tokens" in line][-1] == 80 * 16 * 2  # two tokens a vector
+    tokenizer = Tokenizer.load(tmp_path / "run" / "model")
+    assert (tokenizer.config.channels, tokenizer.config.grid) == (24 if modality == "dinov2_global" else 207, (1, 2))
+    assert 0 < tokenizer.quality["code_usage"] <= 1
+    values = [sample[modality] for sample in Directions().samples(range(60, 72))]
+    figures = tokenizer.modality.metrics(tokenizer.decode(tokenizer.encode(values)), values)
+    guess = tokenizer.modality.metrics([tokenizer.modality.trivial(values)] * 12, values)
+    if metric == "cosine":
+        assert figures[metric] > 0.5 > guess[metric]
+    else:
+        assert figures[metric] < 0.8 * guess[metric]
+
+
+def test_vectors_are_not_trained_with_a_vit(tmp_path):
+    for split in ("train", "validation"):
+        build.render(Directions(), tmp_path / split, ["human_pose"], 6)
+    with pytest.raises(Open4MError, match=r"human_pose: .*vectors, encoded by an MLPConfig, got encoder ViTConfig"):
+        fit_tokenizer(run("human_pose"), tmp_path, tmp_path / "run")
 
 
 def test_stages_follow_one_another_and_resume(data, tmp_path):

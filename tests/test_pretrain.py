@@ -14,6 +14,7 @@ from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.layers import DecoderBlock, EncoderBlock
 from open4m.store import build
 from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
@@ -246,6 +247,8 @@ def test_4m_21_sees_twice_the_tokens_and_two_kinds_of_texts():
     assert (config.masking.input_budget, config.masking.target_budget, config.train.batch_size) == (256, 256, 4096)
     assert [s.unmasked for s in config.masking.strategies] == [(), (), ("caption",), ("t5_caption",)]
     assert sum(s.weight for s in config.masking.strategies) == pytest.approx(1)
+    assert {"dinov2", "imagebind", "dinov2_global", "imagebind_global"} <= set(config.tokens_only)
+    assert set(config.tokens_only) <= set(config.modalities)
 
 
 def test_codebooks_are_those_of_table_3():
@@ -275,6 +278,68 @@ def test_a_run_resumes_without_the_model_that_it_started_from(folder, tmp_path):
     shutil.rmtree(start)
     assert run(folder, tmp_path / "second", f"start={start}", "train.checkpoint_every=2") == 0
     assert losses(tmp_path / "second") == whole
+
+
+class Features:
+    """Images, and a vector of each that tells its brightness."""
+
+    def samples(self, indices):
+        vectors = np.random.default_rng(0).standard_normal((2, 12)).astype(np.float32)
+        return [
+            {"rgb": np.full((32, 32, 3), 200 * (i % 2), np.uint8), "dinov2_global": (1 + i) * vectors[i % 2]}
+            for i in indices
+        ]
+
+
+@pytest.fixture
+def vectors(folder, tmp_path):
+    """Tokens and the tokenizer of single vectors, beside those of images: a folder as ``folder`` is."""
+    mlp = MLPConfig(width=16, depth=1)
+    config = TokenizerConfig.of("dinov2_global", channels=12, codebook_size=8, codebooks=4, encoder=mlp, decoder=mlp)
+    feature = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    shutil.copytree(folder / "tokenizers", tmp_path / "tokenizers")
+    feature.save(tmp_path / "tokenizers" / "dinov2_global")
+    for split in ("train", "validation"):
+        raw, tokens = tmp_path / "raw" / split, tmp_path / "tokens" / split
+        build.render(Features(), raw, ["rgb", "dinov2_global"], 12)
+        build.tokenize(raw, tokens, "dinov2_global", feature)
+        build.tokenize(raw, tokens, "rgb", Tokenizer.load(folder / "tokenizers" / "rgb"))
+    (tmp_path / "config.py").write_text(CONFIG.replace('"rgb_pixels", "rgb", "caption"', '"rgb", "dinov2_global"'))
+    return tmp_path
+
+
+def test_single_vectors_are_read_and_predicted(vectors):
+    store = TokenStore(vectors / "tokens" / "train", ["dinov2_global"])
+    header = store.header("dinov2_global")
+    assert (header.kind, tuple(header.grid), header.vocab_size, header.placeless) == ("grid", (1, 4), 8, True)
+    assert not TokenStore(vectors / "tokens" / "train", ["rgb"]).header("rgb").placeless
+    feature = Tokenizer.load(vectors / "tokenizers" / "dinov2_global")
+    values = [sample["dinov2_global"] for sample in Features().samples(range(12))]
+    assert np.array_equal(store.grid("dinov2_global", np.arange(12)), feature.encode_batch(values))
+    assert run(vectors, vectors / "run", "masking.input_budget=8", "masking.target_budget=8") == 0
+    lines = [json.loads(line) for line in (vectors / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss/dinov2_global" in line for line in lines)
+    model = FourM.from_pretrained(vectors / "run" / "model")
+    spec = model.config.spec("dinov2_global")
+    assert (spec.is_input, spec.is_target, spec.learned_positions) == (True, True, True)
+    assert not model.config.spec("rgb").learned_positions
+    image = np.zeros((32, 48, 3), np.uint8)
+    guess = model.generate({"rgb": image}, ["dinov2_global"], seed=1)["dinov2_global"]
+    assert guess.shape == (12,)
+    assert model.generate({"dinov2_global": values[3]}, ["rgb"], seed=1)["rgb"].shape == (32, 32, 3)
+
+
+def test_tokens_only_are_trained_on_without_their_tokenizer(vectors, capsys, caplog):
+    """As those of the authors' tokenizers of single vectors."""
+    shutil.rmtree(vectors / "tokenizers" / "dinov2_global")
+    budgets = ("masking.input_budget=8", "masking.target_budget=8")
+    assert run(vectors, vectors / "strict", *budgets) == 2
+    assert "dinov2_global: holds no tokenizer" in capsys.readouterr().err
+    assert run(vectors, vectors / "run", *budgets, 'tokens_only=["dinov2_global"]') == 0
+    assert "dinov2_global: trained, but never shown: no tokenizer in" in caplog.text
+    model = FourM.from_pretrained(vectors / "run" / "model")
+    assert model.config.spec("dinov2_global").learned_positions
+    assert set(model.grids) == {"rgb"}
 
 
 def test_tokens_of_a_modality_without_a_file_are_trained_on(folder, tmp_path, caplog):

@@ -163,12 +163,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
+        failure, meant = None, False  # the last one, or the first of a class that has all these fields
         for argument in arguments:
             if argument is not type(None):
                 try:
                     return _convert(argument, value, where)
                 except Open4MError as error:
-                    failure = error
+                    failure = failure if meant else error
+                    meant = meant or _has_fields(argument, value)
         raise failure
     if origin is typing.Literal:
         if value not in arguments:
@@ -197,6 +199,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise Open4MError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
     return value
+
+
+def _has_fields(cls: Any, values: Any) -> bool:
+    known = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    return isinstance(values, dict) and known >= values.keys()
 
 
 def _build(cls: type, values: Any, where: str) -> Any:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open4m import hub
+from open4m.modalities.base import Vector
 from open4m.store import build
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig, grid_modality
@@ -21,7 +23,7 @@ from open4m.types import Open4MError
 class TokenizerStage:
     """One training, from what the stage before it left. The fields are those of ``TokenizerConfig``."""
 
-    decoder: ViTConfig | UNetConfig
+    decoder: ViTConfig | UNetConfig | MLPConfig
     train: TrainConfig
     diffusion: DiffusionConfig | None = None
     frozen_encoder: bool = False
@@ -31,12 +33,14 @@ class TokenizerStage:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRun:
-    """A tokenizer and its training. Feature maps have a grid of their own, whatever ``image_size``."""
+    """A tokenizer and its training. Feature maps and vectors have a size of their own, whatever ``image_size``."""
 
     modality: str
     codebook_size: int
-    encoder: ViTConfig
+    encoder: ViTConfig | MLPConfig
     stages: tuple[TokenizerStage, ...]
+    latent_dim: int = 32
+    codebooks: int = 1  # tokens of a vector
     image_size: int = 224  # pixels
     patch_size: int = 16  # pixels
     start: str | None = None  # the folder of a trained tokenizer that the first stage starts from
@@ -71,14 +75,17 @@ def fit_tokenizer(
     if modality.feature_map:
         height, _, channels = training[0][name].shape
         fields |= {"image_size": height, "channels": channels, "patch_size": 1}
+    if isinstance(modality, Vector):
+        fields |= {"image_size": 1, "channels": len(training[0][name]), "patch_size": 1}
     trained = Tokenizer.load(config.start, device) if config.start else None
     if trained is not None:  # what it was normalized by stays
         fields |= {"mean": trained.config.mean, "std": trained.config.std}
     for number, stage in enumerate(config.stages, 1):
         task_config = TokenizerConfig.of(
-            name, codebook_size=config.codebook_size, encoder=config.encoder, decoder=stage.decoder,
-            diffusion=stage.diffusion, frozen_encoder=stage.frozen_encoder, continuous_steps=stage.continuous_steps,
-            resolutions=stage.resolutions, **fields,
+            name, codebook_size=config.codebook_size, codebooks=config.codebooks, latent_dim=config.latent_dim,
+            encoder=config.encoder, decoder=stage.decoder, diffusion=stage.diffusion,
+            frozen_encoder=stage.frozen_encoder, continuous_steps=stage.continuous_steps, resolutions=stage.resolutions,
+            **fields,
         )  # fmt: skip
         run = directory / f"stage-{number}"
         if not (run / "model").exists():

@@ -58,7 +58,8 @@ def resolve(name: str | Path) -> Path:
 
 
 def resolve_tokenizer(name: str | Path) -> Path:
-    """Where the tokenizer of a dense modality is: its folder, or ``<model>/<modality>`` of a model, shipped or not.
+    """Where the tokenizer of a dense modality is: its folder, that of the finished training that made it, or
+    ``<model>/<modality>`` of a model, shipped or not.
 
     >>> resolve_tokenizer("scenes/rgb")
 
@@ -69,6 +70,8 @@ def resolve_tokenizer(name: str | Path) -> Path:
     if str(name) in shipped() or (path / TOKENIZERS).is_dir():
         model, key = str(name), ""
     elif path.is_dir() or not model:
+        if not (path / WEIGHTS).is_file() and (path / "model" / WEIGHTS).is_file():
+            path = path / "model"
         missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
         if missing:
             raise Open4MError(

@@ -36,6 +36,7 @@ class PretrainConfig:
     repeats: int = 1  # how often a sample is masked anew in an epoch (paper E.7)
     image_size: int = 224  # of pixel modalities
     patch_size: int = 16  # of pixel modalities
+    tokens_only: tuple[str, ...] = ()  # grids that are trained on, and never shown, if their tokenizer is not there
 
 
 def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: Path, device: str = "cpu") -> None:
@@ -43,7 +44,8 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
 
     ``tokens``: the folder of the token stores ``train`` and ``validation``. ``tokenizers``: a folder a grid modality
     with its tokenizer, or with the training run that made it, and ``text``; they are saved with the model. Modalities
-    that have no file here are trained on the tokens that the store holds, and need no tokenizer.
+    that have no file here are trained on the tokens that the store holds, and need no tokenizer; nor do those that the
+    configuration lists as ``tokens_only``.
     Raises :class:`Open4MError` if tokens and tokenizers do not fit.
     """
     if (directory / "model").exists():
@@ -53,9 +55,12 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     model = FourMConfig.of(config.architecture, specs)
     if unknown := [key for key in config.modalities if not modalities.is_known(key)]:
         logger.warning("%s: trained, but never shown: there is no modality of that name", ", ".join(unknown))
+    absent = [key for key in config.tokens_only if key not in unknown and not (tokenizers / key).is_dir()]
+    if absent:
+        logger.warning("%s: trained, but never shown: no tokenizer in %s", ", ".join(absent), tokenizers)
     grids = {
         s.key: Tokenizer.load(_tokenizer(tokenizers / s.key), device)
-        for s in specs if s.family == "grid" and s.key not in unknown
+        for s in specs if s.family == "grid" and s.key not in (*unknown, *absent)
     }  # fmt: skip
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.family == "sequence" for s in specs) else None
     task = FourMTask(

@@ -14,6 +14,7 @@ from open4m.evaluate import frechet, tokenizers
 from open4m.evaluate.tokenizers import Data, Decoding, measure, picture, read, report, usage
 from open4m.store.shards import write_shard
 from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
@@ -59,6 +60,30 @@ def test_usage_and_perplexity_by_hand():
     assert usage(np.arange(4).reshape(2, 2), 8) == (1 / 2, pytest.approx(4))
     entropy = -(3 / 4 * np.log(3 / 4) + 1 / 4 * np.log(1 / 4))
     assert usage(np.array([0, 0, 7, 0]), 8) == (2 / 8, pytest.approx(np.exp(entropy)))
+
+
+def test_usage_and_perplexity_of_several_codebooks_are_their_means():
+    ids = np.array([[[0, 3]], [[0, 2]], [[0, 1]], [[0, 0]]])  # (B, 1, codebooks): one code and four codes
+    assert usage(ids, 8, 2) == ((1 / 8 + 4 / 8) / 2, pytest.approx((1 + 4) / 2))
+    assert usage(ids.reshape(4, 2), 8, 2) == usage(ids, 8, 2)
+    assert usage(ids, 8)[0] == 4 / 8  # as if of one codebook
+
+
+def test_a_tokenizer_of_vectors_is_reported(tmp_path):
+    feature, rng = modalities.get("dinov2_global"), np.random.default_rng(0)
+    values = [rng.standard_normal(12).astype(np.float16).astype(np.float32) for _ in range(5)]
+    write_shard(tmp_path, "dinov2_global", 0, [(str(i), feature.write(v)) for i, v in enumerate(values)])
+    mlp = MLPConfig(width=16, depth=1)
+    config = TokenizerConfig.of("dinov2_global", channels=12, codebook_size=8, codebooks=4, encoder=mlp, decoder=mlp)
+    own = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    result, sheet = report(own, "mine", Data(folder=tmp_path), no_clip)
+    assert (result.grid, result.samples, result.tokens) == ((1, 4), 5, 20)
+    decoded = [own.decode(own.encode(value)) for value in values]
+    cosines = [p @ v / np.linalg.norm(p) / np.linalg.norm(v) for p, v in zip(decoded, values, strict=True)]
+    assert result.figures["value"]["cosine"] == pytest.approx(np.mean(cosines), rel=1e-5)
+    columns = np.stack([own.encode(value)[0] for value in values]).T
+    assert result.figures["value"]["code_usage"] == pytest.approx(np.mean([len(set(c)) for c in columns]) / 8)
+    assert sheet.width > 5 * tokenizers.TILE
 
 
 def test_images_are_also_compared_as_a_clip_sees_them(tokenizer, clip, held_out):
@@ -280,6 +305,8 @@ def test_a_model_directorys_tokenizers_are_named_by_modality(tokenizer, tmp_path
         (folder / name).write_bytes(b"")
     assert hub.resolve_tokenizer(f"{folder}/rgb") == folder / hub.TOKENIZERS / "rgb"
     assert hub.resolve_tokenizer(folder / hub.TOKENIZERS / "rgb") == folder / hub.TOKENIZERS / "rgb"
+    tokenizer("depth").save(tmp_path / "training" / "model")
+    assert hub.resolve_tokenizer(tmp_path / "training") == tmp_path / "training" / "model"
     assert hub.resolve_tokenizer("scenes/rgb") == hub.SHIPPED / "scenes" / hub.TOKENIZERS / "rgb"
     with pytest.raises(Open4MError, match="name one"):
         hub.resolve_tokenizer(folder)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
-from open4m.modalities.base import Crop, Modality, PixelGrid, Sequence, TokenGrid, VectorSequence, augment
+from open4m.modalities.base import Crop, Modality, PixelGrid, Sequence, TokenGrid, Vector, VectorSequence, augment
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
@@ -47,6 +48,8 @@ def values_of(name, samples):
     if isinstance(modality, VectorSequence):
         return [rng.standard_normal((length, 12)).astype(np.float16).astype(np.float32) for length in (5, 1, 0)]
     assert isinstance(modality, TokenGrid), f"scenes have no {name}: give this test values of it"
+    if isinstance(modality, Vector):
+        return [rng.standard_normal(modality.channels or 12).astype(np.float32) for _ in samples]
     side = 8 if modality.feature_map else SIDE
     if modality.categorical:
         return [rng.integers(0, 9, (side, side)) for _ in samples]
@@ -166,6 +169,8 @@ def test_grids_refuse_what_they_are_not_by_name(name, bad):
         ("normals", np.ones((8, 8, 3), np.float32), "lengths from 1.732"),
         ("normals", np.zeros((8, 8, 3), np.uint8), "floats"),
         ("semseg", np.full((8, 8), -1), "from 0"), ("semseg", np.zeros((8, 8)), "integer"),
+        ("dinov2_global", np.zeros(5), "a direction, got zeros"), ("imagebind_global", np.ones((1, 5)), "float vector"),
+        ("human_pose", np.ones(69), "a vector of 207 numbers, got 69"), ("human_pose", [1, 2], "got int64"),
         ("clip", np.zeros((8, 8, 4), np.int64), "float feature map"), ("caption", b"x", "expected a str, got bytes"),
         ("caption", None, "expected a str"), ("boxes", 5, "expected Boxes or"),
         ("boxes", [{"box": [0, 0, 1, 1]}], "label"), ("boxes", [{"box": [0, 0, 1], "label": "a"}], "expected Boxes or"),
@@ -204,7 +209,7 @@ def test_flipping_twice_is_the_identity_and_does_not_touch_its_argument(case):
 def test_a_full_crop_is_the_identity(case):
     modality, values = case
     for value in values:
-        size = value.shape[:2] if isinstance(value, np.ndarray) else (32, 32)
+        size = modality.extent(value) or (32, 32)
         assert_same(modality.crop(value, Crop(size=size)), value, 1e-5)
 
 
@@ -213,8 +218,10 @@ def test_a_crop_has_the_size_asked_for_and_is_still_a_value(case):
     for value, size in itertools.product(values[:2], [(16, 16), (40, 24), (100, 100)]):
         cut = modality.crop(value, Crop(0.1, 0.2, 0.7, 0.5, size))
         assert_same(modality.convert(cut), cut, 1e-6)
-        if isinstance(modality, PixelGrid | TokenGrid):
-            assert cut.shape == (*size, *value.shape[2:])
+        assert modality.extent(cut) == (size if isinstance(modality, PixelGrid | TokenGrid) and not
+                                        isinstance(modality, Vector) else None)  # fmt: skip
+        if isinstance(value, np.ndarray):
+            assert cut.shape[2:] == value.shape[2:]
             assert cut.dtype == value.dtype
 
 
@@ -319,9 +326,10 @@ def test_random_crops_have_the_area_and_aspect_asked_for():
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_grid_goes_through_a_tokenizer_and_back(name, samples):
     modality, values = modalities.get(name), values_of(name, samples)
-    side = values[0].shape[0]
-    vit = ViTConfig(width=16, depth=1, heads=2)
-    fields = {"image_size": side, "codebook_size": 16, "encoder": vit, "decoder": vit}
+    vit, mlp = ViTConfig(width=16, depth=1, heads=2), MLPConfig(width=16, depth=1)
+    fields = {"image_size": values[0].shape[0], "codebook_size": 16, "encoder": vit, "decoder": vit}
+    if isinstance(modality, Vector):
+        fields |= {"image_size": 1, "channels": len(values[0]), "codebooks": 4, "encoder": mlp, "decoder": mlp}
     if modality.feature_map:
         fields["channels"] = values[0].shape[2]
     if modality.categorical:

@@ -160,6 +160,38 @@ def test_cosine_of_features_ignores_their_length():
     assert CLIP.metrics([label[:, ::-1]], [label])["cosine"] == pytest.approx(0)
 
 
+def test_a_global_feature_is_its_direction():
+    feature = modalities.get("dinov2_global")
+    x, y = np.float32([1, 0, 0]), np.float32([1, 1, 0])
+    # the cosine of 45 degrees, and 1
+    assert feature.metrics([5 * x, 3 * y], [y, y])["cosine"] == pytest.approx((0.5**0.5 + 1) / 2)
+    np.testing.assert_allclose(feature.error_map(2 * x, 7 * y), [[1 - 0.5**0.5, 0.5**0.5], [0, 0]], atol=1e-12)
+    expected = (np.array([1, 0, 0]) + np.array([0.5**0.5, 0.5**0.5, 0])) / 2  # lengths do not weigh
+    np.testing.assert_allclose(feature.trivial([9 * x, y]), expected, rtol=1e-6)
+
+
+def test_the_error_of_a_pose_is_that_of_its_entries():
+    pose = modalities.get("human_pose")
+    label = np.zeros(207, np.float32)
+    prediction = label.copy()
+    prediction[[0, 206]] = 1, -2.45
+    # (1 + 2.45) / 207 of one, 0 of the other
+    assert pose.metrics([prediction, label], [label, label])["mean_absolute_error"] == pytest.approx(3.45 / 207 / 2)
+    errors = pose.error_map(prediction, label)
+    assert errors.shape == (15, 15)  # the smallest square of 207 cells
+    assert errors.ravel()[[0, 206]] == pytest.approx([1, 2.45])
+    assert errors.sum() == pytest.approx(3.45)
+
+
+def test_a_vector_is_drawn_as_blue_and_red_cells_in_raster_order():
+    drawn = np.asarray(modalities.get("dinov2_global").render(np.float32([2, -2, 0, 1]), 4)).astype(int)
+    plus, minus, zero, half = drawn[0, 0], drawn[0, 3], drawn[3, 0], drawn[3, 3]
+    assert plus[0] > 200 > 100 > plus[2]
+    assert minus[2] > 200 > 100 > minus[0]
+    assert (zero == 255).all()
+    assert plus[2] < half[2] < 255
+
+
 # ---- trivial predictors
 
 

@@ -139,6 +139,21 @@ def test_every_kind_is_read_back(tmp_path, case, header):
         assert (imported.config.mean, imported.config.std) == ((0.0,), (1.0,))
 
 
+def test_their_tokenizers_of_vectors_have_another_quantizer_and_are_refused(tmp_path):
+    """As ``4M_tokenizers_DINOv2-B14-global_8k_16_224`` says of itself."""
+    written(tmp_path, "rgb", quant_type="memcodes", num_codebooks=16, enc_type="BottleneckMLP/B_6-Wi_1024",
+            dec_type="BottleneckMLP/B_6-Wi_1024", n_channels=768)  # fmt: skip
+    with pytest.raises(Open4MError, match=r"'memcodes' has no counterpart.*tokenizer-dinov2_global instead"):
+        convert.load(tmp_path, "dinov2_global")
+
+
+def test_a_vit_is_no_tokenizer_of_vectors(tmp_path):
+    written(tmp_path, "clip")
+    with pytest.raises(Open4MError, match=r"single vectors, encoded by an MLPConfig, got encoder ViT"):
+        convert.load(tmp_path, "dinov2_global")
+    assert convert.load(tmp_path, "dinov2").config.grid == (2, 2)
+
+
 def test_what_is_missing_unexpected_or_misshapen_is_listed(tmp_path):
     written(
         tmp_path, "rgb", without=["quant_proj.bias"],
@@ -154,7 +169,11 @@ def test_what_is_missing_unexpected_or_misshapen_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "modality", "message"),
     [
-        ({"quant_type": "memcodes"}, "rgb", "quant_type = 'memcodes' has no counterpart, only 'lucid' have"),
+        (
+            {"quant_type": "memcodes"},
+            "rgb",
+            "quant_type = 'memcodes' has no counterpart: its codes are chosen by learned keys",
+        ),
         ({"norm_codes": False}, "rgb", "norm_codes = False"),
         ({"dec_type": "uvit_b_p4_f16"}, "rgb", "dec_type = 'uvit_b_p4_f16'"),
         ({"enc_type": "BottleneckMLP/B_6-Wi_1024"}, "rgb", "enc_type = "),

@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from open4m.tokenizers.flops import decode_flops, encode_flops
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, TokenizerConfig
 
@@ -14,13 +15,15 @@ CASES = {
     "rgb": {"image_size": 16, "patch_size": 4},
     "semseg": {"image_size": 16, "patch_size": 4, "channels": 6, "class_names": ("sky", "floor", "box")},
     "clip": {"image_size": 5, "channels": 12},
-}
+    "dinov2_global": {"channels": 20, "codebooks": 4, "encoder": MLPConfig(width=16, depth=2, expansion=3),
+                      "decoder": MLPConfig(width=24, depth=3)},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("modality", CASES)
 def test_needed_operations_are_those_that_are_computed(modality):
-    config = TokenizerConfig.of(modality, codebook_size=11, latent_dim=8, encoder=ENCODER, decoder=DECODER,
-                                **CASES[modality])  # fmt: skip
+    known = {"codebook_size": 11, "latent_dim": 8, "encoder": ENCODER, "decoder": DECODER}
+    config = TokenizerConfig.of(modality, **{**known, **CASES[modality]})
     model = VQVAE(config, torch.Generator().manual_seed(0)).eval()
     side = config.image_size
     x = (

@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from open4m import modalities
 from open4m.tokenizers import diffusion
 from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
 from open4m.types import Open4MError
 
 TINY = ViTConfig(width=32, depth=1, heads=2)
+MLP = MLPConfig(width=24, depth=2)
 CLASSES = ("sky", "floor", "cube", "sphere")
 FAMILIES = ("rgb", "depth", "semseg", "clip")  # fixed and fitted normalization, categorical, feature map
 
@@ -273,6 +275,16 @@ def test_fingerprints_tell_tokenizers_apart():
     assert Tokenizer(vqvae("rgb", mean=(0.3,))).fingerprint != prints[0]
 
 
+def test_another_decoder_for_the_same_tokens_keeps_the_fingerprint():
+    model = vqvae("rgb")
+    other = diffusion_vqvae("rgb", frozen_encoder=True)
+    other.adopt(model)
+    assert Tokenizer(other).fingerprint == Tokenizer(model).fingerprint
+    with torch.no_grad():
+        other.encoder.proj.weight[0, 0, 0, 0] += 1e-3
+    assert Tokenizer(other).fingerprint != Tokenizer(model).fingerprint
+
+
 def test_damaged_folders_are_explained(tmp_path):
     with pytest.raises(Open4MError, match=r"config\.json: no such file"):
         Tokenizer.load(tmp_path)
@@ -481,9 +493,154 @@ def test_adopt_takes_a_decoder_of_the_same_kind_and_refuses_another_encoder():
         ("semseg", UNET, "for values that are no classes"),
         ("clip", UNET, "its patch_size 4 divides the tokens' 1"),
         ("rgb", {"codebooks": 2}, "codebooks is 1"),
+        ("rgb", {"encoder": MLP, "decoder": MLP}, "MLPs are for single vectors"),
+        ("rgb", {"decoder": MLP}, "both MLPs, of all else neither is, got ViTConfig and MLPConfig"),
+        ("rgb", {"encoder": MLP, **UNET}, "both MLPs, of all else neither is, got MLPConfig and UNetConfig"),
+        ("clip", {"image_size": 1, "encoder": MLP, "decoder": MLP}, "no single vectors"),
         ("rgb", {"resolutions": (16, 20)}, r"multiples of patch_size 8, got \[20\]"),
     ],
 )
 def test_decoders_that_do_not_fit_are_refused(modality, fields, message):
     with pytest.raises(Open4MError, match=message):
         config(modality, **fields)
+
+
+# ---- single vectors
+
+VECTORS = {"dinov2_global": 12, "human_pose": 207}  # channels; compared by direction, and entry by entry
+
+
+def vector_vqvae(modality: str = "dinov2_global", seed: int = 0, **fields) -> VQVAE:
+    known = {"channels": VECTORS[modality], "codebook_size": 8, "codebooks": 4, "latent_dim": 8,
+             "encoder": MLP, "decoder": MLP}  # fmt: skip
+    config = TokenizerConfig.of(modality, **{**known, **fields})
+    return VQVAE(config, torch.Generator().manual_seed(seed))
+
+
+def vectors(n: int, channels: int, seed: int = 0) -> torch.Tensor:
+    """Vectors of unequal lengths: x (n, channels, 1, 1)."""
+    draw = torch.Generator().manual_seed(seed)
+    return (torch.randn(n, channels, generator=draw) * (1 + torch.arange(n)[:, None]))[..., None, None]
+
+
+@pytest.mark.parametrize("codebooks", [1, 4])
+def test_tokens_of_a_vector_are_the_nearest_codes_of_its_parts(codebooks):
+    """An explicit computation, sample by sample."""
+    model = vector_vqvae(codebooks=codebooks).eval()
+    x = vectors(5, 12)
+    width, parts = 8 // codebooks, [model.quantizer] if codebooks == 1 else model.quantizer.parts
+    project, back = model.quant_proj, model.post_quant_proj
+    with torch.no_grad():
+        ids, decoded = model.encode(x), model.decode(model.encode(x))
+        for row in range(5):
+            latent = project.weight[..., 0, 0] @ model.encoder(x[row, :, 0, 0][None])[0] + project.bias
+            codes = []
+            for i, part in enumerate(parts):
+                piece = latent[i * width : (i + 1) * width]
+                cosines = [float(piece @ code / (piece.norm() * code.norm())) for code in part.codebook]
+                assert int(ids[row, 0, i]) == int(np.argmax(cosines))
+                codes.append(part.codebook[int(np.argmax(cosines))])
+            hidden = back.weight[..., 0, 0] @ torch.cat(codes) + back.bias
+            # a batch sums in another order
+            torch.testing.assert_close(decoded[row, :, 0, 0], model.decoder(hidden[None])[0], atol=1e-5, rtol=0)
+    assert ids.shape == (5, 1, codebooks)
+
+
+def test_the_loss_of_a_direction_is_its_cosine_and_of_several_codebooks_the_perplexity_is_the_mean():
+    model = vector_vqvae().eval()
+    x = vectors(6, 12)
+    output = model(x)
+    pairs = zip(output.reconstruction[..., 0, 0].detach().numpy(), x[..., 0, 0].numpy(), strict=True)
+    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs]
+    total, logged = model.loss(x)
+    assert logged["reconstruction"] == pytest.approx(1 - np.mean(cosines), rel=1e-5)
+    assert total.item() == pytest.approx(logged["reconstruction"] + logged["commitment"], rel=1e-6)
+    perplexities = []
+    for column in output.ids[:, 0].T:
+        shares = np.bincount(column.numpy(), minlength=8) / 6
+        perplexities.append(np.exp(-sum(p * np.log(p) for p in shares if p)))
+    assert len(set(np.round(perplexities, 3))) > 1
+    assert logged["perplexity"] == pytest.approx(np.mean(perplexities), rel=1e-5)
+
+
+@pytest.mark.parametrize("modality", VECTORS)
+def test_a_tiny_fit_of_vectors_reduces_the_loss(modality):
+    model = vector_vqvae(modality, codebook_size=16).train()
+    centers, draw = vectors(8, VECTORS[modality]) / 4, torch.Generator().manual_seed(0)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(80):
+        loss, logged = model.loss(centers[torch.randint(8, (32,), generator=draw)], draw)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(logged["reconstruction"])
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("modality", VECTORS)
+def test_vectors_are_encoded_decoded_saved_and_loaded(modality, tmp_path):
+    model = vector_vqvae(modality).train()
+    model.loss(vectors(8, VECTORS[modality]))  # moves the codebooks
+    tokenizer = Tokenizer(model, {"cosine": 0.5})
+    tokenizer.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.config == tokenizer.config
+    assert (loaded.fingerprint, loaded.quality) == (tokenizer.fingerprint, {"cosine": 0.5})
+    values = list(vectors(4, VECTORS[modality], seed=1)[..., 0, 0].numpy())
+    tokens, together = loaded.encode(values), tokenizer.encode_batch(values)
+    assert together.shape == (4, 4)
+    for value, ids, row in zip(values, tokens, together, strict=True):
+        assert ids.shape == loaded.config.grid == (1, 4)
+        assert np.array_equal(ids.ravel(), row)
+        assert np.array_equal(tokenizer.encode(value), ids)
+    decoded = loaded.decode_batch(together)
+    for value, ids in zip(decoded, tokens, strict=True):
+        assert (value.shape, value.dtype) == ((VECTORS[modality],), np.float32)
+        # a batch sums in another order
+        np.testing.assert_allclose(value, tokenizer.decode(ids), atol=1e-5)
+    assert not np.allclose(decoded[0], decoded[1])
+    assert Tokenizer(vector_vqvae(modality, codebooks=2)).fingerprint != Tokenizer(vector_vqvae(modality)).fingerprint
+
+
+def test_a_tokenizer_of_vectors_starts_from_another_with_as_many_codebooks():
+    trained, model = vector_vqvae(seed=1).eval(), vector_vqvae(seed=2).eval()
+    x = vectors(8, 12)
+    assert not torch.equal(model.encode(x), trained.encode(x))
+    model.adopt(trained)
+    assert torch.equal(model.encode(x), trained.encode(x))
+    with pytest.raises(Open4MError, match="codebooks is 4, not 2"):
+        vector_vqvae(codebooks=2).adopt(trained)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"encoder": TINY, "decoder": TINY, "codebooks": 1},
+            "single vectors, encoded by an MLPConfig, got encoder ViT",
+        ),
+        ({"encoder": TINY, "decoder": TINY}, "codebooks is 1"),
+        ({"decoder": TINY}, "both MLPs, of all else neither is, got MLPConfig and ViTConfig"),
+        (UNET, "both MLPs"),
+        ({"diffusion": UNET["diffusion"]}, "a UNet decoder and diffusion go together"),
+        ({"image_size": 4}, "image_size and patch_size are 1, without resolutions, got 4, 1"),
+        ({"resolutions": (1, 2)}, "without resolutions, got 1, 1, \\(1, 2\\)"),
+        ({"loss": "cross_entropy", "class_names": ("a",)}, "single vectors that are no classes"),
+        ({"codebooks": 3}, "latent_dim 8 is not a multiple of codebooks 3"),
+        ({"codebooks": 0}, "codebooks is at least 1, got 0"),
+    ],
+)
+def test_impossible_tokenizers_of_vectors_are_explained(fields, message):
+    with pytest.raises(Open4MError, match=message):
+        vector_vqvae(**fields)
+
+
+def test_wrong_vectors_and_tokens_of_vectors_are_explained():
+    tokenizer = Tokenizer(vector_vqvae())
+    with pytest.raises(Open4MError, match=r"the tokenizer reads tensors \(12, 1, 1\), got \(7, 1, 1\)"):
+        tokenizer.encode(np.ones(7))
+    with pytest.raises(Open4MError, match=r"expected tokens \(1, 4\), one a codebook, got \(2, 2\)"):
+        tokenizer.decode(np.zeros((2, 2), dtype=int))
+    with pytest.raises(Open4MError, match="this tokenizer has a MLP decoder"):
+        tokenizer.decode(np.zeros((1, 4), dtype=int), steps=2)

@@ -22,6 +22,7 @@ GRIDS = {"rgb": 16384, "depth": 8192, "normals": 8192, "semseg": 4096, "clip": 8
 """Codebook sizes (paper Table 3)."""
 SEQUENCES = ("caption", "boxes")
 MORE_GRIDS = ("canny_edge", "sam_edge", "dinov2", "imagebind", "dinov2_global", "imagebind_global")
+"""Of 4M-21. Tokens of the authors' tokenizers of single vectors, ``*_global``, come without one that is read here."""
 MORE_SEQUENCES = ("metadata", "human_poses", "color_palette", "sam_instance")
 HIGH_RESOLUTION = tuple(f"{key}@448" for key in GRIDS)
 
@@ -94,6 +95,7 @@ def pretraining_21(size: str) -> PretrainConfig:
     others = [dataclasses.replace(s, weight=1 / 3) for s in base.masking.strategies]
     return dataclasses.replace(
         base,
+        tokens_only=MORE_GRIDS,
         masking=MaskingConfig(input_budget=256, target_budget=256, strategies=(*others, *halves)),
         train=dataclasses.replace(base.train, batch_size=4096),
     )

@@ -1,8 +1,12 @@
-"""The paper's tokenizers (Table 3, B.3), and those of vectors: ``open4m train tokenizer-rgb --data FOLDER``.
+"""The paper's tokenizers (Table 3, B.3), and 4M-21's of features and of single vectors: ``open4m train tokenizer-rgb
+--data FOLDER``.
 
 ``tokenizer-<modality>`` is trained at 224²; ``tokenizer-<modality>-448`` continues one at 224² to 448² in steps of 32,
 a resolution a batch: ``start=FOLDER``. Lengths are those on ImageNet-1K; to continue on more data, give ``start`` and
 another length.
+
+The sizes of 4M-21's are those of the authors' public tokenizers, such as ``4M_tokenizers_DINOv2-B14-global_8k_16_224``.
+Theirs of single vectors have another quantizer.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from functools import partial
 from open4m.config import Duration
 from open4m.fit_tokenizer import TokenizerRun, TokenizerStage
 from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
 from open4m.train.loop import TrainConfig
@@ -38,6 +43,7 @@ class Column:
     epochs: int = 1  # of CC12M, at several resolutions
     small_batch: int = 16  # of a GPU, at several resolutions
     unit: int = 16  # pixels of a token; of a feature map, a cell
+    cells: range = range(14, 29, 2)  # tokens a side, at several resolutions
 
 
 COLUMNS = {
@@ -46,6 +52,25 @@ COLUMNS = {
     "depth": Column(codebook_size=8192, diffusion=DiffusionConfig(clip=False)),  # depth has no bounds
     "semseg": Column(codebook_size=4096, small_batch=10),
     "clip": Column(codebook_size=8192, batch_size=1024, unit=1),
+    # of 4M-21, trained like CLIP's, whose settings the authors share with them; patches of 14 pixels
+    "dinov2": Column(codebook_size=8192, batch_size=1024, unit=1, cells=range(16, 33)),
+    "imagebind": Column(codebook_size=8192, batch_size=1024, unit=1, cells=range(16, 33)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorColumn:
+    """What differs between the tokenizers of single vectors."""
+
+    codebook_size: int
+    codebooks: int
+    warmup_epochs: int = 5
+
+
+VECTORS = {
+    "dinov2_global": VectorColumn(codebook_size=8192, codebooks=16),
+    "imagebind_global": VectorColumn(codebook_size=8192, codebooks=16),
+    "human_pose": VectorColumn(codebook_size=1024, codebooks=8, warmup_epochs=1),
 }
 
 
@@ -72,12 +97,29 @@ def multi_resolution(modality: str, size: str = "B") -> TokenizerRun:
         stage.train, length=Duration(column.epochs * CC12M, "samples"), warmup=Duration(0, "steps"),
         batch_size=column.small_batch,
     )  # fmt: skip
-    resolutions = tuple(cells * column.unit for cells in range(14, 29, 2))
+    resolutions = tuple(cells * column.unit for cells in column.cells)
     return dataclasses.replace(run, stages=(dataclasses.replace(stage, train=train, resolutions=resolutions),))
+
+
+def vector(modality: str) -> TokenizerRun:
+    """15 epochs, as in the authors' public configurations; that they are of ImageNet-1K, and the batch, are ours."""
+    column, mlp = VECTORS[modality], MLPConfig(width=1024, depth=6)
+    stage = TokenizerStage(
+        decoder=mlp,
+        train=TrainConfig(
+            length=Duration(15 * IMAGENET, "samples"), warmup=Duration(column.warmup_epochs * IMAGENET, "samples"),
+            batch_size=1024, optim=OptimConfig(base_lr=1e-4, betas=(0.9, 0.99), clip=1.0), ema=0.99,
+        ),
+    )  # fmt: skip
+    return TokenizerRun(
+        modality=modality, codebook_size=column.codebook_size, codebooks=column.codebooks, latent_dim=1024,
+        encoder=mlp, stages=(stage,),
+    )  # fmt: skip
 
 
 CONFIGS: dict[str, Callable[[], TokenizerRun]] = {
     **{f"tokenizer-{name}": partial(base, name) for name in COLUMNS},
+    **{f"tokenizer-{name}": partial(vector, name) for name in VECTORS},
     **{f"tokenizer-{name}-448": partial(multi_resolution, name) for name in COLUMNS},
     **{f"tokenizer-{name}-{size.lower()}": partial(base, name, size) for name in COLUMNS for size in ("S", "L")},
 }

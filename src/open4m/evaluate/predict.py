@@ -10,8 +10,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from open4m import modalities
 from open4m.generate.pipeline import FourM
 from open4m.modalities.base import Crop
@@ -64,14 +62,15 @@ def labels_of(model: FourM, samples: Sequence[Sample], path: Sequence[str]) -> l
 
     Images are seen as their central square at the tokenizer's size, so labels are cropped like the source.
     """
-    source, key = path[0], path[-1]
-    modality = modalities.get(key)
+    first, key = path[0], path[-1]
+    source, modality = modalities.get(first), modalities.get(key)
     size = model.grids[key].config.image_size if key in model.grids else 1  # only images have pixels
     labels = []
     for sample in samples:
         value = modality.convert(sample[modality.name])
-        image = next((v for v in (sample[source], value) if isinstance(v, np.ndarray)), None)
-        labels.append(value if image is None else modality.crop(value, Crop.center(*image.shape[:2], size)))
+        extents = source.extent(source.convert(sample[first])), modality.extent(value)
+        extent = next((e for e in extents if e is not None), None)
+        labels.append(value if extent is None else modality.crop(value, Crop.center(*extent, size)))
     return labels
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import torch
 from PIL import Image
 
 from open4m import pictures
@@ -25,9 +26,10 @@ from open4m.datasets.scenes import Scenes
 from open4m.evaluate import frechet
 from open4m.evaluate.report import ARROWS, rounded
 from open4m.labellers.clip import CLIPLabeller
-from open4m.modalities.base import TokenGrid
+from open4m.modalities.base import TokenGrid, Vector
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.diffusion import Solver
+from open4m.tokenizers.quantizer import code_frequencies
 from open4m.tokenizers.vqvae import Tokenizer
 from open4m.types import Open4MError, Value
 
@@ -36,7 +38,7 @@ log = logging.getLogger("open4m")
 BETTER = {
     "feature_distance": "lower",  # CLIPLabeller.feature_distance, the mean over images
     "frechet_distance": "lower",  # of CLIP's pooled features, reconstructions to inputs: as rFID has of Inception's
-    "code_usage": "higher",  # the share of the codebook that occurs at all
+    "code_usage": "higher",  # the share of the codebook that occurs at all; of several codebooks, the mean
     "perplexity": "higher",  # exp of the entropy of the codes' frequencies: how many equally frequent ones they equal
     "encode_images_per_second": "higher",  # arrays in, tokens out; the median over batches
     "decode_images_per_second": "higher",
@@ -87,7 +89,7 @@ class TokenizerReport:
     modality: str
     data: str
     samples: int
-    image_size: int  # pixels; of a feature map: cells
+    image_size: int  # pixels; of a feature map: cells; of a vector: 1
     grid: tuple[int, int]
     tokens: int
     codebook_size: int
@@ -221,18 +223,22 @@ def measure(
         log.info("comparing images as a CLIP sees them")
         figures["feature_distance"] = float(clip.feature_distance(reconstructions, values).mean())
         figures["frechet_distance"] = frechet.distance(clip.features(reconstructions), clip.features(values))
-    figures["code_usage"], figures["perplexity"] = usage(np.concatenate(ids), tokenizer.config.codebook_size)
+    sizes = tokenizer.config.codebook_size, tokenizer.config.codebooks
+    figures["code_usage"], figures["perplexity"] = usage(np.concatenate(ids), *sizes)
     figures["encode_images_per_second"], figures["decode_images_per_second"] = map(
         statistics.median, zip(*speeds, strict=True)
     )
     return figures, reconstructions
 
 
-def usage(ids: np.ndarray, codebook_size: int) -> tuple[float, float]:
-    """The share of the codebook that tokens use, and their perplexity, from 1 (one code) to ``codebook_size``."""
-    counts = np.bincount(ids.ravel(), minlength=codebook_size)
-    frequencies = counts[counts > 0] / ids.size
-    return float(len(frequencies) / codebook_size), float(np.exp(-(frequencies * np.log(frequencies)).sum()))
+def usage(ids: np.ndarray, codebook_size: int, codebooks: int = 1) -> tuple[float, float]:
+    """The share of the codebook that tokens use, and their perplexity, from 1 (one code) to ``codebook_size``.
+
+    Of several codebooks, ids (..., codebooks), their means.
+    """
+    frequencies = code_frequencies(torch.from_numpy(ids), codebook_size, codebooks).double()
+    perplexities = torch.special.entr(frequencies).sum(-1).exp()
+    return float((frequencies > 0).double().mean()), float(perplexities.mean())
 
 
 def picture(modality: TokenGrid, values: Sequence[Value], reconstructions: Sequence[Value]) -> Image.Image:
@@ -249,7 +255,12 @@ def picture(modality: TokenGrid, values: Sequence[Value], reconstructions: Seque
 
 
 def _side_by_side(modality: TokenGrid, value: Value, reconstruction: Value) -> tuple[Image.Image, Image.Image]:
-    """Pictures of two values, drawn as one (four times, a square), so that they share their colors' scale."""
+    """Pictures of two values, drawn as one (four times, a square), so that they share their colors' scale.
+
+    Vectors are drawn by themselves: their colors tell the shares of the largest entry.
+    """
+    if isinstance(modality, Vector):
+        return modality.render(value, TILE), modality.render(reconstruction, TILE)
     row = np.concatenate([value, reconstruction], axis=1)
     both = modality.render(np.concatenate([row, row]), 2 * TILE)
     return both.crop((0, 0, TILE, TILE)), both.crop((TILE, 0, 2 * TILE, TILE))

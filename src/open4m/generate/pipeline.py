@@ -222,9 +222,13 @@ class FourM:
             for i in range(canvas.size)
         ]
 
+    def can_decode(self, key: str) -> bool:
+        """Whether a modality needs no tokenizer, or the model came with it."""
+        family = self.config.spec(key).family
+        return not ((family == "grid" and key not in self.grids) or (family == "sequence" and self.text is None))
+
     def _check_tokenizer(self, key: str) -> None:
         """Raise for a tokenized modality whose tokenizer the model did not come with."""
-        family = self.config.spec(key).family
-        folder = TEXT if family == "sequence" else key
-        if (family == "grid" and key not in self.grids) or (family == "sequence" and self.text is None):
+        if not self.can_decode(key):
+            folder = TEXT if self.config.spec(key).family == "sequence" else key
             raise Open4MError(f"{key}: the model has no tokenizer for it; put one into {hub.TOKENIZERS}/{folder}")

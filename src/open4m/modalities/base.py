@@ -9,9 +9,13 @@ family          examples                        the model reads             the 
 ==============  ==============================  ==========================  ============================
 PixelGrid       RGB pixels                      projected patches           nothing (input only)
 TokenGrid       RGB, depth, segmentation, CLIP  a codebook index a cell     the indices of queried cells
+Vector          global features, a human pose   a codebook index a part     the indices of queried parts
 Sequence        captions, boxes                 a word-piece index a token  the next token
 VectorSequence  a text encoder's vectors        projected vectors           nothing (input only)
 ==============  ==============================  ==========================  ============================
+
+A Vector is a TokenGrid whose grid is one row of parts without a place in the image; FeatureMap and GlobalFeature are
+what most modalities of a network's features need.
 """
 
 from __future__ import annotations
@@ -115,6 +119,10 @@ class Modality:
         """A checked value from what users have (PIL images, arrays of other types, lists ...)."""
         raise NotImplementedError
 
+    def extent(self, value: Value) -> tuple[int, int] | None:
+        """Height and width in pixels or cells of a checked value that covers the image; None of all other values."""
+        return None
+
     def crop(self, value: Value, crop: Crop) -> Value:
         """The region ``crop`` of the value, resized."""
         return value
@@ -130,9 +138,8 @@ class Modality:
     def fit(self, value: Any, size: int) -> Value:
         """A checked value from what users have; if it is a map or an image, its center, ``size`` × ``size``."""
         value = self.convert(value)
-        if not isinstance(value, np.ndarray):
-            return value
-        return self.crop(value, Crop.center(*value.shape[:2], size))
+        extent = self.extent(value)
+        return value if extent is None else self.crop(value, Crop.center(*extent, size))
 
     # ---- for people
     def render(self, value: Value, size: int = 256) -> Image.Image:
@@ -160,6 +167,9 @@ class PixelGrid(Modality):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of ImageNet, on the [0, 1] scale
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
+    def extent(self, value: np.ndarray) -> tuple[int, int]:
+        return value.shape[:2]
+
     def pixels(self, value: np.ndarray) -> np.ndarray:
         """Normalized float32 (C, H, W) from a uint8 (H, W, C) value."""
         scaled = value.astype(np.float32) / 255
@@ -171,7 +181,7 @@ class TokenGrid(Modality):
     """A dense, image-like modality with a learned tokenizer: one codebook index a cell of a grid (paper B.3)."""
 
     channels: int
-    loss: str  # "mse", "smooth_l1" or "cross_entropy": the tokenizer's reconstruction loss (paper Table 3)
+    loss: str  # "mse", "smooth_l1", "cosine" or "cross_entropy": the tokenizer's reconstruction loss (paper Table 3)
     categorical: bool = False  # the value is a map of class ids; channels is then the width of the class embedding
     resample: str = "nearest"  # how a crop is resized: "nearest" (no mixing across edges) or "linear"
     feature_map: bool = False  # one vector a cell instead of pixels: the tokenizer has no patch projection
@@ -210,11 +220,148 @@ class TokenGrid(Modality):
         difference = np.abs(prediction - label)
         return difference.reshape(*difference.shape[:2], -1).mean(-1)
 
+    def extent(self, value: np.ndarray) -> tuple[int, int] | None:
+        return value.shape[:2]
+
     def crop(self, value: np.ndarray, crop: Crop) -> np.ndarray:
         return resample(value, crop, self.resample)
 
     def flip(self, value: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(value[:, ::-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMap(TokenGrid):
+    """A value is float32 (h, w, D): one feature vector a patch of an image, from a network's layer (paper B.1)."""
+
+    better = {"cosine": "higher"}
+
+    channels: int = 0  # as many as the data has
+    loss: str = "smooth_l1"
+    resample: str = "linear"
+    feature_map: bool = True
+    normalization: str = "fit"
+    error_unit: str = "1 - cosine"
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+
+    def read(self, data: bytes) -> np.ndarray:
+        return self.convert(read_array(data, self.name, 3))
+
+    def write(self, value: np.ndarray) -> bytes:
+        return write_array(value.astype(np.float16))
+
+    def convert(self, value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        if array.ndim != 3 or array.size == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise self.error(f"expected a finite float feature map (h, w, D), got {array.dtype} {array.shape}")
+        return array.astype(np.float32)
+
+    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
+        return picture(principal_components(value), size, smooth=False)
+
+    def metrics(self, predictions: SequenceOf[np.ndarray], labels: SequenceOf[np.ndarray]) -> dict[str, float]:
+        """Cosine similarity of predicted and true features: the mean over cells."""
+        errors = [self.error_map(p, t).mean() for p, t in zip(predictions, labels, strict=True)]
+        return {"cosine": 1 - float(np.mean(errors))}
+
+    def trivial(self, labels: SequenceOf[np.ndarray]) -> np.ndarray:
+        return np.mean(labels, axis=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vector(TokenGrid):
+    """One vector of a sample, float32 (C,), which stays as it is when the image is cropped.
+
+    Its tokenizer is an MLP with one or several codebooks (:mod:`open4m.tokenizers.mlp`). A vector is drawn as a square
+    of cells in raster order, a cell an entry.
+    """
+
+    better = {"mean_absolute_error": "lower"}
+
+    channels: int = 0  # as many as the data has
+    loss: str = "smooth_l1"
+    normalization: str = "fit"
+    error_unit: str = "absolute error"  # of an entry
+
+    def extent(self, value: np.ndarray) -> None:
+        return None
+
+    def crop(self, value: np.ndarray, crop: Crop) -> np.ndarray:
+        return value
+
+    def can_flip(self, value: np.ndarray) -> bool:
+        return False  # what a mirrored image's would be cannot be told
+
+    def flip(self, value: np.ndarray) -> np.ndarray:
+        return value
+
+    def read(self, data: bytes) -> np.ndarray:
+        return self.convert(read_array(data, self.name, 1))
+
+    def write(self, value: np.ndarray) -> bytes:
+        return write_array(value.astype(np.float16))
+
+    def convert(self, value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise self.error(f"expected a finite float vector (C,), got {array.dtype} {array.shape}")
+        if self.channels and len(array) != self.channels:
+            raise self.error(f"expected a vector of {self.channels} numbers, got {len(array)}")
+        return array.astype(np.float32)
+
+    def tensor(self, value: np.ndarray) -> np.ndarray:
+        """What the tokenizer sees before normalization: float32 (C, 1, 1)."""
+        return np.ascontiguousarray(value[:, None, None], dtype=np.float32)
+
+    def value(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor[:, 0, 0].astype(np.float32)
+
+    def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """The absolute error of each entry, as they are drawn: (side, side) float64, 0 beyond the last entry."""
+        return _as_square(np.abs(prediction.astype(np.float64) - label))
+
+    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
+        """Entries below 0 are blue, above 0 red; the strongest color is that of the largest entry."""
+        strength = _as_square(value.astype(np.float64) / max(float(np.abs(value).max()), 1e-9))[..., None]
+        fades = np.where(strength > 0, [0.1, 0.8, 0.9], [0.9, 0.6, 0.1])  # of red, green and blue
+        return picture((255 * (1 - np.abs(strength) * fades)).round().astype(np.uint8), size, smooth=False)
+
+    def metrics(self, predictions: SequenceOf[np.ndarray], labels: SequenceOf[np.ndarray]) -> dict[str, float]:
+        """The absolute error of an entry: the mean over entries and vectors."""
+        errors = [np.abs(p.astype(np.float64) - t).mean() for p, t in zip(predictions, labels, strict=True)]
+        return {"mean_absolute_error": float(np.mean(errors))}
+
+    def trivial(self, labels: SequenceOf[np.ndarray]) -> np.ndarray:
+        return np.mean(labels, axis=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalFeature(Vector):
+    """A network's one feature of a whole image. What it says is its direction: its tokens do not keep its length."""
+
+    better = {"cosine": "higher"}
+
+    loss: str = "cosine"
+    normalization: str = "fixed"  # not at all: the direction from 0 is what counts
+    error_unit: str = "absolute error of unit vectors"
+
+    def convert(self, value: Any) -> np.ndarray:
+        array = super().convert(value)
+        if not array.any():
+            raise self.error("expected a feature that has a direction, got zeros")
+        return array
+
+    def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """The absolute error of each entry of the vectors, scaled to unit length, as they are drawn."""
+        return super().error_map(_unit(prediction), _unit(label))
+
+    def metrics(self, predictions: SequenceOf[np.ndarray], labels: SequenceOf[np.ndarray]) -> dict[str, float]:
+        """Cosine similarity of predicted and true features: the mean over vectors."""
+        return {"cosine": float(np.mean([_unit(p) @ _unit(t) for p, t in zip(predictions, labels, strict=True)]))}
+
+    def trivial(self, labels: SequenceOf[np.ndarray]) -> np.ndarray:
+        """The mean direction, which has the highest mean cosine."""
+        return np.mean([_unit(label) for label in labels], axis=0).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,9 +397,6 @@ class VectorSequence(Modality):
 
     def can_flip(self, value: np.ndarray) -> bool:
         return False  # what they say of left and right cannot be told
-
-    def fit(self, value: Any, size: int) -> np.ndarray:
-        return self.convert(value)
 
     def vectors(self, value: Any, channels: int, max_length: int) -> np.ndarray:
         """What the model reads: at most ``max_length`` vectors of ``channels``, float32 (L, C)."""
@@ -335,6 +479,18 @@ def _linear_weights(centers: np.ndarray, size: int) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
+def _as_square(entries: np.ndarray) -> np.ndarray:
+    """A vector's entries (C,) in the rows of the smallest square that holds them, filled up with zeros."""
+    side = math.isqrt(len(entries) - 1) + 1
+    return np.pad(entries, (0, side**2 - len(entries))).reshape(side, side)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """The float64 vector of length 1 in its direction."""
+    vector = vector.astype(np.float64)
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+
 def picture(array: np.ndarray, size: int, smooth: bool = True) -> Image.Image:
     """A PIL image, ``size`` × ``size``, of a uint8 array (H, W) or (H, W, 3)."""
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
@@ -368,14 +524,11 @@ def augment(sample: Mapping[str, Value], by_name: Mapping[str, Modality], crop: 
 def centered(sample: Mapping[str, Value], by_name: Mapping[str, Modality]) -> dict[str, Value]:
     """The sample as its central square shows it: values that tell positions, like boxes, follow the image's crop.
 
-    Arrays are left as they are: :meth:`Modality.fit` crops and resizes them in one step.
+    Images and maps are left as they are: :meth:`Modality.fit` crops and resizes them in one step.
     """
-    shapes = [
-        value.shape[:2]
-        for name, value in sample.items()
-        if isinstance(value, np.ndarray) and not isinstance(by_name[name], VectorSequence)
-    ]
-    if not shapes:
+    extents = {name: by_name[name].extent(value) for name, value in sample.items()}
+    known = [extent for extent in extents.values() if extent is not None]
+    if not known:
         return dict(sample)
-    crop = Crop.center(*max(shapes), 1)
-    return {n: v if isinstance(v, np.ndarray) else by_name[n].crop(v, crop) for n, v in sample.items()}
+    crop = Crop.center(*max(known), 1)
+    return {n: v if extents[n] else by_name[n].crop(v, crop) for n, v in sample.items()}

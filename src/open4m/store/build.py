@@ -15,7 +15,7 @@ import numpy as np
 
 from open4m import modalities
 from open4m.labellers.base import Labeller
-from open4m.modalities.base import Modality, PixelGrid, TokenGrid, centered
+from open4m.modalities.base import Modality, PixelGrid, TokenGrid, Vector, centered
 from open4m.modalities.base import Sequence as SequenceModality
 from open4m.store.jobs import JobCounts, run_shards
 from open4m.store.manifest import Manifest, check_header, committed, folder_of
@@ -137,7 +137,7 @@ def token_header(name: str, tokenizer: Tokenizer | TextTokenizer | None, max_len
     if isinstance(modality, TokenGrid) and isinstance(tokenizer, Tokenizer):
         return TokenHeader(
             kind="grid", tokenizer=tokenizer.fingerprint, vocab_size=tokenizer.config.codebook_size,
-            grid=tokenizer.config.grid,
+            grid=tokenizer.config.grid, placeless=isinstance(modality, Vector),
         )  # fmt: skip
     if isinstance(modality, SequenceModality) and isinstance(tokenizer, TextTokenizer):
         return TokenHeader(

@@ -24,6 +24,7 @@ from open4m.types import Open4MError
 HEAD = 64  # channels of an attention head in their ViTs, except for
 HEADS = {"vit_x": 4}  # attention heads
 CODEBOOK = "quantize._codebook.embed"
+MEMORY = "memcodes"  # their quantizer of single vectors
 ENCODERS, DECODERS = ("vit_",), ("vit_", "unet_")
 DEFAULTS = {
     "patch_size": 16,
@@ -92,6 +93,12 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = ()) -> Import
     settings = hub.read_settings(path)
     if missing := [name for name in ("enc_type", "dec_type", "image_size", "n_channels") if name not in settings]:
         raise Open4MError(f"{path}: not a tokenizer of the authors: no {', '.join(missing)} in its configuration")
+    if settings.get("quant_type") == MEMORY:
+        raise Open4MError(
+            f"{path}: quant_type = {MEMORY!r} has no counterpart: its codes are chosen by learned keys and stand for "
+            f"learned values, those here are the nearest ones. Train tokenizer-{modality} instead, or a 4M on "
+            "its tokens alone: tokens_only"
+        )
     for name, kinds in (("enc_type", ("vit_",)), ("dec_type", ("vit_", "unet_"))):
         if not str(settings[name]).startswith(kinds):
             raise Open4MError(f"{path}: {name} = {settings[name]!r} has no counterpart, only {', '.join(kinds)}* have")

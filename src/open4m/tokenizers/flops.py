@@ -6,6 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.unet import PatchedUNet
 from open4m.tokenizers.vit import ViTConfig
 from open4m.tokenizers.vqvae import TokenizerConfig
@@ -13,22 +14,27 @@ from open4m.tokenizers.vqvae import TokenizerConfig
 
 def encode_flops(config: TokenizerConfig) -> float:
     """Multiplications and additions of encoding one image into tokens: matrix products only, two a weight and token."""
-    h, w = config.grid
+    cells = _cells(config)
     patch = config.encoder.width * config.channels * config.patch_size**2
     latent = config.encoder.width * config.latent_dim
     codes = config.latent_dim * config.codebook_size
-    return _trunk_flops(config.encoder, h * w) + 2 * h * w * (patch + latent + codes)
+    return _trunk_flops(config.encoder, cells) + 2 * cells * (patch + latent + codes)
 
 
 def decode_flops(config: TokenizerConfig) -> float:
     """Likewise, of decoding one image's tokens; by a diffusion decoder, with its configured number of steps."""
-    h, w = config.grid
+    cells = _cells(config)
     if config.diffusion is not None:
         return config.diffusion.steps * _unet_flops(config)
     outputs = len(config.class_names) if config.categorical else config.channels
     patch = config.decoder.width * outputs * config.patch_size**2
     latent = config.decoder.width * config.latent_dim
-    return _trunk_flops(config.decoder, h * w) + 2 * h * w * (patch + latent)
+    return _trunk_flops(config.decoder, cells) + 2 * cells * (patch + latent)
+
+
+def _cells(config: TokenizerConfig) -> int:
+    """What the networks map one by one: cells of an image, or one vector, whatever the number of its tokens."""
+    return (config.image_size // config.patch_size) ** 2
 
 
 def _unet_flops(config: TokenizerConfig) -> float:
@@ -43,9 +49,12 @@ def _unet_flops(config: TokenizerConfig) -> float:
     return counter.get_total_flops()
 
 
-def _trunk_flops(config: ViTConfig, tokens: int) -> float:
-    """Blocks and the last MLP: projections, feed-forward layers, scores and values of all pairs of tokens."""
+def _trunk_flops(config: ViTConfig | MLPConfig, tokens: int) -> float:
+    """Of a ViT, blocks and the last MLP: projections, feed-forward layers, scores and values of all pairs of tokens. Of
+    an MLP, blocks and the layer between them and the codes."""
     square = config.width**2
+    if isinstance(config, MLPConfig):
+        return 2 * tokens * square * (2 * config.expansion * config.depth + 1)
     mlp = 2 * config.width * int(config.width * config.mlp_ratio)
     pairs = 2 * config.width * tokens
     return 2 * tokens * (config.depth * (4 * square + mlp + pairs) + mlp)

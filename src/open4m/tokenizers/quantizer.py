@@ -69,6 +69,14 @@ class Restarts(NamedTuple):
     total: int
 
 
+def code_frequencies(ids: torch.Tensor, codebook_size: int, codebooks: int = 1) -> torch.Tensor:
+    """How often each code of each codebook occurs in ids (B, h, w): (codebooks, V) float32, each row's sum is 1."""
+    columns = ids.reshape(-1, codebooks)  # of several codebooks, the last axis
+    shifted = columns + codebook_size * torch.arange(codebooks, device=ids.device)
+    counts = torch.bincount(shifted.flatten(), minlength=codebooks * codebook_size)
+    return counts.view(codebooks, codebook_size) / len(columns)
+
+
 class Quantizer(nn.Module):
     """What all kinds share; ``Quantizer(config)`` makes the kind that ``config`` names.
 

@@ -1,7 +1,10 @@
 """The tokenizer of a dense modality: a VQ-VAE with a ViT encoder and a ViT or diffusion decoder (paper B.3, Table 3).
+Encoder and decoder of a single vector are MLPs (4M-21).
 
     x ──encoder──▶ quant_proj ──▶ nearest code ──▶ post_quant_proj ──ViT──▶ reconstruction
                                        └──codes, noise──▶ UNet, some times over ──▶ reconstruction
+
+A vector of C numbers is an image of one pixel, x (B, C, 1, 1). Its tokens are a row, one a codebook: (B, 1, codebooks).
 
 :class:`VQVAE` is what is trained, on batches of tensors. :class:`Tokenizer` is what is used and shared: it takes and
 gives values of its modality, and a folder holds all of it.
@@ -25,10 +28,11 @@ from torch import nn
 
 from open4m import config as configs
 from open4m import hub, modalities
-from open4m.modalities.base import TokenGrid
+from open4m.modalities.base import TokenGrid, Vector
 from open4m.tokenizers import diffusion
 from open4m.tokenizers.diffusion import DiffusionConfig, Solver
-from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig
+from open4m.tokenizers.mlp import BottleneckMLP, MLPConfig
+from open4m.tokenizers.quantizer import Quantizer, QuantizerConfig, code_frequencies
 from open4m.tokenizers.unet import PatchedUNet, UNetConfig
 from open4m.tokenizers.vit import ViTConfig, ViTDecoder, ViTEncoder
 from open4m.types import Open4MError, Value
@@ -43,15 +47,15 @@ class TokenizerConfig(QuantizerConfig):
     """
 
     modality: str
-    image_size: int  # pixels; of a feature map: cells
-    patch_size: int = 16  # of a feature map: 1
+    image_size: int  # pixels; of a feature map: cells; of a vector: 1
+    patch_size: int = 16  # of a feature map and of a vector: 1
     channels: int
-    encoder: ViTConfig = ViTConfig()
-    decoder: ViTConfig | UNetConfig = ViTConfig()
+    encoder: ViTConfig | MLPConfig = ViTConfig()  # MLPs are for vectors
+    decoder: ViTConfig | UNetConfig | MLPConfig = ViTConfig()
     diffusion: DiffusionConfig | None = None  # of a UNet decoder
     frozen_encoder: bool = False  # train the decoder alone, on the tokens of a trained encoder
     resolutions: tuple[int, ...] = ()  # of training batches, one drawn a batch; (): image_size
-    loss: Literal["mse", "smooth_l1", "cross_entropy"]
+    loss: Literal["mse", "smooth_l1", "cosine", "cross_entropy"]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     class_names: tuple[str, ...] = ()
@@ -61,7 +65,16 @@ class TokenizerConfig(QuantizerConfig):
         for name in ("image_size", "patch_size", "channels", "codebook_size", "latent_dim"):
             if getattr(self, name) < 1:
                 raise Open4MError(f"{where}: {name} is at least 1, got {getattr(self, name)}")
-        if self.codebooks != 1:
+        mlps = [isinstance(part, MLPConfig) for part in (self.encoder, self.decoder)]
+        if mlps[0] != mlps[1]:
+            raise Open4MError(f"{where}: encoder and decoder of a vector are both MLPs, of all else neither is, got "
+                              f"{type(self.encoder).__name__} and {type(self.decoder).__name__}")  # fmt: skip
+        if self.vector and (self.categorical or self.resolutions or (self.image_size, self.patch_size) != (1, 1)):
+            raise Open4MError(
+                f"{where}: MLPs are for single vectors that are no classes: image_size and patch_size are 1, without "
+                f"resolutions, got {self.image_size}, {self.patch_size}, {self.resolutions} and loss {self.loss!r}"
+            )
+        if self.codebooks != 1 and not self.vector:
             raise Open4MError(f"{where}: codebooks is 1, several are for a single vector, got {self.codebooks}")
         if self.image_size % self.patch_size:
             raise Open4MError(
@@ -92,24 +105,36 @@ class TokenizerConfig(QuantizerConfig):
         return self.loss == "cross_entropy"
 
     @property
+    def vector(self) -> bool:
+        """Whether a value is a single vector."""
+        return isinstance(self.encoder, MLPConfig)
+
+    @property
     def grid(self) -> tuple[int, int]:
-        """Tokens of an image: (h, w)."""
+        """Tokens of an image: (h, w); of a vector: (1, codebooks)."""
         side = self.image_size // self.patch_size
-        return side, side
+        return (1, self.codebooks) if self.vector else (side, side)
 
     @staticmethod
     def of(modality: str, **fields: Any) -> TokenizerConfig:
-        """A configuration whose channels, loss, normalization and patch size are the modality's, unless given."""
+        """A configuration whose channels, loss, normalization and patch size are the modality's, unless given.
+
+        Of a vector, encoder and decoder are MLPs. Raises :class:`Open4MError` for what does not fit the modality.
+        """
         grid = grid_modality(modality)
         known: dict[str, Any] = {"loss": grid.loss, "mean": grid.mean, "std": grid.std}
         if grid.channels:  # 0: the modality leaves it to its data
             known["channels"] = grid.channels
         if grid.feature_map:
             known["patch_size"] = 1
+        if isinstance(grid, Vector):
+            known |= {"image_size": 1, "patch_size": 1, "encoder": MLPConfig(), "decoder": MLPConfig()}
         missing = {"image_size", "codebook_size", "channels"} - {*known, *fields}
         if missing:
             raise Open4MError(f"tokenizer of {modality}: give {', '.join(sorted(missing))}")
-        return TokenizerConfig(modality=modality, **{**known, **fields})
+        config = TokenizerConfig(modality=modality, **{**known, **fields})
+        _check_networks(config, grid)
+        return config
 
 
 def grid_modality(name: str) -> TokenGrid:
@@ -118,6 +143,20 @@ def grid_modality(name: str) -> TokenGrid:
     if not isinstance(modality, TokenGrid):
         raise Open4MError(f"{name}: only grids have a VQ-VAE tokenizer, this modality is a {type(modality).__name__}")
     return modality
+
+
+def _check_networks(config: TokenizerConfig, modality: TokenGrid) -> None:
+    """Raise unless vectors are tokenized by MLPs, and all else by other networks."""
+    if config.vector != isinstance(modality, Vector):
+        fitting = "single vectors, encoded by an" if isinstance(modality, Vector) else "no single vectors, but by no"
+        raise Open4MError(f"tokenizer of {config.modality}: values of this modality are {fitting} MLPConfig, got "
+                          f"encoder {type(config.encoder).__name__}")  # fmt: skip
+
+
+MAKES_TOKENS = ("modality", "patch_size", "channels", "encoder", "quantizer", "codebook_size", "codebooks",
+                "latent_dim", "class_names", "mean", "std")  # fmt: skip
+"""The fields of :class:`TokenizerConfig` that decide which tokens a value has, but for its size."""
+DECODER = ("decoder.", "post_quant_proj.")  # what the weights' names begin with that make values of tokens
 
 
 class VQOutput(NamedTuple):
@@ -143,13 +182,19 @@ class VQVAE(nn.Module):
         with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made; the caller sees none of it
             if config.categorical:
                 self.cls_emb = nn.Embedding(outputs, config.channels)
-            self.encoder = ViTEncoder(config.encoder, config.channels, config.patch_size)
+            if config.vector:
+                self.encoder = BottleneckMLP(config.encoder, config.channels, config.encoder.width)
+            else:
+                self.encoder = ViTEncoder(config.encoder, config.channels, config.patch_size)
             self.quant_proj = nn.Conv2d(config.encoder.width, config.latent_dim, 1)
             if isinstance(config.decoder, UNetConfig):
                 self.decoder = PatchedUNet(config.decoder, outputs, config.latent_dim)
             else:
                 self.post_quant_proj = nn.Conv2d(config.latent_dim, config.decoder.width, 1)
-                self.decoder = ViTDecoder(config.decoder, outputs, config.patch_size)
+                if config.vector:
+                    self.decoder = BottleneckMLP(config.decoder, config.decoder.width, outputs)
+                else:
+                    self.decoder = ViTDecoder(config.decoder, outputs, config.patch_size)
         self.quantizer = Quantizer(config, generator)
         self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
@@ -190,15 +235,13 @@ class VQVAE(nn.Module):
 
         Raises :class:`Open4MError` if what makes tokens is not the same, or reads other values.
         """
-        same = ("modality", "patch_size", "channels", "encoder", "quantizer", "codebook_size", "latent_dim",
-                "class_names", "mean", "std")  # fmt: skip
-        for name in same:
+        for name in MAKES_TOKENS:
             if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
                 raise Open4MError(f"the tokenizer to start from differs: {name} is {was}, not {now}")
         keeps_decoder = other.config.decoder == self.config.decoder
         mine, theirs = self.state_dict(), other.state_dict()
         for name, weight in mine.items():
-            if keeps_decoder or not name.startswith(("decoder.", "post_quant_proj.")):
+            if keeps_decoder or not name.startswith(DECODER):
                 weight.copy_(theirs[name])
         self.quantizer.reset_statistics()
 
@@ -224,14 +267,15 @@ class VQVAE(nn.Module):
         """Reconstruction plus commitment loss, float32 whatever the autocast state, and what to log.
 
         Logged: ``reconstruction`` (on normalized values), ``commitment``, and ``perplexity``, the effective number of
-        codes that the batch uses: exp of the entropy of their frequencies, and ``restarted_codes`` since the beginning.
+        codes that the batch uses: exp of the entropy of their frequencies, of several codebooks the mean; and
+        ``restarted_codes`` since the beginning.
         """
         output = self(x, generator)
         with torch.autocast(x.device.type, enabled=False):
             reconstruction = self._error(output.reconstruction.float(), x)
             total = reconstruction + output.commitment
-            frequency = torch.bincount(output.ids.flatten(), minlength=self.config.codebook_size) / output.ids.numel()
-            perplexity = torch.special.entr(frequency).sum().exp()
+            frequencies = code_frequencies(output.ids, self.config.codebook_size, self.config.codebooks)
+            perplexity = torch.special.entr(frequencies).sum(-1).exp().mean()
         logged = torch.stack([reconstruction.detach(), output.commitment.detach(), perplexity]).tolist()
         values = dict(zip(("reconstruction", "commitment", "perplexity"), logged, strict=True))
         return total, {**values, "restarted_codes": float(self.quantizer.restarts().total)}
@@ -282,8 +326,11 @@ class VQVAE(nn.Module):
     def _error(self, reconstruction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         if self.config.loss == "cross_entropy":
             return F.cross_entropy(reconstruction, x)
+        target = self._normalized(x)
+        if self.config.loss == "cosine":
+            return 1 - F.cosine_similarity(reconstruction, target).mean()
         distance = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.loss]
-        return distance(reconstruction, self._normalized(x))
+        return distance(reconstruction, target)
 
 
 class Tokenizer:
@@ -302,12 +349,13 @@ class Tokenizer:
         if self.modality.categorical != self.config.categorical:
             raise Open4MError(f"tokenizer of {self.config.modality}: loss {self.config.loss!r} does not fit a modality "
                               f"with categorical={self.modality.categorical}")  # fmt: skip
+        _check_networks(self.config, self.modality)
         self.model = model.eval()
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.quantizer.codebook.device
+        return self.model.mean.device
 
     def to(self, device: torch.device | str) -> Tokenizer:
         """Moves the weights; returns itself."""
@@ -336,6 +384,7 @@ class Tokenizer:
         self, ids: Any, seed: int = 0, solver: Solver | None = None, steps: int | None = None
     ) -> Value | list[Value]:
         """The value of tokens (h, w), of any grid size; of a list of those or an array (B, h, w), a list.
+        Of a vector, tokens are (1, codebooks).
 
         A diffusion decoder starts each from the same noise, that of ``seed``; ``solver`` and ``steps`` are the
         configuration's unless given. What a value becomes does not depend on the others.
@@ -374,12 +423,17 @@ class Tokenizer:
     def _decode(self, ids: np.ndarray, seed: int, solver: Solver | None, steps: int | None) -> list[Value]:
         if ids.ndim != 3 or ids.dtype.kind not in "iu" or ids.size == 0:
             raise self.modality.error(f"expected tokens, integers (h, w), got {ids.dtype} {ids.shape[1:]}")
+        if self.config.vector and ids.shape[1:] != self.config.grid:
+            raise self.modality.error(f"expected tokens {self.config.grid}, one a codebook, got {ids.shape[1:]}")
         if ids.min() < 0 or ids.max() >= self.config.codebook_size:
             raise self.modality.error(
                 f"tokens are from 0 to {self.config.codebook_size - 1}, got {ids.min()} to {ids.max()}"
             )
         if (solver is not None or steps is not None) and self.config.diffusion is None:
-            raise self.modality.error("solver and steps are for diffusion decoders, this tokenizer has a ViT decoder")
+            kind = type(self.config.decoder).__name__.removesuffix("Config")
+            raise self.modality.error(
+                f"solver and steps are for diffusion decoders, this tokenizer has a {kind} decoder"
+            )
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
         decoded = self.model.decode(tokens, [seed] * len(tokens), solver, steps)
         return [self.modality.value(tensor) for tensor in decoded.cpu().numpy()]
@@ -387,11 +441,16 @@ class Tokenizer:
     # ---- at rest
     @property
     def fingerprint(self) -> str:
-        """A short hash of configuration and weights: what tokens are only comparable within."""
-        digest = hashlib.sha256(configs.fingerprint(self.config).encode())
+        """A short hash of what makes tokens, weights and configuration: what tokens are only comparable within.
+
+        Another decoder for the same tokens (B.3) does not change it.
+        """
+        fields = {name: getattr(self.config, name) for name in ("image_size", *MAKES_TOKENS)}
+        digest = hashlib.sha256(configs.fingerprint(fields).encode())
         for name, tensor in sorted(weights_of(self.model).items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            if not name.startswith(DECODER):
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:

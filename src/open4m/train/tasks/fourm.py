@@ -179,7 +179,7 @@ class FourMTask:
     def pictures(self) -> dict[str, Image.Image]:
         """What the first input-only pixels predict for validation samples, beside the truth."""
         sources = [s for s in self.config.modalities if s.family == "pixels"]
-        targets = [key for key in self.config.targets if modalities.is_known(key)]
+        targets = [key for key in self.config.targets if modalities.is_known(key) and self.user.can_decode(key)]
         if not sources or not targets:
             return {}
         source = modalities.get(sources[0].key)

@@ -14,6 +14,7 @@ from open4m.modalities.base import Crop, augment
 from open4m.pictures import grid
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import rows_for_step
+from open4m.tokenizers.quantizer import code_frequencies
 from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
 from open4m.types import Open4MError
 
@@ -60,23 +61,29 @@ class TokenizerTask:
         return torch.from_numpy(np.stack([self.modality.tensor(value) for value in values]))
 
     def _augmented(self, value: np.ndarray, generator: np.random.Generator, size: int) -> np.ndarray:
-        crop = Crop.random(*value.shape[:2], size, generator, self.modality.crop_scale)
+        extent = self.modality.extent(value)
+        if extent is None:
+            return value
+        crop = Crop.random(*extent, size, generator, self.modality.crop_scale)
         name = self.config.modality
         return augment({name: value}, {name: self.modality}, crop, self.flip and generator.random() < 0.5)[name]
 
     def loss(self, batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
-        return self.model.loss(batch.to(self.model.quantizer.codebook.device), generator)
+        return self.model.loss(batch.to(self.model.mean.device), generator)
 
     def tokens(self, batch: torch.Tensor) -> int:
         height, width = (side // self.config.patch_size for side in batch.shape[-2:])
-        return len(batch) * height * width
+        return len(batch) * height * width * self.config.codebooks
 
     def evaluate(self) -> dict[str, float]:
-        """The modality's own metrics of reconstructions, and the share of the codebook that validation data uses."""
+        """The modality's own metrics of reconstructions, and ``code_usage``, the share of the codebook that validation
+        data uses, of what so many tokens can use; of several codebooks, the mean."""
         tokenizer = Tokenizer(self.model)
         ids = tokenizer.encode_batch(self.validation)
         values = self.modality.metrics(tokenizer.decode_batch(ids), self.validation)
-        return {**values, "code_usage": len(np.unique(ids)) / self.config.codebook_size}
+        size, codebooks = self.config.codebook_size, self.config.codebooks
+        used = int((code_frequencies(torch.from_numpy(ids), size, codebooks) > 0).sum())
+        return {**values, "code_usage": used / (codebooks * min(size, ids.size // codebooks))}
 
     def pictures(self) -> dict[str, Image.Image]:
         tokenizer = Tokenizer(self.model)

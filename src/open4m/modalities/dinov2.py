@@ -1,0 +1,7 @@
+"""Feature maps of DINOv2's last layer: a vector a patch, of a ViT-B/14 768 numbers (4M-21)."""
+
+from __future__ import annotations
+
+from open4m.modalities.base import FeatureMap
+
+MODALITY = FeatureMap(name="dinov2", description="DINOv2 feature map", extension="dinov2.npy")

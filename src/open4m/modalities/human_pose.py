@@ -1,0 +1,15 @@
+"""The pose of one human body: what each of its joints turns by (4M-21).
+
+The body model SMPL has 23 joints besides the root. A value lists their rotation matrices, each relative to the joint
+above it in the body, row by row: 23 × 3 × 3 = 207 numbers. What else 4M-21's sequences of ``human_poses`` say of a
+person (box, orientation, shape, camera) are no parts of it.
+"""
+
+from __future__ import annotations
+
+from open4m.modalities.base import Vector
+
+MODALITY = Vector(
+    name="human_pose", description="pose of one human body", extension="human_pose.npy", channels=207,
+    error_unit="absolute error of a matrix entry",
+)  # fmt: skip
