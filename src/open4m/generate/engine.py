@@ -171,7 +171,7 @@ class Engine:
         spec, size = self.config.spec(step.target), canvas.size
         longest = min(step.steps or spec.max_length, spec.max_length)
         views = self.views(canvas, step, 0, conditions, free)
-        context, copies = self._encode(views), len(views.shown)
+        context, copies = self._encode(views).contiguous(), len(views.shown)
         caches = [Cache(copies * size, longest, self.config, context.keys_values[0][0]) for _ in self.model.decoder]
         uniform = draws.uniform(longest)  # all at once: how many are used depends on the other samples
         record = canvas.records[step.target] = Record.of(uniform.shape, entropies)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-
-LIKELIEST = 128  # of a distribution's entries, looked at first when most of its mass is wanted
 
 
 class Drawn(NamedTuple):
@@ -46,7 +45,7 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
         logits = logits.masked_fill(logits < least, -torch.inf)
     probability = logits.softmax(-1)
     if top_p < 1:
-        probability = probability * (probability >= least_kept(probability, top_p))
+        probability = probability.where(probability >= least_kept(probability, top_p), 0)
     cumulative = probability.cumsum(-1)
     total = cumulative[..., -1:]
     below = torch.minimum(uniform[..., None] * total, total.nextafter(torch.zeros_like(total)))
@@ -69,29 +68,14 @@ def gumbel(uniform: Tensor) -> Tensor:
 def least_kept(probability: Tensor, top_p: float) -> Tensor:
     """The least probability (..., 1) of the fewest likeliest entries of (..., V) that have a mass of ``top_p``.
 
-    Mostly a few entries have it. Where they do not, the value is bisected: no vocabulary is sorted.
+    Only values are sorted, not entries; on a CPU by NumPy, whose sort takes a 25th of torch's time.
     """
-    rows = probability.flatten(0, -2)
-    best = rows.topk(min(LIKELIEST, rows.shape[-1]), -1).values
-    cumulative = best.cumsum(-1)
-    least = best.masked_fill(cumulative - best >= top_p, torch.inf).amin(-1)
-    more = (cumulative[:, -1] < top_p).nonzero()[:, 0]
-    if len(more) and best.shape[-1] < rows.shape[-1]:
-        least[more] = _bisected(rows[more], best[more, -1], top_p)
-    return least.view(*probability.shape[:-1], 1)
-
-
-def _bisected(rows: Tensor, high: Tensor, top_p: float) -> Tensor:
-    """The largest value (n,) at or above which rows (n, V) have a mass of ``top_p``; below ``high`` (n,).
-
-    Floats above 0 are ordered as their bits are, so that 31 halvings find it exactly.
-    """
-    low, high = torch.zeros(len(rows), dtype=torch.int32, device=rows.device), high.contiguous().view(torch.int32)
-    while (high - low > 1).any():
-        middle = low + (high - low) // 2
-        enough = (rows * (rows >= middle.view(torch.float32)[:, None])).sum(-1) >= top_p
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return low.view(torch.float32)
+    if probability.device.type == "cpu":
+        ordered = torch.from_numpy(np.sort(probability.numpy(), -1)).flip(-1)
+    else:
+        ordered = probability.sort(-1, descending=True).values
+    needed = ordered.cumsum(-1) - ordered < top_p  # the likeliest is, whatever top_p
+    return ordered.gather(-1, needed.sum(-1, keepdim=True) - 1)
 
 
 class Draws:

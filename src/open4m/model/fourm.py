@@ -22,6 +22,10 @@ class Context:
     keys_values: list[tuple[Tensor, Tensor]]  # a block: (B, heads, N, D/heads) each
     mask: Tensor | None  # (B, 1, 1, N) bool; None: all are
 
+    def contiguous(self) -> Context:
+        """The same, laid out to be read many times."""
+        return Context([(k.contiguous(), v.contiguous()) for k, v in self.keys_values], self.mask)
+
     def keep(self, rows: Tensor) -> Context:
         """These rows of it."""
         mask = None if self.mask is None else self.mask[rows]
