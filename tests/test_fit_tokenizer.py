@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from open4m import cli, configs
 from open4m import fit_tokenizer as fit
@@ -16,7 +17,7 @@ from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.mlp import MLPConfig
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
 from open4m.train.loop import TrainConfig
 from open4m.train.optim import OptimConfig
 from open4m.types import Open4MError
@@ -175,6 +176,26 @@ def test_several_resolutions_start_from_a_trained_tokenizer_and_keep_its_normali
         fit_tokenizer(run("depth", codebook_size=64, start=start), data, tmp_path / "other")
 
 
+def test_a_tokenizer_that_standardizes_is_trained_from_nothing(data, tmp_path):
+    fit_tokenizer(run("depth", standardize=True), data, tmp_path)
+    config = Tokenizer.load(tmp_path / "model").config
+    assert (config.standardize, config.mean, config.std) == (True, (0.0,), (1.0,))
+    with pytest.raises(Open4MError, match="rgb: no form is called 'standardized'"):
+        fit_tokenizer(run("rgb", standardize=True), data, tmp_path / "rgb")
+
+
+def test_what_starts_from_a_tokenizer_that_standardizes_does_so_too(data, tmp_path):
+    fields = {"image_size": 32, "patch_size": 16, "codebook_size": 32, "encoder": TINY, "decoder": TINY}
+    start = Tokenizer(VQVAE(TokenizerConfig.of("depth", standardize=True, **fields), torch.Generator().manual_seed(0)))
+    start.save(tmp_path / "start")
+    fit_tokenizer(run("depth", (UNET,), start=str(tmp_path / "start")), data, tmp_path / "run")
+    trained = Tokenizer.load(tmp_path / "run" / "model")
+    assert trained.config.standardize
+    assert set(trained.quality) == {"standardized_l1", "code_usage"}
+    depth = Scenes("test", resolution=32).samples([0])[0]["depth"]
+    assert np.array_equal(trained.encode(depth), start.encode(depth))  # the encoder was frozen
+
+
 def test_stages_of_several_resolutions_read_the_larger_values(data, tmp_path, monkeypatch):
     large, seen = tmp_path / "large", []
     build.render(Scenes("train", resolution=64), large / "train", ("rgb",), 4, shard_rows=4)
@@ -214,7 +235,16 @@ def test_on_the_command_line(data, tmp_path, capsys):
     assert cli.main([*command, "--data", str(data)]) == 2
     assert "needs the names of the classes" in capsys.readouterr().err
     assert cli.main([*command, "--data", str(data), "--classes", str(names)]) == 0
-    assert Tokenizer.load(tmp_path / "run" / "model").config.class_names == CLASSES
+    plain = Tokenizer.load(tmp_path / "run" / "model")
+    assert (plain.config.class_names, plain.config.palette) == (CLASSES, ())
+    names.write_text("\n".join(f"{name}  {i},0,255" for i, name in enumerate(CLASSES)))
+    assert cli.main([*command, "--data", str(data), "--classes", str(names)]) == 0  # what is there stays
+    command[3] = str(tmp_path / "colored")
+    assert cli.main([*command, "--data", str(data), "--classes", str(names)]) == 0
+    colored = Tokenizer.load(tmp_path / "colored" / "model")
+    assert colored.config.class_names == CLASSES
+    assert colored.config.palette == tuple((i, 0, 255) for i in range(len(CLASSES)))
+    assert colored.fingerprint == plain.fingerprint
     assert cli.main(["train", "debug", "--data", str(data)]) == 2
     assert "debug is no tokenizer's training" in capsys.readouterr().err
 

@@ -91,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("source", help="a safetensors file, a directory, or a name on the hub: EPFL-VILAB/4M-7_B_CC12M")
     load.add_argument("out", type=Path, help="the directory to write")
     load.add_argument("--modality", help="of a tokenizer: what it is for, for example depth")
-    load.add_argument("--classes", type=Path, help="of a segmentation tokenizer: a text file with a class name a line")
+    load.add_argument("--classes", type=Path, help="of a segmentation tokenizer: a text file with a class name a line, "
+                      "and perhaps its color: wall  120,120,120")  # fmt: skip
     load.set_defaults(run=_import)
 
     tokenizer = commands.add_parser("tokenizer", help="fit a text tokenizer, or measure one of a dense modality")
@@ -147,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--tokens", type=Path, help="the token stores of a configuration like 4m-7-b")
             command.add_argument("--tokenizers", type=Path, help="the tokenizers that made them")
             command.add_argument("--data", type=Path, help="raw shards, for a configuration like tokenizer-rgb")
-            command.add_argument("--classes", type=Path, help="for tokenizer-semseg: a text file, a class name a line")
+            command.add_argument("--classes", type=Path, help="for tokenizer-semseg: a text file, a class name a line, "
+                                 "and perhaps its color: wall  120,120,120")  # fmt: skip
         lines.append(command)
         command.set_defaults(run=_line, until="assemble" if name == "train" else "evaluate")
 
@@ -232,22 +234,25 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _import_tokenizer(options: argparse.Namespace, source: Path) -> None:
-    from open4m.datasets import captions
+    from open4m.datasets import classes as class_files
     from open4m.evaluate import card
     from open4m.tokenizers import convert
 
     if not options.modality:
         raise Open4MError(f"{options.source} is a tokenizer, which does not say what for: give --modality, as in depth")
-    names = tuple(captions.lines(options.classes)) if options.classes else ()
-    imported = convert.read(source, options.modality, names)
+    classes = class_files.read(options.classes) if options.classes else class_files.Classes()
+    imported = convert.read(source, options.modality, classes.names, classes.palette)
     config, kind = imported.tokenizer.config, "diffusion" if imported.tokenizer.config.diffusion else "ViT"
     renamed = {convert.CODEBOOK: "quantizer.codebook"}
     text = card.import_card(
         options.source, f"tokenizer of {config.modality}", renamed, imported.unused, imported.repeated
     )
+    text += card.TOKENIZER.format(description=imported.tokenizer.describe())
     _write_import(options.out, imported.tokenizer.save, text)
     print(f"{config.modality}: {config.codebook_size} codes, {config.grid[0]}×{config.grid[1]} tokens, {kind} decoder")
     print(f"not needed: {', '.join(imported.unused) or 'none'}; repeated: {card.repetitions(imported.repeated)}")
+    if config.standardize:
+        print(f"standardizes each {config.modality} by its trimmed mean and deviation: what is decoded has no units")
     print(options.out)
 
 
@@ -285,13 +290,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _fit_text(options: argparse.Namespace) -> None:
     from open4m.datasets import captions
+    from open4m.datasets import classes as class_files
     from open4m.store.tokens import MAX_VOCAB
     from open4m.tokenizers.text import TextTokenizer
 
     _check_new(options.out)
     if options.vocab_size > MAX_VOCAB:
         raise Open4MError(f"--vocab-size {options.vocab_size}: at most {MAX_VOCAB}, token stores hold 16-bit ids")
-    classes = list(captions.lines(options.classes)) if options.classes else []
+    classes = class_files.read(options.classes).names if options.classes else ()
     if options.classes and not classes:
         raise Open4MError(f"{options.classes}: holds no class names; expected one a line")
 
@@ -346,7 +352,7 @@ def _tokenizer_report(options: argparse.Namespace) -> None:
 def _line(options: argparse.Namespace) -> None:
     from open4m import config as configs
     from open4m import configs as named
-    from open4m.datasets import captions
+    from open4m.datasets import classes as class_files
     from open4m.fit_tokenizer import TokenizerRun, fit_tokenizer
     from open4m.line import STAGES, Line
     from open4m.pretrain import PretrainConfig, pretrain
@@ -367,8 +373,8 @@ def _line(options: argparse.Namespace) -> None:
                 f"{options.config} is a tokenizer's training on your own data: open4m train {options.config} "
                 "--data FOLDER, without --tokens, --tokenizers and --only"
             )
-        names = tuple(captions.lines(classes)) if classes else ()
-        fit_tokenizer(config, data, directory, names, _device(options))
+        known = class_files.read(classes) if classes else class_files.Classes()
+        fit_tokenizer(config, data, directory, known, _device(options))
     elif data or classes:
         raise Open4MError(f"{options.config} is no tokenizer's training: leave out --data and --classes")
     elif not isinstance(config, PretrainConfig):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open4m import hub
+from open4m.datasets.classes import Classes
 from open4m.modalities.base import Vector
 from open4m.store import build
 from open4m.store.shards import RawDataset
@@ -17,6 +18,8 @@ from open4m.tokenizers.vqvae import Tokenizer, TokenizerConfig, grid_modality
 from open4m.train.loop import TrainConfig, claim, train
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
+
+NO_CLASSES = Classes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class TokenizerRun:
     codebooks: int = 1  # tokens of a vector
     image_size: int = 224  # pixels
     patch_size: int = 16  # pixels
+    standardize: bool = False  # each value by itself, which loses its units: depth without a scale
     start: str | None = None  # the folder of a trained tokenizer that the first stage starts from
 
 
@@ -50,28 +54,30 @@ def fit_tokenizer(
     config: TokenizerRun,
     data: Path,
     directory: Path,
-    class_names: tuple[str, ...] = (),
+    classes: Classes = NO_CLASSES,
     device: str = "cpu",
     large: Path | None = None,
 ) -> None:
     """Train a tokenizer in ``directory``, stage by stage; it is in ``model/`` when done. Resumes what is there.
 
     ``data``: a folder with the raw shards ``train`` and ``validation``. ``large``: another one, of larger values, for
-    the stages of several resolutions. ``class_names``: of a categorical modality.
-    Raises :class:`Open4MError` if the data, the classes, or what a stage starts from do not fit.
+    the stages of several resolutions. ``classes``: of a categorical modality. Raises :class:`Open4MError` if the data,
+    the classes, or what a stage starts from do not fit.
     """
     if (directory / "model").exists():
         return
     name, modality = config.modality, grid_modality(config.modality)
-    if modality.categorical and not class_names:
+    if modality.categorical and not classes.names:
         raise Open4MError(f"{name}: its tokenizer needs the names of the classes")
-    claim(directory, {"tokenizer": config, "classes": class_names})
+    claim(directory, {"tokenizer": config, "classes": classes})
     training, validation = (RawDataset(data / split, [name]) for split in ("train", "validation"))
     fields = {"image_size": config.image_size, "patch_size": config.patch_size}
-    if modality.normalization == "fit":
+    if config.standardize:
+        fields["standardize"] = True
+    elif modality.normalization == "fit":
         fields["mean"], fields["std"] = build.statistics(training, name)
     if modality.categorical:
-        fields["class_names"] = class_names
+        fields |= {"class_names": classes.names, "palette": classes.palette}
     if modality.feature_map:
         height, _, channels = training[0][name].shape
         fields |= {"image_size": height, "channels": channels, "patch_size": 1}
@@ -79,7 +85,7 @@ def fit_tokenizer(
         fields |= {"image_size": 1, "channels": len(training[0][name]), "patch_size": 1}
     trained = Tokenizer.load(config.start, device) if config.start else None
     if trained is not None:  # what it was normalized by stays
-        fields |= {"mean": trained.config.mean, "std": trained.config.std}
+        fields |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
     for number, stage in enumerate(config.stages, 1):
         task_config = TokenizerConfig.of(
             name, codebook_size=config.codebook_size, codebooks=config.codebooks, latent_dim=config.latent_dim,

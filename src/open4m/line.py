@@ -22,6 +22,7 @@ from pathlib import Path
 
 from open4m import hub, labellers, modalities
 from open4m.datasets import scenes
+from open4m.datasets.classes import Classes
 from open4m.evaluate.card import model_card
 from open4m.evaluate.report import Result
 from open4m.evaluate.suites.scenes import evaluate
@@ -160,7 +161,7 @@ class Line:
         """Train one tokenizer."""
         config, folder = self.config.tokenizers[name], self.directory / "tokenizers" / name
         large = self.directory / LARGE if self.config.data.large else None
-        fit_tokenizer(config, self.directory / "raw", folder, scenes.CLASSES, self.device, large)
+        fit_tokenizer(config, self.directory / "raw", folder, Classes(names=scenes.CLASSES), self.device, large)
 
     def tokenize(self) -> None:
         """Turn the training and validation data into tokens."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from open4m.evaluate import frechet
 from open4m.evaluate.attributes import attribute_f1
 from open4m.evaluate.predict import labels_of, predict, reconstruct
 from open4m.evaluate.suites.scenes import evaluate, tasks
+from open4m.generate.pipeline import FourM
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer
 from open4m.types import Boxes, Open4MError
 
 FAST = {"steps": 2, "caption": {"steps": 8}, "boxes": {"steps": 8}}
@@ -68,6 +72,15 @@ def test_all_columns_are_recomputed_by_hand(result, model, held_out, known):
         for i, sample in enumerate(held_out[:4])
     ]
     assert row.model == pytest.approx(abs_rel(alone), rel=1e-4)
+
+
+def test_depth_without_units_is_judged_by_what_needs_none(model, held_out, known):
+    plain = model.grids["depth"]
+    config = dataclasses.replace(plain.config, standardize=True, mean=(0.0,), std=(1.0,))
+    standardized = FourM(model.model, model.grids | {"depth": Tokenizer(VQVAE(config))}, model.text)
+    result = evaluate(standardized, held_out, known, samples=2, batch_size=2, options=FAST)
+    metrics = {row.metric: row.better for row in result.rows if row.task == "rgb → depth"}
+    assert metrics == {"standardized_l1": "lower"}
 
 
 def test_text_round_trips_bound_boxes_and_captions(result, held_out, known, scenes, model):

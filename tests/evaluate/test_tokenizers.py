@@ -252,6 +252,24 @@ def test_a_report_says_what_was_measured_on_what(tokenizer, clip):
     assert len({len(line) for line in lines[2:]}) == 1  # aligned
 
 
+def test_a_report_of_a_tokenizer_that_standardizes_needs_no_units(shards, monkeypatch):
+    vit = ViTConfig(width=32, depth=1, heads=2)
+    config = TokenizerConfig.of(
+        "depth", image_size=SIZE, codebook_size=16, encoder=vit, decoder=vit, standardize=True
+    )  # fmt: skip
+    own, drawn = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0))), []
+    monkeypatch.setattr(tokenizers, "picture", lambda *arguments: drawn.append(arguments))
+    result, _ = report(own, "mine", Data(samples=3, folder=shards), no_clip)
+    (figures,) = result.figures.values()
+    assert "standardized_l1" in figures
+    assert "abs_rel" not in figures
+    ((modality, values, reconstructions, unit),) = drawn
+    assert unit == "deviations"
+    for value, reconstruction in zip(values, reconstructions, strict=True):
+        np.testing.assert_allclose(modality.to_form(value - value.min() + 1, "standardized"), value, atol=1e-5)
+        assert reconstruction.shape == value.shape
+
+
 def test_the_command_writes_figures_and_a_picture(tokenizer, tmp_path, shards, capsys):
     own = tokenizer("depth")
     own.save(tmp_path / "mine")

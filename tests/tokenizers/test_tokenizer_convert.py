@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from open4m import cli
+from open4m import cli, modalities
 from open4m.tokenizers import convert, diffusion
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.unet import UNetConfig
@@ -137,6 +137,7 @@ def test_every_kind_is_read_back(tmp_path, case, header):
     assert torch.equal(imported.model.decode(ids), original.model.decode(ids))
     if imported.config.modality in mean_of:
         assert (imported.config.mean, imported.config.std) == ((0.0,), (1.0,))
+    assert imported.config.standardize == (imported.config.modality == "depth")
 
 
 def test_their_tokenizers_of_vectors_have_another_quantizer_and_are_refused(tmp_path):
@@ -246,6 +247,43 @@ def test_classes_get_the_names_that_are_given(tmp_path):
     assert convert.load(tmp_path, "semseg").config.class_names[3] == "class 3"
     with pytest.raises(Open4MError, match="5 classes, got 2 names"):
         convert.load(tmp_path, "semseg", ("a", "b"))
+
+
+def test_the_reference_depth_is_standardized_and_metric_depth_becomes_so():
+    model, case = reference("tokenizer_depth_diffusion")
+    tokenizer = Tokenizer(model)
+    tokens = case["expected/tokens"].long().numpy()
+    for value, expected in zip(case["input"].numpy()[:, 0], tokens, strict=True):
+        assert np.array_equal(tokenizer.encode(value, form="standardized"), expected)
+        metric = value - value.min() + 1
+        kept = np.sort(metric, axis=None)[int(0.1 * metric.size) : int(0.9 * metric.size)]
+        by_hand = (metric - kept.mean()) / np.sqrt(kept.var(ddof=1) + 1e-6)
+        assert np.array_equal(tokenizer.encode(metric), tokenizer.encode(by_hand, form="standardized"))
+
+
+def test_imported_depth_says_that_it_is_standardized(tmp_path, capsys):
+    original = written(tmp_path / "theirs", "depth")
+    ours = tmp_path / "ours"
+    assert cli.main(["import", str(tmp_path / "theirs"), str(ours), "--modality", "depth"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "standardizes each depth by its trimmed mean and deviation: what is decoded has no units"
+    card = (ours / "README.md").read_text()
+    assert "normalization  each value by its own trimmed mean and deviation; what is decoded has no units" in card
+    value = np.random.default_rng(0).uniform(1, 5, (32, 32))
+    standardized = torch.from_numpy(modalities.get("depth").to_form(value, "standardized"))
+    expected = original.model.encode(standardized[None, None])[0].numpy()
+    assert np.array_equal(Tokenizer.load(ours).encode(value), expected)
+
+
+def test_imported_classes_get_colors(tmp_path):
+    written(tmp_path / "theirs", "semseg")
+    (tmp_path / "names.txt").write_text("\n".join(f"{name}\t{i},0,9" for i, name in enumerate("abcde")))
+    arguments = [str(tmp_path / "theirs"), str(tmp_path / "ours"), "--modality", "semseg"]
+    assert cli.main(["import", *arguments, "--classes", str(tmp_path / "names.txt")]) == 0
+    tokenizer = Tokenizer.load(tmp_path / "ours")
+    assert tokenizer.config.class_names == tuple("abcde")
+    assert tokenizer.config.palette == tuple((i, 0, 9) for i in range(5))
+    assert "a color a class" in (tmp_path / "ours" / "README.md").read_text()
 
 
 def test_import_on_the_command_line(tmp_path, capsys):

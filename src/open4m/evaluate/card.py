@@ -61,6 +61,14 @@ Its weights, and the terms of their use, are those of the source.
 - Not stored, since another tensor is the same: {repeated}
 """
 
+TOKENIZER = """
+## The tokenizer
+
+```
+{description}
+```
+"""
+
 
 def import_card(
     source: str, kind: str, names: Mapping[str, str], unused: Iterable[str], repeated: Mapping[str, str]

@@ -26,7 +26,7 @@ from open4m.datasets.scenes import Scenes
 from open4m.evaluate import frechet
 from open4m.evaluate.report import ARROWS, rounded
 from open4m.labellers.clip import CLIPLabeller
-from open4m.modalities.base import TokenGrid, Vector
+from open4m.modalities.base import STANDARDIZED, TokenGrid, Vector
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.diffusion import Solver
 from open4m.tokenizers.quantizer import code_frequencies
@@ -168,7 +168,10 @@ def report(
         device=str(tokenizer.device), judge=None if clip is None else clip.fingerprint, figures=figures,
         better={key: {**modality.better, **BETTER}[key] for key in next(iter(figures.values()))}, command=command,
     )  # fmt: skip
-    return result, picture(modality, values[:SHOWN], reconstructions[:SHOWN])
+    shown, unit = values[:SHOWN], modality.error_unit
+    if config.standardize:
+        shown, unit = [modality.to_form(value, STANDARDIZED) for value in shown], "deviations"
+    return result, picture(modality, shown, reconstructions[:SHOWN], unit)
 
 
 def read(tokenizer: Tokenizer, data: Data, judge: Callable[[], CLIPLabeller]) -> list[Value]:
@@ -218,7 +221,7 @@ def measure(
         reconstructions += tokenizer.decode_batch(ids[-1], **dataclasses.asdict(decoding))
         decoded = time.perf_counter()
         speeds.append((len(batch) / (encoded - begin), len(batch) / (decoded - encoded)))
-    figures = dict(tokenizer.modality.metrics(reconstructions, values))
+    figures = dict(tokenizer.metrics(reconstructions, values))
     if clip is not None:
         log.info("comparing images as a CLIP sees them")
         figures["feature_distance"] = float(clip.feature_distance(reconstructions, values).mean())
@@ -241,8 +244,14 @@ def usage(ids: np.ndarray, codebook_size: int, codebooks: int = 1) -> tuple[floa
     return float((frequencies > 0).double().mean()), float(perplexities.mean())
 
 
-def picture(modality: TokenGrid, values: Sequence[Value], reconstructions: Sequence[Value]) -> Image.Image:
-    """Three rows, inputs, reconstructions and errors, and what the colors of the errors mean."""
+def picture(
+    modality: TokenGrid, values: Sequence[Value], reconstructions: Sequence[Value], unit: str = ""
+) -> Image.Image:
+    """Three rows, inputs, reconstructions and errors, and what the colors of the errors mean.
+
+    ``unit`` of the errors: the modality's unless given.
+    """
+    unit = unit or modality.error_unit
     pairs = list(zip(values, reconstructions, strict=True))
     errors = [modality.error_map(reconstruction, value) for value, reconstruction in pairs]
     high = 1.0 if modality.categorical else float(np.percentile(np.stack(errors), CLIPPED))
@@ -250,8 +259,8 @@ def picture(modality: TokenGrid, values: Sequence[Value], reconstructions: Seque
     maps = [pictures.heat(error, high).resize((TILE, TILE), Image.Resampling.NEAREST) for error in errors]
     sheet = pictures.grid([*zip(*drawn, strict=True), maps], labels=("input", "reconstruction", "error"))
     if modality.categorical:
-        return pictures.stack([sheet, pictures.legend("right", modality.error_unit, width=48, colors=2)])
-    return pictures.stack([sheet, pictures.legend("0", f"{high:.2g} or more ({modality.error_unit})")])
+        return pictures.stack([sheet, pictures.legend("right", unit, width=48, colors=2)])
+    return pictures.stack([sheet, pictures.legend("0", f"{high:.2g} or more ({unit})")])
 
 
 def _side_by_side(modality: TokenGrid, value: Value, reconstruction: Value) -> tuple[Image.Image, Image.Image]:

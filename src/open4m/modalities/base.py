@@ -36,6 +36,13 @@ from open4m.types import Open4MError, Value
 if TYPE_CHECKING:
     from open4m.tokenizers.text import TextTokenizer
 
+STANDARDIZED = "standardized"
+"""The form, of the modalities that have it, whose values are each standardized by themselves: what units they had is
+lost, so no other form can be made of it."""
+
+Palette = SequenceOf[tuple[int, int, int]]
+"""The colors of class ids from 0, red, green and blue from 0 to 255."""
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -178,7 +185,14 @@ class PixelGrid(Modality):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenGrid(Modality):
-    """A dense, image-like modality with a learned tokenizer: one codebook index a cell of a grid (paper B.3)."""
+    """A dense, image-like modality with a learned tokenizer: one codebook index a cell of a grid (paper B.3).
+
+    ``forms`` names what users may have its values as; the first is the modality's own, which all else works on.
+    ``unitless`` are the metrics that also hold for values that are standardized, if there is such a form.
+    """
+
+    forms: ClassVar[tuple[str, ...]] = ("own",)
+    unitless: ClassVar[tuple[str, ...]] = ()
 
     channels: int
     loss: str  # "mse", "smooth_l1", "cosine" or "cross_entropy": the tokenizer's reconstruction loss (paper Table 3)
@@ -204,6 +218,28 @@ class TokenGrid(Modality):
         if self.categorical:
             return tensor.astype(np.uint8 if tensor.max(initial=0) < 256 else np.int32)
         return tensor.transpose(1, 2, 0).astype(np.float32)
+
+    def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
+        """The checked value, in the modality's own form, of what users have in one of ``forms``.
+
+        A standardized value stays one. ``palette``: the colors of classes, where a form needs them. Raises
+        :class:`Open4MError` for another form, and for what is no value in this one.
+        """
+        self.check_form(form)
+        return self.convert(value)
+
+    def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
+        """The value, given in the modality's own form, in another one: :meth:`from_form` gives it back.
+
+        Raises :class:`Open4MError` for another form, and for a value that this one cannot hold.
+        """
+        self.check_form(form)
+        return value
+
+    def check_form(self, form: str) -> None:
+        """Raise :class:`Open4MError`, with the forms that there are, for another one."""
+        if form not in self.forms:
+            raise self.error(f"no form is called {form!r}; its forms are {', '.join(self.forms)}")
 
     def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Where a prediction is wrong, and by how much: (H, W) float64, 0 where it is right, in ``error_unit``.

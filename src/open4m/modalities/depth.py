@@ -8,17 +8,32 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.base import TokenGrid, picture, read_array, write_array
+from open4m.modalities.base import STANDARDIZED, Palette, TokenGrid, picture, read_array, write_array
 
 # A perceptually ordered ramp (near: warm and light, far: dark blue), interpolated when a map is drawn.
 _RAMP = np.array([[252, 253, 191], [254, 159, 109], [222, 73, 104], [140, 41, 129], [59, 15, 112], [0, 0, 4]])
+_UINT16 = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
 class Depth(TokenGrid):
-    """A value is float32 (H, W), meters, finite and positive."""
+    """A value is float32 (H, W), meters along the optical axis, finite and positive.
 
+    =============  ========================================================================================
+    form           (H, W) or (H, W, 1): arrays or PIL images with one channel of 8, 16 or 32 bits
+    =============  ========================================================================================
+    meters         its own
+    millimeters    as in 16-bit PNGs of NYU or ScanNet; uint16 where it is given back, at least 1 and rounded
+    inverse        1/m, which is disparity where baseline times focal length is 1; float32
+    standardized   (meters - mean) / deviation of the map itself, float32; see :func:`_standardized`
+    =============  ========================================================================================
+
+    A depth of 0 (or an inverse of 0, infinitely far) marks pixels without a measurement: it is refused.
+    """
+
+    forms = ("meters", "millimeters", "inverse", STANDARDIZED)
     better = {"abs_rel": "lower", "standardized_l1": "lower"}
+    unitless = ("standardized_l1",)
 
     def read(self, data: bytes) -> np.ndarray:
         return self.convert(read_array(data, self.name, 2))
@@ -27,14 +42,52 @@ class Depth(TokenGrid):
         return write_array(value.astype(np.float16))
 
     def convert(self, value: Any) -> np.ndarray:
+        return self._positive(self._map(value, "meters"), "depth", "m")
+
+    def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
+        if form == "millimeters":
+            return self._positive(self._map(value, form) / 1000, "depth", "mm")
+        if form == "inverse":
+            array = self._map(value, form)
+            self._positive(array, "inverse depth", "1/m")
+            return self._positive(1 / array, "depth", "m")
+        if form == STANDARDIZED:
+            array = self._map(value, form)
+            if not np.isfinite(array).all():
+                raise self.error("expected finite standardized depth; fill missing pixels first")
+            return array.astype(np.float32)
+        return super().from_form(value, form, palette)
+
+    def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
+        if form == "millimeters":
+            millimeters = (value.astype(np.float64) * 1000).round()
+            if (beyond := millimeters > _UINT16).any():
+                raise self.error(f"{beyond.sum()} pixels are beyond the {_UINT16} mm that 16 bits hold, up to "
+                                 f"{value.max():.6g} m: take them in meters")  # fmt: skip
+            return millimeters.clip(1).astype(np.uint16)
+        if form == "inverse":
+            return self._positive(1 / value.astype(np.float64), "inverse depth", "1/m")
+        if form == STANDARDIZED:
+            return _standardized(value)
+        return super().to_form(value, form, palette)
+
+    def _map(self, value: Any, form: str) -> np.ndarray:
+        """The float64 numbers (H, W) of an array or a PIL image."""
         array = np.asarray(value)
         if array.ndim == 3 and array.shape[2] == 1:
             array = array[..., 0]
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":
-            raise self.error(f"expected depth in meters as an array (H, W), got {array.dtype} {array.shape}")
-        if not np.isfinite(array).all() or (array <= 0).any():
-            raise self.error("expected finite depth above 0 m everywhere; fill or mask missing pixels first")
-        return array.astype(np.float32)
+            raise self.error(f"expected depth in {form} as an array (H, W), got {array.dtype} {array.shape}")
+        return array.astype(np.float64)
+
+    def _positive(self, array: np.ndarray, what: str, unit: str) -> np.ndarray:
+        """As float32, in which nothing may be 0 or infinite."""
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        if wrong := int((~((array > 0) & np.isfinite(array))).sum()):
+            raise self.error(f"expected finite {what} above 0 {unit} everywhere, {wrong} of {array.size} pixels are "
+                             "not; fill or mask missing pixels first")  # fmt: skip
+        return array
 
     def value(self, tensor: np.ndarray) -> np.ndarray:
         return np.maximum(tensor[0], 1e-3).astype(np.float32)
@@ -55,6 +108,19 @@ class Depth(TokenGrid):
 
     def trivial(self, labels) -> np.ndarray:
         return np.mean(labels, axis=0)
+
+
+def _standardized(depth: np.ndarray) -> np.ndarray:
+    """Float32 map less its trimmed mean, over its trimmed deviation: the lowest and highest tenth have no say.
+
+    The authors' public tokenizers read depth like this (``DepthTransform`` in ``fourm/data/modality_transforms.py`` of
+    https://github.com/apple/ml-4m): of the n sorted numbers those from ⌊0.1 n⌋ up to ⌊0.9 n⌋ are kept, their variance
+    is the unbiased one, and 1e-6 is added to it. (Their numbers are fractions of the greatest that 16 bits hold.)
+    """
+    ordered = np.sort(depth, axis=None).astype(np.float64)
+    kept = ordered[int(0.1 * ordered.size) : max(int(0.9 * ordered.size), 1)]
+    deviation = np.sqrt(kept.var(ddof=min(1, kept.size - 1)) + 1e-6)
+    return ((depth - kept.mean()) / deviation).astype(np.float32)
 
 
 def _standardize(depth: np.ndarray) -> np.ndarray:

@@ -8,13 +8,30 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.base import TokenGrid, decode_image, encode_png, picture
+from open4m.modalities.base import Palette, TokenGrid, decode_image, encode_png, picture
+
+# What turns vectors of a form into opengl ones, and back.
+_SIGNS = {"opengl": (1, 1, 1), "opencv": (1, -1, -1), "directx": (1, -1, 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normals(TokenGrid):
-    """A value is float32 (H, W, 3), unit vectors; x points right, y up, z toward the viewer."""
+    """A value is float32 (H, W, 3), unit vectors; x points right, y up, z toward the viewer.
 
+    =======  =====  ====  ==================  ===============================================================
+    form     x      y     z                   unit vectors as floats (H, W, 3), or PIL images, 0..255 for -1..1
+    =======  =====  ====  ==================  ===============================================================
+    opengl   right  up    toward the viewer   its own; right-handed
+    opencv   right  down  away, into the      right-handed; the camera looks along +z, so what is seen has z < 0
+                          scene
+    directx  right  down  toward the viewer   left-handed: opengl with its green channel inverted
+    =======  =====  ====  ==================  ===============================================================
+
+    A wall that faces the camera is (0, 0, 1), (0, 0, -1) and (0, 0, 1); a floor under a level camera is (0, 1, 0),
+    (0, -1, 0) and (0, -1, 0).
+    """
+
+    forms = tuple(_SIGNS)
     better = {"mean_angle": "lower"}
 
     def read(self, data: bytes) -> np.ndarray:
@@ -35,6 +52,14 @@ class Normals(TokenGrid):
         if (np.abs(length - 1) > 0.05).any():
             raise self.error(f"expected unit vectors, got lengths from {length.min():.3f} to {length.max():.3f}")
         return _unit(array.astype(np.float32))
+
+    def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
+        self.check_form(form)
+        return self.convert(value) * np.float32(_SIGNS[form])
+
+    def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
+        self.check_form(form)
+        return value * np.float32(_SIGNS[form])
 
     def value(self, tensor: np.ndarray) -> np.ndarray:
         return _unit(super().value(tensor))

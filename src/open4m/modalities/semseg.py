@@ -9,13 +9,27 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.base import TokenGrid, decode_image, encode_png, picture
+from open4m.modalities.base import Palette, TokenGrid, decode_image, encode_png, picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Semseg(TokenGrid):
-    """A value is an integer array (H, W) of class ids; the tokenizer's configuration names the classes."""
+    """A value is an integer array (H, W) of class ids; the tokenizer's configuration names the classes.
 
+    ======  =================================================================================================
+    form
+    ======  =================================================================================================
+    ids     its own: integers (H, W) from 0, or PIL images of mode L, P, I or I;16. Of a P image the ids are
+            the indices, whatever colors its own palette gives them.
+    colors  a picture in the colors of the tokenizer's palette: uint8 (H, W, 3) or (H, W, 4), or PIL images of
+            mode RGB, RGBA, L or P, of which the colors count that one sees; an alpha channel is passed over.
+            uint8 (H, W, 3) where it is given back.
+    ======  =================================================================================================
+
+    A color that is not in the palette is refused: pictures that were stored as JPEG or resized smoothly have such.
+    """
+
+    forms = ("ids", "colors")
     better = {"miou": "higher", "pixel_accuracy": "higher"}
 
     def read(self, data: bytes) -> np.ndarray:
@@ -30,8 +44,49 @@ class Semseg(TokenGrid):
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
-            raise self.error(f"expected class ids, an integer array (H, W) from 0, got {array.dtype} {array.shape}")
+            hint = "; of a picture in the classes' colors say form='colors'" if array.ndim == 3 else ""
+            raise self.error(
+                f"expected class ids, an integer array (H, W) from 0, got {array.dtype} {array.shape}{hint}"
+            )
         return array.astype(np.uint8 if array.max(initial=0) < 256 else np.int32)
+
+    def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
+        if form != "colors":
+            return super().from_form(value, form, palette)
+        colors, ids = np.unique(_packed(self._colors(palette)), return_index=True)
+        seen, index, count = np.unique(_packed(self._picture(value)), return_inverse=True, return_counts=True)
+        place = np.searchsorted(colors, seen).clip(max=len(colors) - 1)
+        unknown = np.flatnonzero(colors[place] != seen)
+        if len(unknown):
+            most = unknown[count[unknown].argmax()]
+            color = tuple(int(seen[most]) >> shift & 255 for shift in (16, 8, 0))
+            others = f"; {len(unknown) - 1} more such colors on {count[unknown].sum() - count[most]} pixels"
+            raise self.error(f"{count[most]} pixels have the color {color}, which is not in the palette of "
+                             f"{len(colors)} classes{others if len(unknown) > 1 else ''}")  # fmt: skip
+        return self.convert(ids[place][index])
+
+    def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
+        if form != "colors":
+            return super().to_form(value, form, palette)
+        colors = self._colors(palette)
+        if value.max() >= len(colors):
+            raise self.error(f"class id {value.max()}, but the palette has colors of {len(colors)} classes, from 0")
+        return colors[value]
+
+    def _colors(self, palette: Palette) -> np.ndarray:
+        if not len(palette):
+            raise self.error("form 'colors' needs a palette, and the tokenizer has none: train or import it with a "
+                             "file of classes that gives each a color")  # fmt: skip
+        return np.array(palette, dtype=np.uint8)
+
+    def _picture(self, value: Any) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        if isinstance(value, Image.Image) and value.mode in ("RGB", "RGBA", "L", "P"):
+            return np.asarray(value.convert("RGB"))
+        array = np.asarray(value)
+        if array.ndim == 3 and array.shape[2] in (3, 4) and array.size and array.dtype == np.uint8:
+            return array[..., :3]
+        raise self.error(f"expected a picture of the classes' colors, uint8 (H, W, 3), got {array.dtype} {array.shape}")
 
     def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
         return picture(_palette(int(value.max(initial=0)) + 1)[value], size, smooth=False)
@@ -56,6 +111,11 @@ class Semseg(TokenGrid):
         stack = np.stack(labels)
         counts = np.stack([(stack == c).sum(0) for c in range(int(stack.max()) + 1)])
         return counts.argmax(0).astype(stack.dtype)
+
+
+def _packed(colors: np.ndarray) -> np.ndarray:
+    """One integer a color, of uint8 (..., 3)."""
+    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
 
 
 def _palette(classes: int) -> np.ndarray:

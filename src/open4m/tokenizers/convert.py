@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from open4m import hub
+from open4m.modalities.base import STANDARDIZED, Palette
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.unet import UNetConfig
 from open4m.tokenizers.vit import ViTConfig, sincos_2d
@@ -76,16 +77,17 @@ def is_reference(path: Path) -> bool:
         return False
 
 
-def load(path: Path, modality: str, class_names: tuple[str, ...] = ()) -> Tokenizer:
+def load(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: Palette = ()) -> Tokenizer:
     """The tokenizer that :func:`read` reads."""
-    return read(path, modality, class_names).tokenizer
+    return read(path, modality, class_names, palette).tokenizer
 
 
-def read(path: Path, modality: str, class_names: tuple[str, ...] = ()) -> Imported:
+def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: Palette = ()) -> Imported:
     """Read a directory or a safetensors file of theirs, strictly, as a tokenizer of ``modality``.
 
-    What the tokenizer reads is normalized by the modality's fixed mean and deviation, if it has them. ``class_names``:
-    of a segmentation; without them classes are named by their numbers.
+    What the tokenizer reads is normalized by the modality's fixed mean and deviation, if it has them. A modality with
+    standardized values, like depth, is standardized a value, as the authors do. ``class_names``, and a ``palette`` of
+    their colors: of a segmentation; without names classes are named by their numbers.
 
     Raises :class:`Open4MError` that lists every tensor that is missing, unexpected or of another shape, and every
     setting that has no counterpart here.
@@ -114,13 +116,18 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = ()) -> Import
     tensors = stored.tensors
     if CODEBOOK not in tensors:
         raise Open4MError(f"{path}: no {CODEBOOK} among its {len(tensors)} tensors")
-    model = VQVAE(_config(path, settings, tensors, modality, class_names), torch.Generator().manual_seed(0))
+    model = VQVAE(_config(path, settings, tensors, modality, class_names, palette), torch.Generator().manual_seed(0))
     unused = _fill(path, model, stored)
     return Imported(Tokenizer(model), unused, stored.repeated)
 
 
 def _config(
-    path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], modality: str, class_names: tuple[str, ...]
+    path: Path,
+    settings: dict[str, Any],
+    tensors: dict[str, Tensor],
+    modality: str,
+    class_names: tuple[str, ...],
+    palette: Palette,
 ) -> TokenizerConfig:
     grid, patch, labels = grid_modality(modality), settings["patch_size"], settings["n_labels"]
     if grid.categorical != bool(labels):
@@ -139,8 +146,9 @@ def _config(
     else:
         decoder, diffusion = _vit(path, settings, tensors, "decoder"), None
     fields: dict[str, Any] = {} if grid.normalization == "fixed" else {"mean": (0.0,), "std": (1.0,)}
+    fields["standardize"] = STANDARDIZED in grid.forms
     if labels:
-        fields["class_names"] = class_names or tuple(f"class {i}" for i in range(labels))
+        fields |= {"class_names": class_names or tuple(f"class {i}" for i in range(labels)), "palette": palette}
     codes, width = tensors[CODEBOOK].shape[-2:]
     return TokenizerConfig.of(
         modality, image_size=settings["image_size"] // (patch if cells else 1), patch_size=1 if cells else patch,

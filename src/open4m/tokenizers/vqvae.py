@@ -28,7 +28,7 @@ from torch import nn
 
 from open4m import config as configs
 from open4m import hub, modalities
-from open4m.modalities.base import TokenGrid, Vector
+from open4m.modalities.base import STANDARDIZED, Crop, TokenGrid, Vector
 from open4m.tokenizers import diffusion
 from open4m.tokenizers.diffusion import DiffusionConfig, Solver
 from open4m.tokenizers.mlp import BottleneckMLP, MLPConfig
@@ -37,13 +37,17 @@ from open4m.tokenizers.unet import PatchedUNet, UNetConfig
 from open4m.tokenizers.vit import ViTConfig, ViTDecoder, ViTEncoder
 from open4m.types import Open4MError, Value
 
+SHOWN_CLASSES = 8  # names in a description
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(QuantizerConfig):
     """Everything about a tokenizer but its weights. :meth:`of` fills in what the modality knows.
 
-    A value is normalized as (x - mean) / std, one mean and std a channel or one for all. A categorical modality
-    names its classes; ``channels`` is then the width of the class embedding that the encoder reads.
+    A value is normalized as (x - mean) / std, one mean and std a channel or one for all. With ``standardize`` each is
+    standardized by itself before, as its modality says, and loses its units: so is what is decoded. A categorical
+    modality names its classes, and ``palette`` may give each a color; ``channels`` is then the width of the class
+    embedding that the encoder reads.
     """
 
     modality: str
@@ -58,7 +62,9 @@ class TokenizerConfig(QuantizerConfig):
     loss: Literal["mse", "smooth_l1", "cosine", "cross_entropy"]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    standardize: bool = False
     class_names: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()  # red, green, blue, 0 to 255, a class; (): no colors
 
     def __post_init__(self) -> None:
         where = f"tokenizer of {self.modality}"
@@ -91,6 +97,16 @@ class TokenizerConfig(QuantizerConfig):
         if self.categorical != bool(self.class_names):
             raise Open4MError(f"{where}: class_names go with loss 'cross_entropy', got loss {self.loss!r} and "
                               f"{len(self.class_names)} class_names")  # fmt: skip
+        if self.palette and len(self.palette) != len(self.class_names):
+            raise Open4MError(
+                f"{where}: the palette has {len(self.palette)} colors for {len(self.class_names)} classes"
+            )
+        for i, color in enumerate(self.palette):
+            named = f"{where}: class {self.class_names[i]!r} has the color {color}"
+            if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+                raise Open4MError(f"{named}; red, green and blue are from 0 to 255")
+            if (first := self.palette.index(color)) < i:
+                raise Open4MError(f"{named} of {self.class_names[first]!r}; each class needs its own")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise Open4MError(
@@ -145,6 +161,12 @@ def grid_modality(name: str) -> TokenGrid:
     return modality
 
 
+def tensor_of(value: Value, config: TokenizerConfig) -> np.ndarray:
+    """What the network of a tokenizer reads of a value in its modality's own form: :meth:`TokenGrid.tensor`."""
+    modality = grid_modality(config.modality)
+    return modality.tensor(modality.to_form(value, STANDARDIZED) if config.standardize else value)
+
+
 def _check_networks(config: TokenizerConfig, modality: TokenGrid) -> None:
     """Raise unless vectors are tokenized by MLPs, and all else by other networks."""
     if config.vector != isinstance(modality, Vector):
@@ -154,7 +176,7 @@ def _check_networks(config: TokenizerConfig, modality: TokenGrid) -> None:
 
 
 MAKES_TOKENS = ("modality", "patch_size", "channels", "encoder", "quantizer", "codebook_size", "codebooks",
-                "latent_dim", "class_names", "mean", "std")  # fmt: skip
+                "latent_dim", "class_names", "mean", "std", "standardize")  # fmt: skip
 """The fields of :class:`TokenizerConfig` that decide which tokens a value has, but for its size."""
 DECODER = ("decoder.", "post_quant_proj.")  # what the weights' names begin with that make values of tokens
 
@@ -169,7 +191,7 @@ class VQOutput(NamedTuple):
 
 
 class VQVAE(nn.Module):
-    """The network. It reads what ``modality.tensor`` gives: x (B, C, H, W) float, or (B, H, W) int64 class ids.
+    """The network. It reads what :func:`tensor_of` gives: x (B, C, H, W) float, or (B, H, W) int64 class ids.
 
     ``generator`` draws the initial weights; after that nothing is random but the restarts of stale codes and, for a
     diffusion decoder, noise and its strength.
@@ -349,8 +371,45 @@ class Tokenizer:
         if self.modality.categorical != self.config.categorical:
             raise Open4MError(f"tokenizer of {self.config.modality}: loss {self.config.loss!r} does not fit a modality "
                               f"with categorical={self.modality.categorical}")  # fmt: skip
+        if self.config.standardize and STANDARDIZED not in self.modality.forms:
+            raise self.modality.error(f"values have no form {STANDARDIZED!r}, so no tokenizer can standardize them")
         _check_networks(self.config, self.modality)
         self.model = model.eval()
+
+    def describe(self) -> str:
+        """What it reads, what it makes of it and how well, in a few lines."""
+        config, modality = self.config, self.modality
+        unit = "cells" if modality.feature_map else "pixels"
+        side, (h, w) = config.image_size, config.grid
+        if config.standardize:
+            normalization = "each value by its own trimmed mean and deviation; what is decoded has no units"
+        elif config.categorical:
+            normalization = f"none: classes are embedded as {config.channels} channels"
+        else:
+            normalization = f"mean {_numbers(config.mean)}, deviation {_numbers(config.std)}"
+        lines = {
+            "tokenizer": f"{modality.name}, {modality.description}",
+            "tokens": f"{w} of a vector of {config.channels}" if config.vector else f"{h}×{w} of {side}×{side} {unit}",
+            "codebook": f"{config.codebook_size} codes{' a token' if config.codebooks > 1 else ''} of "
+            f"{config.latent_dim // config.codebooks} dimensions ({config.quantizer})",
+            "decoder": type(config.decoder).__name__.removesuffix("Config") if config.diffusion is None
+            else f"diffusion, {config.diffusion.steps} steps of {config.diffusion.solver}",
+            "normalization": normalization,
+        }  # fmt: skip
+        if len(modality.forms) > 1:
+            lines["forms"] = ", ".join(modality.forms)
+        if config.resolutions:
+            lines["resolutions"] = f"trained at {', '.join(map(str, config.resolutions))} {unit}"
+        if config.categorical:
+            more = ", ..." if len(config.class_names) > SHOWN_CLASSES else ""
+            lines["classes"] = f"{len(config.class_names)}: {', '.join(config.class_names[:SHOWN_CLASSES])}{more}"
+            lines["palette"] = "a color a class" if config.palette else "none"
+        lines["quality"] = ", ".join(f"{name} {value:.4g}" for name, value in self.quality.items()) or "not measured"
+        width = max(map(len, lines)) + 2
+        return "\n".join(f"{name:{width}}{line}" for name, line in lines.items())
+
+    def __repr__(self) -> str:
+        return self.describe()
 
     @property
     def device(self) -> torch.device:
@@ -370,35 +429,81 @@ class Tokenizer:
         return other
 
     # ---- values to tokens and back
-    def encode(self, value: Any) -> np.ndarray | list[np.ndarray]:
-        """Tokens, int64 (h, w), of whatever ``modality.convert`` takes; of a list or tuple of those, a list.
+    def encode(self, value: Any, form: str | None = None) -> np.ndarray | list[np.ndarray]:
+        """Tokens, int64 (h, w), of a value in one of ``modality.forms``; of a list or tuple of those, a list.
 
-        The center of the value is cropped to a square and resized to ``image_size``.
+        ``form`` is the modality's own unless given: ``encode(disparity, form="inverse")``. PIL images and arrays of any
+        size are taken: the center is cropped to a square and resized to ``image_size``. A tokenizer that standardizes
+        does so after that, and takes what is ``"standardized"`` as it is; no other takes that form. Raises
+        :class:`Open4MError` for a form that the modality does not have, and for what is no value in it.
         """
+        form = form or self.modality.forms[0]
+        self.modality.check_form(form)
+        if form == STANDARDIZED and not self.config.standardize:
+            others = ", ".join(other for other in self.modality.forms if other != form)
+            raise self.modality.error(f"form {form!r} has no units, which this tokenizer needs: give one of {others}")
         values = list(value) if isinstance(value, list | tuple) else [value]
-        fitted = [self.modality.fit(v, self.config.image_size) for v in values]
-        tokens = list(self.encode_batch(fitted).reshape(-1, *self.config.grid))
+        tokens = list(self._encode([self._read(v, form) for v in values]))
         return tokens if isinstance(value, list | tuple) else tokens[0]
 
     def decode(
-        self, ids: Any, seed: int = 0, solver: Solver | None = None, steps: int | None = None
+        self,
+        ids: Any,
+        seed: int = 0,
+        solver: Solver | None = None,
+        steps: int | None = None,
+        form: str | None = None,
     ) -> Value | list[Value]:
         """The value of tokens (h, w), of any grid size; of a list of those or an array (B, h, w), a list.
         Of a vector, tokens are (1, codebooks).
 
-        A diffusion decoder starts each from the same noise, that of ``seed``; ``solver`` and ``steps`` are the
-        configuration's unless given. What a value becomes does not depend on the others.
+        ``form`` is the modality's own unless given, or ``"standardized"`` of a tokenizer that standardizes: it can give
+        no other. A diffusion decoder starts each from the same noise, that of ``seed``; ``solver`` and ``steps`` are
+        the configuration's unless given. What a value becomes does not depend on the others. Raises
+        :class:`Open4MError` for tokens that are none, and for a form that these values do not have.
         """
+        decoded_form = STANDARDIZED if self.config.standardize else self.modality.forms[0]
+        form = form or decoded_form
+        self.modality.check_form(form)
+        if self.config.standardize and form != STANDARDIZED:
+            raise self.modality.error(f"form {form!r}: this tokenizer standardizes each value by itself, so what is "
+                                      f"decoded has no units; its only form is {STANDARDIZED!r}")  # fmt: skip
         many = isinstance(ids, list | tuple) or np.ndim(ids) == 3
         values = [self._decode(np.asarray(grid)[None], seed, solver, steps)[0] for grid in (ids if many else [ids])]
+        if form != decoded_form:
+            values = [self.modality.to_form(value, form, self.config.palette) for value in values]
         return values if many else values[0]
+
+    @property
+    def better(self) -> dict[str, str]:
+        """The direction of each metric: the modality's; of a tokenizer that standardizes, those that need no units."""
+        directions = self.modality.better
+        names = self.modality.unitless if self.config.standardize else tuple(directions)
+        return {name: directions[name] for name in names}
+
+    def metrics(self, decoded: Sequence[Value], values: Sequence[Value]) -> dict[str, float]:
+        """How well what was decoded matches values in the modality's own form; keys are those of ``better``."""
+        figures = self.modality.metrics(decoded, values)
+        return {name: figures[name] for name in self.better} if self.config.standardize else figures
 
     def encode_batch(self, values: Sequence[Value]) -> np.ndarray:
         """Tokens, int64 (B, h·w), of values of ``image_size``, as ``modality.convert`` and ``crop`` give them."""
+        h, w = self.config.grid
+        return self._encode([tensor_of(value, self.config) for value in values]).reshape(-1, h * w)
+
+    def _read(self, value: Any, form: str) -> np.ndarray:
+        """The tensor of a user's value."""
+        size = self.config.image_size
+        if form != self.modality.forms[0]:
+            value = self.modality.from_form(value, form, self.config.palette)
+        if form == STANDARDIZED:  # no value for fit: that takes those with units
+            return self.modality.tensor(self.modality.crop(value, Crop.center(*value.shape[:2], size)))
+        return tensor_of(self.modality.fit(value, size), self.config)
+
+    def _encode(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
+        """Tokens, int64 (B, h, w), of what the network reads."""
         side = self.config.image_size
-        tensors = []
-        for value in values:
-            tensor = self.modality.tensor(value)
+        for tensor in tensors:
             expected = (side, side) if self.config.categorical else (self.config.channels, side, side)
             if tensor.shape != expected:
                 raise self.modality.error(f"the tokenizer reads tensors {expected}, got {tensor.shape}")
@@ -406,15 +511,14 @@ class Tokenizer:
                 raise self.modality.error(
                     f"class id {tensor.max()}, but the tokenizer knows {len(self.config.class_names)} classes, from 0"
                 )
-            tensors.append(tensor)
         if not tensors:
-            return np.zeros((0, self.config.grid[0] * self.config.grid[1]), dtype=np.int64)
-        return self.model.encode(torch.from_numpy(np.stack(tensors)).to(self.device)).flatten(1).cpu().numpy()
+            return np.zeros((0, *self.config.grid), dtype=np.int64)
+        return self.model.encode(torch.from_numpy(np.stack(tensors)).to(self.device)).cpu().numpy()
 
     def decode_batch(
         self, ids: np.ndarray, seed: int = 0, solver: Solver | None = None, steps: int | None = None
     ) -> list[Value]:
-        """Values of tokens (B, h·w) of the configured grid, as :meth:`decode` gives them."""
+        """Values of tokens (B, h·w) of the configured grid, as :meth:`decode` gives them without a ``form``."""
         ids, grid = np.asarray(ids), self.config.grid
         if ids.ndim != 2 or ids.shape[1] != grid[0] * grid[1]:
             raise self.modality.error(f"expected tokens (B, {grid[0] * grid[1]}), got {ids.shape}")
@@ -436,6 +540,8 @@ class Tokenizer:
             )
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
         decoded = self.model.decode(tokens, [seed] * len(tokens), solver, steps)
+        if self.config.standardize:
+            return [self.modality.from_form(t.transpose(1, 2, 0), STANDARDIZED) for t in decoded.cpu().numpy()]
         return [self.modality.value(tensor) for tensor in decoded.cpu().numpy()]
 
     # ---- at rest
@@ -446,6 +552,8 @@ class Tokenizer:
         Another decoder for the same tokens (B.3) does not change it.
         """
         fields = {name: getattr(self.config, name) for name in ("image_size", *MAKES_TOKENS)}
+        if not self.config.standardize:
+            del fields["standardize"]  # which tokenizers that are older than this choice have not hashed
         digest = hashlib.sha256(configs.fingerprint(fields).encode())
         for name, tensor in sorted(weights_of(self.model).items()):
             if not name.startswith(DECODER):
@@ -480,6 +588,14 @@ class Tokenizer:
         model.quantizer.reset_statistics()
         path = folder / Tokenizer.QUALITY
         return Tokenizer(model, configs.load(dict[str, float], path) if path.exists() else None).to(device)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    """A number, or several in brackets; of very many, how many."""
+    if len(values) > 4:
+        return f"of {len(values)} channels"
+    shown = ", ".join(f"{value:.4g}" for value in values)
+    return shown if len(values) == 1 else f"({shown})"
 
 
 def weights_of(model: VQVAE) -> dict[str, torch.Tensor]:

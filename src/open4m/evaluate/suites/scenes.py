@@ -118,7 +118,8 @@ def _predictions(
 ) -> list[Row]:
     """The rows of a task whose result is held to a label."""
     modality = modalities.get(path[-1])
-    metrics, better, trivial = modality.metrics, modality.better, modality.trivial
+    judge = model.grids.get(path[-1], modality)  # a tokenizer without units leaves metrics out
+    metrics, better, trivial = judge.metrics, judge.better, modality.trivial
     if modality.name == "caption":
         better, trivial = {"attribute_f1": "higher"}, most_typical
 

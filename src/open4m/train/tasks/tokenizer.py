@@ -15,7 +15,7 @@ from open4m.pictures import grid
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import rows_for_step
 from open4m.tokenizers.quantizer import code_frequencies
-from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig, tensor_of
 from open4m.types import Open4MError
 
 SHOWN = 8  # reconstructions in a picture
@@ -58,7 +58,7 @@ class TokenizerTask:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, step))))
         size = int(generator.choice(self.config.resolutions or [self.config.image_size]))
         values = [self._augmented(self.train_data[int(row)][self.config.modality], generator, size) for row in rows]
-        return torch.from_numpy(np.stack([self.modality.tensor(value) for value in values]))
+        return torch.from_numpy(np.stack([tensor_of(value, self.config) for value in values]))
 
     def _augmented(self, value: np.ndarray, generator: np.random.Generator, size: int) -> np.ndarray:
         extent = self.modality.extent(value)
@@ -80,7 +80,7 @@ class TokenizerTask:
         data uses, of what so many tokens can use; of several codebooks, the mean."""
         tokenizer = Tokenizer(self.model)
         ids = tokenizer.encode_batch(self.validation)
-        values = self.modality.metrics(tokenizer.decode_batch(ids), self.validation)
+        values = tokenizer.metrics(tokenizer.decode_batch(ids), self.validation)
         size, codebooks = self.config.codebook_size, self.config.codebooks
         used = int((code_frequencies(torch.from_numpy(ids), size, codebooks) > 0).sum())
         return {**values, "code_usage": used / (codebooks * min(size, ids.size // codebooks))}

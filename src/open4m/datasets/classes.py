@@ -1,0 +1,48 @@
+"""Files of class names: a class a line, in the order of the ids from 0, with a color or without."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from open4m.datasets import captions
+from open4m.types import Open4MError
+
+_COLORED = re.compile(r"(?P<name>.*\S)\s+(?P<red>\d+),\s*(?P<green>\d+),\s*(?P<blue>\d+)", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """``names`` of classes, and a ``palette`` of one color each, or of none: red, green and blue, 0 to 255."""
+
+    names: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+
+def read(path: Path) -> Classes:
+    """The classes of a text file in UTF-8.
+
+    A line is a name, then, behind a blank or a tab, its color as ``red,green,blue``::
+
+        wall  120,120,120
+        chest of drawers, low  6,51,255
+
+    Names may hold blanks, commas and digits: only three numbers at the end of a line are a color. Raises
+    :class:`Open4MError` for a file that is not UTF-8, in which only some classes have a color, or a color is not of
+    numbers from 0 to 255.
+    """
+    lines = list(captions.lines(path))
+    found = [_COLORED.fullmatch(line) for line in lines]
+    if not any(found):
+        return Classes(names=tuple(lines))
+    palette = []
+    for number, (line, match) in enumerate(zip(lines, found, strict=True), 1):
+        if match is None:
+            raise Open4MError(f"{path}: line {number}: expected a name and a color like 120,120,120, as in other "
+                              f"lines, got {line!r}")  # fmt: skip
+        color = (int(match["red"]), int(match["green"]), int(match["blue"]))
+        if max(color) > 255:
+            raise Open4MError(f"{path}: line {number}: red, green and blue are from 0 to 255, got {color}")
+        palette.append(color)
+    return Classes(names=tuple(match["name"] for match in found if match), palette=tuple(palette))
