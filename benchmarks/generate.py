@@ -1,10 +1,10 @@
 """How fast any modality is generated from any others, and how near to the floor: ``python -m benchmarks.generate``.
 
-Prints JSON: for each task and batch size the median seconds, the floating-point operations that its passes need
-(:mod:`open4m.model.flops` over what each pass shows and asks for), the share of them in what was computed, and the seconds'
-ratio to the floor, the larger of two: those operations at the speed of large matrix products, and the weights that
-every pass reads at the speed of copying memory, both measured in this process right before. The model has random
-weights; modalities and grids are those of 4M-7 at 224². Sequences are never ended early.
+Prints JSON. For each task and batch size: the median seconds; the floating-point operations that its passes need
+(:mod:`open4m.model.flops` of what each pass shows and asks for) and the bytes of the weights that they read; and the
+seconds in multiples of the floor, the larger of these two at this machine's own speed of large matrix products and of
+products of a matrix that no cache holds, measured right before. The model has random weights, the modalities and grids
+of 4M-7 at 224². Sequences are never ended early.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-
 from benchmarks.train_step import peak
+
 from open4m.configs import fourm
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
@@ -150,8 +150,8 @@ def counted(model: FourMTransformer) -> Iterator[dict[str, float]]:
         del model.encode, model.decode, model.logits
 
 
-def bandwidth(device: torch.device, size: int = 1 << 26) -> float:
-    """Bytes a second at which a vector is multiplied by a matrix of ``size`` bytes: what reads weights."""
+def bandwidth(device: torch.device, size: int = 1 << 29) -> float:
+    """Bytes a second at which a vector is multiplied by a matrix of ``size`` bytes."""
     matrix, vector = torch.randn(size // 4 // 1024, 1024, device=device), torch.randn(1024, device=device)
     best = float("inf")
     for _ in range(8):

@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from open4m.generate.masks import Masked
 from open4m.generate.pipeline import FourM
+from open4m.generate.plan import Step
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.tokenizers.text import TextTokenizer
@@ -104,3 +106,69 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
 def test_a_mistake_is_an_error_that_says_what_is_allowed(model, inputs, targets, options, message):
     with pytest.raises(Open4MError, match=message):
         model.generate(inputs, targets, **options)
+
+
+# ---- parts, conditions, progress
+
+
+def test_a_target_given_in_part_keeps_what_is_known(model):
+    whole = model.encode("rgb", IMAGE)
+    left = np.zeros((20, 40))
+    left[:, :20] = 1  # of the central square, its left half
+    for seed in range(3):
+        result = model.generate({"rgb": Masked(IMAGE, left), "caption": "a ball"}, ["rgb"], seed=seed)
+        tokens = result.tokens["rgb"].reshape(2, 2)
+        assert np.array_equal(tokens[:, 1], whole.reshape(2, 2)[:, 1])
+        assert np.array_equal(np.isnan(result.log_probability["rgb"]), [[False, True], [False, True]])
+    results = [model.generate({"rgb": Masked(IMAGE, left)}, ["rgb"], seed=s).tokens["rgb"].tolist() for s in range(8)]
+    assert len(set(map(tuple, results))) > 1
+
+
+def test_a_condition_given_in_part_shows_no_more(model):
+    canvas = model._canvas([{"rgb": Masked(IMAGE, (0.25, 0, 0.5, 0.5)), "depth": np.full((9, 9), 2.0)}], {"rgb"})
+    assert canvas.known["rgb"].tolist() == [[False, True, True, True]]
+    assert canvas.known["depth"].all()
+    canvas = model._canvas([{"rgb": Masked(IMAGE, (0.25, 0, 0.5, 0.5))}])
+    assert canvas.known["rgb_pixels"].tolist() == [[False, True, True, True]]
+    with pytest.raises(Open4MError, match="caption: a part of it can be masked of images and maps only"):
+        model._canvas([{"caption": Masked("a ball", (0, 0, 1, 1))}])
+
+
+def test_guidance_may_name_modalities_and_conditions(model):
+    inputs = {"rgb": IMAGE, "caption": "a red cube"}
+    guided = model.generate(
+        inputs, ["depth"], guidance={"rgb": 2.0, "avoid": -1.0}, conditions={"avoid": {"caption": "a blue ball"}}
+    )
+    assert guided.plan[0].guidance == {"rgb_pixels": 2.0, "avoid": -1.0}  # pixels are what was read
+    several = model.generate([inputs, {**inputs, "caption": "a ball"}], ["depth"], guidance={"caption": 3.0})
+    assert len(several) == 2
+    with pytest.raises(Open4MError, match="depth: guidance by boxes, which is not given"):
+        model.generate(inputs, ["depth"], guidance={"boxes": 2.0})
+    with pytest.raises(Open4MError, match="a condition is called caption, which is a modality"):
+        model.generate(inputs, ["depth"], conditions={"caption": {"caption": "a ball"}})
+
+
+def test_seeds_may_be_given_one_a_sample(model):
+    inputs = [{"rgb": IMAGE}] * 3
+    results = model.generate(inputs, ["depth"], seed=[7, 7, 9])
+    assert [r.seed for r in results] == [7, 7, 9]
+    assert np.array_equal(results[0].tokens["depth"], results[1].tokens["depth"])
+    for wrong in ([1], [1, 2, -3], [1, 2, 0.5]):
+        with pytest.raises(Open4MError, match=r"seed"):
+            model.generate(inputs, ["depth"], seed=wrong)
+
+
+def test_passes_can_be_looked_at_while_they_are_made(model):
+    plan = [Step(target="depth", scheme="roar", steps=4, schedule="linear"), "caption"]
+    known = []
+    for progress in model.passes({"rgb": IMAGE}, plan, seed=1, entropies=True):
+        result = progress.results()[0]
+        if progress.made.step.target == "depth":
+            known.append(int(np.isfinite(result.log_probability["depth"]).sum()))
+            assert np.array_equal(np.isfinite(result.entropy["depth"]), np.isfinite(result.log_probability["depth"]))
+            assert result["depth"].shape == (16, 16)
+    assert known == [1, 2, 3, 4]
+    last = model.generate({"rgb": IMAGE}, plan, seed=1, entropies=True)
+    for key in ("depth", "caption"):
+        assert np.array_equal(result.tokens[key], last.tokens[key])
+        assert result.entropy[key].shape == result.log_probability[key].shape

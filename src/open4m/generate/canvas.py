@@ -60,7 +60,11 @@ class Canvas:
             self.sequences.setdefault(key, [None] * self.size)
         elif spec.family == "vectors":
             self.vectors.setdefault(key, [None] * self.size)
-        elif key not in self.grids:
+        elif spec.family == "pixels" and key not in self.pixels:
+            sides = (side * spec.patch_size for side in spec.grid)
+            self.pixels[key] = torch.zeros(self.size, spec.channels, *sides)
+            self.known[key] = torch.zeros(self.size, spec.length, dtype=torch.bool)
+        elif spec.family == "grid" and key not in self.grids:
             self.grids[key] = torch.zeros(self.size, spec.length, dtype=torch.int64)
             self.known[key] = torch.zeros(self.size, spec.length, dtype=torch.bool)
 
