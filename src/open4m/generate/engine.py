@@ -198,18 +198,19 @@ class Engine:
                 rows, token, context = rows[stay], token[stay], context.keep(every)
                 for cache in caches:
                     cache.keep(every)
-            canvas.sequences[step.target] = [
-                row[:end].tolist() for row, end in zip(tokens, lengths.clamp(max=n + 1), strict=True)
-            ]
+            made = [row[:end].tolist() for row, end in zip(tokens, lengths.clamp(max=n + 1), strict=True)]
+            finished = not len(rows) or n + 1 == longest
+            canvas.sequences[step.target] = self._ended(made, longest) if finished else made
             yield Pass(step, n + 1, longest)
-            if not len(rows):
-                break
-        if self.eos is not None:  # whatever ended it here, what conditions further targets ends as in training
-            ends = set(self.ends.tolist())
-            made = canvas.sequences[step.target]
-            canvas.sequences[step.target] = [
-                [*[i for i in row if i not in ends][: longest - 1], self.eos] for row in made
-            ]
+            if finished:
+                return
+
+    def _ended(self, rows: list[list[int]], longest: int) -> list[list[int]]:
+        """Sequences as they condition further targets: whatever ended one, it ends with [EOS] as in training."""
+        if self.eos is None:
+            return rows
+        ends = set(self.ends.tolist())
+        return [[*[i for i in row if i not in ends][: longest - 1], self.eos] for row in rows]
 
     def _encode(self, views: Views) -> Context:
         """The encoded views, as rows of one batch: all samples of the first one, then of the next."""
