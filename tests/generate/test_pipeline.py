@@ -93,7 +93,7 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
     [
         ({"rgb": IMAGE}, [], {}, "no target"),
         ({"rgb": IMAGE}, ["dept"], {}, "did you mean depth"),
-        ({"rgb": IMAGE}, ["rgb_pixels"], {}, "unknown modality 'rgb_pixels'"),
+        ({"rgb": IMAGE}, ["rgb_pixels"], {}, r"not trained to predict it \(targets: rgb, depth, caption, boxes\)"),
         ({"sound": 1}, ["depth"], {}, "unknown modality 'sound'"),
         ({"depth": np.ones((4, 4))}, ["depth"], {}, "both given and a target"),
         ({"depth": np.full((4, 4), np.nan)}, ["rgb"], {}, "depth: expected finite depth"),

@@ -62,8 +62,8 @@ def test_a_step_may_be_given_whole_and_numpy_numbers_are_numbers():
     [
         ([], {}, "no target: name one or more of depth, caption, rgb@64"),
         (["dept"], {}, "unknown modality 'dept'; did you mean depth"),
-        (["rgb_pixels"], {}, "unknown modality 'rgb_pixels'"),
-        ([Step(target="rgb_pixels")], {}, "unknown modality 'rgb_pixels'"),
+        (["rgb_pixels"], {}, "not trained to predict it"),
+        ([Step(target="rgb_pixels")], {}, "not trained to predict it"),
         (["depth", "depth"], {}, "occurs twice"),
         (["depth"], {"temprature": 1.0}, "unknown generation option 'temprature'"),
         (["depth"], {"depth": {"target": "caption"}}, "unknown generation option 'target'"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import numbers
-from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ class Generation:
     """What was generated for one sample: ``values`` and ``tokens`` by modality, the ``plan`` and the ``seed``.
 
     ``log_probability``: of each token (NaN: it was given), and ``entropy`` of the distribution it was drawn from, in
-    nats, if asked for; (h, w) of a grid, (length,) of a sequence, by modality.
+    nats, if asked for; (h, w) of a grid, (length,) of a sequence, by modality. ``given`` and ``conditions`` are what
+    it was made from, as :meth:`FourM.generate` took it, checked: the same model makes the same tokens of them again
+    (:mod:`open4m.generate.record`).
     """
 
     values: dict[str, Value]
@@ -45,6 +48,8 @@ class Generation:
     seed: int = 0
     log_probability: dict[str, np.ndarray] = field(default_factory=dict)
     entropy: dict[str, np.ndarray] = field(default_factory=dict)
+    given: dict[str, Value | Masked] = field(default_factory=dict)
+    conditions: dict[str, dict[str, Value | Masked]] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Value:
         if key not in self.values:
@@ -128,6 +133,7 @@ class FourM:
         seed: int | Sequence[int] = 0,
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
         entropies: bool = False,
+        watch: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> Generation | list[Generation]:
         """Generate ``targets`` in order from ``inputs``, each conditioning the next.
@@ -137,12 +143,15 @@ class FourM:
         :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for one (``caption={"top_p": 0.8}``).
         ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
         "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one a sample, or
-        the first one's; sample i then has ``seed`` + i. The central square of an image is seen; boxes, given and
-        generated, are fractions of the given image and of that square, respectively.
+        the first one's; sample i then has ``seed`` + i. ``watch`` is called after every pass. The central square of an
+        image is seen; boxes, given and generated, are fractions of the given image and of that square, respectively.
         """
         passes = self.passes(inputs, targets, seed=seed, conditions=conditions, entropies=entropies, **options)
-        last = deque(passes, maxlen=1)
-        results = last[0].results() if last else []
+        progress = None
+        for progress in passes:
+            if watch is not None:
+                watch(progress)
+        results = [] if progress is None else progress.results()
         return results[0] if isinstance(inputs, Mapping) else results
 
     def passes(
@@ -163,35 +172,43 @@ class FourM:
         wanted = {step.target for step in plan}
         for step in plan:
             self._check_tokenizer(step.target)
-        for sample in samples:
-            given = self._keys(sample, wanted)
-            if full := [key for name, key in given.items() if key in wanted and not isinstance(sample[name], Masked)]:
-                raise Open4MError(
-                    f"{full[0]} is both given and a target: leave it out of one of them, or give a part of it: Masked"
-                )
+        samples = [self._checked(sample, wanted) for sample in samples]
+        alone = {name: self._checked(values) for name, values in (conditions or {}).items()}
         seeds = [seed + i for i in range(len(samples))] if isinstance(seed, numbers.Integral) else list(seed)
         if wrong := [s for s in seeds if not (isinstance(s, numbers.Integral) and 0 <= s < 1 << 62)]:
             raise Open4MError(f"seed must be a whole number from 0 to 2**62, got {wrong[0]}")
-        if reserved := [name for name in conditions or {} if name in self.config.keys]:
+        if reserved := [name for name in alone if name in self.config.keys]:
             raise Open4MError(f"a condition is called {reserved[0]}, which is a modality: choose another name")
         canvas = self._canvas(samples, wanted)
-        others = {name: self._canvas([values] * len(samples)) for name, values in (conditions or {}).items()}
+        if whole := [key for key in wanted if key in canvas.known and canvas.known[key].all(1).any()]:
+            raise Open4MError(f"{whole[0]}: no cell is masked, so nothing of it is left to generate")
+        others = {name: self._canvas([values] * len(samples)) for name, values in alone.items()}
         plan = [self._read(step, canvas) for step in plan]
         for made in self.engine.passes(canvas, plan, seeds, others, entropies):
-            yield Progress(self, canvas, plan, seeds, made)
+            yield Progress(self, canvas, plan, seeds, samples, alone, made)
 
     def reconstruct(self, value: Any, key: str) -> Value:
-        """The value after tokenizing it and back: as good as a prediction of it can be (paper Table 31, last row)."""
-        return self.decode(key, self.encode(key, value))
+        """The value after tokenizing it and back: as good as a prediction of it can be (paper Table 31, last row).
 
-    def encode(self, key: str, value: Any) -> np.ndarray:
-        """Tokens of a value: (h·w,) of a grid, (length,) of a sequence."""
+        Of a sequence that is too long, the part that fits: a prediction is no longer than that either.
+        """
+        return self.decode(key, self.encode(key, value, cut=True))
+
+    def encode(self, key: str, value: Any, cut: bool = False) -> np.ndarray:
+        """Tokens of a value: (h·w,) of a grid, (length,) of a sequence.
+
+        A sequence of more tokens than the model was trained on is an error, as in CLIP's tokenizer, unless it may be
+        ``cut``: a condition whose end is left out in silence is another condition than the user gave.
+        """
         self._check_tokenizer(key)
         modality = modalities.get(key)
-        if isinstance(modality, SequenceModality):
-            ids = modality.encode(modality.convert(value), self.text, self.config.spec(key).max_length)
-            return np.array(ids, dtype=np.int64)
-        return self.grids[key].encode(value).ravel()
+        if not isinstance(modality, SequenceModality):
+            return self.grids[key].encode(value).ravel()
+        most = self.config.spec(key).max_length
+        ids = modality.encode(modality.convert(value), self.text, most if cut else sys.maxsize)
+        if len(ids) > most:
+            raise Open4MError(f"{key}: {len(ids)} tokens with the end, the model reads at most {most}: give less of it")
+        return np.array(ids, dtype=np.int64)
 
     def decode(self, key: str, tokens: np.ndarray) -> Value:
         """The value of tokens."""
@@ -200,6 +217,22 @@ class FourM:
         if isinstance(modality, SequenceModality):
             return modality.decode([int(i) for i in tokens], self.text)
         return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all that decides about tokens: configuration, weights, and what the tokenizers encode.
+
+        Of the values in memory: other types at rest (``half``) are the same model only if nothing was rounded.
+        """
+        digest = hashlib.sha256(configs.fingerprint(self.config).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for key, tokenizer in sorted(self.grids.items()):
+            digest.update(f"{key} {tokenizer.fingerprint}".encode())
+        if self.text is not None:
+            digest.update(self.text.fingerprint.encode())
+        return digest.hexdigest()[:16]
 
     def _readers(self) -> dict[str, str]:
         """The input-only pixels that stand for their source, where the model reads them: rgb -> rgb_pixels."""
@@ -219,9 +252,26 @@ class FourM:
         for name in sample:
             part = name in wanted and isinstance(sample[name], Masked)
             keys[name] = name if part else readers.get(name, name)
+            allowed = list(dict.fromkeys([*readable, *filter(None, readers)]))
+            if keys[name] in self.config.keys and keys[name] not in readable:
+                raise Open4MError(f"{name}: this model was not trained to read it (inputs: {', '.join(allowed)})")
             if keys[name] not in readable:
-                raise modalities.unknown(name, list(dict.fromkeys([*readable, *filter(None, readers)])))
+                raise modalities.unknown(name, allowed)
         return keys
+
+    def _checked(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, Any]:
+        """The sample with each value as its modality has it. Raises for one that cannot be given."""
+        for name, key in self._keys(sample, wanted).items():
+            if key in wanted and not isinstance(sample[name], Masked):
+                raise Open4MError(
+                    f"{key} is both given and a target: leave it out of one of them, or give a part of it: Masked"
+                )
+        known = {name: modalities.get(name) for name in sample}
+        return {
+            name: replace(value, value=known[name].convert(value.value))
+            if isinstance(value, Masked) else known[name].convert(value)
+            for name, value in sample.items()
+        }  # fmt: skip
 
     def _canvas(self, samples: Sequence[Mapping[str, Any]], wanted: Collection[str] = ()) -> Canvas:
         canvas = Canvas(self.config, len(samples))
@@ -232,7 +282,7 @@ class FourM:
             values = centered({name: known[name].convert(value) for name, value in whole.items()}, known)
             for name, key in self._keys(sample, wanted).items():
                 spec, value = self.config.spec(key), values[name]
-                if name in masks and spec.family not in ("grid", "pixels"):
+                if name in masks and known[name].extent(value) is None:
                     raise Open4MError(f"{name}: a part of it can be masked of images and maps only")
                 visible = True
                 if name in masks:
@@ -251,6 +301,8 @@ class FourM:
             canvas.pixels[key][row] = torch.from_numpy(modality.pixels(modality.fit(value, side)))
             canvas.known[key][row] = visible
         elif spec.family == "vectors":
+            if len(value) > spec.max_length:
+                raise Open4MError(f"{key}: {len(value)} vectors, the model reads at most {spec.max_length}")
             vectors = modalities.get(key).vectors(value, spec.channels, spec.max_length)
             canvas.vectors[key][row] = torch.from_numpy(vectors)
         elif spec.family == "sequence":
@@ -279,6 +331,8 @@ class Progress:
     canvas: Canvas
     plan: list[Step]
     seeds: list[int]
+    given: list[dict[str, Any]]
+    conditions: dict[str, dict[str, Any]]
     made: Pass
 
     def results(self) -> list[Generation]:
@@ -302,6 +356,7 @@ class Progress:
                                  for key, r in canvas.records.items()},
                 entropy={key: self._laid_out(key, r.entropy[i], tokens[key][i])
                          for key, r in canvas.records.items() if r.entropy is not None},
+                given=self.given[i], conditions=self.conditions,
             )
             for i in range(canvas.size)
         ]  # fmt: skip

@@ -131,6 +131,9 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
     plan = []
     for target in targets:
         name = target.target if isinstance(target, Step) else target
+        if name in config.keys and name not in config.targets:
+            allowed = ", ".join(config.targets)
+            raise Open4MError(f"{name}: this model was not trained to predict it (targets: {allowed})")
         if name not in config.targets:
             raise modalities.unknown(name, config.targets)
         if isinstance(target, Step):
