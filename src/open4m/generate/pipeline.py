@@ -174,9 +174,11 @@ class FourM:
             self._check_tokenizer(step.target)
         samples = [self._checked(sample, wanted) for sample in samples]
         alone = {name: self._checked(values) for name, values in (conditions or {}).items()}
-        seeds = [seed + i for i in range(len(samples))] if isinstance(seed, numbers.Integral) else list(seed)
+        several = isinstance(seed, Sequence | np.ndarray)
+        seeds = list(seed) if several else [seed]
         if wrong := [s for s in seeds if not (isinstance(s, numbers.Integral) and 0 <= s < 1 << 62)]:
-            raise Open4MError(f"seed must be a whole number from 0 to 2**62, got {wrong[0]}")
+            raise Open4MError(f"seed must be a whole number from 0 to 2**62, got {wrong[0]!r}")
+        seeds = [int(s) for s in seeds] if several else [int(seed) + i for i in range(len(samples))]
         if reserved := [name for name in alone if name in self.config.keys]:
             raise Open4MError(f"a condition is called {reserved[0]}, which is a modality: choose another name")
         canvas = self._canvas(samples, wanted)

@@ -51,13 +51,15 @@ class Step:
             if not good:
                 raise Open4MError(f"{self.target}: {field} must be {allowed}, got {getattr(self, field)!r}")
 
+        require(isinstance(self.target, str), "target", "a modality's name")
         require(self.scheme in SCHEMES, "scheme", f"one of {', '.join(SCHEMES)}")
         grid = SCHEMES[self.scheme] is not None
         for field in ("tokens", "temperature", "guidance"):
             if isinstance(value := getattr(self, field), list):  # as JSON has it
                 object.__setattr__(self, field, tuple(value))
         for field in ("steps", "top_k"):
-            require(isinstance(getattr(self, field), numbers.Integral), field, "a whole number")
+            whole = isinstance(getattr(self, field), numbers.Integral) and not isinstance(getattr(self, field), bool)
+            require(whole, field, "a whole number")
         pair = ", or two of them" if grid else ""
         for field, more in (("temperature", pair), ("guidance", f"{pair}, or one a condition"), ("top_p", ""),
                             ("choice_temperature", "")):  # fmt: skip

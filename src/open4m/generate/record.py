@@ -136,7 +136,7 @@ def read(path: Path) -> Record:
             calls.append([
                 Generation(
                     values={},
-                    tokens={key: np.array(tokens, dtype=np.int64) for key, tokens in result["tokens"].items()},
+                    tokens={key: np.array(ids, np.int64).reshape(len(ids)) for key, ids in result["tokens"].items()},
                     plan=plan,
                     seed=result["seed"],
                     log_probability={key: np.array(v, np.float32) for key, v in result["log_probability"].items()},

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from open4m import modalities
-from open4m.generate.masks import Masked
+from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.pipeline import FourM, Generation
 from open4m.modalities.base import Crop, centered, resample
 from open4m.types import Boxes, Open4MError, Value
@@ -83,6 +83,9 @@ def outpaint(
     the box, so that the tokens at its edge are those of a picture that goes on.
     """
     placed, outside = place(value, box, target, _side(model, target))
+    grid = model.config.spec(target).grid
+    if unknown_cells(outside, outside.shape, grid, target).all():
+        raise Open4MError(f"{target}: the box {tuple(box)} holds no whole token of {grid[0]}×{grid[1]}; make it larger")
     return inpaint(model, placed, outside, target, given, samples=samples, **options)
 
 
