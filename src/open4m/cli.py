@@ -201,7 +201,7 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
                           "(default: boxes, or semseg for --swap)")  # fmt: skip
     if verb == "edit":
         what.add_argument("--move", nargs=2, action="append", metavar=("LABEL", "BOX"), help=f"a box: {box}; of "
-                          "several with this label, LABEL#2 is the second")  # fmt: skip
+                          "several with this label, LABEL:2 is the second")  # fmt: skip
         what.add_argument("--rename", nargs=2, action="append", metavar=("LABEL", "CLASS"), help="a box")
         what.add_argument("--delete", action="append", metavar="LABEL", help="a box")
         what.add_argument("--swap", nargs=2, action="append", metavar=("CLASS", "CLASS"), help="a class of a map")

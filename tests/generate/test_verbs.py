@@ -162,16 +162,16 @@ def test_an_edit_that_cannot_be_says_why(model, image):
 
 
 def test_changes_of_boxes():
-    moved = verbs.move(BOXES, "ball#2", (0, 0, 1, 1))
+    moved = verbs.move(BOXES, "ball:2", (0, 0, 1, 1))
     assert moved.corners[2].tolist() == [0, 0, 1, 1]
     assert moved.labels == BOXES.labels
     assert verbs.rename(BOXES, "cube", "ball").labels == ("ball",) * 3
-    assert verbs.delete(BOXES, "ball#1").labels == ("cube", "ball")
+    assert verbs.delete(BOXES, "ball:1").labels == ("cube", "ball")
     one = Boxes([[0, 0, 1, 1]], ["cube"])
     assert len(verbs.delete(one, "cube")) == 0
     for boxes, label, message in (
-        (BOXES, "ball", "2 are called 'ball', expected one .*say which: ball#1 to ball#2"),
-        (BOXES, "ball#3", "ball#1 to ball#2"), (BOXES, "ball#0", "ball#1"), (BOXES, "cone", "there are: cube, ball"),
+        (BOXES, "ball", "2 are called 'ball', expected one .*say which: ball:1 to ball:2"),
+        (BOXES, "ball:3", "ball:1 to ball:2"), (BOXES, "ball:0", "ball:1"), (BOXES, "cone", "there are: cube, ball"),
         (Boxes([], []), "cube", "there are: no boxes"), (np.zeros((3, 3)), "cube", "only boxes can be moved"),
     ):  # fmt: skip
         for change in (lambda b, n: verbs.move(b, n, (0, 0, 1, 1)), lambda b, n: verbs.rename(b, n, "x"), verbs.delete):

@@ -33,7 +33,6 @@ SOURCE, TEXT = "rgb", "caption"  # what --input and --avoid are
 VIEW = 512  # pixels of a picture of one value
 PASS, END = 200, 2000  # milliseconds that an animation shows a pass, and the result
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-LARGEST = 1 << 28  # bytes of an input file
 
 
 # ---- the commands
@@ -335,12 +334,7 @@ def summary(value: Value) -> str:
 
 def read(path: Path, name: str) -> Value:
     """A modality's value from a file. Raises :class:`Open4MError` if it cannot be read or is too large an input."""
-    try:
-        if path.stat().st_size > LARGEST:
-            raise Open4MError(f"{path}: {path.stat().st_size} bytes, at most {LARGEST} are read")
-        data = path.read_bytes()
-    except OSError as error:
-        raise Open4MError(f"{path}: cannot be read ({error.strerror})") from error
+    data = record.read_bytes(path)
     try:
         return modalities.get(name).read(data)
     except Open4MError as error:
@@ -394,7 +388,7 @@ def _sweep(model: FourM, options: Namespace, name: str, given: dict[str, Value])
     label, *words = options.move or options.swap
     if options.move:
         moved = [verbs.move(given[name], label, _box(word)) for word in words]
-        return moved, [f"{label} {n}" for n in range(1, len(words) + 1)]
+        return moved, [f"place {n}" for n in range(1, len(words) + 1)]
     classes = _classes(model, name)
     return [given[name] if word == label else verbs.swap(given[name], label, word, classes) for word in words], words
 

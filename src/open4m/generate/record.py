@@ -101,7 +101,7 @@ def write(folder: Path, name: str, fingerprint: str, device: str, results: Seque
 def read(path: Path) -> Record:
     """A ``result.json``, from anywhere. Raises :class:`Open4MError` for what is none."""
     try:
-        content = json.loads(_bytes(path))
+        content = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise Open4MError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -118,7 +118,7 @@ def read(path: Path) -> Record:
         file = stored["array"]
         if not re.fullmatch(r"[\w-]+\.npy", file):
             raise Open4MError(f"{path}: arrays are .npy files in its own folder, got {file!r}")
-        return load_array(_bytes(path.parent / file), str(path.parent / file))
+        return load_array(read_bytes(path.parent / file), str(path.parent / file))
 
     def mask_of(stored: Any) -> Any:
         return Cells(tuple(int(i) for i in stored["cells"])) if "cells" in stored else value_of(stored)
@@ -187,7 +187,8 @@ def _numbers(values: np.ndarray) -> Any:
     return np.where(np.isfinite(rounded), rounded, None).tolist()
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes. Raises :class:`Open4MError` if it cannot be read or is too large to be an input."""
     try:
         if path.stat().st_size > LARGEST:
             raise Open4MError(f"{path}: {path.stat().st_size} bytes, at most {LARGEST} are read")

@@ -225,7 +225,7 @@ def probe_weight(
 
 def move(boxes: Boxes, label: str, corners: Sequence[float]) -> Boxes:
     """The boxes with one at other ``corners``, fractions x_min, y_min, x_max, y_max. ``label`` is the box's class, or
-    class#n for the nth of several."""
+    class:n for the nth of several."""
     index, rows = _find(boxes, label), boxes.corners.copy()
     rows[index] = corners
     return Boxes(rows, boxes.labels)
@@ -288,17 +288,17 @@ def _over(region: np.ndarray, extent: tuple[int, int]) -> np.ndarray:
 
 
 def _find(boxes: Boxes, label: str) -> int:
-    """The index of the box of a class, or class#n of several, from 1."""
+    """The index of the box of a class, or class:n of several, from 1."""
     if not isinstance(boxes, Boxes):
         raise Open4MError(f"only boxes can be moved, renamed or deleted, got {type(boxes).__name__}")
-    name, _, number = label.partition("#")
+    name, _, number = label.partition(":")
     places = [i for i, own in enumerate(boxes.labels) if own == name]
     if number.isdecimal() and 1 <= int(number) <= len(places):
         return places[int(number) - 1]
     if len(places) == 1 and not number:
         return places[0]
     known = ", ".join(boxes.labels) or "no boxes"
-    several = f"; say which: {name}#1 to {name}#{len(places)}" if places else ""
+    several = f"; say which: {name}:1 to {name}:{len(places)}" if places else ""
     raise Open4MError(f"boxes: {len(places)} are called {name!r}, expected one (there are: {known}){several}")
 
 
