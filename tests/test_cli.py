@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from theirs import checkpoint, write
 
 from open4m import cli, hub
+from open4m.generate import commands
 from open4m.generate.pipeline import FourM
 from open4m.model import convert
 from open4m.types import Boxes
@@ -124,4 +125,4 @@ def test_generated_boxes_are_said_to_be_malformed():
         (Boxes([box] * 2, ["cat"] * 2, malformed=3), ": 2 boxes, 3 malformed"),
         (torch.zeros(2), ""),
     ):
-        assert cli._summary(value) == words
+        assert commands.summary(value) == words

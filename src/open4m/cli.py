@@ -14,9 +14,21 @@ from functools import cache
 from pathlib import Path
 
 from open4m import __version__
-from open4m.types import Boxes, Open4MError, Preempted, Value
+from open4m.types import Open4MError, Preempted
 
 logger = logging.getLogger("open4m")
+
+VERBS = {
+    "generate": "predict modalities from any others: images, captions, boxes, maps",
+    "extract": "predict the likeliest modalities of an image",
+    "inpaint": "generate a part of an image or map",
+    "outpaint": "generate what is around an image or map",
+    "vary": "generate variations of an image that share its normals, depth, ...",
+    "edit": "move an object or change a class, and generate the image again",
+    "probe": "generate from one condition after another, all else fixed",
+    "replay": "make a result again, and say whether it is the same",
+}
+"""The commands that generate, which are functions in ``generate/commands.py``."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,20 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=_demo)
 
-    generate = commands.add_parser("generate", help="predict modalities from an image, a caption or boxes")
-    generate.add_argument("--input", type=Path, help="an image file")
-    generate.add_argument("--caption", help="a text to condition on")
-    generate.add_argument("--boxes", type=Path, help='a JSON file: [{"box": [x0, y0, x1, y1], "label": name}, ...]')
-    generate.add_argument("--to", nargs="+", required=True, metavar="MODALITY", help="what to predict, in this order")
-    generate.add_argument("--model", default="scenes", help="a shipped model or a model directory (default: scenes)")
-    generate.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
-    generate.add_argument("--seed", type=int, default=0)
-    generate.add_argument("--steps", type=int, help="forward passes a grid")
-    generate.add_argument("--temperature", type=float)
-    generate.add_argument("--top-p", type=float)
-    generate.add_argument("--top-k", type=int)
-    generate.add_argument("--guidance", type=float, help="weight of classifier-free guidance (1: none)")
-    generate.set_defaults(run=_generate)
+    generating = [_generation(commands, name, help_text) for name, help_text in VERBS.items()]
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out scenes")
     evaluate.add_argument("model", help="a shipped model or a model directory")
@@ -154,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         lines.append(command)
         command.set_defaults(run=_line, until="assemble" if name == "train" else "evaluate")
 
-    for command in (demo, generate, evaluate, report, *lines):
+    for command in (demo, *generating, evaluate, report, *lines):
         command.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
 
     known = commands.add_parser("modalities", help="list the modalities that are known")
@@ -162,41 +161,110 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str) -> argparse.ArgumentParser:
+    """The parser of a command that generates: what it is given, what it makes, how, and where that goes."""
+    command = commands.add_parser(verb, help=help_text, description=help_text[0].upper() + help_text[1:] + ".",
+                                  epilog="docs/generation.md shows each with its picture.")  # fmt: skip
+    command.set_defaults(run=_verb, verb=verb)
+    if verb == "replay":
+        command.add_argument("result", type=Path, help="a result.json, or the folder that holds it")
+        command.add_argument("--model", help="where the model is that made it (default: where it was)")
+        command.add_argument("--out", type=Path, help="a folder to write the result to again (default: only compare)")
+        return command
+    box = "x_min,y_min,x_max,y_max as fractions"
+
+    given = command.add_argument_group("what is given")
+    given.add_argument("--input", type=Path, metavar="IMAGE", help="an image file")
+    given.add_argument("--caption", metavar="TEXT")
+    given.add_argument("--boxes", type=Path, help='a JSON file: [{"box": [x0, y0, x1, y1], "label": name}, ...]')
+    given.add_argument("--given", nargs="+", metavar="NAME=FILE", help="any modality: depth=depth.npy normals=n.png")
+
+    what = command.add_argument_group("what is done")
+    if verb in ("inpaint", "outpaint"):
+        what.add_argument("--of", default="rgb", metavar="MODALITY", help="what is painted (default: rgb)")
+    else:
+        required = verb in ("generate", "extract")
+        what.add_argument("--to", nargs="+", required=required, default=["rgb"], metavar="MODALITY",
+                          help=f"what to predict, in this order{'' if required else ' (default: rgb)'}")  # fmt: skip
+    if verb == "inpaint":
+        what.add_argument(
+            "--mask", type=Path, metavar="IMAGE", help="white where to paint, as large as what is painted"
+        )
+        what.add_argument("--box", action="append", metavar="BOX", help=f"where to paint: {box}; may be repeated")
+        what.add_argument("--cells", nargs="+", type=int, metavar="N", help="where to paint: tokens, row by row from 0")
+    if verb == "outpaint":
+        what.add_argument("--box", required=True, help=f"where in the larger frame the image is: {box}")
+    if verb == "vary":
+        what.add_argument("--by", nargs="+", default=["normals"], metavar="MODALITY",
+                          help="what variations share, extracted from the image (default: normals)")  # fmt: skip
+    if verb in ("edit", "probe"):
+        what.add_argument("--of", metavar="MODALITY", help="what is changed, extracted from the image unless given "
+                          "(default: boxes, or semseg for --swap)")  # fmt: skip
+    if verb == "edit":
+        what.add_argument("--move", nargs=2, action="append", metavar=("LABEL", "BOX"), help=f"a box: {box}; of "
+                          "several with this label, LABEL:2 is the second")  # fmt: skip
+        what.add_argument("--rename", nargs=2, action="append", metavar=("LABEL", "CLASS"), help="a box")
+        what.add_argument("--delete", action="append", metavar="LABEL", help="a box")
+        what.add_argument("--swap", nargs=2, action="append", metavar=("CLASS", "CLASS"), help="a class of a map")
+        what.add_argument("--keep", nargs="+", default=[], metavar="MODALITY", help="what else of the image is kept; "
+                          "of what is predicted again (rgb), all where nothing changed")  # fmt: skip
+    if verb == "probe":
+        what.add_argument(
+            "--values", nargs="+", metavar=("MODALITY", "VALUE"), help="texts or files, one after another"
+        )
+        what.add_argument(
+            "--move", nargs="+", metavar=("LABEL", "BOX"), help=f"a box to one place after another: {box}"
+        )
+        what.add_argument("--swap", nargs="+", metavar=("CLASS", "CLASS"), help="a class of a map to one after another")
+        what.add_argument("--weights", nargs="+", metavar=("MODALITY", "W"), help="one guidance weight after another")
+    if verb != "probe":
+        number = 4 if verb == "vary" else 1
+        what.add_argument(
+            "--samples", type=int, default=number, help=f"how many, of seeds one apart (default: {number})"
+        )
+
+    how = command.add_argument_group("how (unsaid: the modality's own)")
+    how.add_argument("--scheme", help="of grids: maskgit, roar or halton")
+    how.add_argument("--steps", type=int, help="forward passes a grid")
+    how.add_argument("--tokens", nargs="+", type=int, metavar="N", help="a pass, instead of --steps and --schedule")
+    how.add_argument("--schedule", help="cosine or linear: how many tokens a pass commits")
+    how.add_argument("--temperature", nargs="+", type=float, metavar="T", help="of grids also two: first, last pass")
+    how.add_argument("--choice-temperature", type=float, metavar="T", help="of MaskGIT's choice of cells")
+    how.add_argument("--top-p", type=float, metavar="P")
+    how.add_argument("--top-k", type=int, metavar="K")
+    how.add_argument("--guidance", nargs="+", type=float, metavar="W", help="weight of all conditions together (1: "
+                     "none; two: first, last pass); with --weight or --avoid, of each that has none")  # fmt: skip
+    how.add_argument("--weight", nargs="+", metavar="NAME=W", help="weight of one condition: caption=3 normals=0.5")
+    how.add_argument("--avoid", action="append", metavar="TEXT", help="a caption to go away from; may be repeated")
+    how.add_argument("--avoid-weight", type=float, default=-1.0, metavar="W", help="of --avoid (default: -1)")
+    how.add_argument("--option", nargs="+", metavar="TARGET.FIELD=VALUE", help="of one target: rgb.steps=16")
+    how.add_argument("--seed", type=int, default=0)
+
+    where = command.add_argument_group("where")
+    where.add_argument("--model", default="scenes", help="a shipped model or a model directory (default: scenes)")
+    where.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
+    where.add_argument("--entropy", action="store_true", help="record and draw how unsure the model is of each token")
+    where.add_argument("--animate", type=Path, metavar="GIF", help="a picture of every pass")
+    if verb in ("generate", "extract"):
+        where.add_argument("--input-dir", type=Path, metavar="DIR", help="a folder of images, instead of --input ...")
+        where.add_argument("--output-dir", type=Path, metavar="DIR", help="... whose results go here; resumes")
+        where.add_argument("--batch-size", type=int, default=8, help="images of a folder at once (default: 8)")
+    return command
+
+
+def _verb(options: argparse.Namespace) -> None:
+    device = _device(options)
+    from open4m.generate import commands
+
+    for line in getattr(commands, options.verb)(options, device):
+        print(line)
+
+
 def _demo(options: argparse.Namespace) -> None:
     from open4m.demo import demo
 
     for path in demo(options.out, options.model, options.seed, _device(options)):
         print(path)
-
-
-def _generate(options: argparse.Namespace) -> None:
-    from open4m import modalities
-
-    for target in options.to:
-        modalities.get(target)  # an unknown name fails before the model is loaded
-    inputs = {}
-    if options.input is not None:
-        inputs["rgb"] = _read(options.input, "rgb")
-    if options.caption is not None:
-        inputs["caption"] = options.caption
-    if options.boxes is not None:
-        inputs["boxes"] = _read(options.boxes, "boxes")
-    if not inputs:
-        raise Open4MError("nothing to condition on: give --input, --caption or --boxes")
-
-    from open4m.generate.pipeline import FourM
-
-    names = ("steps", "temperature", "top_p", "top_k", "guidance")
-    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    model = FourM.from_pretrained(options.model, _device(options))
-    options.out.mkdir(parents=True, exist_ok=True)
-    result = model.generate(inputs, options.to, seed=options.seed, **settings)
-    for target, value in result.values.items():
-        modality = modalities.get(target)
-        data, image = options.out / f"{target}.{modality.extension}", options.out / f"{target}_view.png"
-        data.write_bytes(modality.write(value))
-        result.render(target, 512).save(image)
-        print(f"{target}: {data}, {image}{_summary(value)}")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -418,33 +486,6 @@ def _counted(items: Iterable[str], what: str, seconds: float = 5.0) -> Iterator[
             spoke = now
             logger.info("%d %s, %.0f a second", count, what, count / (now - began))
     logger.info("%d %s", count, what)
-
-
-def _summary(value: Value) -> str:
-    """What is to be said of a generated value in a line: a text, a number of boxes."""
-    if isinstance(value, str):
-        return f": {value}"
-    if isinstance(value, Boxes):
-        return f": {len(value)} box{'es' * (len(value) != 1)}" + f", {value.malformed} malformed" * (
-            value.malformed > 0
-        )
-    return ""
-
-
-def _read(path: Path, name: str, limit: int = 1 << 28) -> Value:
-    """A modality's value from a file. Raises :class:`Open4MError` if it cannot be read or is too large an input."""
-    from open4m import modalities
-
-    try:
-        if path.stat().st_size > limit:
-            raise Open4MError(f"{path}: {path.stat().st_size} bytes, at most {limit} are read")
-        data = path.read_bytes()
-    except OSError as error:
-        raise Open4MError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        return modalities.get(name).read(data)
-    except Open4MError as error:
-        raise Open4MError(f"{path}: {error}") from error
 
 
 def _device(options: argparse.Namespace) -> str:

@@ -45,6 +45,26 @@ def heat(values: np.ndarray, high: float) -> Image.Image:
     return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
 
 
+def heat_words(words: Sequence[str], values: Sequence[float], high: float, size: int) -> Image.Image:
+    """Words in lines of a square picture, each on the color that :func:`heat` gives its value."""
+    colors = np.asarray(heat(np.asarray(values, dtype=np.float64)[None], high))[0]
+    for points in range(max(6, size // 11), 5, -1):
+        font, margin, line = ImageFont.load_default(points), size // 32, points * 3 // 2
+        image = Image.new("RGB", (size, size), "white")
+        draw, x, y = ImageDraw.Draw(image), margin, margin
+        for word, color in zip(words, colors.tolist(), strict=True):
+            width = int(font.getlength(word)) + points // 2
+            if x + width > size - margin and x > margin:
+                x, y = margin, y + line + 2
+            draw.rectangle((x, y, x + width, y + line), fill=tuple(color))
+            ink = _INK if sum(color) > 330 else (255, 255, 255)
+            draw.text((x + width // 2, y + line // 2), word, fill=ink, font=font, anchor="mm")
+            x += width + 2
+        if y + line <= size:
+            break
+    return image
+
+
 def legend(low: str, high: str, width: int = 320, colors: int = 256) -> Image.Image:
     """What the colors of :func:`heat` mean: a bar of ``colors`` of them between two texts."""
     height = 28

@@ -1,13 +1,17 @@
 """Generation: independent of the batch, faithful to the plan, and conditioned on everything that is known."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.plan import Step
+from open4m.generate.schemes import halton_order
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.types import MaskedBatch, Open4MError
@@ -180,7 +184,7 @@ def test_roar_asks_for_as_many_cells_as_it_keeps_and_maskgit_for_all_unknown(eng
         step = Step(target="depth", scheme=scheme, steps=3)
         assert [step.remaining(n, 12) for n in range(4)] == [12, 10, 6, 0]
         engine.run(Canvas(CONFIG, 2), [step], [0, 1])
-        assert [logits.shape[1] for logits in recorded] == expected
+        assert [len(logits) / 2 for logits in recorded] == expected
 
 
 def test_maskgit_keeps_the_most_confident_answers(engine, recorded, monkeypatch):
@@ -192,9 +196,9 @@ def test_maskgit_keeps_the_most_confident_answers(engine, recorded, monkeypatch)
     step = Step(target="depth", steps=2, temperature=0)
     kept = confidence.argsort(descending=True)[: 12 - step.remaining(1, 12)]
     engine.run(canvas, [step], [0])
-    torch.testing.assert_close(recorded[0][0], first, **close)
+    torch.testing.assert_close(recorded[0], first, **close)
     assert torch.equal(canvas.grids["depth"][0, kept], answers[kept])
-    assert recorded[1].shape[1] == step.remaining(1, 12)  # the others are asked for again
+    assert len(recorded[1]) == step.remaining(1, 12)  # the others are asked for again
 
 
 @pytest.mark.parametrize("weight", [1.0, 3.0, 0.0, -2.0])
@@ -203,6 +207,7 @@ def test_guided_logits_are_the_two_pass_formula(engine, recorded, scheme, weight
     make = canvases()
     engine.run(make(), [Step(target="depth", scheme=scheme, steps=1, guidance=weight)], [0, 1, 2, 3])
     canvas = make()
+    of_row = recorded[0].split((~canvas.known["depth"]).sum(1).tolist())
     for row in range(4):
         places = (~canvas.known["depth"][row]).nonzero()[:, 0].tolist()
         everything = inputs_of(canvas, row, ("rgb_pixels", "depth", "caption"))
@@ -210,7 +215,7 @@ def test_guided_logits_are_the_two_pass_formula(engine, recorded, scheme, weight
         conditional = by_hand(engine.model, everything, queries, canvas.pixels["rgb_pixels"][row])
         unconditional = by_hand(engine.model, inputs_of(canvas, row, ("depth",)), queries)
         expected = unconditional + weight * (conditional - unconditional)
-        torch.testing.assert_close(recorded[0][row, : len(places)], expected, **close)
+        torch.testing.assert_close(of_row[row], expected, **close)
 
 
 def test_a_guidance_of_one_is_none(engine, recorded):
@@ -220,6 +225,11 @@ def test_a_guidance_of_one_is_none(engine, recorded):
     guided = engine.run(make(), [Step(target="depth", steps=3, guidance=1.0)], [0, 1, 2, 3])
     assert torch.equal(plain.grids["depth"], guided.grids["depth"])
     assert all(torch.equal(a, b) for a, b in zip(recorded[:count], recorded[count:], strict=True))
+
+
+def open_rows(canvas, n):
+    """Samples whose boxes have more than n tokens: those that are decoded in pass n."""
+    return [row for row, tokens in enumerate(canvas.sequences["boxes"]) if len(tokens) > n]
 
 
 def test_sequences_are_decoded_like_one_uncached_pass_and_guided_by_the_formula(engine, recorded):
@@ -232,7 +242,9 @@ def test_sequences_are_decoded_like_one_uncached_pass_and_guided_by_the_formula(
         conditional = by_hand(engine.model, inputs_of(given, row, ("rgb_pixels", "depth", "caption")), queries,
                               given.pixels["rgb_pixels"][row])  # fmt: skip
         unconditional = by_hand(engine.model, [], queries)
-        found = torch.stack([logits[row, 0] for logits in recorded[: len(tokens)]])
+        found = torch.stack(
+            [logits[open_rows(canvas, n).index(row)] for n, logits in enumerate(recorded[: len(tokens)])]
+        )
         torch.testing.assert_close(found, unconditional + 2 * (conditional - unconditional), **close)
 
 
@@ -263,7 +275,7 @@ def test_whatever_ended_a_sequence_it_conditions_others_as_in_training(model, re
     for row in range(12):
         queries = ("rgb", [(p, 0) for p in range(6)])
         expected = by_hand(model, inputs_of(canvas, row, ("caption",)), queries)
-        torch.testing.assert_close(recorded[-1][row], expected, **close)
+        torch.testing.assert_close(recorded[-1].unflatten(0, (12, 6))[row], expected, **close)
 
 
 def test_the_longest_sequence_may_be_set(model):
@@ -280,7 +292,7 @@ def test_what_was_generated_conditions_what_follows(engine, recorded):
         Step(target="depth", steps=1, guidance=2.5),
     ]  # fmt: skip
     canvas = engine.run(Canvas(CONFIG, 3), plan, [0, 1, 2])
-    rgb, depth = recorded[-2:]
+    rgb, depth = (logits.unflatten(0, (3, -1)) for logits in recorded[-2:])
     for row in range(3):
         caption = inputs_of(canvas, row, ("caption",))
         assert len(caption) == len(canvas.sequences["caption"][row]) >= 1
@@ -304,7 +316,7 @@ def test_the_number_of_seeds_must_be_that_of_samples(engine):
 
 def test_visible_tokens_of_unequal_samples():
     canvas = canvases()()
-    shown = canvas.visible(["rgb_pixels", "depth", "caption"], torch.device("cpu"))
+    shown = canvas.visible(torch.device("cpu"))
     for row in range(4):
         columns = [shown[f"input_{n}"][row][shown["input_valid"][row]].tolist() for n in ("modality", "position", "id")]
         assert list(zip(*columns, strict=True)) == inputs_of(canvas, row, ("rgb_pixels", "depth", "caption"))
@@ -314,9 +326,9 @@ def test_visible_tokens_of_unequal_samples():
 
 def test_only_what_is_asked_to_be_shown_is_visible():
     canvas = canvases()()
-    shown = canvas.visible(["depth"], torch.device("cpu"))
+    shown = canvas.select(["depth"]).visible(torch.device("cpu"))
     assert shown["input_valid"].sum(1).tolist() == canvas.known["depth"].sum(1).tolist()
-    nothing = canvas.visible([], torch.device("cpu"))
+    nothing = canvas.select([]).visible(torch.device("cpu"))
     assert nothing["input_valid"].tolist() == [[False]] * 4
 
 
@@ -325,4 +337,221 @@ def test_a_modality_that_is_not_an_input_is_never_shown():
     canvas = Canvas(FourMConfig(modalities=specs, dim=16, encoder_depth=1, decoder_depth=1, heads=2), 1)
     canvas.start("depth")
     canvas.known["depth"][:] = True
-    assert not canvas.visible(["depth", "rgb"], torch.device("cpu"))["input_valid"].any()
+    assert not canvas.visible(torch.device("cpu"))["input_valid"].any()
+
+
+# ---- weighted conditions, schedules, records
+
+
+@pytest.mark.parametrize("scheme", ["maskgit", "halton"])
+def test_weighted_conditions_are_the_formula_of_section_4(engine, recorded, scheme):
+    """uncond + Σ w_i (cond_i - uncond), weights above 1, fractional, 0 and negative; what has none is always seen."""
+    make, other = canvases(), canvases()([3, 2, 1, 0], keys=("caption",))
+    weights = {"caption": 2.5, "rgb_pixels": 0.3, "avoided": -1.5, "boxes": 0.0}
+    canvas = make()
+    canvas.sequences["boxes"] = [[12, 13, EOS]] * 4
+    engine.run(
+        canvas, [Step(target="depth", scheme=scheme, steps=1, guidance=weights)], [0, 1, 2, 3], {"avoided": other}
+    )
+    given = make()
+    of_row = recorded[0].split((~given.known["depth"]).sum(1).tolist())
+    for row in range(4):
+        queries = ("depth", [(p, 0) for p in (~given.known["depth"][row]).nonzero()[:, 0].tolist()])
+
+        def logits(canvas, *keys, row=row, queries=queries):
+            shown = inputs_of(given, row, ("depth",)) + inputs_of(canvas, row, keys)
+            pixels = given.pixels["rgb_pixels"][row] if "rgb_pixels" in keys else None
+            return by_hand(engine.model, sorted(shown), queries, pixels)
+
+        base = logits(given)
+        expected = (
+            base + 2.5 * (logits(given, "caption") - base) + 0.3 * (logits(given, "rgb_pixels") - base)
+            - 1.5 * (logits(other, "caption") - base)
+        )  # fmt: skip
+        torch.testing.assert_close(of_row[row], expected, **close)
+
+
+def test_a_condition_takes_the_place_of_what_is_given_without_a_weight(engine, recorded):
+    make, other = canvases(), canvases()([0, 0, 0, 0], keys=("caption",))
+    engine.run(
+        make(keys=("caption",)), [Step(target="rgb", steps=1, guidance={"avoided": -2.0})], [0, 1, 2, 3],
+        {"avoided": other},
+    )  # fmt: skip
+    queries = ("rgb", [(p, 0) for p in range(6)])
+    base = by_hand(engine.model, inputs_of(make(), 2, ("caption",)), queries)
+    instead = by_hand(engine.model, inputs_of(other, 2, ("caption",)), queries)
+    torch.testing.assert_close(recorded[0].unflatten(0, (4, 6))[2], base - 2 * (instead - base), **close)
+
+
+def test_guidance_by_what_is_not_given_lists_what_is(engine):
+    with pytest.raises(Open4MError, match=r"depth: guidance by boxes, which is not given \(given: .*caption"):
+        engine.run(canvases()(), [Step(target="depth", guidance={"boxes": 2.0})], [0, 1, 2, 3])
+    with pytest.raises(Open4MError, match="got 4 for 2 samples of avoided"):
+        engine.run(canvases()(), [Step(target="rgb")], [0] * 4, {"avoided": canvases()([0, 1])})
+
+
+def test_temperature_and_guidance_may_change_from_the_first_pass_to_the_last(engine, recorded, monkeypatch):
+    from open4m.generate import engine as module
+
+    temperatures, real = [], module.sample
+    monkeypatch.setattr(
+        module, "sample", lambda logits, u, t, *rest: temperatures.append(t) or real(logits, u, t, *rest)
+    )
+    step = Step(target="depth", steps=5, temperature=(2.0, 0.0), guidance=(3.0, 1.0))
+    assert [step.guidance_at(n) for n in range(5)] == [3.0, 2.5, 2.0, 1.5, 1.0]
+    canvas = canvases()([0], keys=("caption",))
+    engine.run(canvas, [step], [0])
+    assert temperatures == [2.0, 1.5, 1.0, 0.5, 0.0]
+    queries = ("depth", [(p, 0) for p in range(12)])
+    conditional = by_hand(engine.model, inputs_of(canvas, 0, ("caption",)), queries)
+    unconditional = by_hand(engine.model, [], queries)
+    torch.testing.assert_close(recorded[0], unconditional + 3 * (conditional - unconditional), **close)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_finished_target_joins_the_conditions_unless_told_otherwise(engine, recorded, guided):
+    plan = [Step(target="rgb", steps=1, guided=guided), Step(target="depth", steps=1, guidance=3.0)]
+    canvas = engine.run(canvases()([0, 2], keys=("caption",)), plan, [0, 1])
+    given = canvases()([0, 2], keys=("caption",))
+    for row in range(2):
+        queries = ("depth", [(p, 0) for p in range(12)])
+        rgb, caption = inputs_of(canvas, row, ("rgb",)), inputs_of(given, row, ("caption",))
+        conditional = by_hand(engine.model, caption + rgb, queries)
+        unconditional = by_hand(engine.model, [] if guided else rgb, queries)
+        found = recorded[-1].unflatten(0, (2, 12))[row]
+        torch.testing.assert_close(found, unconditional + 3 * (conditional - unconditional), **close)
+
+
+def test_the_number_of_tokens_of_each_pass_may_be_given(engine, recorded):
+    for scheme in ("maskgit", "roar", "halton"):
+        recorded.clear()
+        engine.run(Canvas(CONFIG, 1), [Step(target="depth", scheme=scheme, tokens=(1, 2, 3))], [0])
+        asked = [len(logits) for logits in recorded]
+        assert asked == ([12, 11, 9] if scheme == "maskgit" else [1, 2, 9])  # the last pass has all that is left
+
+
+def test_halton_order_is_that_of_the_cells(engine):
+    canvas, step = Canvas(CONFIG, 2), Step(target="depth", scheme="halton", steps=12)
+    states = [canvas.known["depth"].clone() for _ in engine.passes(canvas, [step], [0, 1])]
+    order = halton_order(3, 4)
+    for n, known in enumerate(states, 1):
+        assert torch.equal(known, (order < n).expand(2, -1))
+
+
+def test_noise_on_the_confidence_changes_the_choice_and_vanishes_in_the_last_pass(engine):
+    def order(noise):
+        canvas, seen = Canvas(CONFIG, 1), []
+        step = Step(target="depth", steps=6, schedule="linear", temperature=0, choice_temperature=noise)
+        for _ in engine.passes(canvas, [step], [5]):
+            seen.append(canvas.known["depth"][0].clone())
+        assert seen[-1].all()
+        return torch.stack(seen)
+
+    assert torch.equal(order(0.0), order(0.0))
+    assert torch.equal(order(50.0), order(50.0))
+    assert not torch.equal(order(0.0), order(50.0))
+
+
+def test_passes_show_how_far_it_is_and_records_how_sure(engine, recorded):
+    plan = [Step(target="depth", steps=3), Step(target="boxes", scheme="left_to_right", steps=0)]
+    canvas, given, made = canvases()(), canvases()(), []
+    for number in engine.passes(canvas, plan, [0, 1, 2, 3], entropies=True):
+        made.append((number.step.target, number.number, number.total))
+        assert not torch.is_inference_mode_enabled()  # the caller's own work between passes is not ours
+    assert made[:3] == [("depth", n, 3) for n in (1, 2, 3)]
+    assert made[3:] == [("boxes", n, 6) for n in range(1, len(made) - 2)]
+    record = canvas.records["depth"]
+    assert torch.equal(record.log_probability.isnan(), given.known["depth"])
+    assert torch.equal(record.entropy.isnan(), given.known["depth"])
+    boxes = canvas.records["boxes"]
+    for row, tokens in enumerate(canvas.sequences["boxes"]):
+        for n, token in enumerate(tokens):
+            distribution = recorded[3 + n][open_rows(canvas, n).index(row)].log_softmax(-1)
+            torch.testing.assert_close(boxes.log_probability[row, n], distribution[token], **close)
+            expected = -(distribution.exp() * distribution).sum()
+            torch.testing.assert_close(boxes.entropy[row, n], expected, **close)
+        assert boxes.log_probability[row, len(tokens) :].isnan().all()
+
+
+def test_a_prefix_of_passes_leaves_a_canvas_to_look_at(engine):
+    canvas = Canvas(CONFIG, 1)
+    passes = engine.passes(canvas, [Step(target="depth", scheme="roar", steps=4, schedule="linear")], [0])
+    next(passes), next(passes)
+    assert int(canvas.known["depth"].sum()) == 6
+    boxes = engine.passes(canvas, [Step(target="boxes", scheme="left_to_right", steps=0)], [0])
+    next(boxes)
+    assert len(canvas.sequences["boxes"][0]) == 1
+
+
+# ---- what it costs
+
+
+def floor(config, shown, asked, sequence=False):
+    """Operations that one pass needs, by hand: ``shown`` tokens a view and sample, ``asked`` of each, logits once a
+    sample. ``sequence``: (tokens before, tokens asked)."""
+    dim, hidden = config.dim, int(2 * int(config.dim * config.mlp_ratio) / 3)
+    linear, feed = 2 * dim * dim, 6 * dim * hidden
+    encode = sum(
+        config.encoder_depth * (n * (4 * linear + feed) + 4 * dim * n * n) + n * linear * (1 + 2 * config.decoder_depth)
+        for view in shown for n in view
+    )  # fmt: skip
+    decode = sum(
+        config.decoder_depth * (m * (6 * linear + feed) + 4 * dim * m * (m + n))
+        for view in shown for n, m in zip(view, asked, strict=True)
+    )  # fmt: skip
+    return encode + decode
+
+
+WIDE = dataclasses.replace(CONFIG, dim=64, heads=2)
+
+
+@pytest.mark.parametrize("scheme", ["maskgit", "roar", "halton"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0, {"caption": 2.0, "rgb_pixels": -1.0}])
+def test_no_scheme_costs_more_than_a_tenth_above_its_floor(scheme, guidance):
+    """Unequal samples: nothing, a short and a long caption; an unknown grid, and one that is nearly full."""
+    model = FourMTransformer(WIDE).initialize(torch.Generator().manual_seed(1))
+    engine, given, canvas = Engine(model), canvases()(), canvases()()
+    step = Step(target="depth", scheme=scheme, steps=4, guidance=guidance)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the fast CPU kernel is not counted
+        engine.run(canvas, [step], [0, 1, 2, 3])
+    known = given.known["depth"].sum(1)
+    pixels, captions = (
+        given.known["rgb_pixels"].sum(1),
+        torch.tensor([len(c or []) for c in given.sequences["caption"]]),
+    )
+    needed = 0
+    for n in range(4):
+        now = torch.tensor([12 - step.remaining(n, int(12 - k)) for k in known])
+        then = torch.tensor([12 - step.remaining(n + 1, int(12 - k)) for k in known])
+        asked = 12 - now if scheme == "maskgit" else then - now
+        views = {1.0: [now + pixels + captions], 3.0: [now, now + pixels + captions]}.get(
+            guidance if not isinstance(guidance, dict) else None, [now, now + captions, now + pixels]
+        )
+        needed += floor(WIDE, [view.tolist() for view in views], asked.tolist()) + int(asked.sum()) * 2 * 64 * 9
+        needed += (
+            sum(int(pixels.sum()) for view in views if (view >= now + pixels).all() and view is not now) * 2 * 64 * 12
+        )
+    assert counter.get_total_flops() <= 1.1 * needed
+    assert counter.get_total_flops() >= 0.9 * needed  # the floor is no more than what there is to do
+
+
+def test_sequences_cost_no_more_than_a_tenth_above_their_floor(monkeypatch):
+    """Rows that have ended cost nothing."""
+    model = FourMTransformer(WIDE).initialize(torch.Generator().manual_seed(1))
+    engine, canvas = Engine(model, START, [EOS, START, 5, 6, 7]), canvases()()
+    step = Step(target="boxes", scheme="left_to_right", steps=0, guidance=2.0)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        engine.run(canvas, [step], [1, 2, 3, 4])
+    lengths = [len(row) for row in canvas.sequences["boxes"]]
+    assert len(set(lengths)) > 1
+    given = canvases()()
+    shown = (given.known["depth"].sum(1) + given.known["rgb_pixels"].sum(1)
+             + torch.tensor([len(c or []) for c in given.sequences["caption"]])).tolist()  # fmt: skip
+    needed = floor(WIDE, [[0] * 4, shown], [0] * 4) + 2 * 64 * 12 * int(given.known["rgb_pixels"].sum())
+    hidden, linear = int(2 * int(64 * WIDE.mlp_ratio) / 3), 2 * 64 * 64
+    for length, n in zip(lengths, shown, strict=True):
+        for place in range(length):
+            for context in (0, n):  # without conditions and with them
+                needed += WIDE.decoder_depth * (6 * linear + 6 * 64 * hidden + 4 * 64 * (place + 1 + context))
+            needed += 2 * 64 * 14
+    assert 0.9 * needed <= counter.get_total_flops() <= 1.1 * needed

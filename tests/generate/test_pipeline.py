@@ -5,40 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
+from open4m.generate.masks import Masked
 from open4m.generate.pipeline import FourM
-from open4m.model.config import FourMConfig, ModalitySpec
-from open4m.model.fourm import FourMTransformer
-from open4m.tokenizers.text import TextTokenizer
-from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.generate.plan import Step
 from open4m.types import Boxes, Open4MError
-
-
-@pytest.fixture(scope="module")
-def model():
-    vit = ViTConfig(width=16, depth=1, heads=1)
-    generator = torch.Generator().manual_seed(0)
-    grids = {}
-    for name in ("rgb", "depth"):
-        config = TokenizerConfig.of(name, image_size=16, patch_size=8, codebook_size=9, encoder=vit, decoder=vit)
-        grids[name] = Tokenizer(VQVAE(config, generator))
-    text = TextTokenizer.fit(["a red cube on a blue ball"], ["cube", "ball"], vocab_size=4500, sentinels=12)
-    specs = (
-        ModalitySpec(key="rgb_pixels", family="pixels", grid=(2, 2), patch_size=8, channels=3),
-        *(ModalitySpec(key=key, family="grid", vocab_size=9, grid=(2, 2)) for key in grids),
-        ModalitySpec(key="caption", family="sequence", vocab_size=text.vocab_size, max_length=8),
-        ModalitySpec(key="boxes", family="sequence", vocab_size=text.vocab_size, max_length=16),
-    )
-    config = FourMConfig(modalities=specs, dim=32, encoder_depth=1, decoder_depth=1, heads=2)
-    return FourM(FourMTransformer(config).initialize(generator), grids, text)
-
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8))
 
 
 def test_an_image_is_given_as_pixels_and_all_else_is_made_from_it(model):
     result = model.generate({"rgb": IMAGE}, ["depth", "caption", "boxes", "rgb"], seed=3)
-    assert result["depth"].shape == (16, 16)
+    assert result["depth"].shape == (32, 32)
     assert isinstance(result["caption"], str)
     assert isinstance(result["boxes"], Boxes)
     assert result["rgb"].dtype == np.uint8
@@ -91,12 +68,16 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
     [
         ({"rgb": IMAGE}, [], {}, "no target"),
         ({"rgb": IMAGE}, ["dept"], {}, "did you mean depth"),
-        ({"rgb": IMAGE}, ["rgb_pixels"], {}, "unknown modality 'rgb_pixels'"),
+        ({"rgb": IMAGE}, ["rgb_pixels"], {}, r"not trained to predict it \(targets: rgb, depth, semseg, normals,"),
         ({"sound": 1}, ["depth"], {}, "unknown modality 'sound'"),
         ({"depth": np.ones((4, 4))}, ["depth"], {}, "both given and a target"),
         ({"depth": np.full((4, 4), np.nan)}, ["rgb"], {}, "depth: expected finite depth"),
         ({"caption": 3}, ["rgb"], {}, "caption: expected a str"),
         ({"boxes": [{"box": [0, 0, 1, 1], "label": "whale"}]}, ["rgb"], {}, "whale"),
+        ({"normals": np.float32([[[0, 0, 1]]])}, ["rgb"], {}, r"not trained to read it \(inputs: rgb_pixels, rgb, "),
+        ({"caption": "a red cube on a blue ball on a red cube"}, ["rgb"], {}, r"caption: 12 tokens .* at most 8"),
+        ({"boxes": [{"box": [0, 0, 1, 1], "label": "ball"}] * 4}, ["rgb"], {}, r"boxes: 21 tokens .* at most 16"),
+        ({"depth": Masked(np.ones((9, 9)), np.zeros((9, 9)))}, ["depth"], {}, "depth: no cell is masked"),
         ({"rgb": IMAGE}, ["depth"], {"seed": -1}, "seed must be"),
         ({"rgb": IMAGE}, ["depth"], {"steps": 10**9}, "steps must be"),
     ],
@@ -104,3 +85,105 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
 def test_a_mistake_is_an_error_that_says_what_is_allowed(model, inputs, targets, options, message):
     with pytest.raises(Open4MError, match=message):
         model.generate(inputs, targets, **options)
+
+
+# ---- parts, conditions, progress
+
+
+def test_a_target_given_in_part_keeps_what_is_known(model):
+    whole = model.encode("rgb", IMAGE)
+    left = np.zeros((20, 40))
+    left[:, :20] = 1  # of the central square, its left half
+    for seed in range(3):
+        result = model.generate({"rgb": Masked(IMAGE, left), "caption": "a ball"}, ["rgb"], seed=seed)
+        tokens = result.tokens["rgb"].reshape(4, 4)
+        assert np.array_equal(tokens[:, 2:], whole.reshape(4, 4)[:, 2:])
+        assert np.array_equal(np.isnan(result.log_probability["rgb"]), [[False, False, True, True]] * 4)
+    results = [model.generate({"rgb": Masked(IMAGE, left)}, ["rgb"], seed=s).tokens["rgb"].tolist() for s in range(8)]
+    assert len(set(map(tuple, results))) > 1
+
+
+def test_a_condition_given_in_part_shows_no_more(model):
+    canvas = model._canvas([{"rgb": Masked(IMAGE, (0.25, 0, 0.5, 0.5)), "depth": np.full((9, 9), 2.0)}], {"rgb"})
+    quarter = [True] * 16
+    quarter[0] = quarter[1] = quarter[4] = quarter[5] = False
+    assert canvas.known["rgb"].tolist() == [quarter]
+    assert canvas.known["depth"].all()
+    canvas = model._canvas([{"rgb": Masked(IMAGE, (0.25, 0, 0.5, 0.5))}])
+    assert canvas.known["rgb_pixels"].tolist() == [quarter]
+    with pytest.raises(Open4MError, match="caption: a part of it can be masked of images and maps only"):
+        model._canvas([{"caption": Masked("a ball", (0, 0, 1, 1))}])
+
+
+def test_guidance_may_name_modalities_and_conditions(model):
+    inputs = {"rgb": IMAGE, "caption": "a red cube"}
+    guided = model.generate(
+        inputs, ["depth"], guidance={"rgb": 2.0, "avoid": -1.0}, conditions={"avoid": {"caption": "a blue ball"}}
+    )
+    assert guided.plan[0].guidance == {"rgb_pixels": 2.0, "avoid": -1.0}  # pixels are what was read
+    several = model.generate([inputs, {**inputs, "caption": "a ball"}], ["depth"], guidance={"caption": 3.0})
+    assert len(several) == 2
+    with pytest.raises(Open4MError, match="depth: guidance by boxes, which is not given"):
+        model.generate(inputs, ["depth"], guidance={"boxes": 2.0})
+    with pytest.raises(Open4MError, match="a condition is called caption, which is a modality"):
+        model.generate(inputs, ["depth"], conditions={"caption": {"caption": "a ball"}})
+
+
+def test_seeds_may_be_given_one_a_sample(model):
+    inputs = [{"rgb": IMAGE}] * 3
+    results = model.generate(inputs, ["depth"], seed=[7, 7, 9])
+    assert [r.seed for r in results] == [7, 7, 9]
+    assert np.array_equal(results[0].tokens["depth"], results[1].tokens["depth"])
+    for wrong in ([1], [1, 2, -3], [1, 2, 0.5]):
+        with pytest.raises(Open4MError, match=r"seed"):
+            model.generate(inputs, ["depth"], seed=wrong)
+
+
+def test_passes_can_be_looked_at_while_they_are_made(model):
+    plan = [Step(target="depth", scheme="roar", steps=4, schedule="linear"), "caption"]
+    known = []
+    for progress in model.passes({"rgb": IMAGE}, plan, seed=1, entropies=True):
+        result = progress.results()[0]
+        if progress.made.step.target == "depth":
+            known.append(int(np.isfinite(result.log_probability["depth"]).sum()))
+            assert np.array_equal(np.isfinite(result.entropy["depth"]), np.isfinite(result.log_probability["depth"]))
+            assert result["depth"].shape == (32, 32)
+    assert known == [4, 8, 12, 16]
+    last = model.generate({"rgb": IMAGE}, plan, seed=1, entropies=True)
+    for key in ("depth", "caption"):
+        assert np.array_equal(result.tokens[key], last.tokens[key])
+        assert result.entropy[key].shape == result.log_probability[key].shape
+
+
+def test_a_result_tells_what_it_was_made_of_and_is_made_again_of_it(model):
+    inputs = {"rgb": IMAGE, "depth": Masked(np.full((9, 9), 2.0), (0, 0, 0.5, 1)), "caption": "a ball"}
+    first = model.generate(inputs, ["depth"], seed=3, conditions={"avoid": {"caption": "a cube"}})
+    assert np.array_equal(first.given["rgb"], np.asarray(IMAGE))
+    assert first.conditions == {"avoid": {"caption": "a cube"}}
+    again = model.generate(first.given, first.plan, seed=first.seed, conditions=first.conditions)
+    assert np.array_equal(again.tokens["depth"], first.tokens["depth"])
+
+
+def test_what_is_too_long_is_only_cut_to_say_how_good_a_prediction_can_be(model):
+    caption = "a red cube on a blue ball on a red cube"
+    with pytest.raises(Open4MError, match="12 tokens"):
+        model.encode("caption", caption)
+    assert model.reconstruct(caption, "caption") == "a red cube on a blue ball"
+
+
+def test_a_fingerprint_is_that_of_all_that_decides_about_tokens(model, tmp_path):
+    model.save(tmp_path / "model")
+    again = FourM.from_pretrained(tmp_path / "model")
+    assert again.fingerprint == model.fingerprint
+    with torch.no_grad():
+        again.model.embeddings.mask_token += 1e-6
+    assert again.fingerprint != model.fingerprint
+    again = FourM.from_pretrained(tmp_path / "model")
+    del again.grids["depth"]
+    assert again.fingerprint != model.fingerprint
+
+
+def test_generation_can_be_watched(model):
+    seen = []
+    model.generate({"rgb": IMAGE}, ["depth"], steps=3, watch=lambda progress: seen.append(progress.made.number))
+    assert seen == [1, 2, 3]

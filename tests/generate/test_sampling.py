@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open4m.generate.sampling import Draws, guide, sample
-from open4m.generate.schemes import SCHEMES, MaskGIT, RandomOrder, largest
+from open4m.generate.sampling import Draws, entropy, guide, gumbel, least_kept, sample
+from open4m.generate.schemes import SCHEMES, first, halton_order
 
 GRID = (torch.arange(2000, dtype=torch.float64).add(0.5) / 2000).float()
 
@@ -64,7 +64,7 @@ def test_the_ends_of_the_unit_interval_and_impossible_tokens():
     logits = torch.tensor([0.0, -torch.inf, 1.0, -torch.inf])
     uniform = torch.tensor([0.0, 1 - 2**-24])
     tokens, log_probability = sample(logits.expand(2, -1), uniform, 1.0, 0, 1.0)
-    assert tokens.tolist() == [2, 0]
+    assert tokens.tolist() == [0, 2]  # in the order of the vocabulary
     assert torch.isfinite(log_probability).all()
     flat = torch.zeros(1000)
     for top_p, top_k in itertools.product((1.0, 0.999), (0, 999)):
@@ -88,8 +88,8 @@ def test_sampling_leaves_the_callers_logits_alone():
 
 def test_guidance_formula():
     unconditional, conditional = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
-    assert guide(unconditional, conditional, 3.0).tolist() == [1 + 3 * 2, -2 + 3 * 2.5]
-    assert guide(unconditional, conditional, 0.0).tolist() == unconditional.tolist()
+    assert guide(unconditional, [conditional], [3.0]).tolist() == [1 + 3 * 2, -2 + 3 * 2.5]
+    assert guide(unconditional, [conditional], [0.0]).tolist() == unconditional.tolist()
 
 
 def test_a_samples_draws_do_not_depend_on_the_others():
@@ -101,30 +101,76 @@ def test_a_samples_draws_do_not_depend_on_the_others():
         assert not torch.equal(drawn[0], drawn[1])
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
+@pytest.mark.parametrize("top_p", [0.05, 0.9, 0.9999])
+def test_a_nucleus_of_a_large_vocabulary_is_that_of_a_sort(spread, top_p):
+    """More entries than are looked at first, in unequal rows: some nuclei are small, some nearly everything."""
+    logits = torch.randn(5, 3000, generator=torch.Generator().manual_seed(3)) * spread * torch.arange(5)[:, None]
+    probability = logits.double().softmax(-1)
+    ordered, _ = probability.sort(descending=True)
+    kept = (ordered.cumsum(-1) - ordered < top_p).sum(-1, keepdim=True)
+    expected = ordered.gather(-1, kept - 1)
+    torch.testing.assert_close(least_kept(probability.float(), top_p).double(), expected, rtol=1e-3, atol=0)
+    tokens, _ = sample(logits, torch.full((5,), 0.7), 1.0, 0, top_p)
+    assert (probability.gather(-1, tokens[:, None]) >= expected * (1 - 1e-3)).all()
+
+
+def test_entropy_by_hand():
+    logits = torch.tensor(
+        [[0.0, 0.0, 0.0, 0.0], [0.0, -torch.inf, -torch.inf, -torch.inf], [0.0, 0.0, -torch.inf, -1e9]]
+    )
+    torch.testing.assert_close(entropy(logits), torch.tensor([4.0, 1.0, 2.0]).log())
+
+
+def test_gumbel_noise_chooses_by_probability():
+    """The largest of log p + Gumbel noise is distributed as p."""
+    p = torch.tensor([0.5, 0.3, 0.2])
+    noise = gumbel(torch.rand(40_000, 3, generator=torch.Generator().manual_seed(0)))
+    chosen = (p.log() + noise).argmax(-1)
+    assert (chosen.bincount() / 40_000 - p).abs().max() < 4 * (0.25 / 40_000) ** 0.5
+    assert torch.isfinite(gumbel(torch.tensor([0.0, 1 - 2**-24]))).all()
+
+
+def test_low_temperatures_stay_finite():
+    tokens, log_probability = sample(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([0.5]), 1e-38, 0, 1.0)
+    assert (tokens.item(), log_probability.item()) == (1, 0.0)
+
+
 # ---- schemes
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 20))
 @settings(max_examples=60, deadline=None)
-def test_largest_gives_exactly_the_largest(seed, size, length):
+def test_first_gives_exactly_the_first(seed, size, length):
     generator = torch.Generator().manual_seed(seed)
-    score, among = torch.rand(size, length, generator=generator), torch.rand(size, length, generator=generator) < 0.6
+    order, among = torch.rand(size, length, generator=generator), torch.rand(size, length, generator=generator) < 0.6
     count = torch.randint(0, length + 1, (size,), generator=generator)
-    chosen = largest(score, among, count)
+    chosen = first(order, among, count)
     for row in range(size):
         candidates = [i for i in range(length) if among[row, i]]
-        best = sorted(candidates, key=lambda i: -score[row, i])[: int(count[row])]
+        best = sorted(candidates, key=lambda i: order[row, i])[: int(count[row])]
         assert chosen[row].nonzero()[:, 0].tolist() == sorted(best)
 
 
-def test_maskgit_asks_for_all_and_keeps_the_most_confident_roar_the_other_way_round():
-    unknown = torch.tensor([[True, False, True, True], [True, True, True, True]])
-    order = torch.tensor([[0.1, 0.9, 0.8, 0.3], [0.4, 0.3, 0.2, 0.1]])
-    confidence = torch.tensor([[-1.0, 0.0, -3.0, -2.0], [-4.0, -0.1, -0.2, -9.0]])
-    count = torch.tensor([1, 2])
-    assert torch.equal(MaskGIT().query(unknown, order, count), unknown)
-    assert MaskGIT().commit(unknown, confidence, count).int().tolist() == [[1, 0, 0, 0], [0, 1, 1, 0]]
-    asked = RandomOrder().query(unknown, order, count)
-    assert asked.int().tolist() == [[0, 0, 1, 0], [1, 1, 0, 0]]
-    assert torch.equal(RandomOrder().commit(asked, confidence, count), asked)
-    assert set(SCHEMES) == {"maskgit", "roar", "left_to_right"}
+def test_schemes_say_in_which_order_cells_are_decoded():
+    uniform = torch.rand(2, 12)
+    assert SCHEMES["maskgit"](uniform, (3, 4)) is None  # by confidence
+    assert torch.equal(SCHEMES["roar"](uniform, (3, 4)), uniform)
+    order = SCHEMES["halton"](uniform, (3, 4))
+    assert order.shape == uniform.shape
+    assert torch.equal(order[0], order[1])
+    assert SCHEMES["left_to_right"] is None
+
+
+def test_halton_order_by_hand():
+    """Points (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9) ... of bases 2 and 3 on a grid of 2 × 3."""
+    assert halton_order(2, 3).reshape(2, 3).tolist() == [[5, 3, 1], [2, 0, 4]]
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (14, 14), (8, 5)])
+def test_halton_order_reaches_every_cell_once_and_spreads(grid):
+    order = halton_order(*grid)
+    assert sorted(order.tolist()) == list(range(grid[0] * grid[1]))
+    if grid == (14, 14):  # of the first 16 cells, about four are in each quarter
+        quarters = [(int(i) // 14 // 7, int(i) % 14 // 7) for i in (order < 16).nonzero()[:, 0]]
+        assert {quarters.count((r, c)) for r in (0, 1) for c in (0, 1)} <= {3, 4, 5}

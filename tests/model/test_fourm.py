@@ -30,6 +30,7 @@ from open4m.losses import aggregate
 from open4m.model.config import SIZES, FourMConfig, ModalitySpec
 from open4m.model.embeddings import patchify, sincos_1d
 from open4m.model.fourm import FourMTransformer
+from open4m.model.layers import Cache
 from open4m.tokenizers.vit import sincos_2d
 from open4m.train import optim
 from open4m.types import MaskedBatch, Open4MError
@@ -366,12 +367,12 @@ def test_decoding_with_a_cache_equals_decoding_at_once(config, rows):
     batch = make_batch([(rows[0][0], queries), (rows[1][0], queries), ([], queries)])
     context = model.encode(batch)
     whole = model.decode(context, batch)
-    caches = [{} for _ in model.decoder]
+    caches = [Cache(3, 6, config, whole) for _ in model.decoder]
     names = ("target_id", "target_modality", "target_position", "query_id", "target_valid")
     for p in range(6):
         one = dataclasses.replace(batch, **{name: getattr(batch, name)[:, p : p + 1] for name in names})
         torch.testing.assert_close(model.decode(context, one, caches)[:, 0], whole[:, p], rtol=0, atol=1e-10)
-    assert caches[0]["k"].shape == (3, 4, 6, 4)
+    assert caches[0].length == 6
 
 
 def test_a_sample_that_sees_nothing_gives_finite_logits_in_low_precision_too():

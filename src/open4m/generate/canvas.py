@@ -13,12 +13,35 @@ from open4m.model.config import FourMConfig
 
 
 @dataclass
+class Record:
+    """How sure the model was of what it generated, a token (B, L) float32; NaN where nothing was generated.
+
+    ``log_probability``: of the token, in the distribution that it was drawn from; ``entropy``: of the model's own
+    distribution, in nats, if it was asked for.
+    """
+
+    log_probability: Tensor
+    entropy: Tensor | None = None
+
+    @staticmethod
+    def of(shape: tuple[int, ...], entropies: bool) -> Record:
+        """Of nothing generated yet."""
+        return Record(*(torch.full(shape, torch.nan) for _ in range(1 + entropies)))
+
+    def put(self, where: Tensor, log_probability: Tensor, entropy: Tensor | None) -> None:
+        """Set values at the places ``where`` (B, L) is True, row by row."""
+        self.log_probability[where] = log_probability.cpu()
+        if self.entropy is not None:
+            self.entropy[where] = entropy.cpu()
+
+
+@dataclass
 class Canvas:
     """Known tokens by modality key. Generation is filling it in; in-painting is starting with part of a grid.
 
     ``grids``: ids (B, L) int64, and ``known`` (B, L) bool. ``sequences``: a list of token ids a sample, or None
     where the sample has no such sequence. ``pixels``: (B, C, H, W), and ``known`` (B, L) bool. ``vectors``: an array
-    (L, C) a sample, or None.
+    (L, C) a sample, or None. ``records`` are kept of what was generated.
     """
 
     config: FourMConfig
@@ -28,6 +51,7 @@ class Canvas:
     pixels: dict[str, Tensor] = field(default_factory=dict)
     vectors: dict[str, list[Tensor | None]] = field(default_factory=dict)
     known: dict[str, Tensor] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
 
     def start(self, key: str) -> None:
         """Make room for a modality."""
@@ -36,20 +60,37 @@ class Canvas:
             self.sequences.setdefault(key, [None] * self.size)
         elif spec.family == "vectors":
             self.vectors.setdefault(key, [None] * self.size)
-        elif key not in self.grids:
+        elif spec.family == "pixels" and key not in self.pixels:
+            sides = (side * spec.patch_size for side in spec.grid)
+            self.pixels[key] = torch.zeros(self.size, spec.channels, *sides)
+            self.known[key] = torch.zeros(self.size, spec.length, dtype=torch.bool)
+        elif spec.family == "grid" and key not in self.grids:
             self.grids[key] = torch.zeros(self.size, spec.length, dtype=torch.int64)
             self.known[key] = torch.zeros(self.size, spec.length, dtype=torch.bool)
 
-    def keys(self) -> list[str]:
+    @property
+    def present(self) -> list[str]:
         """The modalities of which something may be known."""
         return [*self.grids, *self.sequences, *self.pixels, *self.vectors]
 
-    def visible(self, shown: Collection[str], device: torch.device) -> dict[str, Tensor | dict[str, Tensor]]:
-        """The input fields of a :class:`MaskedBatch` that shows all that is known of the modalities in ``shown``."""
+    def select(self, keys: Collection[str]) -> Canvas:
+        """A canvas of some modalities, tensors shared."""
+        parts = (self.grids, self.sequences, self.pixels, self.vectors, self.known)
+        return Canvas(self.config, self.size, *({k: v for k, v in part.items() if k in keys} for part in parts))
+
+    def with_(self, other: Canvas) -> Canvas:
+        """A canvas of all that both know, ``other``'s in place of what is here, tensors shared."""
+        return Canvas(
+            self.config, self.size, self.grids | other.grids, self.sequences | other.sequences,
+            self.pixels | other.pixels, self.vectors | other.vectors, self.known | other.known,
+        )  # fmt: skip
+
+    def visible(self, device: torch.device) -> dict[str, Tensor | dict[str, Tensor]]:
+        """The input fields of a :class:`MaskedBatch` that shows all that is known."""
         ids, kinds, places, valid = [], [], [], []
         for index, spec in enumerate(self.config.modalities):
             key = spec.key
-            if key not in shown or key not in self.keys() or not spec.is_input:
+            if key not in self.present or not spec.is_input:
                 continue
             if spec.family in ("sequence", "vectors"):
                 if spec.family == "sequence":

@@ -1,22 +1,53 @@
 """Generation: fill the canvas in, target after target (paper A.3, Figure 3).
 
-Every pass encodes what is visible and decodes only what is asked for. With guidance the conditional and the
-unconditional pass are one batch. What is finished conditions what follows: chained generation.
+Every pass encodes what is visible and decodes only what is asked for; padding is not computed. Guidance combines a
+pass without the conditions and one with each of them, which are rows of the same batch. What is finished conditions
+what follows: chained generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from open4m.generate.canvas import Canvas
+from open4m.generate.canvas import Canvas, Record
 from open4m.generate.plan import Step
-from open4m.generate.sampling import Draws, guide, sample
-from open4m.generate.schemes import SCHEMES
+from open4m.generate.sampling import Draws, entropy, guide, gumbel, sample
+from open4m.generate.schemes import SCHEMES, first
 from open4m.model.fourm import Context, FourMTransformer
+from open4m.model.layers import Cache
 from open4m.types import MaskedBatch, Open4MError
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass that was made: the ``number``th, from 1, of at most ``total`` of ``step``."""
+
+    step: Step
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the passes of one step are shown. With guidance, the first is shown no conditions, and ``weights`` are those
+    of the others; without (None) there is one pass."""
+
+    shown: list[Canvas]
+    weights: list[float] | None = None
+
+    def combine(self, hidden: Tensor) -> Tensor:
+        """Guided hidden states (T, D) of those of all passes (passes · T, D).
+
+        Their logits are the guided logits, since the output layer is linear; so all passes share its cost.
+        """
+        if self.weights is None:
+            return hidden
+        unconditional, *conditional = hidden.chunk(len(self.shown))
+        return guide(unconditional, conditional, self.weights)
 
 
 class Engine:
@@ -35,116 +66,193 @@ class Engine:
     def device(self) -> torch.device:
         return self.model.embeddings.mask_token.device
 
-    @torch.inference_mode()
-    def run(self, canvas: Canvas, plan: Sequence[Step], seeds: Sequence[int]) -> Canvas:
-        """Fill in the plan's targets. ``seeds``: one a sample; a sample's result depends on its own seed only."""
-        if len(seeds) != canvas.size:
-            raise Open4MError(f"expected one seed a sample, got {len(seeds)} for {canvas.size} samples")
-        draws = Draws(list(seeds))
-        for step in plan:
-            canvas.start(step.target)
-            if self.config.spec(step.target).family == "sequence":
-                self._sequence(canvas, step, draws)
-            else:
-                self._grid(canvas, step, draws)
+    def run(
+        self,
+        canvas: Canvas,
+        plan: Sequence[Step],
+        seeds: Sequence[int],
+        conditions: Mapping[str, Canvas] | None = None,
+        entropies: bool = False,
+    ) -> Canvas:
+        """Fill in the plan's targets; see :meth:`passes`."""
+        for _ in self.passes(canvas, plan, seeds, conditions, entropies):
+            pass
         return canvas
 
-    def _grid(self, canvas: Canvas, step: Step, draws: Draws) -> None:
-        scheme = SCHEMES[step.scheme]
+    def passes(
+        self,
+        canvas: Canvas,
+        plan: Sequence[Step],
+        seeds: Sequence[int],
+        conditions: Mapping[str, Canvas] | None = None,
+        entropies: bool = False,
+    ) -> Iterator[Pass]:
+        """Fill in the plan's targets, yielding after every forward pass; the canvas shows how far it is.
+
+        ``seeds``: one a sample; a sample's result depends on its own seed only. ``conditions``: canvases that only
+        guidance refers to, by name. ``entropies``: record them too.
+        """
+        conditions = conditions or {}
+        for name, other in {"": canvas, **conditions}.items():
+            if len(seeds) != other.size:
+                where = f" of {name}" * bool(name)
+                raise Open4MError(f"expected one seed a sample, got {len(seeds)} for {other.size} samples{where}")
+        draws, free = Draws(seeds), []
+        for step in plan:
+            canvas.start(step.target)
+            decode = self._sequence if self.config.spec(step.target).family == "sequence" else self._grid
+            with torch.inference_mode():  # not around a yield: the caller's mode is not ours
+                decoding = decode(canvas, step, draws, conditions, free, entropies)
+            while True:
+                with torch.inference_mode():
+                    made = next(decoding, None)
+                if made is None:
+                    break
+                yield made
+            if not step.guided:
+                free.append(step.target)
+
+    def views(
+        self, canvas: Canvas, step: Step, done: int, conditions: Mapping[str, Canvas], free: Collection[str]
+    ) -> Views:
+        """What the passes of ``step`` see after ``done`` of them.
+
+        Without conditions: what is known of the target itself, the targets ``free`` of guidance and, where conditions
+        are weighted one by one, all that have no weight.
+        """
+        guidance, others = step.guidance_at(done), [key for key in canvas.present if key != step.target]
+        if not isinstance(guidance, Mapping):
+            base = canvas.select([step.target, *free])
+            if guidance in (0, 1):
+                return Views([canvas if guidance else base])
+            return Views([base, canvas], [guidance])
+        if unknown := [name for name in guidance if name not in (*others, *conditions)]:
+            known = ", ".join([*others, *conditions]) or "nothing"
+            raise Open4MError(f"{step.target}: guidance by {', '.join(unknown)}, which is not given (given: {known})")
+        base = canvas.select([step.target, *(key for key in others if key not in guidance)])
+        weights = {name: weight for name, weight in guidance.items() if weight}
+        shown = [base.with_(conditions[name] if name in conditions else canvas.select([name])) for name in weights]
+        return Views([base, *shown], list(weights.values())) if weights else Views([base])
+
+    def _grid(self, canvas, step, draws, conditions, free, entropies) -> Iterator[Pass]:
+        spec = self.config.spec(step.target)
         known, ids = canvas.known[step.target], canvas.grids[step.target]
-        total = (~known).sum(1)  # (B,)
-        order = draws.uniform(known.shape[1])  # (B, L)
-        for done in range(step.steps):
-            left = torch.tensor([step.remaining(done + 1, int(n)) for n in total])
-            count = (~known).sum(1) - left
-            queried = scheme.query(~known, order, count)  # (B, L)
-            uniform = draws.uniform(known.shape[1])  # a number a cell, used or not: no other sample matters
-            if not queried.any():
-                continue
-            width = int(queried.sum(1).max())
-            position = (~queried).int().argsort(dim=1, stable=True)[:, :width]  # (B, Q): queried cells first
-            valid = queried.gather(1, position)
-            logits = self._grid_logits(canvas, step, position, valid)  # (B, Q, V)
-            token, confidence = sample(logits, uniform.gather(1, position), step.temperature, step.top_k, step.top_p)
-            scores = torch.full(known.shape, -torch.inf).scatter_(
-                1, position, confidence.masked_fill(~valid, -torch.inf)
-            )
-            answers = ids.scatter(1, position, torch.where(valid, token, ids.gather(1, position)))
-            kept = scheme.commit(queried, scores, count)
-            ids = torch.where(kept, answers, ids)
-            known = known | kept
-            canvas.grids[step.target], canvas.known[step.target] = ids, known
+        record = canvas.records[step.target] = Record.of(known.shape, entropies)
+        total = (~known).sum(1).tolist()
+        order = SCHEMES[step.scheme](draws.uniform(spec.length), spec.grid)
+        for done in range(step.passes):
+            uniform = draws.uniform(spec.length)  # a number a cell, used or not: no other sample matters
+            noise = gumbel(draws.uniform(spec.length)) if step.choice_temperature else None
+            unknown = ~known
+            count = unknown.sum(1) - torch.tensor([step.remaining(done + 1, n) for n in total])
+            queried = unknown if order is None else first(order, unknown, count)  # (B, L)
+            if queried.any():
+                views = self.views(canvas, step, done, conditions, free)
+                context = self._encode(views)
+                hidden = self.model.decode(context, self._queries(spec.key, queried, len(views.shown)), packed=True)
+                logits = self.model.logits(views.combine(hidden.float()), spec.key)  # (T, V), row by row
+                token, log_probability = sample(
+                    logits, uniform[queried].to(logits.device), step.temperature_at(done), step.top_k, step.top_p
+                )
+                record.put(queried, log_probability, entropy(logits) if entropies else None)
+                kept = queried
+                if order is None:
+                    confidence = record.log_probability
+                    if noise is not None:  # less and less of it
+                        confidence = confidence + step.choice_temperature * (1 - (done + 1) / step.passes) * noise
+                    kept = first(-confidence, queried, count)
+                answers = ids.masked_scatter(queried, token.cpu())
+                ids, known = torch.where(kept, answers, ids), known | kept
+                canvas.grids[step.target], canvas.known[step.target] = ids, known
+            yield Pass(step, done + 1, step.passes)
 
-    def _grid_logits(self, canvas: Canvas, step: Step, position: Tensor, valid: Tensor) -> Tensor:
-        context, copies = self._context(canvas, step)
-        batch = self._queries(step.target, torch.zeros_like(position), position, valid, copies)
-        hidden = self.model.decode(context, batch)
-        return self._guided(self.model.logits(hidden, step.target), step)
-
-    def _sequence(self, canvas: Canvas, step: Step, draws: Draws) -> None:
-        """Left to right, from the first sentinel to [EOS], with keys and values cached."""
-        longest = self.config.spec(step.target).max_length
-        longest = min(step.steps, longest) if step.steps else longest
-        context, copies = self._context(canvas, step)
-        caches: list[dict[str, Tensor]] = [{} for _ in self.model.decoder]
-        token = torch.full((canvas.size, 1), self.start)
-        rows: list[list[int]] = [[] for _ in range(canvas.size)]
-        open_rows = torch.ones(canvas.size, dtype=torch.bool)
+    def _sequence(self, canvas, step, draws, conditions, free, entropies) -> Iterator[Pass]:
+        """Left to right, from the first sentinel to an end, with keys and values cached. Finished rows are left out."""
+        spec, size = self.config.spec(step.target), canvas.size
+        longest = min(step.steps or spec.max_length, spec.max_length)
+        views = self.views(canvas, step, 0, conditions, free)
+        context, copies = self._encode(views).contiguous(), len(views.shown)
+        caches = [Cache(copies * size, longest, self.config, context.keys_values[0][0]) for _ in self.model.decoder]
         uniform = draws.uniform(longest)  # all at once: how many are used depends on the other samples
+        record = canvas.records[step.target] = Record.of(uniform.shape, entropies)
+        tokens = torch.zeros(size, longest, dtype=torch.int64)
+        lengths, rows = torch.full((size,), longest), torch.arange(size)  # of those that have not ended
+        token = torch.full((size,), self.start)
         for n in range(longest):
-            if not open_rows.any():
-                break
-            position = torch.full_like(token, n)
-            batch = self._queries(step.target, token, position, torch.ones_like(token, dtype=torch.bool), copies)
-            hidden = self.model.decode(context, batch, caches)
-            logits = self._guided(self.model.logits(hidden, step.target), step)
-            token, _ = sample(logits, uniform[:, n : n + 1], step.temperature, step.top_k, step.top_p)
-            for b in open_rows.nonzero()[:, 0].tolist():
-                rows[b].append(int(token[b, 0]))
-            open_rows &= ~torch.isin(token[:, 0], self.ends)
-        if self.eos is not None:  # whatever ended it here, what conditions further targets ends as in training
-            ends = set(self.ends.tolist())
-            rows = [[*[i for i in row if i not in ends][: longest - 1], self.eos] for row in rows]
-        canvas.sequences[step.target] = rows
+            batch = self._next(spec.key, token.repeat(copies), n)
+            hidden = views.combine(self.model.decode(context, batch, caches)[:, 0].float())
+            logits = self.model.logits(hidden, spec.key)  # (rows, V)
+            token, log_probability = sample(
+                logits, uniform[rows, n].to(logits.device), step.temperature_at(n), step.top_k, step.top_p
+            )
+            token = token.cpu()
+            tokens[rows, n] = token
+            at = torch.zeros(uniform.shape, dtype=torch.bool)
+            at[rows, n] = True
+            record.put(at, log_probability, entropy(logits) if entropies else None)
+            ended = torch.isin(token, self.ends)
+            if ended.any():
+                lengths[rows[ended]] = n + 1
+                stay = (~ended).nonzero()[:, 0]
+                every = (torch.arange(copies)[:, None] * len(rows) + stay).flatten().to(self.device)
+                rows, token, context = rows[stay], token[stay], context.keep(every)
+                for cache in caches:
+                    cache.keep(every)
+            made = [row[:end].tolist() for row, end in zip(tokens, lengths.clamp(max=n + 1), strict=True)]
+            finished = not len(rows) or n + 1 == longest
+            canvas.sequences[step.target] = self._ended(made, longest) if finished else made
+            yield Pass(step, n + 1, longest)
+            if finished:
+                return
 
-    def _context(self, canvas: Canvas, step: Step) -> tuple[Context, int]:
-        """The encoded canvas; with guidance also without its conditions, as further rows of the same batch."""
-        shown = [canvas.keys()]
-        if step.guidance != 1:
-            shown.append([step.target])  # without conditions: only what is known of the target itself
-        parts = [canvas.visible(keys, self.device) for keys in shown]
-        width = max(part["input_id"].shape[1] for part in parts)
-        fields = {
-            name: torch.cat([_pad(part[name], width) for part in parts])
-            for name in ("input_id", "input_modality", "input_position", "input_valid")
-        }
-        dense = {
-            kind: {key: torch.cat([part[kind][key] for part in parts]) for key in parts[0][kind]}
-            for kind in ("pixels", "vectors")
-        }
-        nothing = torch.zeros(len(fields["input_id"]), 0, dtype=torch.int64, device=self.device)
+    def _ended(self, rows: list[list[int]], longest: int) -> list[list[int]]:
+        """Sequences as they condition further targets: whatever ended one, it ends with [EOS] as in training."""
+        if self.eos is None:
+            return rows
+        ends = set(self.ends.tolist())
+        return [[*[i for i in row if i not in ends][: longest - 1], self.eos] for row in rows]
+
+    def _encode(self, views: Views) -> Context:
+        """The encoded views, as rows of one batch: all samples of the first one, then of the next."""
+        parts = [canvas.visible(self.device) for canvas in views.shown]
+        names = ("input_id", "input_modality", "input_position", "input_valid")
+        fields = {name: joined([part[name] for part in parts]) for name in names}
+        size, dense = len(parts[0]["input_id"]), {"pixels": {}, "vectors": {}}
+        for kind, values in dense.items():
+            for key in dict.fromkeys(key for part in parts for key in part[kind]):
+                like = next(part[kind][key] for part in parts if key in part[kind])
+                values[key] = joined([part[kind].get(key, like.new_zeros(like.shape)) for part in parts])
+        nothing = torch.zeros(size * len(parts), 0, dtype=torch.int64, device=self.device)
         batch = MaskedBatch(
             **fields, **dense, target_id=nothing, target_modality=nothing, target_position=nothing,
             query_id=nothing, target_valid=nothing.bool(),
         )  # fmt: skip
-        return self.model.encode(batch), len(parts)
+        return self.model.encode(batch, packed=True)
 
-    def _queries(self, key: str, token: Tensor, position: Tensor, valid: Tensor, copies: int) -> MaskedBatch:
-        token, position, valid = (t.repeat(copies, 1).to(self.device) for t in (token, position, valid))
-        nothing = torch.zeros(len(token), 0, dtype=torch.int64, device=self.device)
+    def _queries(self, key: str, queried: Tensor, copies: int) -> MaskedBatch:
+        """Mask tokens at the queried cells (B, L) of a grid, in raster order."""
+        width = int(queried.sum(1).max())
+        position = (~queried).int().argsort(dim=1, stable=True)[:, :width]  # (B, Q): queried cells first
+        position, valid = (t.repeat(copies, 1).to(self.device) for t in (position, queried.gather(1, position)))
+        return self._asked(key, torch.zeros_like(position), position, valid)
+
+    def _next(self, key: str, token: Tensor, place: int) -> MaskedBatch:
+        """The next token of a sequence: what follows ``token`` (rows,) at ``place``."""
+        token = token[:, None].to(self.device)
+        return self._asked(key, token, torch.full_like(token, place), torch.ones_like(token, dtype=torch.bool))
+
+    def _asked(self, key: str, token: Tensor, position: Tensor, valid: Tensor) -> MaskedBatch:
+        nothing = token[:, :0]
         return MaskedBatch(
             input_id=nothing, input_modality=nothing, input_position=nothing, input_valid=nothing.bool(),
-            target_id=torch.zeros_like(token), target_modality=torch.full_like(token, self.config.index(key)),
+            target_id=token, target_modality=torch.full_like(token, self.config.index(key)),
             target_position=position, query_id=token, target_valid=valid,
         )  # fmt: skip
 
-    def _guided(self, logits: Tensor, step: Step) -> Tensor:
-        logits = logits.float().cpu()
-        if step.guidance == 1:
-            return logits
-        conditional, unconditional = logits.chunk(2)
-        return guide(unconditional, conditional, step.guidance)
 
-
-def _pad(tensor: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]))
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Batches (B, N, ...) one after another, each filled up with zeros to the largest N."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([
+        torch.cat([part, part.new_zeros(len(part), width - part.shape[1], *part.shape[2:])], 1) for part in parts
+    ])  # fmt: skip

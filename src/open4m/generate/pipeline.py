@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import hashlib
+import numbers
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from PIL import Image
 from open4m import config as configs
 from open4m import hub, modalities
 from open4m.generate.canvas import Canvas
-from open4m.generate.engine import Engine
+from open4m.generate.engine import Engine, Pass
+from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.plan import Step, make
 from open4m.modalities.base import Sequence as SequenceModality
 from open4m.modalities.base import centered
@@ -30,12 +34,22 @@ TEXT = "text"  # the folder of the text tokenizer, beside those of the grids
 
 @dataclass
 class Generation:
-    """What was generated for one sample: ``values`` and ``tokens`` by modality, the ``plan`` and the ``seed``."""
+    """What was generated for one sample: ``values`` and ``tokens`` by modality, the ``plan`` and the ``seed``.
+
+    ``log_probability``: of each token (NaN: it was given), and ``entropy`` of the distribution it was drawn from, in
+    nats, if asked for; (h, w) of a grid, (length,) of a sequence, by modality. ``given`` and ``conditions`` are what
+    it was made from, as :meth:`FourM.generate` took it, checked: the same model makes the same tokens of them again
+    (:mod:`open4m.generate.record`).
+    """
 
     values: dict[str, Value]
     tokens: dict[str, np.ndarray]
     plan: list[Step] = field(default_factory=list)
     seed: int = 0
+    log_probability: dict[str, np.ndarray] = field(default_factory=dict)
+    entropy: dict[str, np.ndarray] = field(default_factory=dict)
+    given: dict[str, Value | Masked] = field(default_factory=dict)
+    conditions: dict[str, dict[str, Value | Masked]] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Value:
         if key not in self.values:
@@ -116,45 +130,87 @@ class FourM:
         inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         targets: Sequence[str | Step],
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
+        entropies: bool = False,
+        watch: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> Generation | list[Generation]:
         """Generate ``targets`` in order from ``inputs``, each conditioning the next.
 
         ``inputs``: PIL images, arrays, strings or boxes by modality name; a list of such mappings makes a list of
-        results. ``options``: fields of :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for
-        one (``caption={"top_p": 0.8}``). Sample i of a list draws from ``seed`` + i. The central square of an image
-        is seen; boxes, given and generated, are fractions of the given image and of that square, respectively.
+        results. A target may be given in part, :class:`Masked`: the rest is generated. ``options``: fields of
+        :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for one (``caption={"top_p": 0.8}``).
+        ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
+        "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one a sample, or
+        the first one's; sample i then has ``seed`` + i. ``watch`` is called after every pass. The central square of an
+        image is seen; boxes, given and generated, are fractions of the given image and of that square, respectively.
         """
-        samples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-        if not samples:
-            return []
-        plan = make(self.config, targets, options)
-        for step in plan:
-            self._check_tokenizer(step.target)
-        given = {key for sample in samples for key in self._keys(sample).values()}
-        for step in plan:
-            if step.target in given:
-                raise Open4MError(f"{step.target} is both given and a target: leave it out of one of them")
-        if not 0 <= seed < 1 << 62:
-            raise Open4MError(f"seed must be 0 to 2**62, got {seed}")
-        seeds = [seed + i for i in range(len(samples))]
-        canvas = self.engine.run(self._canvas(samples), plan, seeds)
-        results = self._results(canvas, plan, seeds)
+        passes = self.passes(inputs, targets, seed=seed, conditions=conditions, entropies=entropies, **options)
+        progress = None
+        for progress in passes:
+            if watch is not None:
+                watch(progress)
+        results = [] if progress is None else progress.results()
         return results[0] if isinstance(inputs, Mapping) else results
 
-    def reconstruct(self, value: Any, key: str) -> Value:
-        """The value after tokenizing it and back: as good as a prediction of it can be (paper Table 31, last row)."""
-        return self.decode(key, self.encode(key, value))
+    def passes(
+        self,
+        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        targets: Sequence[str | Step],
+        *,
+        seed: int | Sequence[int] = 0,
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
+        entropies: bool = False,
+        **options: Any,
+    ) -> Iterator[Progress]:
+        """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows."""
+        samples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        if not samples:
+            return
+        plan = make(self.config, targets, options)
+        wanted = {step.target for step in plan}
+        for step in plan:
+            self._check_tokenizer(step.target)
+        samples = [self._checked(sample, wanted) for sample in samples]
+        alone = {name: self._checked(values) for name, values in (conditions or {}).items()}
+        several = isinstance(seed, Sequence | np.ndarray)
+        seeds = list(seed) if several else [seed]
+        if wrong := [s for s in seeds if not (isinstance(s, numbers.Integral) and 0 <= s < 1 << 62)]:
+            raise Open4MError(f"seed must be a whole number from 0 to 2**62, got {wrong[0]!r}")
+        seeds = [int(s) for s in seeds] if several else [int(seed) + i for i in range(len(samples))]
+        if reserved := [name for name in alone if name in self.config.keys]:
+            raise Open4MError(f"a condition is called {reserved[0]}, which is a modality: choose another name")
+        canvas = self._canvas(samples, wanted)
+        if whole := [key for key in wanted if key in canvas.known and canvas.known[key].all(1).any()]:
+            raise Open4MError(f"{whole[0]}: no cell is masked, so nothing of it is left to generate")
+        others = {name: self._canvas([values] * len(samples)) for name, values in alone.items()}
+        plan = [self._read(step, canvas) for step in plan]
+        for made in self.engine.passes(canvas, plan, seeds, others, entropies):
+            yield Progress(self, canvas, plan, seeds, samples, alone, made)
 
-    def encode(self, key: str, value: Any) -> np.ndarray:
-        """Tokens of a value: (h·w,) of a grid, (length,) of a sequence."""
+    def reconstruct(self, value: Any, key: str) -> Value:
+        """The value after tokenizing it and back: as good as a prediction of it can be (paper Table 31, last row).
+
+        Of a sequence that is too long, the part that fits: a prediction is no longer than that either.
+        """
+        return self.decode(key, self.encode(key, value, cut=True))
+
+    def encode(self, key: str, value: Any, cut: bool = False) -> np.ndarray:
+        """Tokens of a value: (h·w,) of a grid, (length,) of a sequence.
+
+        A sequence of more tokens than the model was trained on is an error, as in CLIP's tokenizer, unless it may be
+        ``cut``: a condition whose end is left out in silence is another condition than the user gave.
+        """
         self._check_tokenizer(key)
         modality = modalities.get(key)
-        if isinstance(modality, SequenceModality):
-            ids = modality.encode(modality.convert(value), self.text, self.config.spec(key).max_length)
-            return np.array(ids, dtype=np.int64)
-        return self.grids[key].encode(value).ravel()
+        if not isinstance(modality, SequenceModality):
+            return self.grids[key].encode(value).ravel()
+        most = self.config.spec(key).max_length
+        ids = modality.encode(modality.convert(value), self.text, most if cut else sys.maxsize)
+        if len(ids) > most:
+            raise Open4MError(f"{key}: {len(ids)} tokens with the end, the model reads at most {most}: give less of it")
+        return np.array(ids, dtype=np.int64)
 
     def decode(self, key: str, tokens: np.ndarray) -> Value:
         """The value of tokens."""
@@ -164,63 +220,98 @@ class FourM:
             return modality.decode([int(i) for i in tokens], self.text)
         return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
 
-    def _keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
-        """The model's modality for each given name: input-only pixels, where it reads them, stand for their source."""
-        readers = {modalities.get(s.key).source: s.key for s in self.config.modalities if s.family == "pixels"}
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all that decides about tokens: configuration, weights, and what the tokenizers encode.
+
+        Of the values in memory: other types at rest (``half``) are the same model only if nothing was rounded.
+        """
+        digest = hashlib.sha256(configs.fingerprint(self.config).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for key, tokenizer in sorted(self.grids.items()):
+            digest.update(f"{key} {tokenizer.fingerprint}".encode())
+        if self.text is not None:
+            digest.update(self.text.fingerprint.encode())
+        return digest.hexdigest()[:16]
+
+    def _readers(self) -> dict[str, str]:
+        """The input-only pixels that stand for their source, where the model reads them: rgb -> rgb_pixels."""
+        return {modalities.get(s.key).source: s.key for s in self.config.modalities if s.family == "pixels"}
+
+    def _read(self, step: Step, canvas: Canvas) -> Step:
+        """The step with guidance by what the canvas has: pixels, where they were read for their source."""
+        if not isinstance(step.guidance, Mapping):
+            return step
+        readers = {name: key for name, key in self._readers().items() if name not in canvas.present}
+        return replace(step, guidance={readers.get(name, name): weight for name, weight in step.guidance.items()})
+
+    def _keys(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, str]:
+        """The model's modality for each given name; a target that is given in part is its tokens."""
+        readers, keys = self._readers(), {}
         readable = [s.key for s in self.config.modalities if s.is_input]
-        keys = {}
         for name in sample:
-            keys[name] = readers.get(name, name)
+            part = name in wanted and isinstance(sample[name], Masked)
+            keys[name] = name if part else readers.get(name, name)
+            allowed = list(dict.fromkeys([*readable, *filter(None, readers)]))
+            if keys[name] in self.config.keys and keys[name] not in readable:
+                raise Open4MError(f"{name}: this model was not trained to read it (inputs: {', '.join(allowed)})")
             if keys[name] not in readable:
-                raise modalities.unknown(name, list(dict.fromkeys([*readable, *filter(None, readers)])))
+                raise modalities.unknown(name, allowed)
         return keys
 
-    def _canvas(self, samples: Sequence[Mapping[str, Any]]) -> Canvas:
+    def _checked(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, Any]:
+        """The sample with each value as its modality has it. Raises for one that cannot be given."""
+        for name, key in self._keys(sample, wanted).items():
+            if key in wanted and not isinstance(sample[name], Masked):
+                raise Open4MError(
+                    f"{key} is both given and a target: leave it out of one of them, or give a part of it: Masked"
+                )
+        known = {name: modalities.get(name) for name in sample}
+        return {
+            name: replace(value, value=known[name].convert(value.value))
+            if isinstance(value, Masked) else known[name].convert(value)
+            for name, value in sample.items()
+        }  # fmt: skip
+
+    def _canvas(self, samples: Sequence[Mapping[str, Any]], wanted: Collection[str] = ()) -> Canvas:
         canvas = Canvas(self.config, len(samples))
         for row, sample in enumerate(samples):
-            keys = self._keys(sample)
             known = {name: modalities.get(name) for name in sample}
-            values = centered({name: known[name].convert(value) for name, value in sample.items()}, known)
-            for name, key in keys.items():
+            masks = {name: given.mask for name, given in sample.items() if isinstance(given, Masked)}
+            whole = {name: given.value if name in masks else given for name, given in sample.items()}
+            values = centered({name: known[name].convert(value) for name, value in whole.items()}, known)
+            for name, key in self._keys(sample, wanted).items():
                 spec, value = self.config.spec(key), values[name]
-                if spec.family == "pixels":
-                    side = (spec.grid[0] * spec.patch_size, spec.grid[1] * spec.patch_size)
-                    if key not in canvas.pixels:
-                        canvas.pixels[key] = torch.zeros(len(samples), spec.channels, *side)
-                        canvas.known[key] = torch.zeros(len(samples), spec.length, dtype=torch.bool)
-                    modality = modalities.get(key)
-                    canvas.pixels[key][row] = torch.from_numpy(modality.pixels(modality.fit(value, side[0])))
-                    canvas.known[key][row] = True
-                    continue
-                canvas.start(key)
-                if spec.family == "vectors":
-                    canvas.vectors[key][row] = torch.from_numpy(
-                        modalities.get(key).vectors(value, spec.channels, spec.max_length)
-                    )
-                    continue
-                tokens = self.encode(key, value)
-                if spec.family == "sequence":
-                    canvas.sequences[key][row] = tokens.tolist()
-                else:
-                    canvas.grids[key][row] = torch.from_numpy(tokens)
-                    canvas.known[key][row] = True
+                if name in masks and known[name].extent(value) is None:
+                    raise Open4MError(f"{name}: a part of it can be masked of images and maps only")
+                visible = True
+                if name in masks:
+                    unknown = unknown_cells(masks[name], known[name].extent(value), spec.grid, name)
+                    visible = torch.from_numpy(~unknown)
+                self._put(canvas, row, key, value, visible)
         return canvas
 
-    def _results(self, canvas: Canvas, plan: list[Step], seeds: list[int]) -> list[Generation]:
-        tokens: dict[str, list[np.ndarray]] = {}
-        values: dict[str, list[Value]] = {}
-        for step in plan:
-            key = step.target
-            if self.config.spec(key).family == "sequence":
-                tokens[key] = [np.array(row, dtype=np.int64) for row in canvas.sequences[key]]
-                values[key] = [self.decode(key, row) for row in tokens[key]]
-            else:
-                tokens[key] = list(canvas.grids[key].numpy())
-                values[key] = self.grids[key].decode_batch(canvas.grids[key].numpy())
-        return [
-            Generation({k: v[i] for k, v in values.items()}, {k: t[i] for k, t in tokens.items()}, plan, seeds[i])
-            for i in range(canvas.size)
-        ]
+    def _put(self, canvas: Canvas, row: int, key: str, value: Value, visible: bool | torch.Tensor) -> None:
+        """Write one value; of a grid or of pixels, ``visible`` cells (L,)."""
+        spec = self.config.spec(key)
+        canvas.start(key)
+        if spec.family == "pixels":
+            modality = modalities.get(key)
+            side = spec.grid[0] * spec.patch_size
+            canvas.pixels[key][row] = torch.from_numpy(modality.pixels(modality.fit(value, side)))
+            canvas.known[key][row] = visible
+        elif spec.family == "vectors":
+            if len(value) > spec.max_length:
+                raise Open4MError(f"{key}: {len(value)} vectors, the model reads at most {spec.max_length}")
+            vectors = modalities.get(key).vectors(value, spec.channels, spec.max_length)
+            canvas.vectors[key][row] = torch.from_numpy(vectors)
+        elif spec.family == "sequence":
+            canvas.sequences[key][row] = self.encode(key, value).tolist()
+        else:
+            canvas.grids[key][row] = torch.from_numpy(self.encode(key, value))
+            canvas.known[key][row] = visible
 
     def can_decode(self, key: str) -> bool:
         """Whether a modality needs no tokenizer, or the model came with it."""
@@ -232,3 +323,48 @@ class FourM:
         if not self.can_decode(key):
             folder = TEXT if self.config.spec(key).family == "sequence" else key
             raise Open4MError(f"{key}: the model has no tokenizer for it; put one into {hub.TOKENIZERS}/{folder}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is there after a forward pass: ``made`` says which."""
+
+    model: FourM
+    canvas: Canvas
+    plan: list[Step]
+    seeds: list[int]
+    given: list[dict[str, Any]]
+    conditions: dict[str, dict[str, Any]]
+    made: Pass
+
+    def results(self) -> list[Generation]:
+        """What is generated of every sample so far. Unknown cells of a grid are drawn as token 0."""
+        model, canvas = self.model, self.canvas
+        tokens: dict[str, list[np.ndarray]] = {}
+        values: dict[str, list[Value]] = {}
+        for key in (step.target for step in self.plan if step.target in canvas.present):
+            if model.config.spec(key).family == "sequence":
+                tokens[key] = [np.array(row or [], dtype=np.int64) for row in canvas.sequences[key]]
+                values[key] = [model.decode(key, row) for row in tokens[key]]
+            else:
+                tokens[key] = list(canvas.grids[key].numpy().copy())
+                values[key] = model.grids[key].decode_batch(canvas.grids[key].numpy())
+        return [
+            Generation(
+                values={key: of_key[i] for key, of_key in values.items()},
+                tokens={key: of_key[i] for key, of_key in tokens.items()},
+                plan=self.plan, seed=self.seeds[i],
+                log_probability={key: self._laid_out(key, r.log_probability[i], tokens[key][i])
+                                 for key, r in canvas.records.items()},
+                entropy={key: self._laid_out(key, r.entropy[i], tokens[key][i])
+                         for key, r in canvas.records.items() if r.entropy is not None},
+                given=self.given[i], conditions=self.conditions,
+            )
+            for i in range(canvas.size)
+        ]  # fmt: skip
+
+    def _laid_out(self, key: str, record: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
+        """A record (L,) as the tokens lie: (h, w), or (length,)."""
+        spec = self.model.config.spec(key)
+        values = record.numpy().copy()
+        return values[: len(tokens)] if spec.family == "sequence" else values.reshape(spec.grid)

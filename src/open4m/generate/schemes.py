@@ -1,56 +1,70 @@
-"""Decoding schemes of grids (paper A.3): which cells are asked for, and which answers are kept.
+"""Decoding schemes of grids (paper A.3): in which order cells are decoded.
 
-A scheme is two functions of boolean or float arrays (B, L) over a grid's cells. Sequences are decoded left to
-right by the engine itself.
+A scheme is one function of a random number a cell (B, L), drawn once a sample, and the grid's (h, w). It gives a
+number a cell (B, L): those of the smallest numbers are asked for first, and only as many as are kept. A scheme that
+gives None asks for all unknown cells in every pass and keeps the most confident answers. Sequences are decoded left
+to right by the engine itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
-
-class Scheme(Protocol):
-    """``order`` (B, L) is a random number a cell, drawn once a sample; ``count`` (B,) is how many cells to commit."""
-
-    def query(self, unknown: Tensor, order: Tensor, count: Tensor) -> Tensor:
-        """The cells to ask for: bool (B, L)."""
-
-    def commit(self, queried: Tensor, confidence: Tensor, count: Tensor) -> Tensor:
-        """The asked cells whose answers are kept: bool (B, L)."""
+Scheme = Callable[[Tensor, tuple[int, int]], Tensor | None]
 
 
-@dataclass(frozen=True)
-class MaskGIT:
-    """All unknown cells are asked for; the most confident answers are kept."""
-
-    def query(self, unknown: Tensor, order: Tensor, count: Tensor) -> Tensor:
-        return unknown
-
-    def commit(self, queried: Tensor, confidence: Tensor, count: Tensor) -> Tensor:
-        return largest(confidence, queried, count)
+def maskgit(uniform: Tensor, grid: tuple[int, int]) -> None:
+    """MaskGIT: the most confident answers first."""
+    return None
 
 
-@dataclass(frozen=True)
-class RandomOrder:
-    """ROAR: only as many random cells as are kept are asked for."""
-
-    def query(self, unknown: Tensor, order: Tensor, count: Tensor) -> Tensor:
-        return largest(order, unknown, count)
-
-    def commit(self, queried: Tensor, confidence: Tensor, count: Tensor) -> Tensor:
-        return queried
+def roar(uniform: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Random order autoregressive."""
+    return uniform
 
 
-SCHEMES: dict[str, Scheme | None] = {"maskgit": MaskGIT(), "roar": RandomOrder(), "left_to_right": None}
+def halton(uniform: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cells far from one another first, in the order in which a Halton sequence comes to them
+    (https://arxiv.org/abs/2503.17076)."""
+    return halton_order(*grid).to(uniform).expand_as(uniform)
+
+
+SCHEMES: dict[str, Scheme | None] = {"maskgit": maskgit, "roar": roar, "halton": halton, "left_to_right": None}
 """By name; None: for sequences, which have one order."""
 
 
-def largest(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
-    """The ``count`` (B,) cells of largest score (B, L) among those that are True: bool (B, L)."""
-    order = score.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(score.shape[1]).expand_as(order))
+@cache
+@torch.inference_mode(False)
+def halton_order(h: int, w: int) -> Tensor:
+    """When each cell of an h × w grid is reached (h·w,) int64: the rank of its first point, bases 2 and 3."""
+    order: dict[int, None] = {}
+    n = 0
+    while len(order) < h * w:
+        n += 1
+        order.setdefault(int(radical_inverse(n, 2) * h) * w + int(radical_inverse(n, 3) * w))
+    rank = torch.empty(h * w, dtype=torch.int64)
+    rank[torch.tensor(list(order))] = torch.arange(h * w)
+    return rank
+
+
+def radical_inverse(n: int, base: int) -> float:
+    """The digits of n mirrored at the point."""
+    value, scale = 0.0, 1.0
+    while n:
+        n, digit = divmod(n, base)
+        scale /= base
+        value += digit * scale
+    return value
+
+
+def first(order: Tensor, among: Tensor, count: Tensor) -> Tensor:
+    """The ``count`` (B,) cells of smallest ``order`` (B, L) among those that are True: bool (B, L)."""
+    cells = order.masked_fill(~among, torch.inf).argsort(dim=1, stable=True)
+    rank = torch.empty_like(cells).scatter_(
+        1, cells, torch.arange(order.shape[1], device=order.device).expand_as(cells)
+    )
     return among & (rank < count[:, None])

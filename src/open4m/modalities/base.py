@@ -473,12 +473,17 @@ def encode_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def read_array(data: bytes, name: str, ndim: int) -> np.ndarray:
-    """A float array from ``.npy`` bytes; pickled objects are refused."""
+def load_array(data: bytes, name: str) -> np.ndarray:
+    """An array from ``.npy`` bytes; pickled objects are refused."""
     try:
-        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise Open4MError(f"{name}: not a readable .npy array ({error})") from error
+
+
+def read_array(data: bytes, name: str, ndim: int) -> np.ndarray:
+    """A float array from ``.npy`` bytes."""
+    array = load_array(data, name)
     if array.ndim != ndim or array.dtype.kind != "f":
         raise Open4MError(f"{name}: expected a float array of {ndim} dimensions, got {array.dtype} {array.shape}")
     return array

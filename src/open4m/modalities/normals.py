@@ -84,9 +84,11 @@ class Normals(TokenGrid):
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1; those that are, up to rounding, stay as they are, bit by bit."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     toward_viewer = np.float32([0, 0, 1])
-    return np.where(length > 1e-6, vectors / np.maximum(length, 1e-6), toward_viewer).astype(np.float32)
+    scaled = np.where(length > 1e-6, vectors / np.maximum(length, 1e-6), toward_viewer)
+    return np.where(np.abs(length - 1) > 1e-6, scaled, vectors).astype(np.float32)
 
 
 MODALITY = Normals(

@@ -16,19 +16,33 @@ def forward_flops(config: FourMConfig, batch: MaskedBatch) -> float:
     that see each other, feed-forward layers, embeddings of patches and vectors, and the output layer of each target's
     own modality. A training step needs three times as much: the backward pass has two products for each of these.
     """
-    dim, heads_products = config.dim, 4 * config.dim  # scores and values: 2·D each for a pair of tokens
-    n = batch.input_valid.sum(1).double() + config.register_tokens  # (B,)
+    n = batch.input_valid.sum(1).double()  # (B,)
     m = batch.target_valid.sum(1).double()
-    hidden = int(dim * config.mlp_ratio)
+    total = encoder_flops(config, n) + decoder_flops(config, m, n, _seen(config, batch))
+    return float(total.sum()) + _ends(config, batch)
+
+
+def encoder_flops(config: FourMConfig, n: Tensor) -> Tensor:
+    """Of encoding rows (B,) of n tokens, and of the keys and values of it that the decoder reads."""
+    n, square = n + config.register_tokens, 2 * config.dim**2
+    blocks = config.encoder_depth * (n * (4 * square + _mlp(config)) + 4 * config.dim * n * n)
+    return blocks + n * square * (1 + 2 * config.decoder_depth)  # the projection, and every block's keys and values
+
+
+def decoder_flops(config: FourMConfig, m: Tensor, n: Tensor, seen: Tensor) -> Tensor:
+    """Of decoding rows (B,) of m queries that read n encoded tokens; ``seen``: pairs of a query and one that it sees.
+
+    Scores and values are 2·D each for a pair of tokens.
+    """
+    n, square = n + config.register_tokens, 2 * config.dim**2
+    return config.decoder_depth * (m * (6 * square + _mlp(config)) + 4 * config.dim * (seen + m * n))
+
+
+def _mlp(config: FourMConfig) -> int:
+    """Of a feed-forward layer, a token."""
+    hidden = int(config.dim * config.mlp_ratio)
     gated = config.activation in ("swiglu", "geglu")
-    mlp = 2 * 3 * dim * int(2 * hidden / 3) if gated else 2 * 2 * dim * hidden
-    square = 2 * dim * dim
-    encoder = config.encoder_depth * (n * (4 * square + mlp) + heads_products * n * n)
-    context = n * square * (1 + 2 * config.decoder_depth)  # the projection, and every block's keys and values
-    decoder = config.decoder_depth * (
-        m * (4 * square + 2 * square + mlp) + heads_products * (_seen(config, batch) + m * n)
-    )
-    return float((encoder + context + decoder).sum()) + _ends(config, batch)
+    return 2 * 3 * config.dim * int(2 * hidden / 3) if gated else 2 * 2 * config.dim * hidden
 
 
 def _seen(config: FourMConfig, batch: MaskedBatch) -> Tensor:

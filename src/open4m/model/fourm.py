@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import Embeddings, consecutive
 from open4m.model.heads import LinearCrossEntropy
-from open4m.model.layers import DecoderBlock, EncoderBlock, FusedLinear, drop_path, norm
+from open4m.model.layers import Cache, DecoderBlock, EncoderBlock, FusedLinear, Packed, drop_path, norm
 from open4m.types import MaskedBatch, Open4MError
 
 
@@ -20,7 +20,16 @@ class Context:
     """What the decoder reads of the encoder: each block's keys and values, and which tokens are real."""
 
     keys_values: list[tuple[Tensor, Tensor]]  # a block: (B, heads, N, D/heads) each
-    mask: Tensor  # (B, 1, 1, N) bool
+    mask: Tensor | None  # (B, 1, 1, N) bool; None: all are
+
+    def contiguous(self) -> Context:
+        """The same, laid out to be read many times."""
+        return Context([(k.contiguous(), v.contiguous()) for k, v in self.keys_values], self.mask)
+
+    def keep(self, rows: Tensor) -> Context:
+        """These rows of it."""
+        mask = None if self.mask is None else self.mask[rows]
+        return Context([(k[rows], v[rows]) for k, v in self.keys_values], mask)
 
 
 class FourMTransformer(nn.Module):
@@ -118,29 +127,37 @@ class FourMTransformer(nn.Module):
         }
         return hidden.flatten(0, 1)[places], places, parts
 
-    def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Context:
-        """Read the visible tokens. Positions and modalities are re-injected into the encoder's output (paper C.1)."""
+    def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None, packed: bool = False) -> Context:
+        """Read the visible tokens. Positions and modalities are re-injected into the encoder's output (paper C.1).
+
+        ``packed``: nothing is computed for padding, which saves time where rows are of unlike lengths.
+        """
         embed = self.embeddings
         where = embed.where(batch.input_modality, batch.input_position)  # (B, N, D)
         x = where + embed.content(batch)
         x, where, valid = embed.with_registers(x, where, batch.input_valid)
-        mask = valid[:, None, None]  # (B, 1, 1, N)
-        for block, keep in zip(self.encoder, self._drop_path(self.encoder, 2, x, generator), strict=True):
-            x = block(x, mask, keep)
+        real = Packed(valid) if packed else None
+        mask = None if packed and real.full else valid[:, None, None]  # (B, 1, 1, N)
+        kept = self._drop_path(self.encoder, 2, x, generator)
+        if packed:
+            x, where = real.flat(x), real.flat(where)  # (T, D)
+        for block, keep in zip(self.encoder, kept, strict=True):
+            x = block(x, mask, keep, real)
         context = self.context_proj(self.encoder_norm(x)) + where
-        return Context([block.keys_values(context) for block in self.decoder], mask)
+        return Context([block.keys_values(context, real) for block in self.decoder], mask)
 
     def decode(
         self,
         context: Context,
         batch: MaskedBatch,
-        caches: list[dict[str, Tensor]] | None = None,
+        caches: list[Cache] | None = None,
         generator: torch.Generator | None = None,
+        packed: bool = False,
     ) -> Tensor:
-        """Hidden states (B, M, D) of the queries.
+        """Hidden states (B, M, D) of the queries; if ``packed``, (T, D) of the valid ones, row by row.
 
         Every query reads all visible tokens; queries see only queries of their own modality: all of them in a
-        grid, the earlier ones in a sequence (paper 2.2). With ``caches``, one dict a block, the queries are the
+        grid, the earlier ones in a sequence (paper 2.2). With ``caches``, one a block, the queries are the
         next ones of a single sequence modality and see all that the caches hold.
         """
         embed = self.embeddings
@@ -149,8 +166,13 @@ class FourMTransformer(nn.Module):
         )
         mask = self.decoder_mask(batch) if caches is None else None
         kept = self._drop_path(self.decoder, 3, x, generator)
+        real = Packed(batch.target_valid) if packed else None
+        if packed:
+            x = real.flat(x)
+            mask = None if mask is None or mask.all() else mask
         for i, block in enumerate(self.decoder):
-            x = block(x, context.keys_values[i], mask, context.mask, caches[i] if caches is not None else None, kept[i])
+            cache = None if caches is None else caches[i]
+            x = block(x, context.keys_values[i], mask, context.mask, cache, kept[i], real)
         return self.decoder_norm(x)
 
     def _drop_path(

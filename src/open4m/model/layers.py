@@ -31,6 +31,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
+class Packed:
+    """The real tokens of padded rows, one after another: linear layers see no padding, attention sees rows.
+
+    ``valid`` (B, N) bool says which tokens are real.
+    """
+
+    def __init__(self, valid: Tensor):
+        self.shape = valid.shape
+        real = valid.flatten()
+        count = int(real.sum())
+        self.full = count == real.numel()  # then nothing needs to be moved
+        if not self.full:
+            self.places = real.nonzero()[:, 0]  # (T,), of every token among B·N
+            self.index = (real.cumsum(0) - 1).clamp(min=0)  # (B·N,), of every place among tokens; of padding: any token
+
+    def flat(self, x: Tensor) -> Tensor:
+        """(B, N, ...) → (T, ...)."""
+        x = x.flatten(0, 1)
+        return x if self.full else x.index_select(0, self.places)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """(T, ...) → (B, N, ...); what padding holds is finite and means nothing."""
+        if not self.full:
+            x = x.index_select(0, self.index) if len(x) else x.new_zeros(len(self.index), *x.shape[1:])
+        return x.unflatten(0, self.shape)
+
+
 class FusedLinear(nn.Linear):
     """Several linear layers of one input and equal widths, computed as one; each is initialized on its own."""
 
@@ -52,6 +79,25 @@ class QKNorm(nn.Module):
         self.key = norm(head, config)
 
 
+class Cache:
+    """Keys and values of the tokens of a sequence so far, (rows, heads, n, d) each, with room for ``length``."""
+
+    def __init__(self, rows: int, length: int, config: FourMConfig, like: Tensor):
+        shape = (rows, config.heads, length, config.dim // config.heads)
+        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values; all of them."""
+        start, self.length = self.length, self.length + k.shape[2]
+        self.k[:, :, start : self.length], self.v[:, :, start : self.length] = k, v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these."""
+        self.k, self.v = self.k[rows], self.v[rows]
+
+
 class SelfAttention(nn.Module):
     """Self-attention; keys and values of earlier calls may be kept in a cache."""
 
@@ -62,15 +108,16 @@ class SelfAttention(nn.Module):
         self.qk_norm = QKNorm(config) if config.qk_norm else None
         self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: dict[str, Tensor] | None = None) -> Tensor:
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x))
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, packed: Packed | None = None
+    ) -> Tensor:
+        q, k, v = (split_heads(part if packed is None else packed.rows(part), self.heads) for part in self.qkv(x))
         if self.qk_norm is not None:
             q, k = self.qk_norm.query(q), self.qk_norm.key(k)
         if cache is not None:
-            if "k" in cache:
-                k, v = torch.cat([cache["k"], k], 2), torch.cat([cache["v"], v], 2)
-            cache["k"], cache["v"] = k, v
-        return self.proj(attend(q, k, v, mask))
+            k, v = cache.extend(k, v)
+        out = attend(q, k, v, mask)
+        return self.proj(out if packed is None else packed.flat(out))
 
 
 class CrossAttention(nn.Module):
@@ -84,16 +131,21 @@ class CrossAttention(nn.Module):
         self.qk_norm = QKNorm(config) if config.qk_norm else None
         self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
 
-    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, N, D/heads) of a context (B, N, D)."""
-        k, v = (split_heads(part, self.heads) for part in self.kv(context))
+    def keys_values(self, context: Tensor, packed: Packed | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, N, D/heads) of a context (B, N, D), or (T, D) if packed."""
+        parts = self.kv(context)
+        k, v = (split_heads(part if packed is None else packed.rows(part), self.heads) for part in parts)
         return (k if self.qk_norm is None else self.qk_norm.key(k)), v
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        q = split_heads(self.q(x), self.heads)
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, packed: Packed | None = None
+    ) -> Tensor:
+        q = self.q(x)
+        q = split_heads(q if packed is None else packed.rows(q), self.heads)
         if self.qk_norm is not None:
             q = self.qk_norm.query(q)
-        return self.proj(attend(q, *keys_values, mask))
+        out = attend(q, *keys_values, mask)
+        return self.proj(out if packed is None else packed.flat(out))
 
 
 class GatedMLP(nn.Module):
@@ -141,8 +193,10 @@ class EncoderBlock(nn.Module):
         self.norm1, self.attention = norm(config.dim, config), SelfAttention(config)
         self.norm2, self.mlp = norm(config.dim, config), feed_forward(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None, keep: Tensor | None = None) -> Tensor:
-        x = x + scaled(self.attention(self.norm1(x), mask), keep, 0)
+    def forward(
+        self, x: Tensor, mask: Tensor | None, keep: Tensor | None = None, packed: Packed | None = None
+    ) -> Tensor:
+        x = x + scaled(self.attention(self.norm1(x), mask, packed=packed), keep, 0)
         return x + scaled(self.mlp(self.norm2(x)), keep, 1)
 
 
@@ -156,9 +210,9 @@ class DecoderBlock(nn.Module):
         self.cross_attention = CrossAttention(config)
         self.norm2, self.mlp = norm(config.dim, config), feed_forward(config)
 
-    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What this block's cross-attention reads of a context (B, N, D)."""
-        return self.cross_attention.keys_values(self.context_norm(context))
+    def keys_values(self, context: Tensor, packed: Packed | None = None) -> tuple[Tensor, Tensor]:
+        """What this block's cross-attention reads of a context (B, N, D), or (T, D) if packed."""
+        return self.cross_attention.keys_values(self.context_norm(context), packed)
 
     def forward(
         self,
@@ -166,11 +220,12 @@ class DecoderBlock(nn.Module):
         keys_values: tuple[Tensor, Tensor],
         self_mask: Tensor | None,
         context_mask: Tensor | None,
-        cache: dict[str, Tensor] | None = None,
+        cache: Cache | None = None,
         keep: Tensor | None = None,
+        packed: Packed | None = None,
     ) -> Tensor:
-        x = x + scaled(self.self_attention(self.norm1(x), self_mask, cache), keep, 0)
-        x = x + scaled(self.cross_attention(self.query_norm(x), keys_values, context_mask), keep, 1)
+        x = x + scaled(self.self_attention(self.norm1(x), self_mask, cache, packed), keep, 0)
+        x = x + scaled(self.cross_attention(self.query_norm(x), keys_values, context_mask, packed), keep, 1)
         return x + scaled(self.mlp(self.norm2(x)), keep, 2)
 
 

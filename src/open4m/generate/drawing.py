@@ -1,0 +1,99 @@
+"""Pictures of results: what was given and what was generated, side by side, and how unsure the model was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from open4m import modalities
+from open4m.generate.masks import Masked, unknown_cells
+from open4m.generate.pipeline import FourM, Generation, Progress
+from open4m.pictures import grid, heat, heat_words
+
+TILE = 160  # pixels
+UNKNOWN = (228, 228, 232)  # the color of what is not there
+
+
+def overview(
+    model: FourM,
+    results: Sequence[Generation],
+    lead: Sequence[tuple[str, Image.Image]] = (),
+    titles: Sequence[str] = (),
+    top: tuple[str, Sequence[Image.Image]] = ("", ()),
+) -> Image.Image:
+    """All results as one picture, with ``lead`` (title, picture) left of them, and captions to avoid.
+
+    One result is a row, a column a target; several are columns with ``titles``, a row a target, below a row ``top``
+    (label, pictures) of what they differ in. Entropies, if there are any, are below.
+    """
+    first = results[0]
+    lead = [*lead, *((name, tile(model, key, v)) for name, of in first.conditions.items() for key, v in of.items())]
+    rows = [(key, [result.render(key, TILE) for result in results]) for key in first.values]
+    sure = []
+    for key in first.entropy:
+        high = max(highest(result.entropy[key]) for result in results)
+        sure.append((f"entropy of {key}", [uncertainty(model, result, key, high) for result in results]))
+    if len(results) == 1 and not titles:
+        titles, labels = [key for key, _ in rows], ["", "entropy"] if sure else []
+        drawn = [[column[0] for _, column in part] for part in (rows, sure) if part]
+    else:
+        titles = titles or [f"seed {result.seed}" for result in results]
+        rows = [*([top] if top[1] else []), *rows, *sure]
+        labels, drawn = [label for label, _ in rows], [list(row) for _, row in rows]
+    blank = Image.new("RGB", (TILE, TILE), "white")
+    beside = [[picture for _, picture in lead]] + [[blank] * len(lead)] * (len(drawn) - 1)
+    return grid(
+        [left + right for left, right in zip(beside, drawn, strict=True)], [t for t, _ in lead] + [*titles], labels
+    )
+
+
+def frame(progress: Progress) -> Image.Image:
+    """What is there of the first sample after a pass: each target, cells that are not known yet covered."""
+    result, drawn = progress.results()[0], []
+    for step in progress.plan:
+        key = step.target
+        picture = result.render(key, TILE) if key in result.values else Image.new("RGB", (TILE, TILE), UNKNOWN)
+        if key in progress.canvas.known:
+            known = progress.canvas.known[key][0].numpy().reshape(progress.model.config.spec(key).grid)
+            picture = veiled(picture, ~known)
+        drawn.append(picture)
+    return grid([drawn], [step.target for step in progress.plan])
+
+
+def tiles(model: FourM, given: dict[str, Any], targets: Sequence[str] = ()) -> list[tuple[str, Image.Image]]:
+    """A titled picture of each value; what a target is generated from is called known."""
+    return [(f"known {n}" if n in targets else n, tile(model, n, value)) for n, value in given.items()]
+
+
+def tile(model: FourM, name: str, value: Any) -> Image.Image:
+    """What the model sees of a value: its central square, without masked cells."""
+    modality = modalities.get(name)
+    whole = modality.convert(value.value if isinstance(value, Masked) else value)
+    extent = modality.extent(whole)
+    square = whole if extent is None else modality.fit(whole, min(extent))
+    picture = modality.render(square, TILE)
+    if not isinstance(value, Masked):
+        return picture
+    cells = model.config.spec(name).grid
+    return veiled(picture, unknown_cells(value.mask, extent, cells, name).reshape(cells))
+
+
+def veiled(picture: Image.Image, cells: np.ndarray) -> Image.Image:
+    """A picture with cells (h, w) covered."""
+    mask = Image.fromarray((cells * 255).astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+    return Image.composite(Image.new("RGB", picture.size, UNKNOWN), picture, mask)
+
+
+def uncertainty(model: FourM, result: Generation, key: str, high: float, size: int = TILE) -> Image.Image:
+    """The entropy of each token, where it lies in a grid, or on the words of a sequence. What was given has none."""
+    entropy = np.nan_to_num(result.entropy[key])
+    if entropy.ndim == 1:
+        return heat_words([model.text.name(int(i)) for i in result.tokens[key]], entropy, high, size)
+    return heat(entropy, high).resize((size, size), Image.Resampling.NEAREST)
+
+
+def highest(entropy: np.ndarray) -> float:
+    return float(np.nan_to_num(entropy).max(initial=0.0))

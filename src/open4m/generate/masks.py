@@ -1,0 +1,85 @@
+"""Values of which a part is not to be seen, and is generated if the modality is a target: in- and out-painting."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from open4m.types import Open4MError
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A value and the part of it that is unknown: ``mask`` is one of
+
+    - a picture or array (H, W) as large as the value, white, True or above 0 where it is unknown;
+    - a box ``(x_min, y_min, x_max, y_max)``, or a list of boxes, as fractions of the value's width and height;
+    - :class:`Cells`, token positions.
+
+    A cell of the token grid is unknown if any part of it is.
+    """
+
+    value: Any
+    mask: Any
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of a token grid by raster index, from 0."""
+
+    indices: tuple[int, ...]
+
+
+def unknown_cells(mask: Any, extent: tuple[int, int], grid: tuple[int, int], name: str) -> np.ndarray:
+    """The unknown cells, bool (h·w,), of the central square of a value of ``extent`` (height, width) pixels.
+
+    Raises :class:`Open4MError` for a mask of another size, a box outside of the value, or cells that are not there.
+    """
+    h, w = grid
+    if isinstance(mask, Cells):
+        if wrong := [i for i in mask.indices if not 0 <= i < h * w]:
+            raise Open4MError(f"{name}: cells are from 0 to {h * w - 1} of the grid {h}×{w}, got {wrong[0]}")
+        cells = np.zeros(h * w, dtype=bool)
+        cells[list(mask.indices)] = True
+        return cells
+    pixels, side = _pixels(mask, extent, name), min(extent)
+    rows, columns = (_edges(length, side, n) for length, n in zip(extent, grid, strict=True))
+    return np.array([pixels[row, column].any() for row in rows for column in columns])
+
+
+def _edges(length: int, side: int, cells: int) -> list[slice]:
+    """The pixels of each cell of the centered ``side`` of ``length`` pixels; those on an edge are of both."""
+    places = [(length - side) / 2 + side * n / cells for n in range(cells + 1)]
+    return [slice(math.floor(start), math.ceil(stop)) for start, stop in itertools.pairwise(places)]
+
+
+def _pixels(mask: Any, extent: tuple[int, int], name: str) -> np.ndarray:
+    height, width = extent
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(mask.convert("L")) > 127
+    array = np.asarray(mask)
+    if array.dtype.kind in "fiu" and array.shape[-1:] == (4,) and array.ndim in (1, 2):
+        return _of_boxes(array.reshape(-1, 4), extent, name)
+    if array.shape != (height, width):
+        raise Open4MError(
+            f"{name}: expected a mask of the value's size, {height}×{width}, or boxes of 4 fractions, got {array.shape}"
+        )
+    return array > 0
+
+
+def _of_boxes(boxes: Sequence[Sequence[float]], extent: tuple[int, int], name: str) -> np.ndarray:
+    pixels = np.zeros(extent, dtype=bool)
+    for x0, y0, x1, y1 in np.asarray(boxes, dtype=np.float64):
+        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            raise Open4MError(f"{name}: a box is x_min < x_max and y_min < y_max as fractions from 0 to 1, got "
+                              f"({x0:g}, {y0:g}, {x1:g}, {y1:g})")  # fmt: skip
+        rows = slice(int(y0 * extent[0]), max(int(np.ceil(y1 * extent[0])), int(y0 * extent[0]) + 1))
+        columns = slice(int(x0 * extent[1]), max(int(np.ceil(x1 * extent[1])), int(x0 * extent[1]) + 1))
+        pixels[rows, columns] = True
+    return pixels

@@ -1,0 +1,321 @@
+"""What to do with a model, beyond :meth:`FourM.generate`: in- and out-painting, edits, variations, probes (paper A.4).
+
+Each verb says what is given and what is asked for, and calls ``generate`` once for all its samples; a new one is a
+function like these. ``**options`` are those of ``generate``: ``seed=``, ``steps=``, ``guidance=``, ``conditions=``,
+``entropies=``, ``watch=``. A result's ``given`` tells what it was made from, extracted and changed values included.
+All raise :class:`Open4MError` for what cannot be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from open4m import modalities
+from open4m.generate.masks import Masked, unknown_cells
+from open4m.generate.pipeline import FourM, Generation
+from open4m.modalities.base import Crop, centered, resample
+from open4m.types import Boxes, Open4MError, Value
+
+EXTRACTION = {"temperature": 0.0, "steps": 2}
+"""How a modality is predicted that others are made of: its likeliest tokens, a grid in two passes."""
+
+MAX_SAMPLES = 1000  # of one call, which is a batch
+
+Given = Mapping[str, Any]
+"""Values by modality name, as :meth:`FourM.generate` takes them."""
+
+
+def extract(model: FourM, given: Given | Sequence[Given], targets: Sequence[str], **options: Any) -> Any:
+    """Predict modalities of an image (Figure 8): the likeliest tokens, each target conditioning the next (Figure 10).
+
+    One :class:`Generation` for one mapping, a list of them for a list.
+    """
+    return model.generate(given, targets, **{**EXTRACTION, **options})
+
+
+def sampled(
+    model: FourM, given: Given, targets: Sequence[str], *, samples: int = 1, **options: Any
+) -> list[Generation]:
+    """Several results for the same values; the first has the ``seed``, each next one the next seed."""
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise Open4MError(f"samples must be 1 to {MAX_SAMPLES}, got {samples}")
+    return model.generate([given] * samples, targets, **options)
+
+
+def inpaint(
+    model: FourM,
+    value: Any,
+    mask: Any,
+    target: str = "rgb",
+    given: Given | None = None,
+    *,
+    samples: int = 1,
+    **options: Any,
+) -> list[Generation]:
+    """Generate the masked part of an image or of any other map from the rest of it and what else is ``given``
+    (Figure 12).
+
+    ``mask``: see :class:`Masked`. All tokens are those of the whole value, so known cells beside the mask may keep a
+    trace of what was in it.
+    """
+    _side(model, target)
+    return sampled(model, {**(given or {}), target: Masked(value, mask)}, [target], samples=samples, **options)
+
+
+def outpaint(
+    model: FourM,
+    value: Any,
+    box: Sequence[float],
+    target: str = "rgb",
+    given: Given | None = None,
+    *,
+    samples: int = 1,
+    **options: Any,
+) -> list[Generation]:
+    """Place an image or any other map in a ``box`` of a larger, square frame and generate what is around it.
+
+    ``box``: (x_min, y_min, x_max, y_max) as fractions of the frame; the central part of the value, of the box's aspect,
+    is shown in it. Tokens that are not wholly in the box are generated. The tokenizer sees the value mirrored around
+    the box, so that the tokens at its edge are those of a picture that goes on.
+    """
+    placed, outside = place(value, box, target, _side(model, target))
+    grid = model.config.spec(target).grid
+    if unknown_cells(outside, outside.shape, grid, target).all():
+        raise Open4MError(f"{target}: the box {tuple(box)} holds no whole token of {grid[0]}×{grid[1]}; make it larger")
+    return inpaint(model, placed, outside, target, given, samples=samples, **options)
+
+
+def place(value: Any, box: Sequence[float], target: str, side: int) -> tuple[Value, np.ndarray]:
+    """A value in a box of a square frame of ``side`` pixels, mirrored around it, and where it is not: bool (H, W)."""
+    modality = modalities.get(target)
+    value = modality.convert(value)
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise Open4MError(f"{target}: a box is x_min < x_max and y_min < y_max as fractions from 0 to 1, got "
+                          f"({x0:g}, {y0:g}, {x1:g}, {y1:g})")  # fmt: skip
+    left, top, right, bottom = (round(edge * side) for edge in (x0, y0, x1, y1))
+    if min(right - left, bottom - top) < 1:
+        raise Open4MError(f"{target}: the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds no pixel of {side}×{side}")
+    (height, width), size = modality.extent(value), (bottom - top, right - left)
+    scale = min(height / size[0], width / size[1])
+    shown = size[0] * scale / height, size[1] * scale / width
+    inside = modality.crop(value, Crop((1 - shown[1]) / 2, (1 - shown[0]) / 2, shown[1], shown[0], size))
+    around = [(top, side - bottom), (left, side - right)] + [(0, 0)] * (inside.ndim - 2)
+    outside = np.ones((side, side), dtype=bool)
+    outside[top:bottom, left:right] = False
+    return np.pad(inside, around, mode="symmetric"), outside
+
+
+def vary(
+    model: FourM,
+    image: Any,
+    by: Sequence[str] = ("normals",),
+    targets: Sequence[str] = ("rgb",),
+    given: Given | None = None,
+    *,
+    source: str = "rgb",
+    samples: int = 4,
+    **options: Any,
+) -> list[Generation]:
+    """Variations of an image that share only the modalities ``by``, extracted from it (Figure 13), and what is
+    ``given`` (weakly or strongly: Figure 14). ``source``: the modality of ``image``."""
+    return sampled(model, ground(model, image, by, given, source=source), targets, samples=samples, **options)
+
+
+def ground(
+    model: FourM, image: Any, by: Sequence[str], given: Given | None = None, *, source: str = "rgb"
+) -> dict[str, Value]:
+    """Modalities extracted from an image, which is left out, and what else is ``given``: what variations share."""
+    frame = _squared({source: image, **(given or {})})
+    shown, missing = {source: frame.pop(source)}, [name for name in by if name not in frame]
+    return {**(extract(model, shown, missing).values if missing else {}), **frame}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The value of ``key`` before and after a change, and the ``results`` generated from the one after it."""
+
+    key: str
+    before: Value
+    after: Value
+    results: list[Generation]
+
+
+def edit(
+    model: FourM,
+    image: Any,
+    key: str,
+    change: Callable[[Value], Value],
+    targets: Sequence[str] = ("rgb",),
+    keep: Sequence[str] = (),
+    given: Given | None = None,
+    *,
+    source: str = "rgb",
+    samples: int = 1,
+    **options: Any,
+) -> Edit:
+    """Change a modality of an image and generate the image, or others, again (Figures 4 and 5).
+
+    ``key`` is extracted from the image unless it is ``given``. ``keep`` names what stays as it is: modalities that are
+    extracted too, and targets that are painted in where something changed and kept elsewhere. ``source``: the modality
+    of ``image``, which is None if all is given.
+
+    >>> edit(model, image, "boxes", lambda boxes: move(boxes, "cone", (0.6, 0.5, 0.9, 0.9)), keep=["rgb"])
+    """
+    shown = {} if image is None else {source: image}
+    frame = _squared({**shown, **(given or {})})
+    shown = {name: frame.pop(name) for name in shown}
+    missing = [name for name in dict.fromkeys([key, *keep]) if name not in (*frame, *shown)]
+    if missing and not shown:
+        raise Open4MError(f"{', '.join(missing)}: neither given nor to be extracted, since there is no image")
+    known = {**shown, **frame, **(extract(model, shown, missing).values if missing else {})}
+    before = known[key]
+    after = modalities.get(key).convert(change(before))
+    region = changed(before, after, key)
+    conditions = {name: known[name] for name in [*frame, *keep] if name not in targets} | {key: after}
+    for name in targets:
+        if name in keep:
+            conditions[name] = Masked(known[name], _over(region, modalities.get(name).extent(known[name])))
+    return Edit(key, before, after, sampled(model, conditions, targets, samples=samples, **options))
+
+
+def probe(
+    model: FourM,
+    given: Given,
+    name: str,
+    values: Sequence[Any],
+    targets: Sequence[str] = ("rgb",),
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> list[Generation]:
+    """A result for each of ``values`` of the condition ``name``; all else, the seed too, is the same (Figures 5, 18
+    and 19)."""
+    if not len(values):
+        raise Open4MError(f"{name}: no value to probe; give one or more")
+    return model.generate([{**given, name: value} for value in values], targets, seed=[seed] * len(values), **options)
+
+
+def probe_weight(
+    model: FourM,
+    given: Given,
+    name: str,
+    weights: Sequence[float],
+    targets: Sequence[str] = ("rgb",),
+    *,
+    seed: int = 0,
+    guidance: Mapping[str, float] | None = None,
+    **options: Any,
+) -> list[Generation]:
+    """A result for each guidance weight of the condition ``name``, the weights of others fixed (Figures 15 and 17)."""
+    if not len(weights):
+        raise Open4MError(f"{name}: no weight to probe; give one or more")
+    return [
+        model.generate(given, targets, seed=seed, guidance={**(guidance or {}), name: weight}, **options)
+        for weight in weights
+    ]
+
+
+# ---- changes
+
+
+def move(boxes: Boxes, label: str, corners: Sequence[float]) -> Boxes:
+    """The boxes with one at other ``corners``, fractions x_min, y_min, x_max, y_max. ``label`` is the box's class, or
+    class:n for the nth of several."""
+    index, rows = _find(boxes, label), boxes.corners.copy()
+    rows[index] = corners
+    return Boxes(rows, boxes.labels)
+
+
+def rename(boxes: Boxes, label: str, name: str) -> Boxes:
+    """The boxes with one of another class."""
+    index, labels = _find(boxes, label), list(boxes.labels)
+    labels[index] = name
+    return Boxes(boxes.corners, labels)
+
+
+def delete(boxes: Boxes, label: str) -> Boxes:
+    """The boxes without one."""
+    index = _find(boxes, label)
+    return Boxes(np.delete(boxes.corners, index, axis=0), boxes.labels[:index] + boxes.labels[index + 1 :])
+
+
+def swap(classes: np.ndarray, old: str, new: str, names: Sequence[str]) -> np.ndarray:
+    """The map of class ids (H, W) with one class in place of another; ``names`` are those of the ids."""
+    for name in (old, new):
+        if name not in names:
+            raise Open4MError(f"no class is called {name!r} (classes: {', '.join(names) or 'none are named'})")
+    place = classes == names.index(old)
+    if not place.any():
+        present = ", ".join(names[i] for i in np.unique(classes) if i < len(names))
+        raise Open4MError(f"nothing is of class {old} (there are: {present})")
+    return np.where(place, names.index(new), classes)
+
+
+def changed(before: Value, after: Value, key: str) -> np.ndarray:
+    """Where two values differ: boxes (n, 4) that only one of them has, or bool (H, W) as fine as they are.
+
+    Raises :class:`Open4MError` if they do not differ.
+    """
+    if isinstance(before, Boxes):
+        one, other = (
+            {(label, *row) for label, row in zip(value.labels, value.corners.tolist(), strict=True)}
+            for value in (before, after)
+        )
+        region = np.array([row[1:] for row in sorted(one ^ other)], dtype=np.float64).reshape(-1, 4)
+    elif isinstance(before, np.ndarray) and modalities.get(key).extent(before) is not None:
+        if before.shape != after.shape:
+            raise Open4MError(f"{key}: expected a changed value of the same shape, {before.shape}, got {after.shape}")
+        different = before != after
+        region = different.reshape(*different.shape[:2], -1).any(-1)
+    else:
+        region = np.full((1, 1), before != after)  # a text has no place: it may change everything
+    if not region.any():
+        raise Open4MError(f"{key}: the change leaves it as it is, so there is nothing to generate")
+    return region
+
+
+# ---- shared
+
+
+def _over(region: np.ndarray, extent: tuple[int, int]) -> np.ndarray:
+    """A mask of a value of ``extent`` pixels: boxes as they are, a map (H, W) resized."""
+    return resample(region, Crop(size=extent), "nearest") if region.dtype == bool else region
+
+
+def _find(boxes: Boxes, label: str) -> int:
+    """The index of the box of a class, or class:n of several, from 1."""
+    if not isinstance(boxes, Boxes):
+        raise Open4MError(f"only boxes can be moved, renamed or deleted, got {type(boxes).__name__}")
+    name, _, number = label.partition(":")
+    places = [i for i, own in enumerate(boxes.labels) if own == name]
+    if number.isdecimal() and 1 <= int(number) <= len(places):
+        return places[int(number) - 1]
+    if len(places) == 1 and not number:
+        return places[0]
+    known = ", ".join(boxes.labels) or "no boxes"
+    several = f"; say which: {name}:1 to {name}:{len(places)}" if places else ""
+    raise Open4MError(f"boxes: {len(places)} are called {name!r}, expected one (there are: {known}){several}")
+
+
+def _side(model: FourM, target: str) -> int:
+    """The pixels of a side of what the model makes of a target that has a place in the image."""
+    if model.config.spec(target).family != "grid" or not model.config.spec(target).is_target:
+        maps = ", ".join(key for key in model.config.targets if model.config.spec(key).family == "grid")
+        raise Open4MError(f"{target}: only images and maps that are generated can be painted in or out ({maps})")
+    if target not in model.grids:
+        raise Open4MError(f"{target}: the model has no tokenizer for it")
+    return model.grids[target].config.image_size
+
+
+def _squared(given: Given) -> dict[str, Value]:
+    """All values as the central square of the image shows them, so that what is left of them stays in place without
+    the image."""
+    known = {name: modalities.get(name) for name in given}
+    values = centered({name: known[name].convert(value) for name, value in given.items()}, known)
+    extents = {name: known[name].extent(value) for name, value in values.items()}
+    return {n: v if extents[n] is None else known[n].fit(v, min(extents[n])) for n, v in values.items()}

@@ -1,0 +1,282 @@
+"""The commands that generate: options to files, folders that resume, one clear line for what cannot be."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from open4m import cli
+from open4m.generate import record
+from open4m.generate.pipeline import FourM
+
+
+@pytest.fixture(scope="module")
+def folder(model, image, segments, tmp_path_factory):
+    """A model directory and input files."""
+    folder = tmp_path_factory.mktemp("cli")
+    model.save(folder / "model")
+    image.save(folder / "wide.png")
+    image.crop((0, 0, 20, 20)).save(folder / "square.png")
+    Image.fromarray(segments).save(folder / "semseg.png")
+    np.save(folder / "depth.npy", np.full((9, 9), 2.0, dtype=np.float32))
+    mask = np.zeros((20, 40), dtype=np.uint8)
+    mask[:, 10:20] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    boxes = [{"box": [0, 0, 0.25, 0.25], "label": "cube"}, {"box": [0.5, 0.5, 1, 1], "label": "ball"}]
+    (folder / "boxes.json").write_text(json.dumps(boxes))
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch):
+    """Runs a command line in the folder of inputs, by default writing to ``tmp_path``; the exit code."""
+    monkeypatch.chdir(folder)
+
+    def command(verb, *words):
+        own = ["--model", "model", "--device", "cpu", "--out", str(tmp_path / "out")]
+        return cli.main([verb, *(own if verb != "replay" else own[2:4]), *map(str, words)])
+
+    return command
+
+
+def results(path):
+    """All results of a record, in order."""
+    return [result for call in record.read(path / record.NAME).calls for result in call]
+
+
+CONDITIONS = ["--caption", "a red cube", "--boxes", "boxes.json", "--given", "depth=depth.npy", "semseg=semseg.png"]
+VERBS = {
+    "generate": [*CONDITIONS, "--to", "rgb", "normals", "--samples", 2, "--steps", 3, "--entropy"],
+    "extract": ["--input", "wide.png", "--to", "depth", "caption"],
+    "inpaint": ["--input", "wide.png", "--mask", "mask.png", "--caption", "a ball"],
+    "outpaint": ["--of", "depth", "--given", "depth=depth.npy", "--box", "0.25,0.25,0.75,0.75", "--samples", 3],
+    "vary": ["--input", "wide.png", "--by", "depth", "semseg", "--samples", 2],
+    "edit": ["--input", "square.png", "--boxes", "boxes.json", "--move", "cube", "0,0.5,0.25,1", "--keep", "rgb"],
+    "probe": ["--boxes", "boxes.json", "--move", "ball", "0,0,1,1", "0,0,0.5,0.5"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_writes_values_pictures_and_a_record_that_is_made_again(verb, run, tmp_path, capsys):
+    assert run(verb, *VERBS[verb]) == 0
+    out = tmp_path / "out"
+    found = results(out)
+    for number, result in enumerate(found, 1):
+        end = f"_{number}" * (len(found) > 1)
+        for target in result.tokens:
+            assert len(list(out.glob(f"{target}{end}.*"))) == 1
+            assert Image.open(out / f"{target}_view{end}.png").size == (512, 512)
+            assert (out / f"{target}_entropy{end}.png").exists() == (verb == "generate")
+    assert Image.open(out / "grid.png").width > 160
+    written = capsys.readouterr().out
+    assert written.endswith(f"all: {out / 'grid.png'}, {out / 'result.json'}\n")
+    assert run("replay", out) == 0
+    assert f"the same again, {sum(len(t) for r in found for t in r.tokens.values())} tokens" in capsys.readouterr().out
+
+
+def test_what_is_given_is_what_the_model_sees(run, tmp_path, model):
+    assert run("generate", *CONDITIONS, "--to", "rgb", "--seed", 7) == 0
+    (made,) = results(tmp_path / "out")
+    assert set(made.given) == {"caption", "boxes", "depth", "semseg"}
+    expected = model.generate(made.given, ["rgb"], seed=7)
+    assert np.array_equal(made.tokens["rgb"], expected.tokens["rgb"])
+    assert np.array_equal(made.given["depth"], np.full((9, 9), 2.0))
+
+
+def test_all_options_of_a_step_reach_it(run, tmp_path):
+    words = ["--scheme", "halton", "--tokens", 2, 3, "--schedule", "linear", "--temperature", 1, 0.5, "--top-p", 0.8,
+             "--top-k", 5, "--guidance", 3, 1, "--option", "depth.guided=false", "depth.tokens=[1, 4]"]  # fmt: skip
+    assert run("generate", "--caption", "a ball", "--to", "depth", "rgb", "semseg", *words) == 0
+    depth, rgb, _ = results(tmp_path / "out")[0].plan
+    assert (rgb.scheme, rgb.tokens, rgb.schedule, rgb.temperature, rgb.top_p, rgb.top_k, rgb.guidance) == (
+        "halton", (2, 3), "linear", (1.0, 0.5), 0.8, 5, (3.0, 1.0),
+    )  # fmt: skip
+    assert (depth.tokens, depth.guided, rgb.guided) == ((1, 4), False, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "guidance"),
+    [
+        (["--guidance", 3], 3.0),
+        (["--weight", "caption=3", "semseg=0.5"], {"caption": 3.0, "semseg": 0.5}),
+        (["--guidance", 2, "--weight", "semseg=0.5"], {"caption": 2.0, "boxes": 2.0, "depth": 2.0, "semseg": 0.5}),
+        (["--avoid", "a ball"], {"avoid": -1.0}),
+        (["--avoid", "a ball", "--avoid", "a cube", "--avoid-weight", -0.5, "--weight", "caption=3"],
+         {"caption": 3.0, "avoid": -0.5, "avoid 2": -0.5}),
+    ],
+)  # fmt: skip
+def test_conditions_are_weighted_together_or_one_by_one(words, guidance, run, tmp_path):
+    assert run("generate", *CONDITIONS, "--to", "rgb", *words) == 0
+    (made,) = results(tmp_path / "out")
+    assert made.plan[0].guidance == guidance
+    avoided = [text for word, text in itertools.pairwise(words) if word == "--avoid"]
+    assert [values["caption"] for values in made.conditions.values()] == avoided
+
+
+def test_masks_of_all_kinds_leave_the_rest_known(run, tmp_path, model, image):
+    known = model.encode("rgb", image)
+    for words in (["--mask", "mask.png"], ["--box", "0.25,0,0.5,1"], ["--cells", *range(0, 16, 4), *range(1, 16, 4)]):
+        assert run("inpaint", "--input", "wide.png", *words) == 0
+        (made,) = results(tmp_path / "out")
+        assert np.isnan(made.log_probability["rgb"]).tolist() == [[False, False, True, True]] * 4
+        assert np.array_equal(made.tokens["rgb"][np.arange(16) % 4 > 1], known[np.arange(16) % 4 > 1])
+
+
+def test_probes_of_all_kinds(run, tmp_path):
+    for words, swept in (
+        (["--values", "caption", "a ball", "a cube", "--boxes", "boxes.json"], ["a ball", "a cube"]),
+        (["--given", "semseg=semseg.png", "--swap", "ball", "ball", "cube"], [2, 0]),
+    ):  # fmt: skip
+        assert run("probe", *words) == 0
+        made = results(tmp_path / "out")
+        seen = [r.given["caption"] if "caption" in r.given else (r.given["semseg"] == 2).any() * 2 for r in made]
+        assert seen == swept
+        assert {result.seed for result in made} == {0}
+    assert run("probe", "--given", "semseg=semseg.png", "--caption", "a ball", "--weights", "semseg", 0, 2,
+               "--weight", "caption=3") == 0  # fmt: skip
+    weights = [result.plan[0].guidance for result in results(tmp_path / "out")]
+    assert weights == [{"caption": 3.0, "semseg": 0.0}, {"caption": 3.0, "semseg": 2.0}]
+    assert run("probe", "--input", "wide.png", "--of", "depth", "--values", "depth", "depth.npy") == 0
+    assert set(results(tmp_path / "out")[0].given) == {"depth", "rgb"}
+
+
+def test_an_animation_has_a_frame_a_pass(run, tmp_path):
+    words = ["--caption", "a ball", "--to", "depth", "rgb", "--scheme", "roar", "--schedule", "linear", "--steps", 4]
+    assert run("generate", *words, "--animate", tmp_path / "a.gif") == 0
+    animation = Image.open(tmp_path / "a.gif")
+    assert animation.n_frames == 8
+    first, last = (np.asarray(frame.convert("RGB")) for frame in (animation.copy(), (animation.seek(7), animation)[1]))
+    unknown = np.array([228, 228, 232])
+    hidden = [(np.abs(frame.astype(int) - unknown).max(-1) < 12).mean() for frame in (first, last)]
+    assert hidden[0] > 0.5 > 0.3 > hidden[1]
+
+
+def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, tmp_path, folder, capsys, monkeypatch):
+    images, out = tmp_path / "images", tmp_path / "results"
+    images.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        shutil.copy(folder / "wide.png", images / name)
+    (images / "broken.png").write_bytes(b"no image")
+    (images / "notes.txt").write_text("no image either")
+    words = ["--input-dir", images, "--output-dir", out, "--to", "depth", "--batch-size", 2, "--caption", "a ball"]
+    assert run("generate", *words) == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        f"open4m: 1 of 4 images cannot be read: {images / 'broken.png'}: rgb: not a readable image (formats: PNG, "
+        "JPEG, WEBP, BMP, GIF, TIFF)\n"
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "request.json"]
+    tokens = {name: results(out / name)[0].tokens["depth"].tolist() for name in ("a.png", "b.png", "c.png")}
+    assert tokens["a.png"] == tokens["c.png"]  # the same image and seed, in another batch
+    (images / "broken.png").unlink()
+    shutil.rmtree(out / "b.png")
+
+    asked, original = [], FourM.generate
+
+    def counted(self, inputs, *arguments, **options):
+        asked.append(len(inputs))
+        return original(self, inputs, *arguments, **options)
+
+    monkeypatch.setattr(FourM, "generate", counted)
+    assert run("generate", *words) == 0
+    assert asked == [1]
+    assert "1 of 3 images done now, 2 before" in capsys.readouterr().out
+    assert results(out / "b.png")[0].tokens["depth"].tolist() == tokens["b.png"]
+    assert run("generate", *words) == 0
+    assert asked == [1]
+    assert run("generate", *words, "--seed", 4) == 2
+    assert "holds results of another request (how.seed: 0 -> 4)" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_stopped_has_only_whole_results(run, tmp_path, folder, monkeypatch):
+    images, out = tmp_path / "images", tmp_path / "results"
+    images.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(folder / "wide.png", images / name)
+    write = record.write
+
+    def stopped(folder, *rest):
+        if "b.png" in str(folder):
+            raise KeyboardInterrupt
+        return write(folder, *rest)
+
+    monkeypatch.setattr(record, "write", stopped)
+    words = ["--input-dir", images, "--output-dir", out, "--to", "depth"]
+    assert run("extract", *words) == 3
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "request.json"]
+    monkeypatch.setattr(record, "write", write)
+    assert run("extract", *words) == 0
+    assert (out / "b.png" / "result.json").exists()
+
+
+def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, tmp_path, folder, model, capsys):
+    assert run("generate", "--caption", "a ball", "--to", "depth") == 0
+    path = tmp_path / "out" / "result.json"
+    content = json.loads(path.read_text())
+    content["calls"][0]["results"][0]["tokens"]["depth"][0] ^= 1
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert run("replay", path) == 2
+    assert "not the same again: result 1, depth: 1 of 16 tokens differ; it was made with" in capsys.readouterr().err
+    content["fingerprint"] = "0" * 16
+    path.write_text(json.dumps(content))
+    assert run("replay", path) == 2
+    assert "another model made this result: model with fingerprint 0000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "message"),
+    [
+        ("generate", ["--to", "rgb"], "nothing to condition on"),
+        ("generate", ["--caption", "a ball", "--to", "dept"], "unknown modality 'dept'; did you mean depth?"),
+        ("generate", ["--caption", "a ball", "--to", "rgb_pixels"], "not trained to predict it (targets: rgb, "),
+        ("generate", ["--given", "normals=square.png", "--to", "rgb"], "not trained to read it (inputs: "),
+        ("generate", ["--given", "normals", "--to", "rgb"], "--given normals: expected NAME=VALUE"),
+        ("generate", ["--caption", "a", "--given", "caption=boxes.json", "--to", "rgb"], "caption is given twice"),
+        ("generate", ["--given", "depth=depth.npy", "--to", "depth"], "depth is both given and a target"),
+        ("generate", ["--caption", "ball " * 20, "--to", "rgb"], "caption: 21 tokens with the end"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--steps", 0], "steps must be 1 to 10000, got 0"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--steps", 10**9], "steps must be 1 to 10000"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--guidance", "nan"], "guidance must be finite"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--guidance", 1, 2, 3], "guidance must be a number, or two"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--weight", "caption=inf"], "guidance must be finite"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--weight", "caption=x"], "expected a number, got 'x'"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--weight", "boxes=2"], "guidance by boxes, which is not given"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--guidance", 1, 2, "--avoid", "b"], "leave out --weight"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--scheme", "left"], "scheme must be one of maskgit, roar"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--option", "steps=3"], "expected TARGET.FIELD=VALUE"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--option", "rgb.stps=3"], "unknown generation option 'stps'"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--animate", "a.mp4"], "expected a file that ends with .gif"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--samples", 0], "samples must be 1 to 1000"),
+        ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
+        ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),
+        ("generate", ["--input-dir", "model", "--output-dir", "x", "--to", "rgb"], "no images in it"),
+        ("inpaint", ["--input", "wide.png"], "say what to paint in by one of --mask, --box, --cells"),
+        ("inpaint", ["--input", "wide.png", "--box", "0,0,1"], "expected a box as x_min,y_min,x_max,y_max"),
+        ("inpaint", ["--input", "square.png", "--mask", "mask.png"], "expected a mask of the value's size, 20×20"),
+        ("inpaint", ["--input", "wide.png", "--cells", 16], "cells are from 0 to 15"),
+        ("inpaint", ["--input", "wide.png", "--box", "0,0,1,1", "--of", "depth"], "depth is not given: --given depth"),
+        ("inpaint", ["--caption", "a", "--of", "caption", "--box", "0,0,1,1"], "caption: only images and maps"),
+        ("outpaint", ["--box", "0,0,1,1"], "rgb is not given: --input FILE"),
+        ("vary", ["--by", "depth"], "rgb is not given: --input FILE"),
+        ("edit", ["--input", "square.png", "--boxes", "boxes.json"], "the change leaves it as it is"),
+        ("edit", ["--input", "square.png", "--boxes", "boxes.json", "--delete", "cat"], "there are: cube, ball"),
+        ("edit", ["--given", "semseg=semseg.png", "--swap", "ball", "cat"], "no class is called 'cat' (classes: floor"),
+        ("edit", ["--boxes", "boxes.json", "--swap", "ball", "cube", "--of", "boxes"], "no tokenizer for it"),
+        ("probe", ["--boxes", "boxes.json"], "say what to probe by one of --values, --move, --swap, --weights"),
+        ("probe", ["--boxes", "boxes.json", "--move", "cube"], "boxes: no value to probe"),
+        ("probe", ["--caption", "a", "--move", "cube", "0,0,1,1"], "boxes is not given: --given boxes=FILE"),
+        ("probe", ["--caption", "a", "--values", "depth", "none.npy"], "'none.npy' is neither a file nor a value"),
+        ("probe", ["--caption", "a", "--weights", "caption"], "caption: no weight to probe"),
+        ("replay", ["none"], "none: cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(verb, words, message, run, capsys):
+    assert run(verb, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("open4m: ")
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,77 @@
+"""Masks: which cells of the central square are unknown, however they are given."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from open4m.generate.masks import Cells, unknown_cells
+from open4m.types import Open4MError
+
+
+def cells(mask, extent=(8, 8), grid=(2, 2)):
+    return unknown_cells(mask, extent, grid, "rgb").reshape(grid).astype(int).tolist()
+
+
+def test_arrays_and_pictures_by_hand():
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[3, 4] = True  # one pixel, of the upper right cell
+    assert cells(mask) == [[0, 1], [0, 0]]
+    assert cells(mask.astype(np.uint8)) == cells(mask.astype(np.float32)) == [[0, 1], [0, 0]]
+    picture = Image.fromarray((mask * 255).astype(np.uint8))
+    assert cells(picture) == cells(picture.convert("RGB")) == cells(picture.convert("1")) == [[0, 1], [0, 0]]
+    assert cells(~mask) == [[1, 1], [1, 1]]
+
+
+def test_only_the_central_square_counts():
+    wide = np.zeros((4, 8), dtype=bool)
+    wide[0, 1] = wide[3, 5] = True  # outside of columns 2 to 5, and in its lower right cell
+    assert cells(wide, (4, 8)) == [[0, 0], [0, 1]]
+    assert cells(wide.T, (8, 4)) == [[0, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("extent", [(5, 5), (7, 12), (3, 3), (64, 48)])
+@pytest.mark.parametrize("grid", [(2, 2), (3, 3), (4, 4)])
+def test_a_cell_is_unknown_if_any_part_of_a_pixel_in_it_is(extent, grid):
+    """Every pixel alone, cells by the overlap of intervals."""
+    side = min(extent)
+    for y in range(0, extent[0], 3):
+        for x in range(0, extent[1], 2):
+            mask = np.zeros(extent)
+            mask[y, x] = 1
+            top, left = (extent[0] - side) / 2, (extent[1] - side) / 2
+            expected = [
+                [
+                    int(top + side * r / grid[0] < y + 1 and y < top + side * (r + 1) / grid[0]
+                        and left + side * c / grid[1] < x + 1 and x < left + side * (c + 1) / grid[1])
+                    for c in range(grid[1])
+                ]
+                for r in range(grid[0])
+            ]  # fmt: skip
+            assert cells(mask, extent, grid) == expected, (y, x)
+
+
+def test_boxes_and_cells():
+    assert cells((0.5, 0.0, 1.0, 0.5)) == [[0, 1], [0, 0]]
+    assert cells([(0, 0, 0.1, 0.1), (0.9, 0.9, 1, 1)]) == [[1, 0], [0, 1]]
+    assert cells((0.26, 0.0, 0.5, 1.0), (4, 8)) == [[1, 0], [1, 0]]
+    assert cells((0.49, 0.49, 0.4901, 0.4901)) == [[1, 0], [0, 0]]  # smaller than a pixel
+    assert cells(Cells((0, 3))) == [[1, 0], [0, 1]]
+    assert cells(Cells(())) == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((8, 7)), r"rgb: expected a mask of the value's size, 8×8, or boxes of 4 fractions, got \(8, 7\)"),
+        (np.zeros((8, 8, 3)), r"got \(8, 8, 3\)"),
+        ("mask.png", "expected a mask"),
+        ((0.5, 0.0, 0.4, 1.0), "a box is x_min < x_max and y_min < y_max as fractions"),
+        ((0, 0, 64, 64), "as fractions from 0 to 1, got"),
+        ((0, 0, float("nan"), 1), "as fractions from 0 to 1"),
+        (Cells((0, 4)), "cells are from 0 to 3 of the grid 2×2, got 4"),
+        (Cells((-1,)), "got -1"),
+    ],
+)
+def test_masks_that_do_not_fit_are_explained(mask, message):
+    with pytest.raises(Open4MError, match=message):
+        unknown_cells(mask, (8, 8), (2, 2), "rgb")
