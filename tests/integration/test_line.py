@@ -131,7 +131,7 @@ def test_generate_from_a_caption_follows_the_seed(run, tmp_path):
             "nowhere: neither a directory",
         ),
         (["--to", "depth", "--input", "PHOTO", "--model", "."], "not a model directory"),
-        (["--to", "rgb_pixels", "--input", "PHOTO", "--model", "MODEL"], "rgb_pixels: this model was not trained to predict it"),
+        (["--to", "rgb_pixels", "--input", "PHOTO", "--model", "MODEL"], "this model was not trained to predict it"),
         (["--to", "depth", "--input", "PHOTO", "--model", "MODEL", "--steps", "0"], "steps must be"),
         (["--to", "depth", "--input", "PHOTO", "--model", "MODEL", "--guidance", "nan"], "guidance must be finite"),
     ],
