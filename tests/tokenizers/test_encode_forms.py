@@ -80,7 +80,7 @@ def test_lists_of_unequal_sizes_have_one_form():
         assert np.array_equal(one, own.encode(value))
     decoded = own.decode(tokens, form="inverse")
     for one, grid in zip(decoded, tokens, strict=True):
-        assert np.array_equal(one, own.decode(grid, form="inverse"))
+        np.testing.assert_allclose(one, own.decode(grid, form="inverse"), rtol=1e-5)  # a batch sums in another order
 
 
 def test_depth_is_decoded_in_every_form():
