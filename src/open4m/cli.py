@@ -177,7 +177,9 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     given.add_argument("--input", type=Path, metavar="IMAGE", help="an image file")
     given.add_argument("--caption", metavar="TEXT")
     given.add_argument("--boxes", type=Path, help='a JSON file: [{"box": [x0, y0, x1, y1], "label": name}, ...]')
-    given.add_argument("--given", nargs="+", metavar="NAME=FILE", help="any modality: depth=depth.npy normals=n.png")
+    given.add_argument(
+        "--given", nargs="+", action="extend", metavar="NAME=FILE", help="any modality: depth=depth.npy normals=n.png"
+    )
 
     what = command.add_argument_group("what is done")
     if verb in ("inpaint", "outpaint"):
@@ -191,7 +193,14 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
             "--mask", type=Path, metavar="IMAGE", help="white where to paint, as large as what is painted"
         )
         what.add_argument("--box", action="append", metavar="BOX", help=f"where to paint: {box}; may be repeated")
-        what.add_argument("--cells", nargs="+", type=int, metavar="N", help="where to paint: tokens, row by row from 0")
+        what.add_argument(
+            "--cells",
+            nargs="+",
+            action="extend",
+            type=int,
+            metavar="N",
+            help="where to paint: tokens, row by row from 0",
+        )
     if verb == "outpaint":
         what.add_argument("--box", required=True, help=f"where in the larger frame the image is: {box}")
     if verb == "vary":
@@ -234,10 +243,14 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     how.add_argument("--top-k", type=int, metavar="K")
     how.add_argument("--guidance", nargs="+", type=float, metavar="W", help="weight of all conditions together (1: "
                      "none; two: first, last pass); with --weight or --avoid, of each that has none")  # fmt: skip
-    how.add_argument("--weight", nargs="+", metavar="NAME=W", help="weight of one condition: caption=3 normals=0.5")
+    how.add_argument(
+        "--weight", nargs="+", action="extend", metavar="NAME=W", help="weight of one condition: caption=3 normals=0.5"
+    )
     how.add_argument("--avoid", action="append", metavar="TEXT", help="a caption to go away from; may be repeated")
     how.add_argument("--avoid-weight", type=float, default=-1.0, metavar="W", help="of --avoid (default: -1)")
-    how.add_argument("--option", nargs="+", metavar="TARGET.FIELD=VALUE", help="of one target: rgb.steps=16")
+    how.add_argument(
+        "--option", nargs="+", action="extend", metavar="TARGET.FIELD=VALUE", help="of one target: rgb.steps=16"
+    )
     how.add_argument("--seed", type=int, default=0)
 
     where = command.add_argument_group("where")

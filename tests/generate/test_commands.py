@@ -254,6 +254,7 @@ def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, t
         ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
         ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),
         ("generate", ["--input-dir", "model", "--output-dir", "x", "--to", "rgb"], "no images in it"),
+        ("generate", ["--input-dir", "model", "--output-dir", "model/", "--to", "rgb"], "is the folder of the images"),
         ("inpaint", ["--input", "wide.png"], "say what to paint in by one of --mask, --box, --cells"),
         ("inpaint", ["--input", "wide.png", "--box", "0,0,1"], "expected a box as x_min,y_min,x_max,y_max"),
         ("inpaint", ["--input", "square.png", "--mask", "mask.png"], "expected a mask of the value's size, 20×20"),

@@ -1,5 +1,6 @@
 """Generation: independent of the batch, faithful to the plan, and conditioned on everything that is known."""
 
+import copy
 import dataclasses
 import itertools
 
@@ -555,3 +556,16 @@ def test_sequences_cost_no_more_than_a_tenth_above_their_floor(monkeypatch):
                 needed += WIDE.decoder_depth * (6 * linear + 6 * 64 * hidden + 4 * 64 * (place + 1 + context))
             needed += 2 * 64 * 14
     assert 0.9 * needed <= counter.get_total_flops() <= 1.1 * needed
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_models_in_low_precision_generate_too(model, name):
+    low = copy.deepcopy(model).bfloat16()
+    canvas = canvases()()
+    canvas.pixels["rgb_pixels"] = canvas.pixels["rgb_pixels"].bfloat16()
+    Engine(low, START, [EOS, START, 5]).run(canvas, PLANS[name], [0, 1, 2, 3])
+    for step in PLANS[name]:
+        if step.target == "boxes":
+            assert all(len(row) >= 1 for row in canvas.sequences["boxes"])
+        else:
+            assert canvas.known[step.target].all()

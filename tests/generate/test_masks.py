@@ -22,6 +22,10 @@ def test_arrays_and_pictures_by_hand():
     assert cells(~mask) == [[1, 1], [1, 1]]
 
 
+def test_a_mask_of_the_values_own_size_is_no_list_of_boxes():
+    assert cells(np.array([[0, 0, 1, 1]] * 4), (4, 4)) == [[0, 1], [0, 1]]
+
+
 def test_only_the_central_square_counts():
     wide = np.zeros((4, 8), dtype=bool)
     wide[0, 1] = wide[3, 5] = True  # outside of columns 2 to 5, and in its lower right cell

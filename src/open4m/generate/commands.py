@@ -264,6 +264,8 @@ def _folder(job: Job, options: Namespace) -> Iterator[str]:
         raise Open4MError("a folder of images needs --input-dir and --output-dir, without --input and --animate")
     if not options.input_dir.is_dir():
         raise Open4MError(f"{options.input_dir}: not a folder")
+    if options.output_dir.resolve() == options.input_dir.resolve():
+        raise Open4MError(f"{options.output_dir}: --output-dir is the folder of the images; name another one")
     images = sorted(path for path in options.input_dir.iterdir() if path.suffix.lower() in SUFFIXES)
     if not images:
         raise Open4MError(f"{options.input_dir}: no images in it ({', '.join(SUFFIXES)})")
@@ -273,7 +275,7 @@ def _folder(job: Job, options: Namespace) -> Iterator[str]:
     given = _given(options)
     how = job.settings([SOURCE, *given])
     _same_request(job, given, how)
-    missing = [path for path in images if not (options.output_dir / path.name).exists()]
+    missing = [path for path in images if not (options.output_dir / path.name / record.NAME).is_file()]
     failed: list[str] = []
     for start in range(0, len(missing), options.batch_size):
         batch: list[tuple[Path, Value]] = []

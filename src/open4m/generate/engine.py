@@ -47,7 +47,7 @@ class Views:
         if self.weights is None:
             return hidden
         unconditional, *conditional = hidden.chunk(len(self.shown))
-        return guide(unconditional, conditional, self.weights)
+        return guide(unconditional.float(), [c.float() for c in conditional], self.weights).to(hidden.dtype)
 
 
 class Engine:
@@ -150,7 +150,7 @@ class Engine:
                 views = self.views(canvas, step, done, conditions, free)
                 context = self._encode(views)
                 hidden = self.model.decode(context, self._queries(spec.key, queried, len(views.shown)), packed=True)
-                logits = self.model.logits(views.combine(hidden.float()), spec.key)  # (T, V), row by row
+                logits = self.model.logits(views.combine(hidden), spec.key)  # (T, V), row by row
                 token, log_probability = sample(
                     logits, uniform[queried].to(logits.device), step.temperature_at(done), step.top_k, step.top_p
                 )
@@ -180,7 +180,7 @@ class Engine:
         token = torch.full((size,), self.start)
         for n in range(longest):
             batch = self._next(spec.key, token.repeat(copies), n)
-            hidden = views.combine(self.model.decode(context, batch, caches)[:, 0].float())
+            hidden = views.combine(self.model.decode(context, batch, caches)[:, 0])
             logits = self.model.logits(hidden, spec.key)  # (rows, V)
             token, log_probability = sample(
                 logits, uniform[rows, n].to(logits.device), step.temperature_at(n), step.top_k, step.top_p

@@ -64,7 +64,7 @@ def _pixels(mask: Any, extent: tuple[int, int], name: str) -> np.ndarray:
     if isinstance(mask, Image.Image):
         mask = np.asarray(mask.convert("L")) > 127
     array = np.asarray(mask)
-    if array.dtype.kind in "fiu" and array.shape[-1:] == (4,) and array.ndim in (1, 2):
+    if array.shape != extent and array.dtype.kind in "fiu" and array.shape[-1:] == (4,) and array.ndim in (1, 2):
         return _of_boxes(array.reshape(-1, 4), extent, name)
     if array.shape != (height, width):
         raise Open4MError(
