@@ -13,7 +13,7 @@ from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.plan import Step
 from open4m.generate.schemes import halton_order
-from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.config import SIZES, FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.types import MaskedBatch, Open4MError
 
@@ -286,6 +286,53 @@ def test_the_longest_sequence_may_be_set(model):
         assert [len(row) for row in canvas.sequences["caption"]] == [length, length]
 
 
+@pytest.mark.parametrize("steps", [3, 8])
+def test_nothing_is_recorded_of_an_end_that_was_put_in(model, steps):
+    """Where there is room, [EOS] follows the last token, else it takes its place; so it does of a sentinel."""
+    step, seeds = Step(target="caption", scheme="left_to_right", steps=steps), list(range(12))
+    raw = Engine(model, START, [EOS, START, 5]).run(Canvas(CONFIG, 12), [step], seeds).sequences["caption"]
+    canvas = Engine(model, START, [EOS, START, 5], EOS).run(Canvas(CONFIG, 12), [step], seeds, entropies=True)
+    seen, record = set(), canvas.records["caption"]
+    for row, (drawn, found) in enumerate(zip(raw, canvas.sequences["caption"], strict=True)):
+        words = [token for token in drawn if token not in (EOS, START, 5)][:7]
+        assert found == [*words, EOS]
+        sure = len(words) + (drawn[-1] == EOS)
+        for values in (record.log_probability[row], record.entropy[row]):
+            assert values[:sure].isfinite().all()
+            assert values[sure:].isnan().all()
+        seen.add(drawn[-1] if drawn[-1] in (EOS, START, 5) else "full")
+    assert len(seen) > 2
+
+
+def test_logits_are_made_of_a_part_of_the_rows_at_a_time(engine, recorded, monkeypatch):
+    make, plan = canvases(), [Step(target="depth", steps=2, top_p=0.9)]
+    whole = engine.run(make(), plan, [0, 1, 2, 3], entropies=True)
+    count = len(recorded)
+    monkeypatch.setattr("open4m.generate.engine.LOGITS", 50)  # 5 rows of 9
+    parts = engine.run(make(), plan, [0, 1, 2, 3], entropies=True)
+    assert torch.equal(whole.grids["depth"], parts.grids["depth"])
+    torch.testing.assert_close(whole.records["depth"].entropy, parts.records["depth"].entropy, equal_nan=True, **close)
+    assert count == 2
+    assert all(len(logits) <= 5 for logits in recorded[count:])
+
+
+def test_the_confidence_of_near_certain_draws_still_tells_cells_apart(engine):
+    """A nucleus of one entry each: the cells that are kept first are not simply the first ones."""
+    step = Step(target="depth", steps=6, schedule="linear", top_p=1e-6)
+    canvas, likeliest = Canvas(CONFIG, 1), dataclasses.replace(step, temperature=0.0, top_p=1.0)
+    next(engine.passes(canvas, [step], [0]))
+    expected = Canvas(CONFIG, 1)
+    next(engine.passes(expected, [likeliest], [0]))
+    assert torch.equal(canvas.known["depth"], expected.known["depth"])
+    assert not canvas.known["depth"][0, :2].all()
+
+
+def test_a_condition_cannot_hold_a_target(engine):
+    canvas = canvases()()
+    with pytest.raises(Open4MError, match="depth is a target, so the condition other cannot hold it"):
+        engine.run(canvas, [Step(target="depth", guidance={"other": 2.0})], [0, 1, 2, 3], {"other": canvas})
+
+
 def test_what_was_generated_conditions_what_follows(engine, recorded):
     """The second and third targets' logits are those of a pass that shows the first one's tokens, guidance included."""
     plan = [
@@ -534,6 +581,27 @@ def test_no_scheme_costs_more_than_a_tenth_above_its_floor(scheme, guidance):
         )
     assert counter.get_total_flops() <= 1.1 * needed
     assert counter.get_total_flops() >= 0.9 * needed  # the floor is no more than what there is to do
+
+
+def test_passes_of_very_unlike_lengths_cost_no_more_than_a_tenth_above_their_floor():
+    """4M-Ti: without conditions nothing is visible, with them up to 1,236 tokens; samples of the batch differ too."""
+    grids = [ModalitySpec(key=f"map{i}", family="grid", vocab_size=16, grid=(14, 14)) for i in range(5)]
+    text = ModalitySpec(key="caption", family="sequence", vocab_size=14, max_length=256)
+    rgb = ModalitySpec(key="rgb", family="grid", vocab_size=16, grid=(14, 14))
+    config = FourMConfig.of(SIZES["Ti"], (rgb, *grids, text))
+    canvas = Canvas(config, 2)
+    for spec in grids:
+        canvas.start(spec.key)
+        canvas.known[spec.key][:] = True
+    canvas.known["map0"][1] = False
+    canvas.sequences["caption"] = [[6] * 256, [6] * 10]
+    shown = [5 * 196 + 256, 4 * 196 + 10]
+    step = Step(target="rgb", scheme="roar", tokens=(20, 176), guidance=3.0)
+    engine = Engine(FourMTransformer(config).initialize(torch.Generator().manual_seed(1)))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        next(engine.passes(canvas, [step], [0, 1]))
+    needed = floor(config, [[0, 0], shown], [20, 20]) + 40 * 2 * config.dim * 16
+    assert 0.99 * needed <= counter.get_total_flops() <= 1.01 * needed
 
 
 def test_sequences_cost_no_more_than_a_tenth_above_their_floor(monkeypatch):

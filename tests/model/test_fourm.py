@@ -365,14 +365,30 @@ def test_decoding_with_a_cache_equals_decoding_at_once(config, rows):
     model = make_model(config=config)
     queries = [(2, p, 0, 4 + p) for p in range(6)]
     batch = make_batch([(rows[0][0], queries), (rows[1][0], queries), ([], queries)])
-    context = model.encode(batch)
-    whole = model.decode(context, batch)
-    caches = [Cache(3, 6, config, whole) for _ in model.decoder]
+    whole = model.decode(model.encode(batch), batch)
+    context, caches = model.encode(batch, packed=True), [Cache(3, 6, config, whole) for _ in model.decoder]
     names = ("target_id", "target_modality", "target_position", "query_id", "target_valid")
     for p in range(6):
         one = dataclasses.replace(batch, **{name: getattr(batch, name)[:, p : p + 1] for name in names})
-        torch.testing.assert_close(model.decode(context, one, caches)[:, 0], whole[:, p], rtol=0, atol=1e-10)
+        torch.testing.assert_close(model.decode(context, one, caches), whole[:, p], rtol=0, atol=1e-10)
     assert caches[0].length == 6
+
+
+@default_and_everything
+@torch.no_grad()
+def test_rows_without_padding_are_those_with_it(config, rows):
+    """Rows of unlike lengths, alike ones beside each other and not; one that sees nothing, one that asks nothing."""
+    model = make_model(config=config)
+    inputs, grid = [rows[i][0] for i in (0, 0, 1, 2, 0, 1)], [(1, p, 0, 0) for p in range(4)]
+    batch = make_batch([*zip(inputs, [grid, grid[1:], grid, grid, [], grid], strict=True)])
+    padded = model.decode(model.encode(batch), batch)
+    context = model.encode(batch, packed=True)
+    torch.testing.assert_close(model.decode(context, batch), padded[batch.target_valid], rtol=0, atol=1e-10)
+    stay = [1, 3, 5]
+    names = ("target_id", "target_modality", "target_position", "query_id", "target_valid")
+    fewer = dataclasses.replace(batch, **{name: getattr(batch, name)[stay] for name in names})
+    found = model.decode(context.contiguous().keep(stay), fewer)
+    torch.testing.assert_close(found, padded[stay][fewer.target_valid], rtol=0, atol=1e-10)
 
 
 def test_a_sample_that_sees_nothing_gives_finite_logits_in_low_precision_too():

@@ -16,8 +16,8 @@ from open4m.model.config import FourMConfig
 class Record:
     """How sure the model was of what it generated, a token (B, L) float32; NaN where nothing was generated.
 
-    ``log_probability``: of the token, in the distribution that it was drawn from; ``entropy``: of the model's own
-    distribution, in nats, if it was asked for.
+    Of the model's own distribution, guidance included, temperature, top-k and top-p not: the token's
+    ``log_probability``, and the ``entropy`` in nats if it was asked for.
     """
 
     log_probability: Tensor
@@ -33,6 +33,11 @@ class Record:
         self.log_probability[where] = log_probability.cpu()
         if self.entropy is not None:
             self.entropy[where] = entropy.cpu()
+
+    def forget(self, row: int, place: int) -> None:
+        """Set what was recorded of a place, and of those after it, to NaN."""
+        for values in filter(torch.is_tensor, (self.log_probability, self.entropy)):
+            values[row, place:] = torch.nan
 
 
 @dataclass

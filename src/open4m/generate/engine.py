@@ -21,6 +21,8 @@ from open4m.model.fourm import Context, FourMTransformer
 from open4m.model.layers import Cache
 from open4m.types import MaskedBatch, Open4MError
 
+LOGITS = 1 << 24  # numbers that are in memory at a time; 64 MiB
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -97,6 +99,9 @@ class Engine:
             if len(seeds) != other.size:
                 where = f" of {name}" * bool(name)
                 raise Open4MError(f"expected one seed a sample, got {len(seeds)} for {other.size} samples{where}")
+        for step in plan:
+            if holding := [name for name, other in conditions.items() if step.target in other.present]:
+                raise Open4MError(f"{step.target} is a target, so the condition {holding[0]} cannot hold it")
         draws, free = Draws(seeds), []
         for step in plan:
             canvas.start(step.target)
@@ -149,19 +154,16 @@ class Engine:
             if queried.any():
                 views = self.views(canvas, step, done, conditions, free)
                 context = self._encode(views)
-                hidden = self.model.decode(context, self._queries(spec.key, queried, len(views.shown)), packed=True)
-                logits = self.model.logits(views.combine(hidden), spec.key)  # (T, V), row by row
-                token, log_probability = sample(
-                    logits, uniform[queried].to(logits.device), step.temperature_at(done), step.top_k, step.top_p
-                )
-                record.put(queried, log_probability, entropy(logits) if entropies else None)
+                hidden = self.model.decode(context, self._queries(spec.key, queried, len(views.shown)))
+                token, *sure = self._drawn(views.combine(hidden), step, done, uniform[queried], entropies)
+                record.put(queried, *sure)
                 kept = queried
                 if order is None:
                     confidence = record.log_probability
                     if noise is not None:  # less and less of it
                         confidence = confidence + step.choice_temperature * (1 - (done + 1) / step.passes) * noise
                     kept = first(-confidence, queried, count)
-                answers = ids.masked_scatter(queried, token.cpu())
+                answers = ids.masked_scatter(queried, token)
                 ids, known = torch.where(kept, answers, ids), known | kept
                 canvas.grids[step.target], canvas.known[step.target] = ids, known
             yield Pass(step, done + 1, step.passes)
@@ -172,45 +174,60 @@ class Engine:
         longest = min(step.steps or spec.max_length, spec.max_length)
         views = self.views(canvas, step, 0, conditions, free)
         context, copies = self._encode(views).contiguous(), len(views.shown)
-        caches = [Cache(copies * size, longest, self.config, context.keys_values[0][0]) for _ in self.model.decoder]
+        like = context.keys_values[0][0][0]
+        caches = [Cache(copies * size, longest, self.config, like) for _ in self.model.decoder]
         uniform = draws.uniform(longest)  # all at once: how many are used depends on the other samples
-        record = canvas.records[step.target] = Record.of(uniform.shape, entropies)
-        tokens = torch.zeros(size, longest, dtype=torch.int64)
-        lengths, rows = torch.full((size,), longest), torch.arange(size)  # of those that have not ended
-        token = torch.full((size,), self.start)
+        record = canvas.records[step.target] = Record.of((size, spec.max_length), entropies)
+        made: list[list[int]] = [[] for _ in range(size)]
+        canvas.sequences[step.target] = made
+        rows, token = torch.arange(size), torch.full((size,), self.start)  # of those that have not ended
         for n in range(longest):
             batch = self._next(spec.key, token.repeat(copies), n)
-            hidden = views.combine(self.model.decode(context, batch, caches)[:, 0])
-            logits = self.model.logits(hidden, spec.key)  # (rows, V)
-            token, log_probability = sample(
-                logits, uniform[rows, n].to(logits.device), step.temperature_at(n), step.top_k, step.top_p
-            )
-            token = token.cpu()
-            tokens[rows, n] = token
-            at = torch.zeros(uniform.shape, dtype=torch.bool)
+            hidden = views.combine(self.model.decode(context, batch, caches))
+            token, *sure = self._drawn(hidden, step, n, uniform[rows, n], entropies)
+            at = torch.zeros(size, spec.max_length, dtype=torch.bool)
             at[rows, n] = True
-            record.put(at, log_probability, entropy(logits) if entropies else None)
-            ended = torch.isin(token, self.ends)
-            if ended.any():
-                lengths[rows[ended]] = n + 1
-                stay = (~ended).nonzero()[:, 0]
-                every = (torch.arange(copies)[:, None] * len(rows) + stay).flatten().to(self.device)
-                rows, token, context = rows[stay], token[stay], context.keep(every)
+            record.put(at, *sure)
+            for row, new in zip(rows.tolist(), token.tolist(), strict=True):
+                made[row].append(new)
+            going = ~torch.isin(token, self.ends)
+            if n + 1 == longest or not going.any():
+                break
+            if not going.all():
+                stay = (going.repeat(copies)).nonzero()[:, 0].tolist()
+                rows, token, context = rows[going], token[going], context.keep(stay)
                 for cache in caches:
-                    cache.keep(every)
-            made = [row[:end].tolist() for row, end in zip(tokens, lengths.clamp(max=n + 1), strict=True)]
-            finished = not len(rows) or n + 1 == longest
-            canvas.sequences[step.target] = self._ended(made, longest) if finished else made
+                    cache.keep(stay)
             yield Pass(step, n + 1, longest)
-            if finished:
-                return
+        if self.eos is not None:
+            self._end(made, record, spec.max_length)
+        yield Pass(step, n + 1, longest)
 
-    def _ended(self, rows: list[list[int]], longest: int) -> list[list[int]]:
-        """Sequences as they condition further targets: whatever ended one, it ends with [EOS] as in training."""
-        if self.eos is None:
-            return rows
+    def _end(self, sequences: list[list[int]], record: Record, room: int) -> None:
+        """End sequences as in training: whatever ended one, its last token is [EOS], which none was drawn for if it is
+        put in."""
         ends = set(self.ends.tolist())
-        return [[*[i for i in row if i not in ends][: longest - 1], self.eos] for row in rows]
+        for row, tokens in enumerate(sequences):
+            if tokens[-1] != self.eos:
+                words = tokens[:-1] if tokens[-1] in ends or len(tokens) == room else tokens
+                sequences[row] = [*words, self.eos]
+                record.forget(row, len(words))
+
+    def _drawn(
+        self, hidden: Tensor, step: Step, done: int, uniform: Tensor, entropies: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens of hidden states (T, D), their log-probabilities and, if asked for, entropies, (T,) each on the CPU.
+
+        Logits are made of a part of the rows at a time.
+        """
+        rows = max(1, LOGITS // self.config.spec(step.target).vocab_size)
+        parts = []
+        for some, numbers in zip(hidden.split(rows), uniform.to(hidden.device).split(rows), strict=True):
+            logits = self.model.logits(some, step.target)
+            drawn = sample(logits, numbers, step.temperature_at(done), step.top_k, step.top_p)
+            parts.append((*drawn, entropy(logits)) if entropies else drawn)
+        token, log_probability, *unsure = (torch.cat(of).cpu() for of in zip(*parts, strict=True))
+        return token, log_probability, unsure[0] if entropies else None
 
     def _encode(self, views: Views) -> Context:
         """The encoded views, as rows of one batch: all samples of the first one, then of the next."""

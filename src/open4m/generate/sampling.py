@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from open4m.types import Open4MError
+
+COLDEST = 1e-30  # below this temperature the likeliest token is taken
+
 
 class Drawn(NamedTuple):
-    """``token`` (...) int64 and its ``log_probability`` (...) in the distribution that it was drawn from.
-
-    At temperature 0, in the plain softmax.
-    """
+    """``token`` (...) int64 and its ``log_probability`` (...) in the softmax of the plain logits."""
 
     token: Tensor
     log_probability: Tensor
@@ -32,25 +33,36 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
     """Tokens from logits (..., V) and one uniform number in [0, 1) a draw (...).
 
     The number is put through the inverse of the distribution function, entries in the order of the vocabulary.
-    Entries as likely as the last one that ``top_k`` or ``top_p`` keep are kept too.
+    Entries as likely as the last one that ``top_k`` or ``top_p`` keep are kept too. Raises :class:`Open4MError` for
+    logits that are not finite; -inf may be among them.
     """
     logits = logits.float()
-    if temperature == 0:
-        token = logits.argmax(-1)
-        return Drawn(token, (logits.gather(-1, token[..., None]) - logits.logsumexp(-1, keepdim=True))[..., 0])
+    total = logits.logsumexp(-1, keepdim=True)
+    if not total.isfinite().all():
+        raise Open4MError("the model's logits are not finite: its weights are damaged, or the guidance is too large")
+    if temperature < COLDEST:
+        token = logits.argmax(-1, keepdim=True)
+    else:
+        probability = truncated(logits, temperature, top_k, top_p)
+        cumulative = probability.cumsum(-1)
+        mass = cumulative[..., -1:]
+        below = torch.minimum(uniform[..., None] * mass, mass.nextafter(torch.zeros_like(mass)))
+        token = torch.searchsorted(cumulative, below, right=True)  # the first entry whose cumulated mass is above
+    return Drawn(token[..., 0], (logits.gather(-1, token) - total)[..., 0])
+
+
+def truncated(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """The softmax of logits (..., V) at a temperature, 0 for what is not kept; its sum may be less than 1."""
     if temperature != 1:
         logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # finite, however low the temperature
-    if top_k and top_k < logits.shape[-1]:
-        least = logits.topk(top_k, -1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+    limited = 0 < top_k < logits.shape[-1]
+    if limited:
+        logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
     probability = logits.softmax(-1)
-    if top_p < 1:
-        probability = probability.where(probability >= least_kept(probability, top_p), 0)
-    cumulative = probability.cumsum(-1)
-    total = cumulative[..., -1:]
-    below = torch.minimum(uniform[..., None] * total, total.nextafter(torch.zeros_like(total)))
-    token = torch.searchsorted(cumulative, below, right=True)  # the first entry whose cumulated mass is above
-    return Drawn(token[..., 0], (probability.gather(-1, token) / total).log()[..., 0])
+    if top_p == 1:
+        return probability
+    likeliest = probability.topk(top_k, -1).values if limited else descending(probability)
+    return probability.where(probability >= least_kept(likeliest, top_p), 0)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -65,17 +77,17 @@ def gumbel(uniform: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform.clamp(tiny, 1 - 2**-24)))
 
 
-def least_kept(probability: Tensor, top_p: float) -> Tensor:
-    """The least probability (..., 1) of the fewest likeliest entries of (..., V) that have a mass of ``top_p``.
-
-    Only values are sorted, not entries; on a CPU by NumPy, whose sort takes a 25th of torch's time.
-    """
+def descending(probability: Tensor) -> Tensor:
+    """Values (..., V) in descending order; on a CPU sorted by NumPy, whose sort takes a 25th of torch's time."""
     if probability.device.type == "cpu":
-        ordered = torch.from_numpy(np.sort(probability.numpy(), -1)).flip(-1)
-    else:
-        ordered = probability.sort(-1, descending=True).values
-    needed = ordered.cumsum(-1) - ordered < top_p  # the likeliest is, whatever top_p
-    return ordered.gather(-1, needed.sum(-1, keepdim=True) - 1)
+        return torch.from_numpy(np.sort(probability.numpy(), -1)).flip(-1)
+    return probability.sort(-1, descending=True).values
+
+
+def least_kept(likeliest: Tensor, top_p: float) -> Tensor:
+    """The least probability (..., 1) of the fewest of (..., n), in descending order, that have a mass of ``top_p``."""
+    needed = likeliest.cumsum(-1) - likeliest < top_p
+    return likeliest.gather(-1, needed.sum(-1, keepdim=True).clamp(min=1) - 1)  # one at least, whatever top_p
 
 
 class Draws:

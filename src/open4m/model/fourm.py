@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,25 +13,58 @@ from torch import Tensor, nn
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import Embeddings, consecutive
 from open4m.model.heads import LinearCrossEntropy
-from open4m.model.layers import Cache, DecoderBlock, EncoderBlock, FusedLinear, Packed, drop_path, norm
+from open4m.model.layers import (
+    Cache,
+    DecoderBlock,
+    EncoderBlock,
+    FusedLinear,
+    KeysValues,
+    Packed,
+    Runs,
+    compact,
+    drop_path,
+    norm,
+)
 from open4m.types import MaskedBatch, Open4MError
 
 
 @dataclass
 class Context:
-    """What the decoder reads of the encoder: each block's keys and values, and which tokens are real."""
+    """What the decoder reads of the encoder: for every block, keys and values of runs of rows; or of all rows, padded,
+    with a ``mask`` of the real tokens."""
 
-    keys_values: list[tuple[Tensor, Tensor]]  # a block: (B, heads, N, D/heads) each
-    mask: Tensor | None  # (B, 1, 1, N) bool; None: all are
+    keys_values: list[KeysValues]
+    mask: Tensor | None  # (B, 1, 1, N) bool; None: without padding
 
     def contiguous(self) -> Context:
         """The same, laid out to be read many times."""
-        return Context([(k.contiguous(), v.contiguous()) for k, v in self.keys_values], self.mask)
+        return Context([[(k.contiguous(), v.contiguous()) for k, v in runs] for runs in self.keys_values], self.mask)
 
-    def keep(self, rows: Tensor) -> Context:
-        """These rows of it."""
-        mask = None if self.mask is None else self.mask[rows]
-        return Context([(k[rows], v[rows]) for k, v in self.keys_values], mask)
+    def keep(self, rows: Sequence[int]) -> Context:
+        """These rows of it, in ascending order, without padding; what it was is overwritten."""
+        own, first = [], 0
+        for k, _ in self.keys_values[0]:
+            own.append([row - first for row in rows if first <= row < first + len(k)])
+            first += len(k)
+        return Context(
+            [
+                [(compact(k, stay), compact(v, stay)) for (k, v), stay in zip(runs, own, strict=True) if stay]
+                for runs in self.keys_values
+            ],
+            None,
+        )
+
+    def read_by(self, lengths: Sequence[int]) -> tuple[Runs, list[KeysValues]]:
+        """The runs of rows that are equally long and have equally many queries, ``lengths``; every block's keys and
+        values of them."""
+        parts, row = [], 0  # (run of the context, its rows, queries of each)
+        for run, (k, _) in enumerate(self.keys_values[0]):
+            first = row
+            for asked, same in itertools.groupby(lengths[first : first + len(k)]):
+                start, row = row, row + len([*same])
+                parts.append((run, slice(start - first, row - first), asked))
+        runs = [(rows.stop - rows.start, asked) for _, rows, asked in parts]
+        return runs, [[(of[i][0][rows], of[i][1][rows]) for i, rows, _ in parts] for of in self.keys_values]
 
 
 class FourMTransformer(nn.Module):
@@ -130,21 +165,21 @@ class FourMTransformer(nn.Module):
     def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None, packed: bool = False) -> Context:
         """Read the visible tokens. Positions and modalities are re-injected into the encoder's output (paper C.1).
 
-        ``packed``: nothing is computed for padding, which saves time where rows are of unlike lengths.
+        ``packed``: nothing is computed for padding, and what :meth:`decode` makes of it is packed too.
         """
         embed = self.embeddings
         where = embed.where(batch.input_modality, batch.input_position)  # (B, N, D)
         x = where + embed.content(batch)
         x, where, valid = embed.with_registers(x, where, batch.input_valid)
-        real = Packed(valid) if packed else None
-        mask = None if packed and real.full else valid[:, None, None]  # (B, 1, 1, N)
+        mask, runs = valid[:, None, None], None  # (B, 1, 1, N)
         kept = self._drop_path(self.encoder, 2, x, generator)
         if packed:
-            x, where = real.flat(x), real.flat(where)  # (T, D)
+            real = Packed(valid)
+            x, where, mask, runs = real.flat(x), real.flat(where), None, real.runs  # (T, D)
         for block, keep in zip(self.encoder, kept, strict=True):
-            x = block(x, mask, keep, real)
+            x = block(x, mask, keep, runs)
         context = self.context_proj(self.encoder_norm(x)) + where
-        return Context([block.keys_values(context, real) for block in self.decoder], mask)
+        return Context([block.keys_values(context, runs) for block in self.decoder], mask)
 
     def decode(
         self,
@@ -152,27 +187,26 @@ class FourMTransformer(nn.Module):
         batch: MaskedBatch,
         caches: list[Cache] | None = None,
         generator: torch.Generator | None = None,
-        packed: bool = False,
     ) -> Tensor:
-        """Hidden states (B, M, D) of the queries; if ``packed``, (T, D) of the valid ones, row by row.
+        """Hidden states (B, M, D) of the queries; if the context is packed, (T, D) of the valid ones, row by row.
 
         Every query reads all visible tokens; queries see only queries of their own modality: all of them in a
-        grid, the earlier ones in a sequence (paper 2.2). With ``caches``, one a block, the queries are the
-        next ones of a single sequence modality and see all that the caches hold.
+        grid, the earlier ones in a sequence (paper 2.2). A packed context is read by queries of one grid or, with
+        ``caches``, one a block, by the next query of a sequence a row, which sees all that the caches hold.
         """
         embed = self.embeddings
         x = embed.query(batch.query_id, batch.target_modality) + embed.where(
             batch.target_modality, batch.target_position, decoder=True
         )
-        mask = self.decoder_mask(batch) if caches is None else None
         kept = self._drop_path(self.decoder, 3, x, generator)
-        real = Packed(batch.target_valid) if packed else None
-        if packed:
-            x = real.flat(x)
-            mask = None if mask is None or mask.all() else mask
+        mask, runs, keys_values = None, None, context.keys_values
+        if context.mask is None:
+            real = Packed(batch.target_valid)
+            x, (runs, keys_values) = real.flat(x), context.read_by(real.lengths)
+        else:
+            mask = self.decoder_mask(batch)
         for i, block in enumerate(self.decoder):
-            cache = None if caches is None else caches[i]
-            x = block(x, context.keys_values[i], mask, context.mask, cache, kept[i], real)
+            x = block(x, keys_values[i], mask, context.mask, None if caches is None else caches[i], kept[i], runs)
         return self.decoder_norm(x)
 
     def _drop_path(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,31 +32,51 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-class Packed:
-    """The real tokens of padded rows, one after another: linear layers see no padding, attention sees rows.
+Runs = Sequence[tuple[int, int]]
+"""(rows, tokens of each) of equally long rows that follow one another; attention takes them together."""
 
-    ``valid`` (B, N) bool says which tokens are real.
+KeysValues = list[tuple[Tensor, Tensor]]
+"""Keys and values (rows, heads, n, D/heads) of each run of rows, or of all rows, padded."""
+
+
+class Packed:
+    """The real tokens of padded rows, one after another: nothing is computed for padding.
+
+    ``valid`` (B, N) bool says which tokens are real; ``lengths`` is how many each row has.
     """
 
     def __init__(self, valid: Tensor):
-        self.shape = valid.shape
-        real = valid.flatten()
-        count = int(real.sum())
-        self.full = count == real.numel()  # then nothing needs to be moved
-        if not self.full:
-            self.places = real.nonzero()[:, 0]  # (T,), of every token among B·N
-            self.index = (real.cumsum(0) - 1).clamp(min=0)  # (B·N,), of every place among tokens; of padding: any token
+        self.lengths: list[int] = valid.sum(1).tolist()
+        self.places = None if sum(self.lengths) == valid.numel() else valid.flatten().nonzero()[:, 0]
+        self.runs: Runs = [(len([*rows]), n) for n, rows in itertools.groupby(self.lengths)]
 
     def flat(self, x: Tensor) -> Tensor:
         """(B, N, ...) → (T, ...)."""
         x = x.flatten(0, 1)
-        return x if self.full else x.index_select(0, self.places)
+        return x if self.places is None else x.index_select(0, self.places)
 
-    def rows(self, x: Tensor) -> Tensor:
-        """(T, ...) → (B, N, ...); what padding holds is finite and means nothing."""
-        if not self.full:
-            x = x.index_select(0, self.index) if len(x) else x.new_zeros(len(self.index), *x.shape[1:])
-        return x.unflatten(0, self.shape)
+
+def split_runs(x: Tensor, heads: int, runs: Runs) -> list[Tensor]:
+    """(T, D) → (rows, heads, n, D/heads) of each run."""
+    parts = x.split([rows * n for rows, n in runs])
+    return [split_heads(part.unflatten(0, run), heads) for part, run in zip(parts, runs, strict=True)]
+
+
+def attend_runs(q: Sequence[Tensor], keys_values: KeysValues) -> Tensor:
+    """Attention of the rows of each run over all that they have keys and values of, 0 where there are none → (T, D)."""
+    parts = [
+        attend(own, k, v, None) if k.shape[2] else torch.zeros_like(own).transpose(1, 2).flatten(2)
+        for own, (k, v) in zip(q, keys_values, strict=True)
+    ]
+    return torch.cat([part.flatten(0, 1) for part in parts]) if len(parts) > 1 else parts[0].flatten(0, 1)
+
+
+def compact(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """The ``rows`` of x, in ascending order, moved to its beginning in place."""
+    for new, old in enumerate(rows):
+        if new != old:
+            x[new] = x[old]
+    return x[: len(rows)]
 
 
 class FusedLinear(nn.Linear):
@@ -74,9 +95,14 @@ class QKNorm(nn.Module):
 
     def __init__(self, config: FourMConfig):
         super().__init__()
-        head = config.dim // config.heads
-        self.query = norm(head, config)
-        self.key = norm(head, config)
+        self.heads = config.heads
+        self.query = norm(config.dim // config.heads, config)
+        self.key = norm(config.dim // config.heads, config)
+
+    def forward(self, q: Tensor | None, k: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Queries and keys (..., D), either of which may be absent."""
+        pairs = ((self.query, q), (self.key, k))
+        return tuple(x if x is None else own(x.unflatten(-1, (self.heads, -1))).flatten(-2) for own, x in pairs)
 
 
 class Cache:
@@ -93,13 +119,16 @@ class Cache:
         self.k[:, :, start : self.length], self.v[:, :, start : self.length] = k, v
         return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
-    def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these."""
-        self.k, self.v = self.k[rows], self.v[rows]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these, which are in ascending order."""
+        for x in (self.k, self.v):
+            compact(x[:, :, : self.length], rows)
+        self.k, self.v = self.k[: len(rows)], self.v[: len(rows)]
 
 
 class SelfAttention(nn.Module):
-    """Self-attention; keys and values of earlier calls may be kept in a cache."""
+    """Self-attention of padded rows (B, N, D), or of ``runs`` of rows (T, D). With a ``cache``, x (rows, D) is the next
+    token of each row and sees those before it."""
 
     def __init__(self, config: FourMConfig):
         super().__init__()
@@ -108,16 +137,16 @@ class SelfAttention(nn.Module):
         self.qk_norm = QKNorm(config) if config.qk_norm else None
         self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, packed: Packed | None = None
-    ) -> Tensor:
-        q, k, v = (split_heads(part if packed is None else packed.rows(part), self.heads) for part in self.qkv(x))
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, runs: Runs | None = None) -> Tensor:
+        q, k, v = self.qkv(x)
         if self.qk_norm is not None:
-            q, k = self.qk_norm.query(q), self.qk_norm.key(k)
-        if cache is not None:
-            k, v = cache.extend(k, v)
-        out = attend(q, k, v, mask)
-        return self.proj(out if packed is None else packed.flat(out))
+            q, k = self.qk_norm(q, k)
+        if runs is None:
+            return self.proj(attend(*(split_heads(part, self.heads) for part in (q, k, v)), mask))
+        runs = runs if cache is None else [(len(x), 1)]
+        q, k, v = (split_runs(part, self.heads, runs) for part in (q, k, v))
+        seen = [*zip(k, v, strict=True)] if cache is None else [cache.extend(*k, *v)]
+        return self.proj(attend_runs(q, seen))
 
 
 class CrossAttention(nn.Module):
@@ -131,21 +160,22 @@ class CrossAttention(nn.Module):
         self.qk_norm = QKNorm(config) if config.qk_norm else None
         self.proj = nn.Linear(config.dim, config.dim, bias=config.proj_bias)
 
-    def keys_values(self, context: Tensor, packed: Packed | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, N, D/heads) of a context (B, N, D), or (T, D) if packed."""
-        parts = self.kv(context)
-        k, v = (split_heads(part if packed is None else packed.rows(part), self.heads) for part in parts)
-        return (k if self.qk_norm is None else self.qk_norm.key(k)), v
-
-    def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, packed: Packed | None = None
-    ) -> Tensor:
-        q = self.q(x)
-        q = split_heads(q if packed is None else packed.rows(q), self.heads)
+    def keys_values(self, context: Tensor, runs: Runs | None = None) -> KeysValues:
+        """Of a padded context (B, N, D), or of runs of rows (T, D)."""
+        k, v = self.kv(context)
         if self.qk_norm is not None:
-            q = self.qk_norm.query(q)
-        out = attend(q, *keys_values, mask)
-        return self.proj(out if packed is None else packed.flat(out))
+            _, k = self.qk_norm(None, k)
+        if runs is None:
+            return [(split_heads(k, self.heads), split_heads(v, self.heads))]
+        return [*zip(*(split_runs(part, self.heads, runs) for part in (k, v)), strict=True)]
+
+    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None, runs: Runs | None = None) -> Tensor:
+        q = self.q(x)
+        if self.qk_norm is not None:
+            q, _ = self.qk_norm(q, None)
+        if runs is None:
+            return self.proj(attend(split_heads(q, self.heads), *keys_values[0], mask))
+        return self.proj(attend_runs(split_runs(q, self.heads, runs), keys_values))
 
 
 class GatedMLP(nn.Module):
@@ -186,17 +216,16 @@ def feed_forward(config: FourMConfig) -> GatedMLP | MLP:
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and feed-forward. ``keep`` scales what a block adds: see :func:`drop_path`."""
+    """Self-attention and feed-forward, of padded rows (B, N, D) or of ``runs`` of rows (T, D). ``keep`` scales what a
+    block adds: see :func:`drop_path`."""
 
     def __init__(self, config: FourMConfig):
         super().__init__()
         self.norm1, self.attention = norm(config.dim, config), SelfAttention(config)
         self.norm2, self.mlp = norm(config.dim, config), feed_forward(config)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, keep: Tensor | None = None, packed: Packed | None = None
-    ) -> Tensor:
-        x = x + scaled(self.attention(self.norm1(x), mask, packed=packed), keep, 0)
+    def forward(self, x: Tensor, mask: Tensor | None, keep: Tensor | None = None, runs: Runs | None = None) -> Tensor:
+        x = x + scaled(self.attention(self.norm1(x), mask, runs=runs), keep, 0)
         return x + scaled(self.mlp(self.norm2(x)), keep, 1)
 
 
@@ -210,22 +239,22 @@ class DecoderBlock(nn.Module):
         self.cross_attention = CrossAttention(config)
         self.norm2, self.mlp = norm(config.dim, config), feed_forward(config)
 
-    def keys_values(self, context: Tensor, packed: Packed | None = None) -> tuple[Tensor, Tensor]:
-        """What this block's cross-attention reads of a context (B, N, D), or (T, D) if packed."""
-        return self.cross_attention.keys_values(self.context_norm(context), packed)
+    def keys_values(self, context: Tensor, runs: Runs | None = None) -> KeysValues:
+        """What this block's cross-attention reads of a padded context (B, N, D), or of runs of rows (T, D)."""
+        return self.cross_attention.keys_values(self.context_norm(context), runs)
 
     def forward(
         self,
         x: Tensor,
-        keys_values: tuple[Tensor, Tensor],
+        keys_values: KeysValues,
         self_mask: Tensor | None,
         context_mask: Tensor | None,
         cache: Cache | None = None,
         keep: Tensor | None = None,
-        packed: Packed | None = None,
+        runs: Runs | None = None,
     ) -> Tensor:
-        x = x + scaled(self.self_attention(self.norm1(x), self_mask, cache, packed), keep, 0)
-        x = x + scaled(self.cross_attention(self.query_norm(x), keys_values, context_mask, packed), keep, 1)
+        x = x + scaled(self.self_attention(self.norm1(x), self_mask, cache, runs), keep, 0)
+        x = x + scaled(self.cross_attention(self.query_norm(x), keys_values, context_mask, runs), keep, 1)
         return x + scaled(self.mlp(self.norm2(x)), keep, 2)
 
 
