@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open4m.generate.sampling import Draws, descending, entropy, guide, gumbel, least_kept, sample
+from open4m.generate.sampling import Draws, ascending, entropy, guide, gumbel, least_kept, sample
 from open4m.generate.schemes import SCHEMES, first, halton_order
 from open4m.types import Open4MError
 
@@ -112,7 +112,7 @@ def test_a_nucleus_of_a_large_vocabulary_is_that_of_a_sort(spread, top_p):
     ordered, _ = probability.sort(descending=True)
     kept = (ordered.cumsum(-1) - ordered < top_p).sum(-1, keepdim=True)
     expected = ordered.gather(-1, kept - 1)
-    torch.testing.assert_close(least_kept(descending(probability.float()), top_p).double(), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(least_kept(ascending(probability.float()), top_p).double(), expected, rtol=1e-3, atol=0)
     tokens, _ = sample(logits, torch.full((5,), 0.7), 1.0, 0, top_p)
     assert (probability.gather(-1, tokens[:, None]) >= expected * (1 - 1e-3)).all()
 

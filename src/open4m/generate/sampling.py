@@ -37,9 +37,6 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
     logits that are not finite; -inf may be among them.
     """
     logits = logits.float()
-    total = logits.logsumexp(-1, keepdim=True)
-    if not total.isfinite().all():
-        raise Open4MError("the model's logits are not finite: its weights are damaged, or the guidance is too large")
     if temperature < COLDEST:
         token = logits.argmax(-1, keepdim=True)
     else:
@@ -48,7 +45,14 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
         mass = cumulative[..., -1:]
         below = torch.minimum(uniform[..., None] * mass, mass.nextafter(torch.zeros_like(mass)))
         token = torch.searchsorted(cumulative, below, right=True)  # the first entry whose cumulated mass is above
-    return Drawn(token[..., 0], (logits.gather(-1, token) - total)[..., 0])
+        token = token.clamp(max=logits.shape[-1] - 1)  # beyond if the mass is not a number
+    if temperature == 1 and not top_k:
+        log_probability = probability.gather(-1, token).log()
+    else:
+        log_probability = logits.gather(-1, token) - logits.logsumexp(-1, keepdim=True)
+    if not log_probability.isfinite().all():
+        raise Open4MError("the model's logits are not finite: its weights are damaged, or the guidance is too large")
+    return Drawn(token[..., 0], log_probability[..., 0])
 
 
 def truncated(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
@@ -61,8 +65,8 @@ def truncated(logits: Tensor, temperature: float, top_k: int, top_p: float) -> T
     probability = logits.softmax(-1)
     if top_p == 1:
         return probability
-    likeliest = probability.topk(top_k, -1).values if limited else descending(probability)
-    return probability.where(probability >= least_kept(likeliest, top_p), 0)
+    kept = probability.topk(top_k, -1).values.flip(-1) if limited else ascending(probability)
+    return probability * (probability >= least_kept(kept, top_p))
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -77,17 +81,19 @@ def gumbel(uniform: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform.clamp(tiny, 1 - 2**-24)))
 
 
-def descending(probability: Tensor) -> Tensor:
-    """Values (..., V) in descending order; on a CPU sorted by NumPy, whose sort takes a 25th of torch's time."""
+def ascending(probability: Tensor) -> Tensor:
+    """Values (..., V) in ascending order; on a CPU sorted by NumPy, whose sort takes a 25th of torch's time."""
     if probability.device.type == "cpu":
-        return torch.from_numpy(np.sort(probability.numpy(), -1)).flip(-1)
-    return probability.sort(-1, descending=True).values
+        return torch.from_numpy(np.sort(probability.numpy(), -1))
+    return probability.sort(-1).values
 
 
-def least_kept(likeliest: Tensor, top_p: float) -> Tensor:
-    """The least probability (..., 1) of the fewest of (..., n), in descending order, that have a mass of ``top_p``."""
-    needed = likeliest.cumsum(-1) - likeliest < top_p
-    return likeliest.gather(-1, needed.sum(-1, keepdim=True).clamp(min=1) - 1)  # one at least, whatever top_p
+def least_kept(values: Tensor, top_p: float) -> Tensor:
+    """The least (..., 1) of the fewest largest of ``values`` (..., n), in ascending order, that have a mass of
+    ``top_p``."""
+    cumulative = values.cumsum(-1)
+    dropped = torch.searchsorted(cumulative, cumulative[..., -1:] - top_p, right=True)
+    return values.gather(-1, dropped.clamp(max=values.shape[-1] - 1))  # one is kept, whatever top_p
 
 
 class Draws:
