@@ -835,3 +835,18 @@ def test_rows_that_do_not_fit_are_refused(change, message):
 def test_rows_of_no_sample_are_refused(rows):
     with pytest.raises(Open4MError, match="at least one sample, got none"):
         masked(rows, SPECS, make_config(SPECS, 20, 20))
+
+
+def test_directions_are_those_of_the_strategies_unless_one_of_them_has_all():
+    def directions(*pairs):
+        strategies = tuple(
+            Strategy(name=f"{n}", input_alpha=dict.fromkeys(inputs, 0.5), target_alpha=dict.fromkeys(targets, 0.5))
+            for n, (inputs, targets) in enumerate(pairs)
+        )
+        config = MaskingConfig(input_budget=4, target_budget=4, strategies=strategies)
+        return [("".join(d.inputs), "".join(d.targets)) for d in config.directions]
+
+    assert directions(("a", "b"), ("b", "a")) == [("a", "b"), ("b", "a")]
+    assert directions(("a", "b"), ("b", "a"), ("a", "b")) == [("a", "b"), ("b", "a")]
+    assert directions(("a", "bc"), ("ba", "bc")) == directions(("a", "b")) == []
+    assert directions(("ab", "b"), ("a", "bc")) == [("ab", "b"), ("a", "bc")]

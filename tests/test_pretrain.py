@@ -10,7 +10,7 @@ import torch
 from open4m import FourM, cli
 from open4m.configs import fourm
 from open4m.masking import MaskingConfig
-from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.config import Direction, FourMConfig, ModalitySpec
 from open4m.model.layers import DecoderBlock, EncoderBlock
 from open4m.store import build
 from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
@@ -264,6 +264,29 @@ def test_only_what_is_asked_for_is_a_target_and_only_what_is_shown_an_input(fold
     assert all(line["loss"] == line["loss/caption"] for line in lines if "loss" in line)  # of one modality, not three
     config = FourM.from_pretrained(tmp_path / "run" / "model").config
     assert [(s.is_input, s.is_target) for s in config.modalities] == [(True, False), (True, False), (False, True)]
+
+
+def test_a_model_knows_what_it_was_trained_for_and_its_run_resumes_whether_or_not_it_said_so(folder, tmp_path):
+    strategies = 'any_to_any("a", KEYS[:1], KEYS[2:]), any_to_any("b", KEYS[2:], KEYS[1:])'
+    config = (folder / "config.py").read_text().replace('any_to_any("all", KEYS, KEYS)', strategies)
+    (tmp_path / "config.py").write_text(config)
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(folder / "tokenizers"), "--device", "cpu"]
+    command = ["train", str(tmp_path / "config.py"), *options, "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    model = FourM.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.directions == (
+        Direction(inputs=("rgb_pixels",), targets=("caption",)),
+        Direction(inputs=("caption",), targets=("rgb", "caption")),
+    )
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    assert list(model.generate({"rgb": image}, ["caption"]).values) == ["caption"]
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    del content["task"]["model"]["directions"]  # as a run has it that began before models said so
+    path.write_text(json.dumps(content))
+    shutil.rmtree(tmp_path / "run" / "model")
+    assert cli.main(command) == 0
+    assert FourM.from_pretrained(tmp_path / "run" / "model").config == model.config
 
 
 def test_a_run_resumes_without_the_model_that_it_started_from(folder, tmp_path):

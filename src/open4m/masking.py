@@ -16,7 +16,7 @@ import torch
 from scipy.special import gammaincinv, ndtri
 
 from open4m import modalities
-from open4m.model.config import ModalitySpec
+from open4m.model.config import Direction, ModalitySpec
 from open4m.types import MaskedBatch, Open4MError
 
 
@@ -80,6 +80,15 @@ class MaskingConfig:
         total = sum(strategy.weight for strategy in self.strategies)
         ranges = [(s.weight, (*self.input_range(s), *self.target_range(s))) for s in self.strategies]
         return sum(weight * sum(ends) / 2 for weight, ends in ranges) / total
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """What each strategy trains; nothing, if one of them trains all of it: any target from any input."""
+        found = [Direction(inputs=tuple(s.input_alpha), targets=tuple(s.target_alpha)) for s in self.strategies]
+        inputs, targets = ({key for d in found for key in getattr(d, side)} for side in ("inputs", "targets"))
+        if any(inputs == {*d.inputs} and targets == {*d.targets} for d in found):
+            return ()
+        return tuple(dict.fromkeys(found))
 
     def check(self, specs: tuple[ModalitySpec, ...], sentinels: int) -> None:
         """Raise :class:`Open4MError` for what cannot work with these modalities."""

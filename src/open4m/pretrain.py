@@ -52,7 +52,7 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         return
     stores = {split: TokenStore(tokens / split, config.modalities) for split in ("train", "validation")}
     specs = specs_of(stores["train"], config.image_size, config.patch_size, config.masking.strategies)
-    model = FourMConfig.of(config.architecture, specs)
+    model = FourMConfig.of(config.architecture, specs, config.masking.directions)
     if unknown := [key for key in config.modalities if not modalities.is_known(key)]:
         logger.warning("%s: trained, but never shown: there is no modality of that name", ", ".join(unknown))
     absent = [key for key in config.tokens_only if key not in unknown and not (tokenizers / key).is_dir()]

@@ -139,7 +139,7 @@ def test_probes_of_all_kinds(run, tmp_path):
                "--weight", "caption=3") == 0  # fmt: skip
     weights = [result.plan[0].guidance for result in results(tmp_path / "out")]
     assert weights == [{"caption": 3.0, "semseg": 0.0}, {"caption": 3.0, "semseg": 2.0}]
-    assert run("probe", "--input", "wide.png", "--of", "depth", "--values", "depth", "depth.npy") == 0
+    assert run("probe", "--input", "wide.png", "--values", "depth", "depth.npy", "--to", "semseg") == 0
     assert set(results(tmp_path / "out")[0].given) == {"depth", "rgb"}
 
 
@@ -237,6 +237,8 @@ def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, t
         ("generate", ["--given", "normals", "--to", "rgb"], "--given normals: expected NAME=VALUE"),
         ("generate", ["--caption", "a", "--given", "caption=boxes.json", "--to", "rgb"], "caption is given twice"),
         ("generate", ["--given", "depth=depth.npy", "--to", "depth"], "depth is both given and a target"),
+        ("generate", ["--input", "wide.png", "--to", "rgb"], "rgb is both given and a target"),
+        ("extract", ["--input", "wide.png", "--to", "caption", "--steps", 4], "steps=4 is for grids"),
         ("generate", ["--caption", "ball " * 20, "--to", "rgb"], "caption: 21 tokens with the end"),
         ("generate", ["--caption", "a", "--to", "rgb", "--steps", 0], "steps must be 1 to 10000, got 0"),
         ("generate", ["--caption", "a", "--to", "rgb", "--steps", 10**9], "steps must be 1 to 10000"),

@@ -23,7 +23,11 @@ def test_arrays_and_pictures_by_hand():
 
 
 def test_a_mask_of_the_values_own_size_is_no_list_of_boxes():
-    assert cells(np.array([[0, 0, 1, 1]] * 4), (4, 4)) == [[0, 1], [0, 1]]
+    for dtype in (int, float, np.uint8, bool):  # four pixels wide: each row could be a box, and of the whole value
+        rows = np.array([[0, 0, 1, 1]] * 4, dtype=dtype)
+        assert cells(rows, (4, 4)) == cells(rows.tolist(), (4, 4)) == [[0, 1], [0, 1]]
+        assert cells(rows[:1], (1, 4), (1, 2)) == [[0, 1]]
+    assert cells([(0, 0, 1, 1)] * 3, (4, 4)) == [[1, 1], [1, 1]]
 
 
 def test_only_the_central_square_counts():
@@ -69,6 +73,7 @@ def test_boxes_and_cells():
         (np.zeros((8, 7)), r"rgb: expected a mask of the value's size, 8×8, or boxes of 4 fractions, got \(8, 7\)"),
         (np.zeros((8, 8, 3)), r"got \(8, 8, 3\)"),
         ("mask.png", "expected a mask"),
+        ([(0, 0, 1, 1), (0, 0, 1)], "rgb: expected a mask of 8×8, or boxes of 4 fractions each"),
         ((0.5, 0.0, 0.4, 1.0), "a box is x_min < x_max and y_min < y_max as fractions"),
         ((0, 0, 64, 64), "as fractions from 0 to 1, got"),
         ((0, 0, float("nan"), 1), "as fractions from 0 to 1"),

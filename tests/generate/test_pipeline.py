@@ -1,34 +1,42 @@
 """``FourM``: values in, values out."""
 
+import json
+from collections import Counter, UserDict
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from open4m.generate.masks import Masked
+from open4m import hub, modalities
+from open4m.generate.masks import Cells, Masked
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
+from open4m.model.config import Direction
+from open4m.model.fourm import FourMTransformer
+from open4m.tokenizers.vqvae import Tokenizer
 from open4m.types import Boxes, Open4MError
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8))
 
 
 def test_an_image_is_given_as_pixels_and_all_else_is_made_from_it(model):
-    result = model.generate({"rgb": IMAGE}, ["depth", "caption", "boxes", "rgb"], seed=3)
+    result = model.generate({"rgb": IMAGE}, ["depth", "caption", "boxes", "semseg"], seed=3)
     assert result["depth"].shape == (32, 32)
     assert isinstance(result["caption"], str)
     assert isinstance(result["boxes"], Boxes)
-    assert result["rgb"].dtype == np.uint8
+    assert result["semseg"].dtype == np.uint8
     assert result.render("depth", 99).size == (99, 99)
-    assert (result.seed, [step.target for step in result.plan]) == (3, ["depth", "caption", "boxes", "rgb"])
+    assert (result.seed, [step.target for step in result.plan]) == (3, ["depth", "caption", "boxes", "semseg"])
 
 
 def test_a_list_gives_a_list_and_each_result_is_that_of_its_own_seed(model):
     inputs = [{"rgb": IMAGE}, {"caption": "a red cube"}, {"caption": "a ball", "depth": np.full((9, 9), 2.0)}]
-    results = model.generate(inputs, ["rgb", "boxes"], seed=5)
+    results = model.generate(inputs, ["semseg", "boxes"], seed=5)
     for i, single in enumerate(inputs):
-        alone = model.generate(single, ["rgb", "boxes"], seed=5 + i)
-        assert all(np.array_equal(alone.tokens[key], results[i].tokens[key]) for key in ("rgb", "boxes"))
+        alone = model.generate(single, ["semseg", "boxes"], seed=5 + i)
+        assert all(np.array_equal(alone.tokens[key], results[i].tokens[key]) for key in ("semseg", "boxes"))
     assert model.generate([], ["rgb"]) == []
 
 
@@ -42,7 +50,7 @@ def test_a_generated_sequence_ends_with_eos_and_nothing_else_that_ends_it(model)
 
 def test_boxes_beside_a_wide_image_are_seen_as_its_central_square_shows_them(model):
     boxes = Boxes([[0.25, 0.0, 0.5, 1.0], [0.8, 0.0, 1.0, 1.0]], ["cube", "ball"])
-    canvas = model._canvas([{"rgb": IMAGE, "boxes": boxes}, {"boxes": boxes}])
+    canvas = next(model.passes([{"rgb": IMAGE, "boxes": boxes}, {"boxes": boxes}], ["depth"])).canvas
     beside, alone = (model.decode("boxes", row) for row in canvas.sequences["boxes"])
     assert np.allclose(beside.corners, [[0, 0, 0.5, 1]], atol=1e-3)  # of the square from a quarter to three quarters
     assert np.allclose(alone.corners, boxes.corners, atol=1e-3)
@@ -70,7 +78,26 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
         ({"rgb": IMAGE}, ["dept"], {}, "did you mean depth"),
         ({"rgb": IMAGE}, ["rgb_pixels"], {}, r"not trained to predict it \(targets: rgb, depth, semseg, normals,"),
         ({"sound": 1}, ["depth"], {}, "unknown modality 'sound'"),
-        ({"depth": np.ones((4, 4))}, ["depth"], {}, "both given and a target"),
+        ({"depth": np.ones((4, 4))}, ["depth"], {}, "depth is both given and a target"),
+        ({"rgb": IMAGE}, ["depth", "rgb"], {}, "rgb is both given and a target"),
+        ({"rgb_pixels": IMAGE}, ["rgb"], {}, "rgb is both given, as rgb_pixels, and a target"),
+        (
+            {"rgb": Masked(IMAGE, (0.25, 0, 0.5, 1)), "rgb_pixels": IMAGE},
+            ["rgb"],
+            {},
+            "rgb is both given, as rgb_pixels, and a target",
+        ),
+        ([{"caption": "a ball"}, {"rgb": IMAGE}], ["rgb"], {}, "rgb is both given and a target"),
+        ({"rgb": IMAGE}, "depth", {}, r"targets: expected a list, such as \['rgb'\], got 'depth'"),
+        ({"rgb": IMAGE}, ["normals", "caption"], {}, "normals: this model does not read it .* generate normals last"),
+        ({"rgb": IMAGE}, ["normals"], {"normals": {"steps": 2}}, "normals: expected one pass .* got 2 passes"),
+        ({"rgb": IMAGE, "caption": "a ball", "rgb_pixels": IMAGE}, ["depth"], {}, "rgb and rgb_pixels are the same"),
+        ({"rgb": IMAGE}, ["depth"], {"guidance": {"rgb": 2.0, "rgb_pixels": 1.0}}, "of which two are the same"),
+        ([], ["dept"], {}, "did you mean depth"),
+        ([], ["depth"], {"steps": 0}, "steps must be"),
+        (["a ball"], ["depth"], {}, "inputs: expected values by modality, .* got a str"),
+        ({"rgb": IMAGE}, ["depth"], {"conditions": {"avoid": "a ball"}}, "conditions: expected values by modality"),
+        ({"rgb": IMAGE}, ["depth"], {"conditions": "a ball"}, "conditions: expected values by modality"),
         ({"depth": np.full((4, 4), np.nan)}, ["rgb"], {}, "depth: expected finite depth"),
         ({"caption": 3}, ["rgb"], {}, "caption: expected a str"),
         ({"boxes": [{"box": [0, 0, 1, 1], "label": "whale"}]}, ["rgb"], {}, "whale"),
@@ -104,15 +131,20 @@ def test_a_target_given_in_part_keeps_what_is_known(model):
 
 
 def test_a_condition_given_in_part_shows_no_more(model):
-    canvas = model._canvas([{"rgb": Masked(IMAGE, (0.25, 0, 0.5, 0.5)), "depth": np.full((9, 9), 2.0)}], {"rgb"})
-    quarter = [True] * 16
+    part, quarter = Masked(IMAGE, (0.25, 0, 0.5, 0.5)), [True] * 16
     quarter[0] = quarter[1] = quarter[4] = quarter[5] = False
+    canvas = next(model.passes({"rgb": part, "depth": np.full((9, 9), 2.0)}, ["semseg", "rgb"])).canvas
     assert canvas.known["rgb"].tolist() == [quarter]
     assert canvas.known["depth"].all()
-    canvas = model._canvas([{"rgb": Masked(IMAGE, (0.25, 0, 0.5, 0.5))}])
+    canvas = next(model.passes({"rgb": part}, ["depth"])).canvas
     assert canvas.known["rgb_pixels"].tolist() == [quarter]
-    with pytest.raises(Open4MError, match="caption: a part of it can be masked of images and maps only"):
-        model._canvas([{"caption": Masked("a ball", (0, 0, 1, 1))}])
+
+
+@pytest.mark.parametrize("mask", [(0, 0, 1, 1), Cells((0,)), np.ones((1, 1))])
+@pytest.mark.parametrize("targets", [["caption"], ["rgb"]])
+def test_only_images_and_maps_have_parts(model, mask, targets):
+    with pytest.raises(Open4MError, match="caption: only images and maps can be masked: give it whole, or leave it"):
+        model.generate({"caption": Masked("a ball", mask)}, targets)
 
 
 def test_guidance_may_name_modalities_and_conditions(model):
@@ -123,10 +155,124 @@ def test_guidance_may_name_modalities_and_conditions(model):
     assert guided.plan[0].guidance == {"rgb_pixels": 2.0, "avoid": -1.0}  # pixels are what was read
     several = model.generate([inputs, {**inputs, "caption": "a ball"}], ["depth"], guidance={"caption": 3.0})
     assert len(several) == 2
-    with pytest.raises(Open4MError, match="depth: guidance by boxes, which is not given"):
+    with pytest.raises(Open4MError, match=r"depth: guidance by boxes, which is not given \(given: rgb, caption\)"):
         model.generate(inputs, ["depth"], guidance={"boxes": 2.0})
     with pytest.raises(Open4MError, match="a condition is called caption, which is a modality"):
         model.generate(inputs, ["depth"], conditions={"caption": {"caption": "a ball"}})
+
+
+def test_what_was_generated_before_guides_what_follows(model):
+    def made(**guidance):
+        plan = ["rgb", Step(target="depth", steps=3, guidance=guidance)]
+        return model.generate({"caption": "a ball"}, plan, seed=2)
+
+    one, two = made(rgb=1.0), made(rgb=9.0)
+    assert two.plan[1].guidance == {"rgb": 9.0}  # its tokens, though this model has a reader of its pixels
+    assert np.array_equal(one.tokens["rgb"], two.tokens["rgb"])
+    assert not np.array_equal(one.tokens["depth"], two.tokens["depth"])
+
+
+def test_guidance_is_checked_for_the_whole_plan_before_the_first_pass(model, monkeypatch):
+    monkeypatch.setattr(model.engine, "passes", lambda *_: pytest.fail("a pass was made"))
+    plan = ["rgb", Step(target="depth", guidance={"rgb": 2.0, "depth": 2.0, "semseg": 1.0})]
+    with pytest.raises(Open4MError, match=r"depth: guidance by depth, semseg, .* \(given: caption, rgb, avoid\)"):
+        model.generate({"caption": "a ball"}, plan, conditions={"avoid": {"caption": "a cube"}})
+
+
+def test_what_samples_share_is_converted_and_encoded_once(model, monkeypatch):
+    counts = Counter()
+
+    def counted(owner, name, what):
+        original = getattr(owner, name)
+
+        def call(*arguments, **options):
+            counts[what] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(type(modalities.get("rgb")), "convert", "image converted")
+    counted(type(modalities.get("rgb_pixels")), "pixels", "image read")
+    counted(Tokenizer, "encode", "map encoded")
+    counted(type(modalities.get("caption")), "encode", "text encoded")
+    shared = {"rgb": IMAGE, "semseg": np.zeros((16, 16), np.uint8)}
+    inputs = [{**shared, "caption": text} for text in ("a cube", "a ball", "a cube", "a ball")]
+    guided = {"guidance": {"avoid": -1.0}, "conditions": {"avoid": {"caption": "a floor"}}}
+    model.generate(inputs[0], ["depth"], **guided)
+    alone = counts.copy()
+    counts.clear()
+    results = model.generate(inputs, ["depth"], seed=[1, 1, 1, 2], **guided)
+    assert counts == alone + Counter({"text encoded": 1})
+    assert (alone["image read"], alone["map encoded"], alone["text encoded"]) == (1, 1, 2)
+    assert np.array_equal(results[0].tokens["depth"], results[2].tokens["depth"])
+    assert [result.given["caption"] for result in results] == ["a cube", "a ball", "a cube", "a ball"]
+
+
+def test_boxes_that_samples_share_are_each_seen_by_their_own_image(model):
+    boxes = Boxes([[0.25, 0.0, 0.5, 1.0]], ["cube"])
+    square, tall = IMAGE.crop((0, 0, 20, 20)), IMAGE.resize((20, 40))
+    inputs = [{"rgb": image, "boxes": boxes} for image in (IMAGE, square, tall)]
+    rows = next(model.passes(inputs, ["depth"])).canvas.sequences["boxes"]
+    corners = [model.decode("boxes", row).corners[0] for row in rows]
+    np.testing.assert_allclose(corners, [[0, 0, 0.5, 1], [0.25, 0, 0.5, 1], [0.25, 0, 0.5, 1]], atol=1e-3)
+
+
+def test_a_mapping_that_makes_its_values_anew_is_fine(model):
+    class Lazy(UserDict):
+        def __getitem__(self, name):
+            return Image.new("RGB", (8, 8), (super().__getitem__(name),) * 3)
+
+    inputs = [Lazy(rgb=n) for n in range(200)]
+    results = model.generate(inputs, ["depth"], steps=1)
+    assert [result.given["rgb"].max() for result in results] == list(range(200))
+
+
+# ---- what a model was trained for
+
+
+@pytest.fixture
+def trained(model):
+    """Of the tiny model's modalities, semantic classes only of depth, images of texts or of classes."""
+    directions = (
+        Direction(inputs=("depth",), targets=("semseg",)),
+        Direction(inputs=("caption", "boxes"), targets=("rgb", "caption")),
+        Direction(inputs=("semseg",), targets=("rgb",)),
+    )
+    network = FourMTransformer(replace(model.config, directions=directions))
+    network.load_state_dict(model.model.state_dict())
+    return FourM(network, model.grids, model.text)
+
+
+def test_a_direction_that_was_not_trained_is_an_error_that_says_what_was(trained):
+    depth = np.full((9, 9), 2.0)
+    for inputs, targets in (
+        ({"depth": depth}, ["semseg", "rgb"]), ({"caption": "a ball", "depth": depth}, ["rgb"]), ({}, ["rgb"]),
+        ({"semseg": Masked(np.zeros((16, 16), np.uint8), (0, 0, 0.5, 1)), "depth": depth}, ["semseg"]),
+    ):  # fmt: skip
+        trained.generate(inputs, targets)
+    for inputs, targets, message in (
+        (
+            {"depth": depth},
+            ["rgb"],
+            r"rgb: .*not trained to generate it from depth alone \(from: semseg, caption, boxes",
+        ),
+        ({"caption": "a ball"}, ["rgb", "semseg"], r"semseg: .* from caption, rgb alone \(from: depth\)"),
+        ([{"caption": "a ball"}, {"depth": depth}], ["rgb"], "rgb: .* from depth alone"),
+    ):
+        with pytest.raises(Open4MError, match=message):
+            trained.generate(inputs, targets)
+
+
+def test_directions_are_saved_and_leave_the_fingerprint_as_it_is(model, trained, tmp_path):
+    trained.save(tmp_path / "model")
+    again = FourM.from_pretrained(tmp_path / "model")
+    assert again.config.directions == trained.config.directions
+    assert again.fingerprint == trained.fingerprint == model.fingerprint
+    path = tmp_path / "model" / hub.CONFIG
+    content = json.loads(path.read_text())
+    del content["directions"]  # as it was before there were any
+    path.write_text(json.dumps(content))
+    assert FourM.from_pretrained(tmp_path / "model").config == model.config
 
 
 def test_seeds_may_be_given_one_a_sample(model):

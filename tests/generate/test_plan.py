@@ -1,14 +1,16 @@
 """Plans: schedules that end, defaults of modalities, and requests that cannot work."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from open4m import config as configs
 from open4m import modalities
-from open4m.generate.plan import MAX_STEPS, Step, make
+from open4m.generate.plan import LARGEST, MAX_STEPS, Step, fitting, make
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import Open4MError
 
@@ -18,6 +20,7 @@ CONFIG = FourMConfig(
         ModalitySpec(key="depth", family="grid", vocab_size=9, grid=(3, 4)),
         ModalitySpec(key="caption", family="sequence", vocab_size=14, max_length=8),
         ModalitySpec(key="rgb@64", family="grid", vocab_size=12, grid=(2, 3)),
+        ModalitySpec(key="normals", family="grid", vocab_size=12, grid=(2, 3), is_input=False),
     ),
     dim=16, encoder_depth=1, decoder_depth=1, heads=2,
 )  # fmt: skip
@@ -57,10 +60,69 @@ def test_a_step_may_be_given_whole_and_numpy_numbers_are_numbers():
     assert make(CONFIG, [own, "caption"], {"temperature": 0.5})[0] is own
 
 
+def test_numbers_of_numpy_become_those_that_json_has():
+    made = Step(
+        target="depth", steps=np.int64(3), tokens=np.array([1, 2]), temperature=(np.float32(1), np.float64(0.5)),
+        top_k=np.int8(4), top_p=np.float16(0.5), choice_temperature=np.float32(2), guidance={"caption": np.float32(3)},
+    )  # fmt: skip
+    plain = Step(
+        target="depth", steps=3, tokens=(1, 2), temperature=(1.0, 0.5), top_k=4, top_p=0.5, choice_temperature=2.0,
+        guidance={"caption": 3.0},
+    )  # fmt: skip
+    assert made == plain == Step(**json.loads(json.dumps(configs.to_dict(made))))
+    assert Step(target="depth", guidance=np.array([1, 2.5])).guidance == (1.0, 2.5)
+    for wrong in (np.float32("inf"), np.float16("nan"), (1, np.float32("inf")), {"caption": np.float32("-inf")}):
+        with pytest.raises(Open4MError, match="guidance must be finite"):
+            Step(target="depth", guidance=wrong)
+
+
+def test_an_option_for_all_targets_is_put_over_those_that_it_fits():
+    plan = make(CONFIG, ["depth", "caption", "normals"], {"steps": 5, "schedule": "linear", "temperature": (1, 0.5)})
+    assert [(s.steps, s.schedule) for s in plan] == [(5, "linear"), (0, "cosine"), (1, "linear")]
+    assert [s.temperature for s in plan] == [(1.0, 0.5), modalities.get("caption").generation.temperature, (1.0, 0.5)]
+    plan = make(CONFIG, ["depth", "normals"], {"tokens": (3, 4)})
+    assert [s.tokens for s in plan] == [(3, 4), ()]
+
+
+def test_what_the_model_does_not_read_is_generated_in_one_pass_and_last():
+    (step,) = make(CONFIG, ["normals"])
+    assert step.passes == 1
+    assert [s.target for s in make(CONFIG, ["depth", "normals"])] == ["depth", "normals"]
+    assert make(CONFIG, ["normals"], {"normals": {"tokens": (2,)}})[0].passes == 1
+
+
+def test_options_that_were_chosen_for_several_plans_are_those_that_fit():
+    options = {"steps": 2, "temperature": 0.0, "depth": {"top_k": 3}, "caption": {"top_p": 0.5}}
+    assert fitting(CONFIG, ["depth"], options) == {"steps": 2, "temperature": 0.0, "depth": {"top_k": 3}}
+    assert fitting(CONFIG, ["caption"], options) == {"temperature": 0.0, "caption": {"top_p": 0.5}}
+    assert fitting(CONFIG, ["normals"], options) == {"temperature": 0.0}
+    assert fitting(CONFIG, ["caption", "rgb@64"], options) == {k: v for k, v in options.items() if k != "depth"}
+    assert fitting(CONFIG, [Step(target="depth")], options) == {}
+
+
 @pytest.mark.parametrize(
     ("targets", "options", "message"),
     [
         ([], {}, "no target: name one or more of depth, caption, rgb@64"),
+        ("depth", {}, r"targets: expected a list, such as \['rgb'\], got 'depth'"),
+        (Step(target="depth"), {}, "targets: expected a list"),
+        ([3], {}, "targets: expected names of modalities, or Steps, got 3"),
+        (["normals", "depth"], {}, r"normals: .* not read it \(inputs: rgb_pixels, depth, caption, rgb@64\), so depth"),
+        ([Step(target="normals")], {}, r"normals: expected one pass \(steps=1\), .* got 8 passes"),
+        (["normals"], {"normals": {"tokens": (1, 2)}}, "normals: expected one pass .* got 2 passes"),
+        (["normals"], {"steps": 4}, r"steps=4 is for grids .* several passes, and no target is one \(normals\): leave"),
+        (["caption"], {"scheme": "roar"}, "scheme='roar' is for grids .* no target is one"),
+        (["caption"], {"temperature": (1, 0.5)}, r"temperature=\(1, 0.5\) is for grids"),
+        (["caption"], {"steps": 4}, r"steps=4 is for grids .* leave it out, or .*: caption=\{'steps': 4\}"),
+        ([Step(target="depth")], {"steps": 4}, "steps=4 is for targets given by name, and all are Steps"),
+        (["depth"], {"tokens": (1,) * (MAX_STEPS + 1)}, "tokens must be of at most 10000 passes, got 10001"),
+        (["depth"], {"scheme": ["roar"]}, "scheme must be one of maskgit, roar"),
+        (["depth"], {"guidance": {3: 1.0}}, "guidance must be a number"),
+        (["depth"], {"guidance": True}, "guidance must be a number"),
+        (["depth"], {"guidance": 3e38}, r"guidance must be finite, from -10000 to 10000, got 3e\+38"),
+        (["depth"], {"guidance": (1, -10_001)}, "guidance must be finite, from -10000 to 10000"),
+        (["depth"], {"guidance": {"caption": 10**400}}, "guidance must be finite, from -10000 to 10000"),
+        (["depth"], {"temperature": 10**400}, "temperature must be finite, from 0 to 10000"),
         (["dept"], {}, "unknown modality 'dept'; did you mean depth"),
         (["rgb_pixels"], {}, "not trained to predict it"),
         ([Step(target="rgb_pixels")], {}, "not trained to predict it"),
@@ -80,9 +142,9 @@ def test_a_step_may_be_given_whole_and_numpy_numbers_are_numbers():
         (["depth"], {"steps": 10**9}, "steps must be 1 to 10000"),
         (["depth"], {"steps": 2.5}, "steps must be a whole number"),
         (["caption"], {"caption": {"steps": -1}}, "steps must be 0 to 10000, got -1"),
-        (["depth"], {"guidance": float("nan")}, "guidance must be finite, got nan"),
+        (["depth"], {"guidance": float("nan")}, "guidance must be finite, from -10000 to 10000, got nan"),
         (["depth"], {"guidance": "3"}, "guidance must be a number, or two of them, or one a condition, got '3'"),
-        (["depth"], {"temperature": -1}, "temperature must be finite and not negative"),
+        (["depth"], {"temperature": -1}, "temperature must be finite, from 0 to 10000, got -1"),
         (["depth"], {"temperature": float("inf")}, "temperature must be finite"),
         (["depth"], {"top_p": 0}, "top_p must be above 0"),
         (["depth"], {"top_p": 1.5}, "top_p must be above 0 and at most 1"),
@@ -97,5 +159,6 @@ def test_impossible_plans_are_refused(targets, options, message):
         make(CONFIG, targets, options)
 
 
-def test_the_most_steps_are_allowed():
+def test_the_most_of_all_is_allowed():
     assert make(CONFIG, ["depth"], {"steps": MAX_STEPS})[0].steps == MAX_STEPS
+    assert Step(target="depth", tokens=(1,) * MAX_STEPS, guidance=-LARGEST, temperature=LARGEST).passes == MAX_STEPS

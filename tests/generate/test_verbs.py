@@ -29,6 +29,12 @@ def test_what_is_extracted_is_the_likeliest_and_does_not_depend_on_the_seed(mode
     assert [step.steps for step in several[1].plan] == [1, 1]
 
 
+def test_a_sequence_alone_is_extracted_whole_and_what_is_not_read_in_one_pass(model, image):
+    caption, normals = (verbs.extract(model, {"rgb": image}, [target]) for target in ("caption", "normals"))
+    assert (caption.plan[0].steps, caption.plan[0].temperature) == (0, 0.0)
+    assert (normals.plan[0].passes, normals.plan[0].temperature) == (1, 0.0)
+
+
 def test_variations_share_what_is_extracted_and_never_see_the_image(model, image):
     results = verbs.vary(model, image, ["depth", "semseg"], given={"caption": "a red cube"}, samples=3, seed=4)
     depth = verbs.extract(model, {"rgb": image}, ["depth", "semseg"])["depth"]
@@ -157,6 +163,8 @@ def test_an_edit_that_cannot_be_says_why(model, image):
         verbs.edit(model, image, "boxes", lambda boxes: boxes, given={"boxes": BOXES})
     with pytest.raises(Open4MError, match="depth: neither given nor to be extracted"):
         verbs.edit(model, None, "boxes", lambda b: verbs.delete(b, "cube"), keep=["depth"], given={"boxes": BOXES})
+    with pytest.raises(Open4MError, match="caption: only images and maps can be masked"):
+        verbs.edit(model, image, "depth", lambda depth: depth + 1, ["caption"], keep=["caption"])
     with pytest.raises(Open4MError, match="same shape"):
         verbs.edit(model, image, "depth", lambda depth: depth[:4, :4])
 

@@ -18,7 +18,7 @@ A 4M of {parameters:.1f} M parameters without embeddings: {encoder} encoder and 
 | modality | family | vocabulary | tokens |
 |---|---|---|---|
 {modalities}
-
+{directions}
 ## Data
 
 {data}
@@ -93,6 +93,7 @@ def model_card(folder: Path, result: Result, texts: Mapping[str, Any]) -> str:
     model = FourM.from_pretrained(folder)
     config = model.config
     rows = [f"| {m.key} | {m.family} | {m.vocab_size or '–'} | {m.length} |" for m in config.modalities]
+    directions = [f"- {', '.join(d.targets)} from any of {', '.join(d.inputs)}" for d in config.directions]
     return TEMPLATE.format(
         parameters=model.model.parameter_count() / 1e6,
         encoder=config.encoder_depth,
@@ -100,6 +101,7 @@ def model_card(folder: Path, result: Result, texts: Mapping[str, Any]) -> str:
         dim=config.dim,
         megabytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6,
         modalities="\n".join(rows),
+        directions="\n".join(["", "It was trained to generate", "", *directions, ""]) if directions else "",
         samples=result.samples,
         results=table(result),
         **texts,

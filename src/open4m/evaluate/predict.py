@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from open4m import modalities
 from open4m.generate.pipeline import FourM
+from open4m.generate.plan import fitting
 from open4m.modalities.base import Crop
 from open4m.types import Open4MError, Sample, Value
 
@@ -32,17 +33,16 @@ def predict(
     """Values of the path's last modality, one a sample.
 
     Sample i draws from ``seed`` + i whatever the batch size. ``options`` are those of :meth:`FourM.generate`; what
-    they hold for modalities of the model that are not on the path is passed over.
+    says nothing about the path's targets is passed over.
     """
     source, *targets = path
     if not targets:
         raise Open4MError(f"a task names a source and one or more targets, got {' → '.join(path)}")
-    others = set(model.config.keys) - set(targets)
-    fitting = {name: option for name, option in (options or {}).items() if name not in others}
+    own = fitting(model.config, targets, options or {})
     values: list[Value] = []
     for batch in _batches(samples, batch_size):
         inputs = [{source: sample[source]} for sample in batch]
-        results = model.generate(inputs, targets, seed=seed + len(values), **fitting)
+        results = model.generate(inputs, targets, seed=seed + len(values), **own)
         values += [result[targets[-1]] for result in results]
         log.info("%s: %d of %d samples", " → ".join(path), len(values), len(samples))
     return values

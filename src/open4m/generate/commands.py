@@ -12,7 +12,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from open4m.generate import record, verbs
 from open4m.generate.drawing import frame, highest, overview, tile, tiles, uncertainty
 from open4m.generate.masks import Cells
 from open4m.generate.pipeline import FourM, Generation
-from open4m.generate.plan import Step
+from open4m.generate.plan import Step, fitting
 from open4m.pictures import legend, stack
 from open4m.types import Boxes, Open4MError, Value
 
@@ -45,7 +45,9 @@ def generate(options: Namespace, device: str) -> Iterator[str]:
 
 def extract(options: Namespace, device: str) -> Iterator[str]:
     """The likeliest modalities of an image, or of each in a folder."""
-    yield from _generate(Job.of(options, device, verbs.EXTRACTION), options)
+    job = Job.of(options, device)
+    defaults = fitting(job.model.config, options.to, verbs.EXTRACTION)
+    yield from _generate(replace(job, defaults=defaults), options)
 
 
 def _generate(job: Job, options: Namespace) -> Iterator[str]:
@@ -177,13 +179,13 @@ class Job:
     frames: list[Image.Image]
 
     @staticmethod
-    def of(options: Namespace, device: str, defaults: Mapping[str, Any] | None = None) -> Job:
+    def of(options: Namespace, device: str) -> Job:
         """Loads the model, after what needs no model was checked."""
         for name in options.to if "to" in options else [options.of]:
             modalities.get(name)
         if options.animate is not None and options.animate.suffix.lower() != ".gif":
             raise Open4MError(f"--animate {options.animate}: expected a file that ends with .gif")
-        return Job(FourM.from_pretrained(options.model, device), options, device, defaults or {}, [])
+        return Job(FourM.from_pretrained(options.model, device), options, device, {}, [])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -63,7 +63,10 @@ def _pixels(mask: Any, extent: tuple[int, int], name: str) -> np.ndarray:
     height, width = extent
     if isinstance(mask, Image.Image):
         mask = np.asarray(mask.convert("L")) > 127
-    array = np.asarray(mask)
+    try:
+        array = np.asarray(mask)
+    except ValueError as error:  # lists of several lengths
+        raise Open4MError(f"{name}: expected a mask of {height}×{width}, or boxes of 4 fractions each") from error
     if array.shape != extent and array.dtype.kind in "fiu" and array.shape[-1:] == (4,) and array.ndim in (1, 2):
         return _of_boxes(array.reshape(-1, 4), extent, name)
     if array.shape != (height, width):

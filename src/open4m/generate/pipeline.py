@@ -19,7 +19,7 @@ from open4m import hub, modalities
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine, Pass
 from open4m.generate.masks import Masked, unknown_cells
-from open4m.generate.plan import Step, make
+from open4m.generate.plan import Step, bound, make, readers
 from open4m.modalities.base import Sequence as SequenceModality
 from open4m.modalities.base import centered
 from open4m.model import convert
@@ -145,6 +145,10 @@ class FourM:
         "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one a sample, or
         the first one's; sample i then has ``seed`` + i. ``watch`` is called after every pass. The central square of an
         image is seen; boxes, given and generated, are fractions of the given image and of that square, respectively.
+        A value that several samples share, the same object, is converted and tokenized once.
+
+        Raises :class:`Open4MError`, before the first pass, for what cannot be given, generated or generated from what
+        is given, and for options that cannot be: what it lists is allowed.
         """
         passes = self.passes(inputs, targets, seed=seed, conditions=conditions, entropies=entropies, **options)
         progress = None
@@ -165,27 +169,24 @@ class FourM:
         **options: Any,
     ) -> Iterator[Progress]:
         """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows."""
-        samples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-        if not samples:
-            return
         plan = make(self.config, targets, options)
         wanted = {step.target for step in plan}
         for step in plan:
             self._check_tokenizer(step.target)
-        samples = [self._checked(sample, wanted) for sample in samples]
-        alone = {name: self._checked(values) for name, values in (conditions or {}).items()}
+        samples = self._checked([inputs] if isinstance(inputs, Mapping) else list(inputs), wanted)
+        alone = self._conditions(conditions or {})
         several = isinstance(seed, Sequence | np.ndarray)
         seeds = list(seed) if several else [seed]
         if wrong := [s for s in seeds if not (isinstance(s, numbers.Integral) and 0 <= s < 1 << 62)]:
             raise Open4MError(f"seed must be a whole number from 0 to 2**62, got {wrong[0]!r}")
         seeds = [int(s) for s in seeds] if several else [int(seed) + i for i in range(len(samples))]
-        if reserved := [name for name in alone if name in self.config.keys]:
-            raise Open4MError(f"a condition is called {reserved[0]}, which is a modality: choose another name")
+        plan = bound(self.config, plan, [self._keys(sample, wanted).values() for sample in samples], alone)
+        if not samples:
+            return
         canvas = self._canvas(samples, wanted)
         if whole := [key for key in wanted if key in canvas.known and canvas.known[key].all(1).any()]:
             raise Open4MError(f"{whole[0]}: no cell is masked, so nothing of it is left to generate")
         others = {name: self._canvas([values] * len(samples)) for name, values in alone.items()}
-        plan = [self._read(step, canvas) for step in plan]
         for made in self.engine.passes(canvas, plan, seeds, others, entropies):
             yield Progress(self, canvas, plan, seeds, samples, alone, made)
 
@@ -226,7 +227,8 @@ class FourM:
 
         Of the values in memory: other types at rest (``half``) are the same model only if nothing was rounded.
         """
-        digest = hashlib.sha256(configs.fingerprint(self.config).encode())
+        config = {name: value for name, value in configs.to_dict(self.config).items() if name != "directions"}
+        digest = hashlib.sha256(configs.fingerprint(config).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -236,82 +238,103 @@ class FourM:
             digest.update(self.text.fingerprint.encode())
         return digest.hexdigest()[:16]
 
-    def _readers(self) -> dict[str, str]:
-        """The input-only pixels that stand for their source, where the model reads them: rgb -> rgb_pixels."""
-        return {modalities.get(s.key).source: s.key for s in self.config.modalities if s.family == "pixels"}
-
-    def _read(self, step: Step, canvas: Canvas) -> Step:
-        """The step with guidance by what the canvas has: pixels, where they were read for their source."""
-        if not isinstance(step.guidance, Mapping):
-            return step
-        readers = {name: key for name, key in self._readers().items() if name not in canvas.present}
-        return replace(step, guidance={readers.get(name, name): weight for name, weight in step.guidance.items()})
-
     def _keys(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, str]:
         """The model's modality for each given name; a target that is given in part is its tokens."""
-        readers, keys = self._readers(), {}
-        readable = [s.key for s in self.config.modalities if s.is_input]
+        pixels, keys = readers(self.config), {}
+        allowed = [*dict.fromkeys([*self.config.inputs, *filter(None, pixels)])]
         for name in sample:
             part = name in wanted and isinstance(sample[name], Masked)
-            keys[name] = name if part else readers.get(name, name)
-            allowed = list(dict.fromkeys([*readable, *filter(None, readers)]))
-            if keys[name] in self.config.keys and keys[name] not in readable:
+            keys[name] = name if part else pixels.get(name, name)
+            if keys[name] in self.config.keys and keys[name] not in self.config.inputs:
                 raise Open4MError(f"{name}: this model was not trained to read it (inputs: {', '.join(allowed)})")
-            if keys[name] not in readable:
+            if keys[name] not in self.config.inputs:
                 raise modalities.unknown(name, allowed)
+        if len({*keys.values()}) < len(keys):
+            raise Open4MError(f"{' and '.join(n for n in keys if keys[n] in pixels.values())} are the same: give one")
         return keys
 
-    def _checked(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, Any]:
-        """The sample with each value as its modality has it. Raises for one that cannot be given."""
-        for name, key in self._keys(sample, wanted).items():
-            if key in wanted and not isinstance(sample[name], Masked):
-                raise Open4MError(
-                    f"{key} is both given and a target: leave it out of one of them, or give a part of it: Masked"
-                )
-        known = {name: modalities.get(name) for name in sample}
-        return {
-            name: replace(value, value=known[name].convert(value.value))
-            if isinstance(value, Masked) else known[name].convert(value)
-            for name, value in sample.items()
-        }  # fmt: skip
+    def _checked(
+        self, samples: Sequence[Mapping[str, Any]], wanted: Collection[str] = ()
+    ) -> list[dict[str, Value | Masked]]:
+        """The samples with each value as its modality has it; the same object in several is converted once.
 
-    def _canvas(self, samples: Sequence[Mapping[str, Any]], wanted: Collection[str] = ()) -> Canvas:
-        canvas = Canvas(self.config, len(samples))
+        Raises :class:`Open4MError` for a value that cannot be given.
+        """
+        if wrong := [type(sample).__name__ for sample in samples if not isinstance(sample, Mapping)]:
+            raise Open4MError(f"inputs: expected values by modality, such as {{'caption': 'a cube'}}, got a {wrong[0]}")
+        samples = [dict(sample) for sample in samples]  # its values stay, so that their ids are theirs alone
+        sources, converted = {key: name for name, key in readers(self.config).items()}, {}
+
+        def convert(name: str, value: Any) -> Value:
+            if (name, id(value)) not in converted:
+                converted[name, id(value)] = modalities.get(name).convert(value)
+            return converted[name, id(value)]
+
+        def checked(name: str, key: str, given: Any) -> Value | Masked:
+            target = next((target for target in (name, sources.get(key)) if target in wanted), None)
+            if not isinstance(given, Masked):
+                if target is not None:
+                    how = "" if name == target else f", as {name},"
+                    raise Open4MError(
+                        f"{target} is both given{how} and a target: leave it out of one of them, or give a part of it: "
+                        "Masked"
+                    )
+                return convert(name, given)
+            value = convert(name, given.value)
+            if modalities.get(name).extent(value) is None:
+                raise Open4MError(f"{name}: only images and maps can be masked: give it whole, or leave it out")
+            return replace(given, value=value)
+
+        return [
+            {name: checked(name, key, sample[name]) for name, key in self._keys(sample, wanted).items()}
+            for sample in samples
+        ]
+
+    def _conditions(self, conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Value | Masked]]:
+        """The checked values of each condition that only guidance refers to."""
+        if not isinstance(conditions, Mapping) or not all(isinstance(v, Mapping) for v in conditions.values()):
+            raise Open4MError(
+                "conditions: expected values by modality under a name of each, such as "
+                "conditions={'avoid': {'caption': 'a blue cube'}}"
+            )
+        if reserved := [name for name in conditions if name in self.config.keys]:
+            raise Open4MError(f"a condition is called {reserved[0]}, which is a modality: choose another name")
+        return dict(zip(conditions, self._checked([*conditions.values()]), strict=True))
+
+    def _canvas(self, samples: Sequence[Mapping[str, Value | Masked]], wanted: Collection[str] = ()) -> Canvas:
+        """What checked samples show; a value that several have is encoded once."""
+        canvas, encoded = Canvas(self.config, len(samples)), {}
+        parts = {"grid": canvas.grids, "sequence": canvas.sequences, "pixels": canvas.pixels, "vectors": canvas.vectors}
         for row, sample in enumerate(samples):
             known = {name: modalities.get(name) for name in sample}
-            masks = {name: given.mask for name, given in sample.items() if isinstance(given, Masked)}
-            whole = {name: given.value if name in masks else given for name, given in sample.items()}
-            values = centered({name: known[name].convert(value) for name, value in whole.items()}, known)
+            whole = {name: given.value if isinstance(given, Masked) else given for name, given in sample.items()}
+            extents = {name: known[name].extent(value) for name, value in whole.items()}
+            values = centered(whole, known)
             for name, key in self._keys(sample, wanted).items():
-                spec, value = self.config.spec(key), values[name]
-                if name in masks and known[name].extent(value) is None:
-                    raise Open4MError(f"{name}: a part of it can be masked of images and maps only")
-                visible = True
-                if name in masks:
-                    unknown = unknown_cells(masks[name], known[name].extent(value), spec.grid, name)
-                    visible = torch.from_numpy(~unknown)
-                self._put(canvas, row, key, value, visible)
+                same = key, id(whole[name]), *extents.values()  # the image's extent decides where boxes are
+                if same not in encoded:
+                    encoded[same] = self._encoded(key, values[name])
+                spec, given = self.config.spec(key), sample[name]
+                canvas.start(key)
+                parts[spec.family][key][row] = encoded[same]
+                if isinstance(given, Masked):
+                    unknown = unknown_cells(given.mask, extents[name], spec.grid, name)
+                    canvas.known[key][row] = torch.from_numpy(~unknown)
+                elif key in canvas.known:
+                    canvas.known[key][row] = True
         return canvas
 
-    def _put(self, canvas: Canvas, row: int, key: str, value: Value, visible: bool | torch.Tensor) -> None:
-        """Write one value; of a grid or of pixels, ``visible`` cells (L,)."""
-        spec = self.config.spec(key)
-        canvas.start(key)
+    def _encoded(self, key: str, value: Value) -> torch.Tensor | list[int]:
+        """What a canvas holds of a value: pixels (C, H, W), vectors (L, C), ids (L,), a list of them of a sequence."""
+        spec, modality = self.config.spec(key), modalities.get(key)
         if spec.family == "pixels":
-            modality = modalities.get(key)
-            side = spec.grid[0] * spec.patch_size
-            canvas.pixels[key][row] = torch.from_numpy(modality.pixels(modality.fit(value, side)))
-            canvas.known[key][row] = visible
-        elif spec.family == "vectors":
+            return torch.from_numpy(modality.pixels(modality.fit(value, spec.grid[0] * spec.patch_size)))
+        if spec.family == "vectors":
             if len(value) > spec.max_length:
                 raise Open4MError(f"{key}: {len(value)} vectors, the model reads at most {spec.max_length}")
-            vectors = modalities.get(key).vectors(value, spec.channels, spec.max_length)
-            canvas.vectors[key][row] = torch.from_numpy(vectors)
-        elif spec.family == "sequence":
-            canvas.sequences[key][row] = self.encode(key, value).tolist()
-        else:
-            canvas.grids[key][row] = torch.from_numpy(self.encode(key, value))
-            canvas.known[key][row] = visible
+            return torch.from_numpy(modality.vectors(value, spec.channels, spec.max_length))
+        ids = self.encode(key, value)
+        return ids.tolist() if spec.family == "sequence" else torch.from_numpy(ids)
 
     def can_decode(self, key: str) -> bool:
         """Whether a modality needs no tokenizer, or the model came with it."""

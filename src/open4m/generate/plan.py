@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from open4m import modalities
 from open4m.generate.schemes import SCHEMES
-from open4m.model.config import FourMConfig
+from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import Open4MError
 
 MAX_STEPS = 10_000
+LARGEST = 10_000  # temperature and guidance: far from where logits overflow, and farther from what is of use
 OF_GRIDS = ("scheme", "steps", "tokens", "schedule", "choice_temperature")  # what says nothing about a sequence
 PAIRS = ("temperature", "guidance")  # of the first and the last pass of a grid
 
@@ -52,32 +56,36 @@ class Step:
                 raise Open4MError(f"{self.target}: {field} must be {allowed}, got {getattr(self, field)!r}")
 
         require(isinstance(self.target, str), "target", "a modality's name")
-        require(self.scheme in SCHEMES, "scheme", f"one of {', '.join(SCHEMES)}")
+        require(isinstance(self.scheme, str) and self.scheme in SCHEMES, "scheme", f"one of {', '.join(SCHEMES)}")
         grid = SCHEMES[self.scheme] is not None
         for field in ("tokens", "temperature", "guidance"):
-            if isinstance(value := getattr(self, field), list):  # as JSON has it
-                object.__setattr__(self, field, tuple(value))
+            value = getattr(self, field)
+            value = value.tolist() if isinstance(value, np.ndarray) else value
+            object.__setattr__(self, field, tuple(value) if isinstance(value, list) else value)  # lists: as JSON has it
         for field in ("steps", "top_k"):
-            whole = isinstance(getattr(self, field), numbers.Integral) and not isinstance(getattr(self, field), bool)
-            require(whole, field, "a whole number")
+            require(_is_number(getattr(self, field), numbers.Integral), field, "a whole number")
         pair = ", or two of them" if grid else ""
-        for field, more in (("temperature", pair), ("guidance", f"{pair}, or one a condition"), ("top_p", ""),
-                            ("choice_temperature", "")):  # fmt: skip
+        for field, more, least in (("temperature", pair, 0), ("guidance", f"{pair}, or one a condition", -LARGEST),
+                                   ("choice_temperature", "", 0)):  # fmt: skip
             value = getattr(self, field)
             several = isinstance(value, tuple) and len(value) == 2 and bool(pair) and bool(more)
-            named = isinstance(value, Mapping) and field == "guidance"
+            named = isinstance(value, Mapping) and field == "guidance" and all(isinstance(name, str) for name in value)
             each = value if several else value.values() if named else [value]
-            require(all(isinstance(v, numbers.Real) for v in each), field, f"a number{more}")
-            require(all(math.isfinite(v) for v in each), field, "finite")
-        require(min(self._ends("temperature")) >= 0, "temperature", "finite and not negative")
-        require(self.choice_temperature >= 0, "choice_temperature", "finite and not negative")
+            require(all(_is_number(v, numbers.Real) for v in each), field, f"a number{more}")
+            require(all(least <= v <= LARGEST for v in each), field, f"finite, from {least} to {LARGEST}")
+        require(_is_number(self.top_p, numbers.Real) and 0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
         require(int(grid) <= self.steps <= MAX_STEPS, "steps", f"{int(grid)} to {MAX_STEPS}")
         require(self.top_k >= 0, "top_k", "0 (no limit) or more")
-        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
         require(self.schedule in ("cosine", "linear"), "schedule", "cosine or linear")
-        whole = isinstance(self.tokens, tuple) and all(isinstance(n, numbers.Integral) and n > 0 for n in self.tokens)
+        whole = isinstance(self.tokens, tuple) and all(_is_number(n, numbers.Integral) and n > 0 for n in self.tokens)
         require(whole and (grid or not self.tokens), "tokens", "whole numbers above 0, of a grid")
+        if len(self.tokens) > MAX_STEPS:
+            raise Open4MError(f"{self.target}: tokens must be of at most {MAX_STEPS} passes, got {len(self.tokens)}")
         require(isinstance(self.guided, bool), "guided", "true or false")
+        for field in ("steps", "top_k", "tokens"):  # numbers of other libraries become Python's, which JSON has
+            object.__setattr__(self, field, _plain(getattr(self, field), int))
+        for field in ("temperature", "top_p", "choice_temperature", "guidance"):
+            object.__setattr__(self, field, _plain(getattr(self, field), float))
 
     @property
     def passes(self) -> int:
@@ -114,53 +122,168 @@ class Step:
 def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any] | None = None) -> list[Step]:
     """The plan for targets in order: each modality's own defaults, with ``options`` put over them.
 
-    ``options`` holds fields of :class:`Step` for all targets, or a mapping of them under a target's name.
+    ``options`` holds fields of :class:`Step` for all targets, or a mapping of them under a target's name. Of those for
+    all targets each is put over the targets that it fits: steps do not fit a sequence, of which they are the most
+    tokens, nor a grid that the model does not read. Such a grid is generated in one pass, since another one would not
+    see what the first has made. Raises :class:`Open4MError` for what is unknown, fits nothing or cannot work.
     """
+    if isinstance(targets, str | Step) or not isinstance(targets, Sequence):
+        raise Open4MError(f"targets: expected a list, such as ['rgb'], got {targets!r}")
     if not targets:
         raise Open4MError(f"no target: name one or more of {', '.join(config.targets)}")
-    options = dict(options or {})
-    allowed = [f.name for f in fields(Step) if f.name != "target"]
-    own = {key: options.pop(key) for key in list(options) if key in config.keys}
-    for key, values in own.items():
-        if key not in targets:
-            named = ", ".join(t for t in targets if isinstance(t, str))
-            raise Open4MError(f"options for {key}, which is not among the targets given by name ({named or 'none'})")
-        if not isinstance(values, Mapping):
-            raise Open4MError(f"options for {key}: expected a mapping such as {{'steps': 8}}, got {values!r}")
-    for name in [*options, *(n for values in own.values() for n in values)]:
-        if name not in allowed:
-            raise Open4MError(f"unknown generation option {name!r} (options: {', '.join(allowed)})")
-    plan = []
     for target in targets:
-        name = target.target if isinstance(target, Step) else target
+        if not isinstance(target, str | Step):
+            raise Open4MError(f"targets: expected names of modalities, or Steps, got {target!r}")
+        name = target if isinstance(target, str) else target.target
         if name in config.keys and name not in config.targets:
             allowed = ", ".join(config.targets)
             raise Open4MError(f"{name}: this model was not trained to predict it (targets: {allowed})")
         if name not in config.targets:
             raise modalities.unknown(name, config.targets)
+    options = dict(options or {})
+    own = {key: options.pop(key) for key in list(options) if key in config.keys}
+    named = [target for target in targets if isinstance(target, str)]
+    _check_options(config, named, options, own)
+    plan = []
+    for target in targets:
         if isinstance(target, Step):
             plan.append(target)
             continue
-        defaults = modalities.get(target).generation
+        spec, defaults = config.spec(target), modalities.get(target).generation
         step = Step(
-            target=target, scheme=defaults.scheme, steps=defaults.steps, temperature=defaults.temperature,
-            top_k=defaults.top_k, top_p=defaults.top_p,
+            target=target, scheme=defaults.scheme, steps=1 if _in_one_pass(spec) else defaults.steps,
+            temperature=defaults.temperature, top_k=defaults.top_k, top_p=defaults.top_p,
         )  # fmt: skip
-        plan.append(replace(step, **{**_fitting(step, options), **own.get(target, {})}))
-    for step in plan:
-        family = config.spec(step.target).family
-        if (SCHEMES[step.scheme] is None) != (family == "sequence"):
-            fitting = [n for n, s in SCHEMES.items() if (s is None) == (family == "sequence")]
-            raise Open4MError(f"{step.target}: scheme must be one of {', '.join(fitting)}, got {step.scheme!r}")
-    if len({s.target for s in plan}) < len(plan):
-        raise Open4MError(f"a target occurs twice: {', '.join(s.target for s in plan)}")
+        shared = {name: value for name, value in options.items() if _fits(spec, name, value)}
+        plan.append(replace(step, **{**shared, **own.get(target, {})}))
+    _check_plan(config, plan)
     return plan
 
 
-def _fitting(step: Step, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options for all targets, without a grid's scheme, steps and schedule where the target is a sequence."""
-    if SCHEMES[step.scheme] is None:
-        return {
-            k: v for k, v in options.items() if k not in OF_GRIDS and not (k in PAIRS and isinstance(v, tuple | list))
-        }
-    return dict(options)
+def fitting(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``options`` that fit one of the targets: of settings that were chosen for several plans."""
+    specs = [config.spec(target) for target in targets if isinstance(target, str)]
+    idle = {*config.keys} - {spec.key for spec in specs}
+    return {
+        name: value for name, value in options.items()
+        if name not in idle and (name in config.keys or any(_fits(spec, name, value) for spec in specs))
+    }  # fmt: skip
+
+
+def bound(
+    config: FourMConfig, plan: Sequence[Step], given: Sequence[Collection[str]], conditions: Collection[str] = ()
+) -> list[Step]:
+    """The plan for samples of which these modalities are ``given``, and for ``conditions`` by name.
+
+    Guidance by a modality that is given as pixels is by the pixels. Raises :class:`Open4MError` for guidance by what
+    is not there, and for a target that the model was not trained to generate from anything that is.
+    """
+    pixels, steps = readers(config), []
+    names = {key: name for name, key in pixels.items()}
+    for place, step in enumerate(plan):
+        made = [earlier.target for earlier in plan[:place]]
+        sources = config.sources(step.target)
+        for seen in ({*keys, *made} for keys in given):
+            if seen and not seen.intersection(sources):
+                raise Open4MError(
+                    f"{step.target}: this model was not trained to generate it from {', '.join(sorted(seen))} alone "
+                    f"(from: {', '.join(sources)})"
+                )
+        if isinstance(step.guidance, Mapping):
+            known = [*dict.fromkeys([*itertools.chain(*given), *made, *conditions])]
+            known = [key for key in known if key != step.target]
+            keys = {name: name if name in known else pixels.get(name, name) for name in step.guidance}
+            if absent := [name for name, key in keys.items() if key not in known]:
+                there = ", ".join(names.get(key, key) for key in known) or "nothing"
+                raise Open4MError(
+                    f"{step.target}: guidance by {', '.join(absent)}, which is not given (given: {there})"
+                )
+            if len(set(keys.values())) < len(keys):
+                raise Open4MError(f"{step.target}: guidance by {' and by '.join(keys)}, of which two are the same")
+            step = replace(step, guidance={keys[name]: weight for name, weight in step.guidance.items()})
+        steps.append(step)
+    return steps
+
+
+def readers(config: FourMConfig) -> dict[str, str]:
+    """The input-only pixels that stand for their source, where the model reads them: rgb -> rgb_pixels."""
+    return {modalities.get(s.key).source: s.key for s in config.modalities if s.family == "pixels"}
+
+
+def _check_options(
+    config: FourMConfig, named: Sequence[str], options: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
+    """Raise for options, for all targets or a target's ``own``, that no target called by its name can take."""
+    for key, values in own.items():
+        if key not in named:
+            raise Open4MError(
+                f"options for {key}, which is not among the targets given by name ({', '.join(named) or 'none'})"
+            )
+        if not isinstance(values, Mapping):
+            raise Open4MError(f"options for {key}: expected a mapping such as {{'steps': 8}}, got {values!r}")
+    allowed = [f.name for f in fields(Step) if f.name != "target"]
+    for name in [*options, *(n for values in own.values() for n in values)]:
+        if name not in allowed:
+            raise Open4MError(f"unknown generation option {name!r} (options: {', '.join(allowed)})")
+    for name, value in options.items():
+        if not named:
+            raise Open4MError(f"{name}={value!r} is for targets given by name, and all are Steps: say it there")
+        if not any(_fits(config.spec(target), name, value) for target in named):
+            texts = [key for key in named if config.spec(key).family == "sequence" and name == "steps"]
+            hint = f", or say how many tokens a sequence may have: {texts[0]}={{'steps': {value!r}}}" if texts else ""
+            raise Open4MError(
+                f"{name}={value!r} is for grids that are generated in several passes, and no target is one "
+                f"({', '.join(named)}): leave it out{hint}"
+            )
+
+
+def _check_plan(config: FourMConfig, plan: Sequence[Step]) -> None:
+    """Raise for steps that the model cannot make, alone or one after another."""
+    inputs = ", ".join(config.inputs)
+    for step in plan:
+        spec = config.spec(step.target)
+        if (SCHEMES[step.scheme] is None) != (spec.family == "sequence"):
+            allowed = [n for n, s in SCHEMES.items() if (s is None) == (spec.family == "sequence")]
+            raise Open4MError(f"{step.target}: scheme must be one of {', '.join(allowed)}, got {step.scheme!r}")
+        if _in_one_pass(spec) and step.passes > 1:
+            raise Open4MError(
+                f"{step.target}: expected one pass (steps=1), since this model does not read it (inputs: {inputs}) and "
+                f"would not see what it made in others, got {step.passes} passes"
+            )
+    if len({s.target for s in plan}) < len(plan):
+        raise Open4MError(f"a target occurs twice: {', '.join(s.target for s in plan)}")
+    for step, later in itertools.pairwise(plan):
+        if not config.spec(step.target).is_input:
+            raise Open4MError(
+                f"{step.target}: this model does not read it (inputs: {inputs}), so {later.target} cannot be generated "
+                f"from it: generate {step.target} last or alone"
+            )
+
+
+def _in_one_pass(spec: ModalitySpec) -> bool:
+    """Whether the model cannot see tokens of a grid that it made."""
+    return spec.family == "grid" and not spec.is_input
+
+
+def _fits(spec: ModalitySpec, name: str, value: Any) -> bool:
+    """Whether an option for all targets says something about one of them; not whether it is a sensible value."""
+    several = isinstance(value, tuple | list | np.ndarray)
+    if spec.family == "sequence":
+        return name not in OF_GRIDS and not (name in PAIRS and several)
+    if _in_one_pass(spec):
+        return not (
+            (name == "steps" and _is_number(value, numbers.Integral) and value > 1)
+            or (name == "tokens" and several and len(value) > 1)
+        )
+    return True
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """A number, a tuple or a mapping of them, with all numbers of one Python type."""
+    if isinstance(value, Mapping):
+        return {name: kind(each) for name, each in value.items()}
+    return tuple(map(kind, value)) if isinstance(value, tuple) else kind(value)

@@ -17,7 +17,8 @@ import numpy as np
 from open4m import modalities
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.pipeline import FourM, Generation
-from open4m.modalities.base import Crop, centered, resample
+from open4m.generate.plan import fitting
+from open4m.modalities.base import Crop, Vector, centered, resample
 from open4m.types import Boxes, Open4MError, Value
 
 EXTRACTION = {"temperature": 0.0, "steps": 2}
@@ -34,7 +35,7 @@ def extract(model: FourM, given: Given | Sequence[Given], targets: Sequence[str]
 
     One :class:`Generation` for one mapping, a list of them for a list.
     """
-    return model.generate(given, targets, **{**EXTRACTION, **options})
+    return model.generate(given, targets, **{**fitting(model.config, targets, EXTRACTION), **options})
 
 
 def sampled(
@@ -283,8 +284,8 @@ def changed(before: Value, after: Value, key: str) -> np.ndarray:
 
 
 def _over(region: np.ndarray, extent: tuple[int, int]) -> np.ndarray:
-    """A mask of a value of ``extent`` pixels: boxes as they are, a map (H, W) resized."""
-    return resample(region, Crop(size=extent), "nearest") if region.dtype == bool else region
+    """A mask of a value of ``extent`` pixels: boxes as they are, a map (H, W) resized, of what has pixels."""
+    return resample(region, Crop(size=extent), "nearest") if region.dtype == bool and extent else region
 
 
 def _find(boxes: Boxes, label: str) -> int:
@@ -304,9 +305,13 @@ def _find(boxes: Boxes, label: str) -> int:
 
 def _side(model: FourM, target: str) -> int:
     """The pixels of a side of what the model makes of a target that has a place in the image."""
-    if model.config.spec(target).family != "grid" or not model.config.spec(target).is_target:
-        maps = ", ".join(key for key in model.config.targets if model.config.spec(key).family == "grid")
-        raise Open4MError(f"{target}: only images and maps that are generated can be painted in or out ({maps})")
+    model.config.index(target)  # an error, if there is none of that name
+    maps = [key for key in model.config.targets if model.config.spec(key).family == "grid" and modalities.is_known(key)
+            and not isinstance(modalities.get(key), Vector)]  # fmt: skip
+    if target not in maps:
+        raise Open4MError(
+            f"{target}: only images and maps that are generated can be painted in or out ({', '.join(maps)})"
+        )
     if target not in model.grids:
         raise Open4MError(f"{target}: the model has no tokenizer for it")
     return model.grids[target].config.image_size

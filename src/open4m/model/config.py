@@ -98,15 +98,30 @@ class Architecture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Direction:
+    """What a model was trained for together: to generate any of some modalities from any of others, by their keys."""
+
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FourMConfig(Architecture):
-    """A model of an architecture; the order of ``modalities`` is the index that tokens carry."""
+    """A model of an architecture; the order of ``modalities`` is the index that tokens carry.
+
+    ``directions``: what it was trained for, if that is not any of its targets from any of its inputs (empty).
+    """
 
     modalities: tuple[ModalitySpec, ...]
+    directions: tuple[Direction, ...] = ()
 
     @classmethod
-    def of(cls, architecture: Architecture, modalities: tuple[ModalitySpec, ...]) -> FourMConfig:
+    def of(
+        cls, architecture: Architecture, modalities: tuple[ModalitySpec, ...], directions: tuple[Direction, ...] = ()
+    ) -> FourMConfig:
         """The model of an architecture for these modalities."""
-        return cls(modalities=modalities, **{f.name: getattr(architecture, f.name) for f in fields(Architecture)})
+        own = {f.name: getattr(architecture, f.name) for f in fields(Architecture)}
+        return cls(modalities=modalities, directions=directions, **own)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,15 +130,27 @@ class FourMConfig(Architecture):
             raise Open4MError(f"a modality occurs twice: {', '.join(keys)}")
         if not any(m.is_input for m in self.modalities) or not any(m.is_target for m in self.modalities):
             raise Open4MError("a model needs at least one input and one target modality")
+        for key in (key for d in self.directions for key in (*d.inputs, *d.targets)):
+            self.index(key)
 
     @property
     def keys(self) -> list[str]:
         return [m.key for m in self.modalities]
 
     @property
+    def inputs(self) -> list[str]:
+        """The modalities that can be given."""
+        return [m.key for m in self.modalities if m.is_input]
+
+    @property
     def targets(self) -> list[str]:
         """The modalities that can be generated."""
         return [m.key for m in self.modalities if m.is_target]
+
+    def sources(self, target: str) -> list[str]:
+        """The modalities that the model was trained to generate ``target`` from."""
+        together = {key for d in self.directions if target in d.targets for key in d.inputs}
+        return [key for key in self.inputs if not self.directions or key in together]
 
     def index(self, key: str) -> int:
         """The index of a modality in a batch's ``*_modality``."""

@@ -275,8 +275,9 @@ def claim(directory: Path, description: Any) -> None:
 
 FREE = (
     "recompute", "workers", "processes", "log_every", "evaluate_every", "checkpoint_every", "evaluate_samples",
-    "max_skips", "max_skips_in_a_row", "smoke_test",
+    "max_skips", "max_skips_in_a_row", "smoke_test", "directions",
 )  # fmt: skip
+"""What may be another when a run is resumed. A model's directions follow from the masking, which may not."""
 
 
 def _determining(values: Any) -> Any:

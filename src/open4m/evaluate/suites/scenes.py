@@ -95,15 +95,15 @@ def evaluate(
 
 def tasks(model: FourM) -> list[tuple[str, ...]]:
     """The suite's tasks that the model can do: from RGB each label; from captions RGB, directly and through CLIP."""
-    specs = model.config.modalities
-    readable = {modalities.get(spec.key).source or spec.key for spec in specs if spec.is_input}
     targets = {modalities.get(key).name: key for key in reversed(model.config.targets)}  # the first of each name
-    paths: list[tuple[str, ...]] = []
-    if "rgb" in readable:
-        paths += [("rgb", targets[name]) for name in PREDICTED if name in targets]
-    if "caption" in readable and "rgb" in targets:
+    sources = {
+        name: {modalities.get(source).source or source for source in model.config.sources(key)}
+        for name, key in targets.items()
+    }
+    paths = [("rgb", targets[name]) for name in PREDICTED if "rgb" in sources.get(name, ())]
+    if "caption" in sources.get("rgb", ()):
         paths.append(("caption", targets["rgb"]))
-        if "clip" in targets and model.config.spec(targets["clip"]).is_input:
+        if "caption" in sources.get("clip", ()) and model.config.spec(targets["clip"]).is_input:
             paths.append(("caption", targets["clip"], targets["rgb"]))
     return paths
 

@@ -177,18 +177,23 @@ class FourMTask:
         return values
 
     def pictures(self) -> dict[str, Image.Image]:
-        """What the first input-only pixels predict for validation samples, beside the truth."""
-        sources = [s for s in self.config.modalities if s.family == "pixels"]
-        targets = [key for key in self.config.targets if modalities.is_known(key) and self.user.can_decode(key)]
-        if not sources or not targets:
+        """What the first input-only pixels predict for validation samples, each modality by itself."""
+        pixels = next((s.key for s in self.config.modalities if s.family == "pixels"), None)
+        if pixels is None:
             return {}
-        source = modalities.get(sources[0].key)
-        files = self.validation.pixels(sources[0].key, self.validation_rows[:SHOWN])
-        images = [source.read(file) for file in files]
-        results = self.user.generate([{source.name: image} for image in images], targets)
-        rows = [[source.render(i, 128), *(r.render(t, 128) for t in targets)]
-                for i, r in zip(images, results, strict=True)]  # fmt: skip
-        return {"predictions": grid(rows, ["input", *targets])}
+        source = modalities.get(pixels)
+        targets = [
+            key for key in self.config.targets
+            if modalities.is_known(key) and self.user.can_decode(key)
+            and pixels in self.config.sources(key) and key != source.source
+        ]  # fmt: skip
+        if not targets:
+            return {}
+        images = [source.read(file) for file in self.validation.pixels(pixels, self.validation_rows[:SHOWN])]
+        shown = [{pixels: image} for image in images]
+        columns = [[r.render(key, 128) for r in self.user.generate(shown, [key])] for key in targets]
+        rows = zip([source.render(image, 128) for image in images], *columns, strict=True)
+        return {"predictions": grid([list(row) for row in rows], ["input", *targets])}
 
     def save(self, folder: Path) -> None:
         self.user.save(folder)

@@ -1,0 +1,27 @@
+"""The model card."""
+
+from dataclasses import replace
+
+from open4m.evaluate.card import model_card
+from open4m.evaluate.report import Result
+from open4m.evaluate.suites.scenes import tasks
+from open4m.generate.pipeline import FourM
+from open4m.model.config import Direction
+from open4m.model.fourm import FourMTransformer
+
+TEXTS = {"name": "tiny", "data": "scenes", "training": "short", "limits": "many"}
+RESULT = Result(samples=1, seed=0, options={}, rows=())
+DIRECTIONS = (
+    Direction(inputs=("rgb_pixels",), targets=("depth", "clip")), Direction(inputs=("caption",), targets=("rgb",)),
+)  # fmt: skip
+
+
+def test_it_says_what_was_trained_if_that_is_not_everything(model, tmp_path):
+    model.save(tmp_path / "all")
+    assert "trained to generate" not in model_card(tmp_path / "all", RESULT, TEXTS)
+    some = FourM(FourMTransformer(replace(model.config, directions=DIRECTIONS)), model.grids, model.text)
+    some.save(tmp_path / "some")
+    card = model_card(tmp_path / "some", RESULT, TEXTS)
+    said = "\n\nIt was trained to generate\n\n- depth, clip from any of rgb_pixels\n- rgb from any of caption\n\n## D"
+    assert said in card
+    assert tasks(some) == [("rgb", "depth"), ("caption", "rgb")]  # and only that is measured
