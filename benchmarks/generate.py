@@ -1,7 +1,7 @@
 """How fast any modality is generated from any others, and how near to the floor: ``python -m benchmarks.generate``.
 
-Prints JSON. For each task and batch size: the median seconds; the floating-point operations that its passes need
-(:mod:`open4m.model.flops` of what each pass shows and asks for) and the bytes of the weights that they read; and the
+Prints JSON. For each task and batch size: the median seconds; the floating-point operations that its passes need and
+the bytes of the weights that they read (:mod:`open4m.generate.cost`); and the
 seconds in multiples of the floor, the larger of these two at this machine's own speed of large matrix products and of
 products of a matrix that no cache holds, measured right before. The model has random weights, the modalities and grids
 of 4M-7 at 224². Sequences are never ended early.
@@ -12,20 +12,17 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from benchmarks.train_step import peak
 
 from open4m.configs import fourm
 from open4m.generate.canvas import Canvas
+from open4m.generate.cost import cost
 from open4m.generate.engine import Engine
 from open4m.generate.plan import Step
 from open4m.model.config import SIZES, FourMConfig
-from open4m.model.flops import decoder_flops, encoder_flops
 from open4m.model.fourm import FourMTransformer
-from open4m.types import MaskedBatch
 
 CAPTION = 24  # tokens of the caption that is given
 OTHERS = ("clip", "depth", "normals", "semseg")
@@ -81,13 +78,15 @@ def main() -> None:
 
 def measured(engine, given: str, plan: list[Step], size: int, options: argparse.Namespace, dtype: torch.dtype) -> dict:
     """The figures of one task."""
-    device = torch.device(options.device)
-    with torch.inference_mode(), counted(engine.model) as needed:
-        engine.run(canvas(engine.config, given, size), plan, list(range(size)))  # the first one also warms up
+    device, weight = torch.device(options.device), engine.model.embeddings.outputs.weight
+    spec = engine.config.spec(given)
+    needed = cost(engine.config, plan, {given: CAPTION if spec.family == "sequence" else spec.length})
+    flops_needed, bytes_needed = size * needed.flops, weight.element_size() * needed.weights
+    engine.run(canvas(engine.config, given, size), plan, list(range(size)))  # the first one warms up
     seconds, floors = [], []
     for repeat in range(options.repeats):
         flops, bytes_ = peak(device, dtype), bandwidth(device)
-        floors.append(max(needed["flops"] / flops, needed["bytes"] / bytes_))
+        floors.append(max(flops_needed / flops, bytes_needed / bytes_))
         begin = time.perf_counter()
         engine.run(canvas(engine.config, given, size), plan, [repeat * size + i for i in range(size)])
         if device.type == "cuda":
@@ -95,8 +94,8 @@ def measured(engine, given: str, plan: list[Step], size: int, options: argparse.
         seconds.append(time.perf_counter() - begin)
     return {
         "seconds": round(statistics.median(seconds), 3),
-        "needed_gflop": round(needed["flops"] / 1e9, 1),
-        "weights_read_gb": round(needed["bytes"] / 1e9, 2),
+        "needed_gflop": round(flops_needed / 1e9, 1),
+        "weights_read_gb": round(bytes_needed / 1e9, 2),
         "times_the_floor": round(statistics.median(s / f for s, f in zip(seconds, floors, strict=True)), 2),
     }
 
@@ -111,43 +110,6 @@ def canvas(config: FourMConfig, given: str, size: int) -> Canvas:
     else:
         made.grids[given], made.known[given] = tokens, torch.ones_like(tokens, dtype=torch.bool)
     return made
-
-
-@contextmanager
-def counted(model: FourMTransformer) -> Iterator[dict[str, float]]:
-    """What the passes of a model need: operations for the tokens that are shown and asked for, and bytes of weights."""
-    config, needed = model.config, {"flops": 0.0, "bytes": 0.0}
-    encode, decode, logits = model.encode, model.decode, model.logits
-    size = model.embeddings.outputs.weight.element_size()
-    heavy = [sum(p.numel() for m in part for p in m.parameters()) for part in (model.encoder, model.decoder)]
-    across = config.decoder_depth * 2 * config.dim**2  # keys and values of the context
-    shown: list[torch.Tensor] = []
-
-    def counting_encode(batch: MaskedBatch, *rest, **options):
-        shown[:] = [batch.input_valid.sum(1).double().cpu()]
-        needed["flops"] += float(encoder_flops(config, shown[0]).sum())
-        needed["bytes"] += size * (heavy[0] + across + config.dim**2)
-        return encode(batch, *rest, **options)
-
-    def counting_decode(context, batch: MaskedBatch, caches=None, *rest, **options):
-        m = batch.target_valid.sum(1).double().cpu()
-        before = caches[0].length if caches else 0
-        seen = m * (before + 1) if caches else m * m
-        needed["flops"] += float(decoder_flops(config, m, shown[0][: len(m)], seen).sum())
-        needed["bytes"] += size * (heavy[1] - across)
-        return decode(context, batch, caches, *rest, **options)
-
-    def counting_logits(hidden: torch.Tensor, key: str):
-        entries = config.spec(key).vocab_size * config.dim
-        needed["flops"] += 2 * entries * hidden.numel() / config.dim
-        needed["bytes"] += size * entries
-        return logits(hidden, key)
-
-    model.encode, model.decode, model.logits = counting_encode, counting_decode, counting_logits
-    try:
-        yield needed
-    finally:
-        del model.encode, model.decode, model.logits
 
 
 def bandwidth(device: torch.device, size: int = 1 << 29) -> float:

@@ -120,24 +120,21 @@ class Engine:
     def views(
         self, canvas: Canvas, step: Step, done: int, conditions: Mapping[str, Canvas], free: Collection[str]
     ) -> Views:
-        """What the passes of ``step`` see after ``done`` of them.
-
-        Without conditions: what is known of the target itself, the targets ``free`` of guidance and, where conditions
-        are weighted one by one, all that have no weight.
-        """
-        guidance, others = step.guidance_at(done), [key for key in canvas.present if key != step.target]
-        if not isinstance(guidance, Mapping):
-            base = canvas.select([step.target, *free])
-            if guidance in (0, 1):
-                return Views([canvas if guidance else base])
-            return Views([base, canvas], [guidance])
-        if unknown := [name for name in guidance if name not in (*others, *conditions)]:
+        """What the passes of ``step`` see after ``done`` of them: what is known of the target, and
+        :meth:`Step.views`."""
+        others = [key for key in canvas.present if key != step.target]
+        named = step.guidance if isinstance(step.guidance, Mapping) else {}
+        if unknown := [name for name in named if name not in (*others, *conditions)]:
             known = ", ".join([*others, *conditions]) or "nothing"
             raise Open4MError(f"{step.target}: guidance by {', '.join(unknown)}, which is not given (given: {known})")
-        base = canvas.select([step.target, *(key for key in others if key not in guidance)])
-        weights = {name: weight for name, weight in guidance.items() if weight}
-        shown = [base.with_(conditions[name] if name in conditions else canvas.select([name])) for name in weights]
-        return Views([base, *shown], list(weights.values())) if weights else Views([base])
+        names, weights = step.views(done, others, free)
+        shown = []
+        for own in names:
+            view = canvas.select([step.target, *own])
+            for name in own:
+                view = view.with_(conditions[name]) if name in conditions else view
+            shown.append(view)
+        return Views(shown, weights)
 
     def _grid(self, canvas, step, draws, conditions, free, entropies) -> Iterator[Pass]:
         spec = self.config.spec(step.target)

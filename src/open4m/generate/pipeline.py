@@ -36,9 +36,9 @@ TEXT = "text"  # the folder of the text tokenizer, beside those of the grids
 class Generation:
     """What was generated for one sample: ``values`` and ``tokens`` by modality, the ``plan`` and the ``seed``.
 
-    ``log_probability``: of each token (NaN: it was given), and ``entropy`` of the distribution it was drawn from, in
-    nats, if asked for; (h, w) of a grid, (length,) of a sequence, by modality. ``given`` and ``conditions`` are what
-    it was made from, as :meth:`FourM.generate` took it, checked: the same model makes the same tokens of them again
+    ``log_probability``: of each token (NaN: it was given, or an end that was put in), in the model's own distribution,
+    guidance included, and the ``entropy`` of that in nats, if asked for; (h, w) of a grid, (length,) of a sequence, by
+    modality. ``given`` and ``conditions`` are what it was made from, as :meth:`FourM.generate` took it, checked: the same model makes the same tokens of them again
     (:mod:`open4m.generate.record`).
     """
 

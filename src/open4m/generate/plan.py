@@ -110,6 +110,25 @@ class Step:
         """The guidance of the pass after ``done`` of them."""
         return self.guidance if isinstance(self.guidance, Mapping) else self._between("guidance", done)
 
+    def views(
+        self, done: int, others: Sequence[str], free: Collection[str]
+    ) -> tuple[list[list[str]], list[float] | None]:
+        """What the passes after ``done`` of them see of ``others``, what there is beside the target, and of conditions.
+
+        With guidance the first sees no conditions, only the targets ``free`` of guidance and, where conditions are
+        weighted one by one, all that have no weight; then come the weights of the others. Without there is one, and
+        None.
+        """
+        guidance = self.guidance_at(done)
+        if isinstance(guidance, Mapping):
+            base = [key for key in others if key not in guidance]
+            weights = {name: weight for name, weight in guidance.items() if weight}
+            return [base, *([*base, name] for name in weights)], [*weights.values()] or None
+        base = [key for key in others if key in free]
+        if guidance in (0, 1):
+            return [[*others] if guidance else base], None
+        return [base, [*others]], [guidance]
+
     def _ends(self, field: str) -> tuple[float, float]:
         value = getattr(self, field)
         return value if isinstance(value, tuple) else (value, value)

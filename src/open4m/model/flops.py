@@ -24,9 +24,8 @@ def forward_flops(config: FourMConfig, batch: MaskedBatch) -> float:
 
 def encoder_flops(config: FourMConfig, n: Tensor) -> Tensor:
     """Of encoding rows (B,) of n tokens, and of the keys and values of it that the decoder reads."""
-    n, square = n + config.register_tokens, 2 * config.dim**2
-    blocks = config.encoder_depth * (n * (4 * square + _mlp(config)) + 4 * config.dim * n * n)
-    return blocks + n * square * (1 + 2 * config.decoder_depth)  # the projection, and every block's keys and values
+    n = n + config.register_tokens
+    return 2 * n * encoder_weights(config) + 4 * config.dim * config.encoder_depth * n * n
 
 
 def decoder_flops(config: FourMConfig, m: Tensor, n: Tensor, seen: Tensor) -> Tensor:
@@ -34,15 +33,27 @@ def decoder_flops(config: FourMConfig, m: Tensor, n: Tensor, seen: Tensor) -> Te
 
     Scores and values are 2·D each for a pair of tokens.
     """
-    n, square = n + config.register_tokens, 2 * config.dim**2
-    return config.decoder_depth * (m * (6 * square + _mlp(config)) + 4 * config.dim * (seen + m * n))
+    pairs = seen + m * (n + config.register_tokens)
+    return 2 * m * decoder_weights(config) + 4 * config.dim * config.decoder_depth * pairs
+
+
+def encoder_weights(config: FourMConfig) -> int:
+    """The weights that each encoded token is multiplied by: blocks, the projection, each decoder block's keys and
+    values."""
+    square = config.dim**2
+    return config.encoder_depth * (4 * square + _mlp(config)) + square * (1 + 2 * config.decoder_depth)
+
+
+def decoder_weights(config: FourMConfig) -> int:
+    """The weights that each query is multiplied by, without the output layer."""
+    return config.decoder_depth * (6 * config.dim**2 + _mlp(config))
 
 
 def _mlp(config: FourMConfig) -> int:
-    """Of a feed-forward layer, a token."""
+    """The weights of a feed-forward layer."""
     hidden = int(config.dim * config.mlp_ratio)
     gated = config.activation in ("swiglu", "geglu")
-    return 2 * 3 * config.dim * int(2 * hidden / 3) if gated else 2 * 2 * config.dim * hidden
+    return 3 * config.dim * int(2 * hidden / 3) if gated else 2 * config.dim * hidden
 
 
 def _seen(config: FourMConfig, batch: MaskedBatch) -> Tensor:

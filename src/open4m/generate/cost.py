@@ -1,0 +1,72 @@
+"""What a plan costs: the operations that its passes need and the weights that they read (docs/generation.md)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from open4m.generate.plan import Step
+from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.flops import decoder_flops, decoder_weights, encoder_flops, encoder_weights
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``flops``: multiplications and additions for one sample. ``weights``: how many are read, once a pass whatever the
+    batch."""
+
+    flops: float
+    weights: int
+
+
+def cost(
+    config: FourMConfig,
+    plan: Sequence[Step],
+    given: Mapping[str, int],
+    conditions: Mapping[str, Mapping[str, int]] | None = None,
+) -> Cost:
+    """The least that a plan needs, matrix products only (:mod:`open4m.model.flops`).
+
+    ``given``: how many tokens of each modality are known, of a target that is given in part too; ``conditions``: the
+    same of those that only guidance refers to, by name. Sequences are taken to be as long as they may be. Embeddings of
+    pixels and vectors are not counted.
+    """
+    shown, free = dict(given), []
+    flops, weights = 0.0, 0
+    for step in plan:
+        spec, known = config.spec(step.target), shown.pop(step.target, 0)
+        sizes = {key: n for key, n in shown.items() if config.spec(key).is_input}
+        sizes |= {name: sum(of.values()) for name, of in (conditions or {}).items()}
+        others = [key for key in sizes if key not in (conditions or {})]
+        for done, (own, queries, pairs) in enumerate(_passes(step, spec, known)):
+            m, seen = torch.tensor(float(queries)), torch.tensor(float(pairs))
+            encoded = done == 0 or spec.family == "grid"  # a sequence's context is encoded once
+            for names in step.views(done, others, free)[0]:
+                n = torch.tensor(float(own * spec.is_input + sum(sizes[name] for name in names)))
+                flops += float(decoder_flops(config, m, n, seen) + encoded * encoder_flops(config, n))
+            flops += 2 * queries * config.dim * spec.vocab_size
+            weights += decoder_weights(config) + config.dim * spec.vocab_size + encoded * encoder_weights(config)
+        shown[step.target] = spec.length if spec.family == "grid" else _longest(step, spec)
+        if not step.guided:
+            free.append(step.target)
+    return Cost(flops, weights)
+
+
+def _passes(step: Step, spec: ModalitySpec, known: int) -> Iterator[tuple[int, int, int]]:
+    """Of each pass: how many tokens of the target are visible, how many are asked for, and the pairs of them that see
+    each other."""
+    if spec.family == "sequence":
+        yield from ((0, 1, place + 1) for place in range(_longest(step, spec)))
+        return
+    left = [step.remaining(done, spec.length - known) for done in range(step.passes + 1)]
+    for now, then in itertools.pairwise(left):
+        asked = now if step.scheme == "maskgit" else now - then
+        if now:
+            yield spec.length - now, asked, asked * asked
+
+
+def _longest(step: Step, spec: ModalitySpec) -> int:
+    return min(step.steps or spec.max_length, spec.max_length)
