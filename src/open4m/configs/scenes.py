@@ -1,7 +1,7 @@
 """The shipped model: 4M on eight modalities of rendered scenes, trained on a laptop CPU.
 
-``open4m reproduce scenes`` makes all of it from nothing: on two CPU cores 15 minutes for the scenes, 40 for CLIP and
-tokenizers, 90 for the pre-training. The measured result is in the README and in the model card.
+``open4m reproduce scenes`` makes all of it from nothing: on two CPU cores half an hour for the scenes, two hours for
+CLIP and tokenizers, an hour and a half for the pre-training. The result is in the README and the model card.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", *SEQUENCES)
 
 
 def config() -> LineConfig:
-    """The next shipped model's. The weights that are shipped now had ViT decoders alone, and shorter trainings of the
-    tokenizers (docs/log.md)."""
+    """What the shipped model was made by."""
     return LineConfig(
         name="scenes",
         data=DataConfig(train=24_000, validation=512, test=512, large=3_000, large_size=max(RESOLUTIONS)),
@@ -106,16 +105,22 @@ def at_sizes() -> TokenizerStage:
     return TokenizerStage(decoder=vit(), resolutions=RESOLUTIONS, train=short("500 steps", batch_size=16, lr=5e-4))
 
 
-def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage]:
+def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage, TokenizerStage]:
     """A diffusion decoder of 1.6M weights on a frozen encoder, whose tokens, learned with a ViT decoder, are better;
-    then at all resolutions. Of so small a network one call is the best decoding, so most images are all noise."""
+    then at all resolutions; then half of the time at the first, which the others cost some quality. Of so small a
+    network one call is the best decoding, so most images are all noise."""
     small = TokenizerStage(
         decoder=UNetConfig(channels=32, blocks=1, code_upsampling="learned"), frozen_encoder=True,
         train=short(length, batch_size=32, lr=3e-3),
         diffusion=DiffusionConfig(steps=1, clip=clip, pure_noise=0.75),
     )  # fmt: skip
-    train = short("300 steps", batch_size=16, lr=5e-4)
-    return small, dataclasses.replace(small, resolutions=RESOLUTIONS, train=train)
+    larger = dataclasses.replace(small, resolutions=RESOLUTIONS, train=short("300 steps", batch_size=16, lr=5e-4))
+    half = (*RESOLUTIONS, *(len(RESOLUTIONS) * RESOLUTIONS[:1]))
+    return (
+        small,
+        larger,
+        dataclasses.replace(larger, resolutions=half, train=short("400 steps", batch_size=16, lr=5e-4)),
+    )
 
 
 def short(length: str, batch_size: int, lr: float) -> TrainConfig:

@@ -38,8 +38,8 @@ class Generation:
 
     ``log_probability``: of each token (NaN: it was given, or an end that was put in), in the model's own distribution,
     guidance included, and the ``entropy`` of that in nats, if asked for; (h, w) of a grid, (length,) of a sequence, by
-    modality. ``given`` and ``conditions`` are what it was made from, as :meth:`FourM.generate` took it, checked: the same model makes the same tokens of them again
-    (:mod:`open4m.generate.record`).
+    modality. ``given`` and ``conditions`` are what it was made from, as :meth:`FourM.generate` took it, checked: the
+    same model makes the same tokens of them again (:mod:`open4m.generate.record`).
     """
 
     values: dict[str, Value]

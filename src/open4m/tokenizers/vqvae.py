@@ -62,7 +62,7 @@ class TokenizerConfig(QuantizerConfig):
     decoder: ViTConfig | UNetConfig | MLPConfig = ViTConfig()
     diffusion: DiffusionConfig | None = None  # of a UNet decoder
     frozen_encoder: bool = False  # train the decoder alone, on the tokens of a trained encoder
-    resolutions: tuple[int, ...] = ()  # of training batches, one drawn a batch; (): image_size
+    resolutions: tuple[int, ...] = ()  # of training batches: one is drawn each; (): image_size
     loss: Literal["mse", "smooth_l1", "cosine", "cross_entropy"]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -416,7 +416,7 @@ class Tokenizer:
         if len(modality.forms) > 1:
             lines["forms"] = ", ".join(modality.forms)
         if config.resolutions:
-            lines["resolutions"] = f"trained at {', '.join(map(str, config.resolutions))} {unit}"
+            lines["resolutions"] = f"trained at {', '.join(map(str, sorted({*config.resolutions})))} {unit}"
         if config.categorical:
             more = ", ..." if len(config.class_names) > SHOWN_CLASSES else ""
             lines["classes"] = f"{len(config.class_names)}: {', '.join(config.class_names[:SHOWN_CLASSES])}{more}"
@@ -441,7 +441,7 @@ class Tokenizer:
     def at(self, image_size: int) -> Tokenizer:
         """The same tokenizer, weights shared, for values of another size: a tokenizer of several resolutions for
         ``rgb@256`` beside ``rgb``. Raises :class:`Open4MError` if the size is not one of tokens."""
-        trained = self.config.resolutions or (self.config.image_size,)
+        trained = sorted({*self.config.resolutions}) or [self.config.image_size]
         if image_size not in trained:
             logger.warning("%s: the tokenizer was trained at %s, not at %d: it may do badly there (paper B.3)",
                            self.modality.name, ", ".join(map(str, trained)), image_size)  # fmt: skip
