@@ -68,7 +68,7 @@ class Positions:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part:  # a value that was masked
     value: Text | Objects | Array
     mask: Positions | Array
 
