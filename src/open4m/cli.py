@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except Open4MError as error:
-        print(f"open4m: {error}", file=sys.stderr)
+        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))  # files speak in it
+        print(f"open4m: {''.join(shown)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None:
@@ -161,6 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Several(argparse.Action):
+    """Values that add up where the option is repeated; a default is what there is without any."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
+
+
 def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str) -> argparse.ArgumentParser:
     """The parser of a command that generates: what it is given, what it makes, how, and where that goes."""
     command = commands.add_parser(verb, help=help_text, description=help_text[0].upper() + help_text[1:] + ".",
@@ -168,43 +177,35 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     command.set_defaults(run=_verb, verb=verb)
     if verb == "replay":
         command.add_argument("result", type=Path, help="a result.json, or the folder that holds it")
-        command.add_argument("--model", help="where the model is that made it (default: where it was)")
+        command.add_argument("--model", help="the model that made it (default: by its name, unless that is on the hub)")
         command.add_argument("--out", type=Path, help="a folder to write the result to again (default: only compare)")
         return command
     box = "x_min,y_min,x_max,y_max as fractions"
+    several, sweep = {"nargs": "+", "action": _Several}, {"nargs": "+", "action": "append"}
 
     given = command.add_argument_group("what is given")
     given.add_argument("--input", type=Path, metavar="IMAGE", help="an image file")
     given.add_argument("--caption", metavar="TEXT")
     given.add_argument("--boxes", type=Path, help='a JSON file: [{"box": [x0, y0, x1, y1], "label": name}, ...]')
-    given.add_argument(
-        "--given", nargs="+", action="extend", metavar="NAME=FILE", help="any modality: depth=depth.npy normals=n.png"
-    )
+    given.add_argument("--given", **several, metavar="NAME=FILE", help="any modality: depth=depth.npy normals=n.png")
 
     what = command.add_argument_group("what is done")
     if verb in ("inpaint", "outpaint"):
         what.add_argument("--of", default="rgb", metavar="MODALITY", help="what is painted (default: rgb)")
     else:
         required = verb in ("generate", "extract")
-        what.add_argument("--to", nargs="+", required=required, default=["rgb"], metavar="MODALITY",
+        what.add_argument("--to", **several, required=required, default=["rgb"], metavar="MODALITY",
                           help=f"what to predict, in this order{'' if required else ' (default: rgb)'}")  # fmt: skip
     if verb == "inpaint":
         what.add_argument(
             "--mask", type=Path, metavar="IMAGE", help="white where to paint, as large as what is painted"
         )
         what.add_argument("--box", action="append", metavar="BOX", help=f"where to paint: {box}; may be repeated")
-        what.add_argument(
-            "--cells",
-            nargs="+",
-            action="extend",
-            type=int,
-            metavar="N",
-            help="where to paint: tokens, row by row from 0",
-        )
+        what.add_argument("--cells", **several, type=int, metavar="N", help="where to paint: tokens, row by row from 0")
     if verb == "outpaint":
         what.add_argument("--box", required=True, help=f"where in the larger frame the image is: {box}")
     if verb == "vary":
-        what.add_argument("--by", nargs="+", default=["normals"], metavar="MODALITY",
+        what.add_argument("--by", **several, default=["normals"], metavar="MODALITY",
                           help="what variations share, extracted from the image (default: normals)")  # fmt: skip
     if verb in ("edit", "probe"):
         what.add_argument("--of", metavar="MODALITY", help="what is changed, extracted from the image unless given "
@@ -215,17 +216,13 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
         what.add_argument("--rename", nargs=2, action="append", metavar=("LABEL", "CLASS"), help="a box")
         what.add_argument("--delete", action="append", metavar="LABEL", help="a box")
         what.add_argument("--swap", nargs=2, action="append", metavar=("CLASS", "CLASS"), help="a class of a map")
-        what.add_argument("--keep", nargs="+", default=[], metavar="MODALITY", help="what else of the image is kept; "
+        what.add_argument("--keep", **several, default=[], metavar="MODALITY", help="what else of the image is kept; "
                           "of what is predicted again (rgb), all where nothing changed")  # fmt: skip
     if verb == "probe":
-        what.add_argument(
-            "--values", nargs="+", metavar=("MODALITY", "VALUE"), help="texts or files, one after another"
-        )
-        what.add_argument(
-            "--move", nargs="+", metavar=("LABEL", "BOX"), help=f"a box to one place after another: {box}"
-        )
-        what.add_argument("--swap", nargs="+", metavar=("CLASS", "CLASS"), help="a class of a map to one after another")
-        what.add_argument("--weights", nargs="+", metavar=("MODALITY", "W"), help="one guidance weight after another")
+        what.add_argument("--values", **sweep, metavar=("MODALITY", "VALUE"), help="texts or files, one after another")
+        what.add_argument("--move", **sweep, metavar=("LABEL", "BOX"), help=f"a box to one place after another: {box}")
+        what.add_argument("--swap", **sweep, metavar=("CLASS", "CLASS"), help="a class of a map to one after another")
+        what.add_argument("--weights", **sweep, metavar=("MODALITY", "W"), help="one guidance weight after another")
     if verb != "probe":
         number = 4 if verb == "vary" else 1
         what.add_argument(
@@ -235,7 +232,7 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     how = command.add_argument_group("how (unsaid: the modality's own)")
     how.add_argument("--scheme", help="of grids: maskgit, roar or halton")
     how.add_argument("--steps", type=int, help="forward passes a grid")
-    how.add_argument("--tokens", nargs="+", type=int, metavar="N", help="a pass, instead of --steps and --schedule")
+    how.add_argument("--tokens", **several, type=int, metavar="N", help="a pass, instead of --steps and --schedule")
     how.add_argument("--schedule", help="cosine or linear: how many tokens a pass commits")
     how.add_argument("--temperature", nargs="+", type=float, metavar="T", help="of grids also two: first, last pass")
     how.add_argument("--choice-temperature", type=float, metavar="T", help="of MaskGIT's choice of cells")
@@ -243,14 +240,10 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     how.add_argument("--top-k", type=int, metavar="K")
     how.add_argument("--guidance", nargs="+", type=float, metavar="W", help="weight of all conditions together (1: "
                      "none; two: first, last pass); with --weight or --avoid, of each that has none")  # fmt: skip
-    how.add_argument(
-        "--weight", nargs="+", action="extend", metavar="NAME=W", help="weight of one condition: caption=3 normals=0.5"
-    )
+    how.add_argument("--weight", **several, metavar="NAME=W", help="weight of one condition: caption=3 normals=0.5")
     how.add_argument("--avoid", action="append", metavar="TEXT", help="a caption to go away from; may be repeated")
     how.add_argument("--avoid-weight", type=float, default=-1.0, metavar="W", help="of --avoid (default: -1)")
-    how.add_argument(
-        "--option", nargs="+", action="extend", metavar="TARGET.FIELD=VALUE", help="of one target: rgb.steps=16"
-    )
+    how.add_argument("--option", **several, metavar="TARGET.FIELD=VALUE", help="of one target: rgb.steps=16")
     how.add_argument("--seed", type=int, default=0)
 
     where = command.add_argument_group("where")

@@ -153,6 +153,16 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it: it is there whole, or what was there before."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 # ---- the format in which the authors publish
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open4m import cli
+from open4m import cli, hub
 from open4m.generate import record
 from open4m.generate.pipeline import FourM
+from open4m.types import Open4MError
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,35 @@ def test_conditions_are_weighted_together_or_one_by_one(words, guidance, run, tm
     assert [values["caption"] for values in made.conditions.values()] == avoided
 
 
+def test_repeated_options_add_up(run, tmp_path):
+    out = tmp_path / "out"
+    conditions = ["--caption", "a ball", "--given", "depth=depth.npy", "--given", "semseg=semseg.png"]
+    words = ["--tokens", 2, "--tokens", 3, "--weight", "depth=2", "--weight", "semseg=3", "--avoid", "a"]
+    words += ["--avoid", "b", "--option", "rgb.top_k=4", "--option", "rgb.top_p=0.5", "--to", "rgb", "--to", "normals"]
+    assert run("generate", *conditions, *words) == 0
+    (made,) = results(out)
+    rgb, normals = made.plan
+    assert set(made.given) == {"caption", "depth", "semseg"}
+    assert (rgb.target, rgb.tokens, rgb.top_k, rgb.top_p) == ("rgb", (2, 3), 4, 0.5)
+    assert (normals.target, normals.tokens, normals.top_k) == ("normals", (), 0)  # not read, so made in one pass
+    assert rgb.guidance == {"depth": 2.0, "semseg": 3.0, "avoid": -1.0, "avoid 2": -1.0}
+    assert run("inpaint", "--input", "wide.png", "--cells", 0, "--cells", 2, 3) == 0
+    assert np.flatnonzero(~np.isnan(results(out)[0].log_probability["rgb"])).tolist() == [0, 2, 3]
+
+
+def test_what_is_said_replaces_a_default_of_several(run, tmp_path):
+    words = ["--by", "depth", "--by", "caption", "--to", "semseg", "--to", "boxes", "--samples", 1]
+    assert run("vary", "--input", "wide.png", *words) == 0
+    (made,) = results(tmp_path / "out")
+    assert (set(made.given), set(made.tokens)) == ({"depth", "caption"}, {"semseg", "boxes"})
+
+
+def test_a_weight_of_what_to_avoid_is_not_replaced(run, tmp_path):
+    words = ["--avoid", "a", "--avoid", "b", "--weight", "avoid 2=-3"]
+    assert run("generate", "--caption", "a ball", "--to", "rgb", *words) == 0
+    assert results(tmp_path / "out")[0].plan[0].guidance == {"avoid": -1.0, "avoid 2": -3.0}
+
+
 def test_masks_of_all_kinds_leave_the_rest_known(run, tmp_path, model, image):
     known = model.encode("rgb", image)
     for words in (["--mask", "mask.png"], ["--box", "0.25,0,0.5,1"], ["--cells", *range(0, 16, 4), *range(1, 16, 4)]):
@@ -154,6 +184,24 @@ def test_an_animation_has_a_frame_a_pass(run, tmp_path):
     assert hidden[0] > 0.5 > 0.3 > hidden[1]
 
 
+@pytest.mark.parametrize("place", ["--out", "--animate", "--output-dir"])
+def test_where_nothing_can_be_written_nothing_is_generated(place, run, tmp_path, folder, monkeypatch, capsys):
+    monkeypatch.setattr(FourM, "from_pretrained", None)
+    (tmp_path / "file").write_text("mine")
+    words = [place, tmp_path / "file" / ("a.gif" if place == "--animate" else "a")]
+    words += ["--input-dir", "."] if place == "--output-dir" else ["--input", "wide.png"]
+    assert run("generate", "--to", "depth", *words) == 2
+    assert f"{tmp_path / 'file'}" in (error := capsys.readouterr().err)
+    assert "no folder to write to" in error
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_animation_makes_its_folder(run, tmp_path):
+    animation = tmp_path / "new" / "folder" / "a.gif"
+    assert run("generate", "--caption", "a ball", "--to", "depth", "--steps", 2, "--animate", animation) == 0
+    assert Image.open(animation).n_frames == 2
+
+
 def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, tmp_path, folder, capsys, monkeypatch):
     images, out = tmp_path / "images", tmp_path / "results"
     images.mkdir()
@@ -165,7 +213,7 @@ def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, t
     assert run("generate", *words) == 2
     said = capsys.readouterr()
     assert said.err == (
-        f"open4m: 1 of 4 images cannot be read: {images / 'broken.png'}: rgb: not a readable image (formats: PNG, "
+        f"open4m: 1 of 4 images cannot be done: {images / 'broken.png'}: rgb: not a readable image (formats: PNG, "
         "JPEG, WEBP, BMP, GIF, TIFF)\n"
     )
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "request.json"]
@@ -189,6 +237,45 @@ def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, t
     assert asked == [1]
     assert run("generate", *words, "--seed", 4) == 2
     assert "holds results of another request (how.seed: 0 -> 4)" in capsys.readouterr().err
+
+
+def test_an_image_that_is_refused_costs_a_folder_only_itself(run, tmp_path, folder, monkeypatch, capsys):
+    images, out = tmp_path / "images", tmp_path / "results"
+    images.mkdir()
+    for name in "abcdefgh":
+        shutil.copy(folder / ("wide.png" if name in "ae" else "square.png"), images / f"{name}.png")
+    generate = FourM.generate
+
+    def picky(self, inputs, *arguments, **options):
+        for sample in inputs:
+            if sample["rgb"].shape[1] == 20:
+                raise Open4MError("rgb: not as wide as it is high, please")
+        return generate(self, inputs, *arguments, **options)
+
+    monkeypatch.setattr(FourM, "generate", picky)
+    words = ["--input-dir", images, "--output-dir", out, "--to", "depth", "--samples", 2, "--batch-size", 3]
+    assert run("extract", *words) == 2
+    said = capsys.readouterr()
+    assert "2 of 8 images done now, 0 before" in said.out
+    refused = [f"{images / name}.png: rgb: not as wide as it is high, please" for name in "bcdfg"]
+    assert said.err == f"open4m: 6 of 8 images cannot be done: {'; '.join(refused)}; and 1 more\n"
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "e.png", "request.json"]
+    monkeypatch.setattr(FourM, "generate", generate)
+    made = {name: [r.tokens["depth"].tolist() for r in results(out / name)] for name in ("a.png", "e.png")}
+    assert made["a.png"] == made["e.png"]
+    assert run("extract", *words) == 0
+    assert "6 of 8 images done now, 2 before" in capsys.readouterr().out
+
+
+def test_a_request_that_makes_no_sense_is_not_that_of_a_folder(run, tmp_path, folder, capsys):
+    (tmp_path / "images").mkdir()
+    shutil.copy(folder / "wide.png", tmp_path / "images")
+    words = ["--input-dir", tmp_path / "images", "--output-dir", tmp_path / "results", "--to", "depth"]
+    for wrong, message in ((["--steps", 0], "depth: steps must be 1"), (["--weight", "boxes=2"], "guidance by boxes")):
+        assert run("generate", *words, *wrong) == 2
+        assert capsys.readouterr().err.startswith(f"open4m: depth: {message.removeprefix('depth: ')}")
+        assert list((tmp_path / "results").iterdir()) == []
+    assert run("generate", *words) == 0
 
 
 def test_a_folder_that_was_stopped_has_only_whole_results(run, tmp_path, folder, monkeypatch):
@@ -224,7 +311,41 @@ def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, t
     content["fingerprint"] = "0" * 16
     path.write_text(json.dumps(content))
     assert run("replay", path) == 2
-    assert "another model made this result: model with fingerprint 0000" in capsys.readouterr().err
+    assert "another model made this result: 'model' with fingerprint '0000" in capsys.readouterr().err
+
+
+def test_what_a_damaged_record_says_is_one_line(run, tmp_path, capsys):
+    assert run("generate", "--caption", "a ball", "--to", "depth") == 0
+    path = tmp_path / "out" / "result.json"
+    content = json.loads(path.read_text())
+    content["calls"][0]["plan"][0] |= {"target": "×\x1b[2J\nmine", "steps": 0}
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert run("replay", path) == 2
+    error = capsys.readouterr().err
+    assert "×\\x1b[2J\\nmine: steps must be 1 to 10000, got 0" in error
+    assert error.count("\n") == 1
+
+
+def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys):
+    assert run("generate", "--caption", "a ball", "--to", "depth") == 0
+    path, asked = tmp_path / "out" / "result.json", []
+    content = json.loads(path.read_text())
+
+    def download(name):
+        asked.append(name)
+        return folder / "model"
+
+    monkeypatch.setattr(hub, "_download", download)
+    for name in ("owner/model", "a\n\0" * 999, ""):
+        path.write_text(json.dumps({**content, "model": name}))
+        assert run("replay", path) == 2
+        error = capsys.readouterr().err
+        assert "is neither shipped nor a path that exists" in error
+        assert error.count("\n") == 1
+    assert asked == []
+    assert run("replay", path, "--model", "owner/model") == 0
+    assert asked == ["owner/model"]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +360,7 @@ def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, t
         ("generate", ["--given", "depth=depth.npy", "--to", "depth"], "depth is both given and a target"),
         ("generate", ["--input", "wide.png", "--to", "rgb"], "rgb is both given and a target"),
         ("extract", ["--input", "wide.png", "--to", "caption", "--steps", 4], "steps=4 is for grids"),
+        ("generate", ["--caption", "a \udcff", "--to", "rgb"], "caption: not UTF-8 text"),
         ("generate", ["--caption", "ball " * 20, "--to", "rgb"], "caption: 21 tokens with the end"),
         ("generate", ["--caption", "a", "--to", "rgb", "--steps", 0], "steps must be 1 to 10000, got 0"),
         ("generate", ["--caption", "a", "--to", "rgb", "--steps", 10**9], "steps must be 1 to 10000"),
@@ -251,25 +373,40 @@ def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, t
         ("generate", ["--caption", "a", "--to", "rgb", "--scheme", "left"], "scheme must be one of maskgit, roar"),
         ("generate", ["--caption", "a", "--to", "rgb", "--option", "steps=3"], "expected TARGET.FIELD=VALUE"),
         ("generate", ["--caption", "a", "--to", "rgb", "--option", "rgb.stps=3"], "unknown generation option 'stps'"),
+        ("generate", ["--caption", "a", "--to", "rgb", "depth", "--option", "conditions.avoid=3"],
+         "--option conditions.avoid=3: 'conditions' is not what is generated (targets: rgb, depth)"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--option", "watch.a=1"], "'watch' is not what is generated"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--option", "seed.x=1"], "'seed' is not what is generated"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--option", f"rgb.steps={'[' * 10**5}"], "steps must be a"),
+        ("inpaint", ["--input", "wide.png", "--cells", 1, "--option", "depth.steps=1"], "(targets: rgb)"),
         ("generate", ["--caption", "a", "--to", "rgb", "--animate", "a.mp4"], "expected a file that ends with .gif"),
         ("generate", ["--caption", "a", "--to", "rgb", "--samples", 0], "samples must be 1 to 1000"),
         ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
         ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),
         ("generate", ["--input-dir", "model", "--output-dir", "x", "--to", "rgb"], "no images in it"),
+        ("generate", ["--input-dir", ".", "--output-dir", "x", "--to", "depth", "--given", "rgb=wide.png"],
+         "without another rgb and --animate"),
+        ("generate", ["--input-dir", ".", "--output-dir", "x", "--to", "depth", "--samples", 126],
+         "--samples times --batch-size must be 1 to 1000, got 126 × 8"),
+        ("generate", ["--input-dir", ".", "--output-dir", "x", "--to", "depth", "--batch-size", 0], "got 1 × 0"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--out", "wide.png"], "wide.png: no folder to write to (File"),
         ("generate", ["--input-dir", "model", "--output-dir", "model/", "--to", "rgb"], "is the folder of the images"),
         ("inpaint", ["--input", "wide.png"], "say what to paint in by one of --mask, --box, --cells"),
         ("inpaint", ["--input", "wide.png", "--box", "0,0,1"], "expected a box as x_min,y_min,x_max,y_max"),
         ("inpaint", ["--input", "square.png", "--mask", "mask.png"], "expected a mask of the value's size, 20×20"),
         ("inpaint", ["--input", "wide.png", "--cells", 16], "cells are from 0 to 15"),
         ("inpaint", ["--input", "wide.png", "--box", "0,0,1,1", "--of", "depth"], "depth is not given: --given depth"),
+        ("inpaint", ["--input", "wide.png", "--box", "0,0,1,1", "--of", "dept"], "did you mean depth?"),
         ("inpaint", ["--caption", "a", "--of", "caption", "--box", "0,0,1,1"], "caption: only images and maps"),
         ("outpaint", ["--box", "0,0,1,1"], "rgb is not given: --input FILE"),
         ("vary", ["--by", "depth"], "rgb is not given: --input FILE"),
-        ("edit", ["--input", "square.png", "--boxes", "boxes.json"], "the change leaves it as it is"),
+        ("edit", ["--input", "square.png", "--boxes", "boxes.json"], "say what to change by --move, --rename, --del"),
+        ("edit", ["--boxes", "boxes.json", "--rename", "cube", "cube"], "the change leaves it as it is"),
         ("edit", ["--input", "square.png", "--boxes", "boxes.json", "--delete", "cat"], "there are: cube, ball"),
         ("edit", ["--given", "semseg=semseg.png", "--swap", "ball", "cat"], "no class is called 'cat' (classes: floor"),
         ("edit", ["--boxes", "boxes.json", "--swap", "ball", "cube", "--of", "boxes"], "no tokenizer for it"),
         ("probe", ["--boxes", "boxes.json"], "say what to probe by one of --values, --move, --swap, --weights"),
+        ("probe", ["--boxes", "boxes.json", "--move", "cube", "0,0,1,1", "--move", "ball", "0,0,1,1"], "once; got 2"),
         ("probe", ["--boxes", "boxes.json", "--move", "cube"], "boxes: no value to probe"),
         ("probe", ["--caption", "a", "--move", "cube", "0,0,1,1"], "boxes is not given: --given boxes=FILE"),
         ("probe", ["--caption", "a", "--values", "depth", "none.npy"], "'none.npy' is neither a file nor a value"),

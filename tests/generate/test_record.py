@@ -1,16 +1,17 @@
 """Results at rest: exact, safe to read from anywhere, and made again to the token."""
 
-import contextlib
+import errno
 import json
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from open4m.generate import record, verbs
 from open4m.generate.masks import Cells, Masked
+from open4m.generate.pipeline import FourM
 from open4m.types import Boxes, Open4MError
 
 BOXES = Boxes([[0, 0, 1 / 3, 0.1], [0.5, 0.5, 1, 1]], ["cube", "ball"], (0.25, 1.0))
@@ -73,7 +74,7 @@ def test_differences_are_said_and_another_model_is_an_error(model, image, tmp_pa
         "result 1, depth: 1 of 16 tokens differ", f"result 1, caption: 1 of {length} tokens differ",
     ]  # fmt: skip
     path.write_text(path.read_text().replace(model.fingerprint, "0" * 16))
-    with pytest.raises(Open4MError, match=f"another model made .* tiny with fingerprint 0000.*{model.fingerprint}"):
+    with pytest.raises(Open4MError, match=f"another model made .* 'tiny' with fingerprint '0000.*{model.fingerprint}"):
         record.replay(model, record.read(path))
 
 
@@ -106,25 +107,158 @@ def test_a_record_needs_no_pickle_and_leaves_its_folder_for_nothing(model, segme
         record.read(path)
 
 
-@given(st.data())
-@settings(max_examples=120, deadline=None)
-def test_a_damaged_record_is_a_users_error(model, tmp_path_factory, data):
-    folder = tmp_path_factory.mktemp("record")
-    shown = {"boxes": BOXES, "depth": Masked(np.full((9, 9), 2.0), Cells((1,)))}
-    path = record.write(folder, "tiny", model.fingerprint, "cpu", [model.generate(shown, ["depth"])])
+OTHERS = ("x", None, True, -1, 1e9, 10**400, [], [[]], {}, {"array": "given.npy"})
+
+
+def places(content):
+    """Where values are in JSON, as (what holds it, key); of a list its first, which the others are like."""
+    for key in list(content) if isinstance(content, dict) else range(min(1, len(content))):
+        yield content, key
+        if isinstance(content[key], dict | list):
+            yield from places(content[key])
+
+
+def test_every_damage_of_a_record_is_a_users_error(model, tmp_path, monkeypatch):
+    shown = {"boxes": BOXES, "caption": "a ball", "depth": Masked(np.full((9, 9), 2.0), Cells((1, 2)))}
+    monkeypatch.setattr(FourM, "fingerprint", model.fingerprint)  # computed once
+    result = model.generate(
+        shown, ["depth"], seed=3, entropies=True, steps=1, temperature=(1.0, 0.5),
+        guidance={"caption": 2.0, "avoid": -1.0}, conditions={"avoid": {"semseg": np.zeros((4, 4), np.uint8)}},
+    )  # fmt: skip
+    path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [result])
+    np.save(tmp_path / "given.npy", np.array(["no", "numbers"]))
+    text, errors = path.read_text(), []
+    content = json.loads(text)
+
+    def attempt():
+        path.write_text(json.dumps(content))
+        try:
+            found = record.read(path)
+            record.differences(found, record.replay(model, found))
+        except Open4MError as error:  # and nothing else
+            errors.append(str(error))
+
+    for place, key in places(content):
+        was = place.pop(key)
+        attempt()
+        place.insert(0, was) if isinstance(place, list) else place.update({key: was})
+        for other in OTHERS:
+            place[key] = other
+            attempt()
+        place[key] = was
+    assert content == json.loads(text)
+    damaged = len(errors)
+    attempt()
+    assert len(errors) == damaged > 300
+    assert max(map(len, errors)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"seed": 3', '"seed": 3.0', r"result.json: .* record.calls\[0\].results\[0\].seed: expected int, got 3.0"),
+        ('"seed": 3', '"seed": true', "seed: expected int, got True"),
+        ('"seed": 3', '"seed": "3"', "seed: expected int, got '3'"),
+        ('"seed": 3', '"seed": 3, "sead": 3', "unknown field 'sead'; did you mean seed"),
+        ('"cells": [1', '"cells": [1.5', r"cells\[0\]: expected int, got 1.5"),
+        ('"cells": [1', '"cells": [true', r"cells\[0\]: expected int, got True"),
+        ('"tokens": {"depth": [', '"tokens": {"depth": [0.5, ', r"depth\[0\]: expected int, got 0.5"),
+        ('"tokens": {"depth": [', '"tokens": {"depth": ["1", ', r"depth\[0\]: expected int, got '1'"),
+        ('"tokens": {"depth"', '"tokens": {"rgb"', "expected tokens of depth, the targets, got those of rgb"),
+        ('{"text": "a ball"}', '{"value": {"value": {"text": "a"}, "mask": {}}, "mask": {"cells": [1]}}',
+         "caption.value: unknown field"),
+        ('{"text": "a ball"}', '{"value":' * 400 + "1" + "}" * 400, "caption: missing mask"),
+        ('{"text": "a ball"}', '{"text": {"text": "' + "x" * 10**6 + '"}}',
+         "caption.text: expected str, got {'text': 'x"),
+        ('"steps": 8', '"steps": 0', "result.json: .*depth: steps must be 1 to 10000, got 0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_record_and_where_is_said(old, new, message, model, tmp_path):
+    shown = {"caption": "a ball", "depth": Masked(np.full((9, 9), 2.0), Cells((1, 2)))}
+    path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [model.generate(shown, ["depth"], seed=3)])
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(Open4MError, match=message) as caught:
+        record.read(path)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("part", ["results", "conditions"])
+def test_a_record_of_a_huge_batch_is_refused(part, model, tmp_path):
+    path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [model.generate({"caption": "a"}, ["depth"])])
     content = json.loads(path.read_text())
-    place, key = content, None
-    while isinstance(place, dict | list) and place:  # one value anywhere becomes something else
-        parent, key = place, data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
-        place = parent[key]
-        if data.draw(st.booleans()):
-            break
-    other = data.draw(st.sampled_from([None, [], {}, "x", -1, 1e400, [[]], {"array": 5}, True]))
-    parent[key] = other
+    (call,) = content["calls"]
+    call.update(results=call["results"] * 1001) if part == "results" else call.update(
+        conditions={str(n): {"caption": {"text": "a"}} for n in range(1001)}
+    )
     path.write_text(json.dumps(content))
-    with contextlib.suppress(Open4MError):  # and nothing else
-        found = record.read(path)
-        record.differences(found, record.replay(model, found))
+    with pytest.raises(Open4MError, match=r"a call has 1 to 1000 results and at most as many conditions, got .*1001"):
+        record.read(path)
+
+
+def test_only_regular_files_of_a_limited_size_are_read(model, segments, tmp_path, monkeypatch):
+    path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [model.generate({"semseg": segments}, ["depth"])])
+    (array,) = tmp_path.glob("*.npy")
+    data = array.read_bytes()
+    array.unlink()
+    array.mkdir()
+    with pytest.raises(Open4MError, match=rf"{array.name}: cannot be read, it is a folder"):
+        record.read(path)
+    array.rmdir()
+    os.mkfifo(array)
+    with pytest.raises(Open4MError, match=rf"{array.name}: cannot be read, it is not a regular file"):
+        record.read(path)
+    array.unlink()
+    array.write_bytes(data)
+    assert record.read_bytes(array) == data
+    monkeypatch.setattr(record, "LARGEST", len(data))
+    assert record.read_bytes(array) == data
+    monkeypatch.setattr(record, "LARGEST", len(data) - 1)
+    with pytest.raises(Open4MError, match=f"larger than {len(data) - 1} bytes"):
+        record.read_bytes(array)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(["a"] * 81).reshape(9, 9), np.zeros((9, 9), "datetime64[s]"), np.zeros((9, 9), "S0"),
+              np.zeros((9, 9), complex), np.zeros((9, 9), [("a", "f4")])]
+)  # fmt: skip
+def test_arrays_are_of_numbers(array, model, tmp_path):
+    shown = {"depth": Masked(np.full((9, 9), 2.0), np.eye(9, dtype=bool))}
+    path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [model.generate(shown, ["depth"])])
+    for file in tmp_path.glob("*.npy"):
+        data = file.read_bytes()
+        np.save(file, array)
+        with pytest.raises(Open4MError, match="expected an array of numbers, got"):
+            record.read(path)
+        file.write_bytes(data)
+    record.read(path)
+
+
+@pytest.mark.parametrize("header", ["'descr': (), 'shape': (3,)", f"'descr': '<f4', 'shape': ({10**30},)"])
+def test_an_array_with_a_damaged_header_is_a_users_error(header, model, segments, tmp_path):
+    path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [model.generate({"semseg": segments}, ["depth"])])
+    (array,) = tmp_path.glob("*.npy")
+    header = f"{{{header}, 'fortran_order': False}}\n".encode()
+    array.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(Open4MError, match=r"not a readable \.npy array"):
+        record.read(path)
+
+
+def test_a_record_that_cannot_be_written_leaves_the_one_before(model, tmp_path, monkeypatch):
+    result = model.generate({"caption": "a"}, ["depth"])
+    path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [result])
+    text = path.read_text()
+
+    def full(self, text):
+        self.write_bytes(text[:9].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        record.write(tmp_path, "other", model.fingerprint, "cpu", [result])
+    assert path.read_text() == text
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "5", '{"format": "open4m result 9"}', "[" * 100_000, "\x00"])

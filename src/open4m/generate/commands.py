@@ -12,11 +12,12 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from open4m import config as configs
@@ -32,6 +33,8 @@ from open4m.types import Boxes, Open4MError, Value
 SOURCE, TEXT = "rgb", "caption"  # what --input and --avoid are
 VIEW = 512  # pixels of a picture of one value
 PASS, END = 200, 2000  # milliseconds that an animation shows a pass, and the result
+SAID = 5  # images that could not be done of which it is said why
+BLANK = np.zeros((64, 64, 3), dtype=np.uint8)  # an image that stands for any
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -40,32 +43,31 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 def generate(options: Namespace, device: str) -> Iterator[str]:
     """Any modalities from any others; of a folder of images, one by one."""
-    yield from _generate(Job.of(options, device), options)
+    yield from _generate(options, device, {})
 
 
 def extract(options: Namespace, device: str) -> Iterator[str]:
     """The likeliest modalities of an image, or of each in a folder."""
-    job = Job.of(options, device)
-    defaults = fitting(job.model.config, options.to, verbs.EXTRACTION)
-    yield from _generate(replace(job, defaults=defaults), options)
+    yield from _generate(options, device, verbs.EXTRACTION)
 
 
-def _generate(job: Job, options: Namespace) -> Iterator[str]:
-    if options.input_dir is not None or options.output_dir is not None:
-        yield from _folder(job, options)
-        return
+def _generate(options: Namespace, device: str, defaults: Mapping[str, Any]) -> Iterator[str]:
     given = _given(options)
+    if options.input_dir is not None or options.output_dir is not None:
+        yield from _folder(options, device, defaults, given)
+        return
     if not given:
         raise Open4MError("nothing to condition on: give --input, --caption, --boxes or --given NAME=FILE")
+    job = Job.of(options, device, defaults)
     results = verbs.sampled(job.model, given, options.to, samples=options.samples, **job.settings(given))
     yield from job.write(results, tiles(job.model, given, options.to))
 
 
 def inpaint(options: Namespace, device: str) -> Iterator[str]:
     """A masked part of an image or map."""
-    job = Job.of(options, device)
     given = _given(options)
     value, mask = _part(given, options.of), _mask(options)
+    job = Job.of(options, device)
     how = job.settings(given)
     results = verbs.inpaint(job.model, value, mask, options.of, given, samples=options.samples, **how)
     yield from job.write(results, tiles(job.model, results[0].given, [options.of]))
@@ -73,18 +75,19 @@ def inpaint(options: Namespace, device: str) -> Iterator[str]:
 
 def outpaint(options: Namespace, device: str) -> Iterator[str]:
     """What is around an image or map."""
-    job = Job.of(options, device)
     given = _given(options)
-    value, box, how = _part(given, options.of), _box(options.box), job.settings(given)
+    value, box = _part(given, options.of), _box(options.box)
+    job = Job.of(options, device)
+    how = job.settings(given)
     results = verbs.outpaint(job.model, value, box, options.of, given, samples=options.samples, **how)
     yield from job.write(results, tiles(job.model, results[0].given, [options.of]))
 
 
 def vary(options: Namespace, device: str) -> Iterator[str]:
     """Variations of an image that share what is extracted from it."""
-    job = Job.of(options, device)
     given = _given(options)
     image = _part(given, SOURCE)
+    job = Job.of(options, device)
     given = verbs.ground(job.model, image, options.by, given)
     how = job.settings(given)
     results = verbs.sampled(job.model, given, options.to, samples=options.samples, **how)
@@ -93,9 +96,11 @@ def vary(options: Namespace, device: str) -> Iterator[str]:
 
 def edit(options: Namespace, device: str) -> Iterator[str]:
     """A change of what is extracted from an image, and the image again."""
-    job = Job.of(options, device)
+    if not (options.move or options.rename or options.delete or options.swap):
+        raise Open4MError("say what to change by --move, --rename, --delete or --swap")
     given = _given(options)
     image = given.pop(SOURCE, None)
+    job = Job.of(options, device)
     key = _changed_modality(options)
 
     def change(value: Value) -> Value:
@@ -123,24 +128,24 @@ def edit(options: Namespace, device: str) -> Iterator[str]:
 
 def probe(options: Namespace, device: str) -> Iterator[str]:
     """One condition swept over several values, all else fixed."""
-    job = Job.of(options, device)
-    given = _given(options)
     ways = {"--values": options.values, "--move": options.move, "--swap": options.swap, "--weights": options.weights}
-    if sum(value is not None for value in ways.values()) != 1:
-        raise Open4MError(f"say what to probe by one of {', '.join(ways)}")
-    if options.weights is not None:
-        name, *words = options.weights
+    said = [words for several in ways.values() for words in several or ()]
+    if len(said) != 1:
+        raise Open4MError(f"say what to probe by one of {', '.join(ways)}, once; got {len(said)} of them")
+    (first, *words), given = said[0], _given(options)
+    job = Job.of(options, device)
+    if options.weights:
         weights = [_number(word, "--weights") for word in words]
         how = job.settings(given)
         if not isinstance(how.get("guidance", {}), dict):
             raise Open4MError("--weights sweeps the weight of one condition; give those of others with --weight")
-        results = verbs.probe_weight(job.model, given, name, weights, options.to, **how)
-        fixed, titles, top = given, [f"weight {weight:g}" for weight in weights], []
+        results = verbs.probe_weight(job.model, given, first, weights, options.to, **how)
+        name, fixed, titles, top = first, given, [f"weight {weight:g}" for weight in weights], []
     else:
-        name = options.values[0] if options.values else _changed_modality(options)
+        name = first if options.values else _changed_modality(options)
         if name not in given and SOURCE in given and not options.values:
             given = verbs.ground(job.model, given.pop(SOURCE), [name], given)
-        values, titles = _sweep(job.model, options, name, given)
+        values, titles = _sweep(job, name, first, words, given)
         fixed = {key: value for key, value in given.items() if key != name}
         results = verbs.probe(job.model, fixed, name, values, options.to, **job.settings([*fixed, name]))
         top = [tile(job.model, name, result.given[name]) for result in results]
@@ -148,19 +153,26 @@ def probe(options: Namespace, device: str) -> Iterator[str]:
 
 
 def replay(options: Namespace, device: str) -> Iterator[str]:
-    """A result made again."""
+    """A result made again. A model that only its record names is not looked for on the hub."""
     path = options.result / record.NAME if options.result.is_dir() else options.result
     found = record.read(path)
     name = str(options.model or found.model)
-    model = FourM.from_pretrained(name, device)
-    again = record.replay(model, found)
+    if options.model is None and name not in hub.shipped() and not os.path.exists(name):
+        raise Open4MError(f"{path}: the model that made it, {name!r}, is neither shipped nor a path that exists, and "
+                          "none is downloaded because a file says so; name it by --model")  # fmt: skip
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
+        _make(options.out)
+    model = FourM.from_pretrained(name, device)
+    try:
+        again = record.replay(model, found)
+    except Open4MError as error:
+        raise Open4MError(f"{path}: {error}") from error
+    if options.out is not None:
         yield from _write(model, options.out, again)
         yield str(record.write(options.out, name, found.fingerprint, device, again))
-    made = ", ".join(f"{tool} {version}" for tool, version in found.made_with.items())
     if wrong := record.differences(found, again):
-        raise Open4MError(f"{path}: not the same again: {'; '.join(wrong[:5])}; it was made with {made}")
+        made = ", ".join(f"{tool} {version}" for tool, version in found.made_with.items())
+        raise Open4MError(f"{path}: not the same again: {'; '.join(wrong[:5])}; it was made with {made!r}")
     tokens = sum(len(ids) for result in again for ids in result.tokens.values())
     yield f"{path}: the same again, {tokens} tokens of {len(again)} result{'s' * (len(again) != 1)}"
 
@@ -179,13 +191,17 @@ class Job:
     frames: list[Image.Image]
 
     @staticmethod
-    def of(options: Namespace, device: str) -> Job:
-        """Loads the model, after what needs no model was checked."""
-        for name in options.to if "to" in options else [options.of]:
+    def of(options: Namespace, device: str, defaults: Mapping[str, Any] | None = None) -> Job:
+        """Loads the model, after what needs no model was checked and the folders to write were made."""
+        for name in _targets(options):
             modalities.get(name)
         if options.animate is not None and options.animate.suffix.lower() != ".gif":
             raise Open4MError(f"--animate {options.animate}: expected a file that ends with .gif")
-        return Job(FourM.from_pretrained(options.model, device), options, device, {}, [])
+        _make(vars(options).get("output_dir") or options.out)
+        if options.animate is not None:
+            _make(options.animate.parent)
+        model = FourM.from_pretrained(options.model, device)
+        return Job(model, options, device, fitting(model.config, _targets(options), defaults or {}), [])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -202,7 +218,7 @@ class Job:
                 several = tuple(settings[name])
                 settings[name] = several[0] if len(several) == 1 and name != "tokens" else several
         for word in options.option or ():
-            target, name, value = _assignment(word)
+            target, name, value = _assignment(word, _targets(options))
             settings[target] = {**settings.get(target, {}), name: value}
         weights = dict(_pair(word, "--weight") for word in options.weight or ())
         weights = {name: _number(value, "--weight") for name, value in weights.items()}
@@ -214,7 +230,7 @@ class Job:
                     "--guidance of two values is for all conditions together: leave out --weight, --avoid"
                 )
             each = {} if joint is None else dict.fromkeys(names, joint)
-            settings["guidance"] = {**each, **weights, **dict.fromkeys(avoid, options.avoid_weight)}
+            settings["guidance"] = {**each, **dict.fromkeys(avoid, options.avoid_weight), **weights}
             settings["conditions"] = {n: {TEXT: t} for n, t in zip(avoid, options.avoid or (), strict=True)}
         settings |= {"seed": options.seed, "entropies": options.entropy}
         return (
@@ -232,7 +248,6 @@ class Job:
     ) -> Iterator[str]:
         """Write the folder; ``lead``, ``titles`` and ``top`` are for :func:`overview`. Yields what to tell the user."""
         out = self.options.out
-        out.mkdir(parents=True, exist_ok=True)
         yield from _write(self.model, out, results)
         overview(self.model, results, lead, titles, top).save(out / "grid.png")
         if self.frames:
@@ -260,10 +275,12 @@ def _write(model: FourM, out: Path, results: Sequence[Generation]) -> Iterator[s
             yield f"{target}: {path}: how unsure the model was of each token"
 
 
-def _folder(job: Job, options: Namespace) -> Iterator[str]:
+def _folder(options: Namespace, device: str, defaults: Mapping[str, Any], given: dict[str, Value]) -> Iterator[str]:
     """Every image of a folder, each with the same seeds; those that are done are skipped."""
-    if options.input_dir is None or options.output_dir is None or options.input or options.animate:
-        raise Open4MError("a folder of images needs --input-dir and --output-dir, without --input and --animate")
+    if options.input_dir is None or options.output_dir is None or SOURCE in given or options.animate:
+        raise Open4MError(
+            f"a folder of images needs --input-dir and --output-dir, without another {SOURCE} and --animate"
+        )
     if not options.input_dir.is_dir():
         raise Open4MError(f"{options.input_dir}: not a folder")
     if options.output_dir.resolve() == options.input_dir.resolve():
@@ -271,34 +288,50 @@ def _folder(job: Job, options: Namespace) -> Iterator[str]:
     images = sorted(path for path in options.input_dir.iterdir() if path.suffix.lower() in SUFFIXES)
     if not images:
         raise Open4MError(f"{options.input_dir}: no images in it ({', '.join(SUFFIXES)})")
-    if min(options.batch_size, options.samples) < 1:
-        raise Open4MError(f"expected a --batch-size and --samples of 1 or more, got {options.batch_size} and "
-                          f"{options.samples}")  # fmt: skip
-    given = _given(options)
+    samples, size = options.samples, options.batch_size
+    if min(samples, size) < 1 or samples * size > verbs.MAX_SAMPLES:
+        raise Open4MError(f"--samples times --batch-size must be 1 to {verbs.MAX_SAMPLES}, got {samples} × {size}")
+    job = Job.of(options, device, defaults)
     how = job.settings([SOURCE, *given])
+    next(job.model.passes({SOURCE: BLANK, **given}, options.to, **how))  # raises for what is wrong whatever the image
     _same_request(job, given, how)
     missing = [path for path in images if not (options.output_dir / path.name / record.NAME).is_file()]
     failed: list[str] = []
-    for start in range(0, len(missing), options.batch_size):
+    for start in range(0, len(missing), size):
         batch: list[tuple[Path, Value]] = []
-        for path in missing[start : start + options.batch_size]:
+        for path in missing[start : start + size]:
             try:
                 batch.append((path, read(path, SOURCE)))
             except Open4MError as error:
                 failed.append(str(error))
-        inputs = [{SOURCE: image, **given} for _, image in batch for _ in range(options.samples)]
-        seeds = [options.seed + n for n in range(options.samples)] * len(batch)
-        results = job.model.generate(inputs, options.to, **{**how, "seed": seeds})
-        for n, (path, image) in enumerate(batch):
-            own = results[n * options.samples : (n + 1) * options.samples]
+        inputs = [{SOURCE: image, **given} for _, image in batch]
+        for (path, image), made in zip(batch, _each(job, inputs, how), strict=True):
+            if isinstance(made, Open4MError):
+                failed.append(f"{path}: {made}")
+                continue
             lead = tiles(job.model, {SOURCE: image, **given}, options.to)
             folder = options.output_dir / path.name
-            hub.write_whole(folder, lambda made, own=own, lead=lead: _finish(job, made, own, lead))
+            hub.write_whole(folder, lambda whole, made=made, lead=lead: _finish(job, whole, made, lead))
             yield str(folder)
     done = len(missing) - len(failed)
     yield f"{done} of {len(images)} images done now, {len(images) - len(missing)} before"
     if failed:
-        raise Open4MError(f"{len(failed)} of {len(images)} images cannot be read: {'; '.join(failed)}")
+        more = f"; and {len(failed) - SAID} more" * (len(failed) > SAID)
+        raise Open4MError(f"{len(failed)} of {len(images)} images cannot be done: {'; '.join(failed[:SAID])}{more}")
+
+
+def _each(
+    job: Job, inputs: Sequence[Mapping[str, Value]], how: Mapping[str, Any]
+) -> list[list[Generation] | Open4MError]:
+    """The results of each image of a batch, or why it has none: what one image cannot do, the others can."""
+    samples, seed = job.options.samples, job.options.seed
+    repeated = [given for given in inputs for _ in range(samples)]
+    seeds = [seed + n for n in range(samples)] * len(inputs)
+    try:
+        results = job.model.generate(repeated, job.options.to, **{**how, "seed": seeds})
+    except Open4MError as error:
+        return [error] if len(inputs) == 1 else [_each(job, [given], how)[0] for given in inputs]
+    return [results[n : n + samples] for n in range(0, len(results), samples)]
 
 
 def _finish(job: Job, folder: Path, results: Sequence[Generation], lead: Sequence[tuple[str, Image.Image]]) -> None:
@@ -315,12 +348,18 @@ def _same_request(job: Job, given: dict[str, Value], how: dict[str, Any]) -> Non
     options = job.options
     request = {"model": job.fingerprint, "to": options.to, "samples": options.samples, "given": texts, "how": how}
     request = json.loads(json.dumps(request))
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     path = options.output_dir / "request.json"
     if not path.exists():
-        path.write_text(json.dumps(request, indent=1) + "\n")
+        hub.write_text(path, json.dumps(request, indent=1) + "\n")
     elif wrong := configs.differences(configs.load(dict[str, Any], path), request):
         raise Open4MError(f"{options.output_dir}: holds results of another request ({'; '.join(wrong)}); name another")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Open4MError(f"{folder}: no folder to write to ({error.strerror}); name another") from error
 
 
 def summary(value: Value) -> str:
@@ -349,7 +388,7 @@ def _given(options: Namespace) -> dict[str, Value]:
     """The values that --input, --caption, --boxes and --given name."""
     files = [("rgb", options.input), ("boxes", options.boxes)]
     files += [(name, Path(path)) for name, path in (_pair(word, "--given") for word in options.given or ())]
-    given = {} if options.caption is None else {TEXT: options.caption}
+    given = {} if options.caption is None else {TEXT: modalities.get(TEXT).read(os.fsencode(options.caption))}
     for name, path in files:
         if path is not None:
             if name in given:
@@ -360,6 +399,7 @@ def _given(options: Namespace) -> dict[str, Value]:
 
 def _part(given: dict[str, Value], name: str) -> Value:
     """Take a value out of what is given."""
+    modalities.get(name)
     if name not in given:
         flag = "--input FILE" if name == SOURCE else f"--given {name}=FILE"
         raise Open4MError(f"{name} is not given: {flag}")
@@ -382,18 +422,18 @@ def _changed_modality(options: Namespace) -> str:
     return "semseg" if options.swap else "boxes"
 
 
-def _sweep(model: FourM, options: Namespace, name: str, given: dict[str, Value]) -> tuple[list[Value], list[str]]:
-    """The values of the condition ``name`` that are probed, and a title of each."""
-    if options.values:
-        words = options.values[1:]
+def _sweep(
+    job: Job, name: str, label: str, words: Sequence[str], given: dict[str, Value]
+) -> tuple[list[Value], Sequence[str]]:
+    """The values of the condition ``name`` that are probed, and a title of each; ``label`` is moved or swapped."""
+    if job.options.values:
         return [_value(word, name) for word in words], [f"{name} {n}" for n in range(1, len(words) + 1)]
     if name not in given:
         raise Open4MError(f"{name} is not given: --given {name}=FILE, or --input FILE to extract it from")
-    label, *words = options.move or options.swap
-    if options.move:
+    if job.options.move:
         moved = [verbs.move(given[name], label, _box(word)) for word in words]
         return moved, [f"place {n}" for n in range(1, len(words) + 1)]
-    classes = _classes(model, name)
+    classes = _classes(job.model, name)
     return [given[name] if word == label else verbs.swap(given[name], label, word, classes) for word in words], words
 
 
@@ -434,13 +474,20 @@ def _number(word: str, where: str) -> float:
         raise Open4MError(f"{where}: expected a number, got {word!r}") from None
 
 
-def _assignment(word: str) -> tuple[str, str, Any]:
+def _targets(options: Namespace) -> Sequence[str]:
+    """What is generated."""
+    return options.to if "to" in options else [options.of]
+
+
+def _assignment(word: str, targets: Sequence[str]) -> tuple[str, str, Any]:
     """The parts of TARGET.FIELD=VALUE."""
     where, text = _pair(word, "--option")
     target, dot, name = where.rpartition(".")
     if not dot:
         raise Open4MError(f"--option {word}: expected TARGET.FIELD=VALUE, as in rgb.steps=16")
+    if target not in targets:
+        raise Open4MError(f"--option {word}: {target!r} is not what is generated (targets: {', '.join(targets)})")
     try:
         return target, name, json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return target, name, text

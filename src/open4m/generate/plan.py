@@ -181,7 +181,7 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
 
 def fitting(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``options`` that fit one of the targets: of settings that were chosen for several plans."""
-    specs = [config.spec(target) for target in targets if isinstance(target, str)]
+    specs = [config.spec(target) for target in targets if target in config.keys]
     idle = {*config.keys} - {spec.key for spec in specs}
     return {
         name: value for name, value in options.items()

@@ -477,7 +477,10 @@ def load_array(data: bytes, name: str) -> np.ndarray:
     """An array from ``.npy`` bytes; pickled objects are refused."""
     try:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, TypeError, tokenize.TokenError) as error:
+    except (
+        ValueError, TypeError, IndexError, OverflowError, RecursionError, SyntaxError, tokenize.TokenError, OSError,
+        EOFError, MemoryError,
+    ) as error:  # fmt: skip
         raise Open4MError(f"{name}: not a readable .npy array ({error})") from error
 
 
