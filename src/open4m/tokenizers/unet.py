@@ -195,6 +195,8 @@ class PatchedUNet(nn.Module):
         else:
             codes = F.pixel_shuffle(self.code_proj(codes.to(x.dtype)), self.scale)
         x = torch.cat([x, codes], 1)
+        if not torch.is_grad_enabled():
+            x = x.contiguous(memory_format=torch.channels_last)  # up to a sixth faster to decode, not to train
         embedding = self.time_embed(timestep_embedding(timesteps, self.config.channels).to(x.dtype))
         kept = []
         for stage in self.input_blocks:
