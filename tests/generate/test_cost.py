@@ -13,6 +13,8 @@ from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 
 SPECS = (
+    ModalitySpec(key="rgb_pixels", family="pixels", grid=(2, 2), patch_size=2, channels=3),
+    ModalitySpec(key="t5", family="vectors", channels=5, max_length=4),
     ModalitySpec(key="depth", family="grid", vocab_size=90, grid=(3, 4)),
     ModalitySpec(key="caption", family="sequence", vocab_size=140, max_length=8),
     ModalitySpec(key="rgb", family="grid", vocab_size=120, grid=(2, 3)),
@@ -28,6 +30,7 @@ PLANS = {
     "sequence": [Step(**TEXT, steps=0, guidance=2.0)],
     "short sequence": [Step(**TEXT, steps=3)],
     "weighted": [Step(target="rgb", steps=2, guidance={"caption": 2.0, "avoid": -1.0, "depth": 0.0})],
+    "replaced": [Step(target="rgb", steps=2, guidance={"avoid": -1.0})],
     "chained": [
         Step(target="rgb", tokens=(1, 2), guided=False), Step(**TEXT, steps=4, guidance=2.0),
         Step(target="rgb@64", steps=1, guidance=2.0),
@@ -51,9 +54,12 @@ def test_costs_are_what_is_counted(name, registers):
     canvas, avoid = Canvas(config, 1), Canvas(config, 1, sequences={"caption": [AVOID]})
     canvas.start("depth")
     canvas.known["depth"][0, :KNOWN] = True
-    canvas.sequences["caption"] = [CAPTION]
+    canvas.sequences["caption"], canvas.vectors["t5"] = [CAPTION], [torch.ones(3, 5)]
+    canvas.start("rgb_pixels")
+    canvas.known["rgb_pixels"][:] = True
     engine = Engine(FourMTransformer(config).initialize(torch.Generator().manual_seed(1)), start=4)
-    expected = cost(config, PLANS[name], {"depth": KNOWN, "caption": len(CAPTION)}, {"avoid": {"caption": len(AVOID)}})
+    given = {"rgb_pixels": 4, "t5": 3, "depth": KNOWN, "caption": len(CAPTION)}
+    expected = cost(config, PLANS[name], given, {"avoid": {"caption": len(AVOID)}})
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         engine.run(canvas, PLANS[name], [0], {"avoid": avoid})
     assert counter.get_total_flops() == expected.flops

@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from open4m.generate import engine as engine_module
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.plan import Step
@@ -188,7 +189,7 @@ def test_roar_asks_for_as_many_cells_as_it_keeps_and_maskgit_for_all_unknown(eng
         assert [len(logits) / 2 for logits in recorded] == expected
 
 
-def test_maskgit_keeps_the_most_confident_answers(engine, recorded, monkeypatch):
+def test_maskgit_keeps_the_most_confident_answers(engine, recorded):
     """With two steps of temperature 0: after the first, the kept cells are those of the largest probabilities."""
     canvas = canvases()([0], keys=("rgb_pixels", "caption"))
     shown, queries = inputs_of(canvas, 0, ("rgb_pixels", "caption")), ("depth", [(p, 0) for p in range(12)])
@@ -486,18 +487,60 @@ def test_halton_order_is_that_of_the_cells(engine):
         assert torch.equal(known, (order < n).expand(2, -1))
 
 
-def test_noise_on_the_confidence_changes_the_choice_and_vanishes_in_the_last_pass(engine):
-    def order(noise):
-        canvas, seen = Canvas(CONFIG, 1), []
-        step = Step(target="depth", steps=6, schedule="linear", temperature=0, choice_temperature=noise)
-        for _ in engine.passes(canvas, [step], [5]):
-            seen.append(canvas.known["depth"][0].clone())
-        assert seen[-1].all()
-        return torch.stack(seen)
+def test_noise_on_the_confidence_falls_to_nothing_in_the_last_pass(engine, recorded, monkeypatch):
+    noise, orders = torch.arange(12.0)[None], []
 
-    assert torch.equal(order(0.0), order(0.0))
-    assert torch.equal(order(50.0), order(50.0))
-    assert not torch.equal(order(0.0), order(50.0))
+    def first(order, among, count):
+        orders.append(order[among])
+        return real(order, among, count)
+
+    real = engine_module.first
+    monkeypatch.setattr(engine_module, "first", first)
+    monkeypatch.setattr(engine_module, "gumbel", lambda uniform: noise)
+    step = Step(target="depth", steps=4, schedule="linear", temperature=0, choice_temperature=3.0)
+    canvas, unknown = Canvas(CONFIG, 1), [torch.ones(1, 12, dtype=torch.bool)]
+    for _ in engine.passes(canvas, [step], [5]):
+        unknown.append(~canvas.known["depth"])
+    assert len(orders) == 4
+    for logits, order, open_, share in zip(recorded, orders, unknown[:-1], (0.75, 0.5, 0.25, 0.0), strict=True):
+        confidence = logits.log_softmax(-1).max(-1).values
+        torch.testing.assert_close(-order, confidence + 3.0 * share * noise[open_], **close)
+
+
+def test_only_passes_that_are_made_are_told_of(engine, recorded):
+    """More steps than cells, in a batch where one sample is nearly full."""
+    canvas = canvases()()
+    made = [
+        made.number for made in engine.passes(canvas, [Step(target="depth", scheme="roar", steps=40)], [0, 1, 2, 3])
+    ]
+    assert len(made) == len(recorded) == 12
+    assert made == list(range(1, 13))
+
+
+def test_samples_of_equal_contexts_end_one_by_one_without_touching_each_other(model):
+    """Captions of one length: their contexts are one run of rows, which shrinks as sequences end."""
+    captions = [[6, 7, 8, EOS], [9, 9, 10, EOS], [11, 6, 12, EOS], [13, 13, 13, EOS], [8, 12, 7, EOS], [7, 7, 6, EOS]]
+    ended = set()
+    for guidance in (1.0, 2.0):
+        step = Step(target="boxes", scheme="left_to_right", steps=0, guidance=guidance)
+        engine = Engine(model, START, [EOS, START, 5, 6])
+        together = Canvas(CONFIG, 6, sequences={"caption": [*captions]})
+        engine.run(together, [step], list(range(6)), entropies=True)
+        for row, caption in enumerate(captions):
+            alone = Canvas(CONFIG, 1, sequences={"caption": [caption]})
+            engine.run(alone, [step], [row], entropies=True)
+            assert together.sequences["boxes"][row] == alone.sequences["boxes"][0]
+            found, expected = (c.records["boxes"].entropy for c in (together, alone))
+            torch.testing.assert_close(found[row], expected[0], equal_nan=True, **close)
+            ended.add(len(alone.sequences["boxes"][0]))
+    assert len(ended) > 2
+
+
+def test_a_chain_through_what_the_model_does_not_read_is_an_error(model):
+    config = dataclasses.replace(CONFIG, modalities=(*SPECS[:3], dataclasses.replace(SPECS[3], is_input=False)))
+    engine = Engine(FourMTransformer(config), START)
+    with pytest.raises(Open4MError, match="rgb is no input of the model"):
+        engine.run(Canvas(config, 1), [Step(target="rgb", steps=1), Step(target="depth")], [0])
 
 
 def test_passes_show_how_far_it_is_and_records_how_sure(engine, recorded):
@@ -604,7 +647,7 @@ def test_passes_of_very_unlike_lengths_cost_no_more_than_a_tenth_above_their_flo
     assert 0.99 * needed <= counter.get_total_flops() <= 1.01 * needed
 
 
-def test_sequences_cost_no_more_than_a_tenth_above_their_floor(monkeypatch):
+def test_sequences_cost_no_more_than_a_tenth_above_their_floor():
     """Rows that have ended cost nothing."""
     model = FourMTransformer(WIDE).initialize(torch.Generator().manual_seed(1))
     engine, canvas = Engine(model, START, [EOS, START, 5, 6, 7]), canvases()()
@@ -630,7 +673,6 @@ def test_sequences_cost_no_more_than_a_tenth_above_their_floor(monkeypatch):
 def test_models_in_low_precision_generate_too(model, name):
     low = copy.deepcopy(model).bfloat16()
     canvas = canvases()()
-    canvas.pixels["rgb_pixels"] = canvas.pixels["rgb_pixels"].bfloat16()
     Engine(low, START, [EOS, START, 5]).run(canvas, PLANS[name], [0, 1, 2, 3])
     for step in PLANS[name]:
         if step.target == "boxes":

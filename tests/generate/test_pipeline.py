@@ -285,11 +285,13 @@ def test_seeds_may_be_given_one_a_sample(model):
             model.generate(inputs, ["depth"], seed=wrong)
 
 
-def test_passes_can_be_looked_at_while_they_are_made(model):
-    plan = [Step(target="depth", scheme="roar", steps=4, schedule="linear"), "caption"]
+@pytest.mark.parametrize("scheme", ["roar", "maskgit"])
+def test_passes_can_be_looked_at_while_they_are_made(model, scheme):
+    plan = [Step(target="depth", scheme=scheme, steps=4, schedule="linear"), "caption"]
     known = []
-    for progress in model.passes({"rgb": IMAGE}, plan, seed=1, entropies=True):
-        result = progress.results()[0]
+    for progress in model.passes([{"rgb": IMAGE}] * 2, plan, seed=1, entropies=True):
+        result, second = progress.results()
+        assert np.array_equal(progress.result(1).tokens["depth"], second.tokens["depth"])
         if progress.made.step.target == "depth":
             known.append(int(np.isfinite(result.log_probability["depth"]).sum()))
             assert np.array_equal(np.isfinite(result.entropy["depth"]), np.isfinite(result.log_probability["depth"]))

@@ -6,11 +6,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from open4m.generate.plan import Step
 from open4m.model.config import FourMConfig, ModalitySpec
-from open4m.model.flops import decoder_flops, decoder_weights, encoder_flops, encoder_weights
+from open4m.model.flops import decoder_flops, decoder_weights, encoder_flops, encoder_weights, input_flops
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Cost:
     """``flops``: multiplications and additions for one sample. ``weights``: how many are read, once a pass whatever the
     batch."""
 
-    flops: float
+    flops: int
     weights: int
 
 
@@ -31,25 +29,26 @@ def cost(
     """The least that a plan needs, matrix products only (:mod:`open4m.model.flops`).
 
     ``given``: how many tokens of each modality are known, of a target that is given in part too; ``conditions``: the
-    same of those that only guidance refers to, by name. Sequences are taken to be as long as they may be. Embeddings of
-    pixels and vectors are not counted.
+    same of those that only guidance refers to, by name. Sequences are taken to be as long as they may be.
     """
-    shown, free = dict(given), []
-    flops, weights = 0.0, 0
+    given, conditions, free = dict(given), conditions or {}, []
+    flops = weights = 0
     for step in plan:
-        spec, known = config.spec(step.target), shown.pop(step.target, 0)
-        sizes = {key: n for key, n in shown.items() if config.spec(key).is_input}
-        sizes |= {name: sum(of.values()) for name, of in (conditions or {}).items()}
-        others = [key for key in sizes if key not in (conditions or {})]
+        spec, known = config.spec(step.target), given.pop(step.target, 0)
         for done, (own, queries, pairs) in enumerate(_passes(step, spec, known)):
-            m, seen = torch.tensor(float(queries)), torch.tensor(float(pairs))
             encoded = done == 0 or spec.family == "grid"  # a sequence's context is encoded once
-            for names in step.views(done, others, free)[0]:
-                n = torch.tensor(float(own * spec.is_input + sum(sizes[name] for name in names)))
-                flops += float(decoder_flops(config, m, n, seen) + encoded * encoder_flops(config, n))
+            for names in step.views(done, [*given], free)[0]:
+                shown = {step.target: own} | {name: given[name] for name in names if name in given}
+                for name in names:
+                    shown |= conditions.get(name, {})
+                inputs = [(config.spec(key), n) for key, n in shown.items() if config.spec(key).is_input]
+                total = sum(n for _, n in inputs)
+                flops += decoder_flops(config, queries, total, pairs)
+                if encoded:
+                    flops += encoder_flops(config, total) + sum(n * input_flops(config, of) for of, n in inputs)
             flops += 2 * queries * config.dim * spec.vocab_size
             weights += decoder_weights(config) + config.dim * spec.vocab_size + encoded * encoder_weights(config)
-        shown[step.target] = spec.length if spec.family == "grid" else _longest(step, spec)
+        given[step.target] = spec.length if spec.family == "grid" else _longest(step, spec)
         if not step.guided:
             free.append(step.target)
     return Cost(flops, weights)

@@ -52,7 +52,7 @@ def overview(
 
 def frame(progress: Progress) -> Image.Image:
     """What is there of the first sample after a pass: each target, cells that are not known yet covered."""
-    result, drawn = progress.results()[0], []
+    result, drawn = progress.result(0), []
     for step in progress.plan:
         key = step.target
         picture = result.render(key, TILE) if key in result.values else Image.new("RGB", (TILE, TILE), UNKNOWN)

@@ -99,6 +99,9 @@ class Engine:
             if len(seeds) != other.size:
                 where = f" of {name}" * bool(name)
                 raise Open4MError(f"expected one seed a sample, got {len(seeds)} for {other.size} samples{where}")
+        for step in plan[:-1]:
+            if not self.config.spec(step.target).is_input:
+                raise Open4MError(f"{step.target} is no input of the model: what follows would not see it")
         for step in plan:
             if holding := [name for name, other in conditions.items() if step.target in other.present]:
                 raise Open4MError(f"{step.target} is a target, so the condition {holding[0]} cannot hold it")
@@ -153,17 +156,17 @@ class Engine:
                 context = self._encode(views)
                 hidden = self.model.decode(context, self._queries(spec.key, queried, len(views.shown)))
                 token, *sure = self._drawn(views.combine(hidden), step, done, uniform[queried], entropies)
-                record.put(queried, *sure)
                 kept = queried
                 if order is None:
-                    confidence = record.log_probability
+                    confidence = torch.zeros(queried.shape).masked_scatter(queried, sure[0])
                     if noise is not None:  # less and less of it
                         confidence = confidence + step.choice_temperature * (1 - (done + 1) / step.passes) * noise
                     kept = first(-confidence, queried, count)
                 answers = ids.masked_scatter(queried, token)
                 ids, known = torch.where(kept, answers, ids), known | kept
+                record.put(kept, *(values if values is None else values[kept[queried]] for values in sure))
                 canvas.grids[step.target], canvas.known[step.target] = ids, known
-            yield Pass(step, done + 1, step.passes)
+                yield Pass(step, done + 1, step.passes)
 
     def _sequence(self, canvas, step, draws, conditions, free, entropies) -> Iterator[Pass]:
         """Left to right, from the first sentinel to an end, with keys and values cached. Finished rows are left out."""

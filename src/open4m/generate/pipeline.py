@@ -362,28 +362,35 @@ class Progress:
 
     def results(self) -> list[Generation]:
         """What is generated of every sample so far. Unknown cells of a grid are drawn as token 0."""
+        return self._of(range(self.canvas.size))
+
+    def result(self, row: int) -> Generation:
+        """What is generated of one sample so far."""
+        return self._of([row])[0]
+
+    def _of(self, rows: Sequence[int]) -> list[Generation]:
         model, canvas = self.model, self.canvas
         tokens: dict[str, list[np.ndarray]] = {}
         values: dict[str, list[Value]] = {}
         for key in (step.target for step in self.plan if step.target in canvas.present):
             if model.config.spec(key).family == "sequence":
-                tokens[key] = [np.array(row or [], dtype=np.int64) for row in canvas.sequences[key]]
-                values[key] = [model.decode(key, row) for row in tokens[key]]
+                tokens[key] = [np.array(canvas.sequences[key][row] or [], dtype=np.int64) for row in rows]
+                values[key] = [model.decode(key, ids) for ids in tokens[key]]
             else:
-                tokens[key] = list(canvas.grids[key].numpy().copy())
-                values[key] = model.grids[key].decode_batch(canvas.grids[key].numpy())
+                ids = canvas.grids[key].numpy()[list(rows)]
+                tokens[key], values[key] = list(ids), model.grids[key].decode_batch(ids)
         return [
             Generation(
                 values={key: of_key[i] for key, of_key in values.items()},
                 tokens={key: of_key[i] for key, of_key in tokens.items()},
-                plan=self.plan, seed=self.seeds[i],
-                log_probability={key: self._laid_out(key, r.log_probability[i], tokens[key][i])
+                plan=self.plan, seed=self.seeds[row],
+                log_probability={key: self._laid_out(key, r.log_probability[row], tokens[key][i])
                                  for key, r in canvas.records.items()},
-                entropy={key: self._laid_out(key, r.entropy[i], tokens[key][i])
+                entropy={key: self._laid_out(key, r.entropy[row], tokens[key][i])
                          for key, r in canvas.records.items() if r.entropy is not None},
-                given=self.given[i], conditions=self.conditions,
+                given=self.given[row], conditions=self.conditions,
             )
-            for i in range(canvas.size)
+            for i, row in enumerate(rows)
         ]  # fmt: skip
 
     def _laid_out(self, key: str, record: torch.Tensor, tokens: np.ndarray) -> np.ndarray:

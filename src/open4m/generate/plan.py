@@ -208,7 +208,7 @@ def bound(
                     f"{step.target}: this model was not trained to generate it from {', '.join(sorted(seen))} alone "
                     f"(from: {', '.join(sources)})"
                 )
-        if isinstance(step.guidance, Mapping):
+        if given and isinstance(step.guidance, Mapping):
             known = [*dict.fromkeys([*itertools.chain(*given), *made, *conditions])]
             known = [key for key in known if key != step.target]
             keys = {name: name if name in known else pixels.get(name, name) for name in step.guidance}

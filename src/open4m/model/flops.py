@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
-from open4m.model.config import FourMConfig
+from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import MaskedBatch
+
+Number = TypeVar("Number", Tensor, int)  # of one row, or of each (B,)
 
 
 def forward_flops(config: FourMConfig, batch: MaskedBatch) -> float:
@@ -22,14 +26,14 @@ def forward_flops(config: FourMConfig, batch: MaskedBatch) -> float:
     return float(total.sum()) + _ends(config, batch)
 
 
-def encoder_flops(config: FourMConfig, n: Tensor) -> Tensor:
-    """Of encoding rows (B,) of n tokens, and of the keys and values of it that the decoder reads."""
+def encoder_flops(config: FourMConfig, n: Number) -> Number:
+    """Of encoding n tokens, of one row or of each (B,), and of the keys and values of them that the decoder reads."""
     n = n + config.register_tokens
     return 2 * n * encoder_weights(config) + 4 * config.dim * config.encoder_depth * n * n
 
 
-def decoder_flops(config: FourMConfig, m: Tensor, n: Tensor, seen: Tensor) -> Tensor:
-    """Of decoding rows (B,) of m queries that read n encoded tokens; ``seen``: pairs of a query and one that it sees.
+def decoder_flops(config: FourMConfig, m: Number, n: Number, seen: Number) -> Number:
+    """Of decoding m queries that read n encoded tokens; ``seen``: pairs of a query and one that it sees.
 
     Scores and values are 2·D each for a pair of tokens.
     """
@@ -65,12 +69,17 @@ def _seen(config: FourMConfig, batch: MaskedBatch) -> Tensor:
     return pairs.to(batch.input_valid.device)
 
 
+def input_flops(config: FourMConfig, spec: ModalitySpec) -> int:
+    """Of embedding one token: of a patch or a vector its projection, else nothing."""
+    size = {"pixels": spec.channels * spec.patch_size**2, "vectors": spec.channels}.get(spec.family, 0)
+    return 2 * config.dim * size
+
+
 def _ends(config: FourMConfig, batch: MaskedBatch) -> float:
     """The projections of dense inputs, and the output layers."""
     total = 0.0
     for i, spec in enumerate(config.modalities):
         shown = int((batch.input_valid & (batch.input_modality == i)).sum())
         asked = int((batch.target_valid & (batch.target_modality == i)).sum())
-        size = {"pixels": spec.channels * spec.patch_size**2, "vectors": spec.channels}.get(spec.family, 0)
-        total += 2 * config.dim * (shown * size + asked * spec.vocab_size)
+        total += shown * input_flops(config, spec) + 2 * config.dim * asked * spec.vocab_size
     return total
