@@ -1,20 +1,19 @@
 """How fast any modality is generated from any others, and how near to the floor: ``python -m benchmarks.generate``.
 
 Prints JSON. For each task and batch size: the median seconds; the floating-point operations that its passes need and
-the bytes of the weights that they read (:mod:`open4m.generate.cost`); and the
-seconds in multiples of the floor, the larger of these two at this machine's own speed of large matrix products and of
-products of a matrix that no cache holds, measured right before. The model has random weights, the modalities and grids
-of 4M-7 at 224². Sequences are never ended early.
+the bytes of the weights that they read (:mod:`open4m.generate.cost`); the seconds in multiples of the floor, the larger
+of these two at this machine's own speed of large matrix products and of products of a matrix that no cache holds,
+measured right before; and, where it is known, how many times as long the authors' code takes. The model has random
+weights, the modalities and grids of 4M-7 at 224². Sequences are never ended early.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import time
 
 import torch
-from benchmarks.train_step import peak
+from benchmarks.train_step import memory, peak
 
 from open4m.configs import fourm
 from open4m.generate.canvas import Canvas
@@ -26,6 +25,22 @@ from open4m.model.fourm import FourMTransformer
 
 CAPTION = 24  # tokens of the caption that is given
 OTHERS = ("clip", "depth", "normals", "semseg")
+REFERENCE = {
+    "caption→RGB, ROAR 49 steps, guidance 3, batch 1": 4.13,
+    "caption→RGB, ROAR 49 steps, guidance 3, batch 4": 12.1,
+    "caption→RGB, ROAR 25 steps, guidance 2, batch 1": 2.75,
+    "caption→RGB, ROAR 25 steps, guidance 2, batch 4": 6.5,
+    "caption→RGB, MaskGIT 25 steps, guidance 3, batch 1": 6.84,
+    "caption→RGB, MaskGIT 25 steps, guidance 3, batch 4": 24.6,
+    "caption→RGB, MaskGIT 25 steps, batch 1": 5.36,
+    "caption→RGB, MaskGIT 25 steps, batch 4": 22.8,
+    "RGB→caption, left to right, batch 1": 21.5,
+    "RGB→caption, left to right, batch 4": 65.0,
+    "RGB→caption, left to right, guidance 2, batch 1": 33.7,
+    "RGB→caption, left to right, guidance 2, batch 4": 118.8,
+    "RGB→all others, chained, batch 1": 57.3,
+}
+"""Seconds of the authors' code in fp32, measured once with two threads of a machine like that of docs/log.md."""
 
 
 def tasks(tokens: int) -> dict[str, tuple[str, list[Step]]]:
@@ -58,33 +73,36 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", help="tasks whose name holds this text")
+    parser.add_argument("--only", default="", help="tasks whose name holds this text")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     config = FourMConfig.of(SIZES[options.size], fourm.specs_4m7(pixels=False))
     model = FourMTransformer(config).initialize(torch.Generator().manual_seed(0)).to(options.device, dtype)
     engine = Engine(model, start=4)
-    results = {}
-    for name, (given, plan) in tasks(options.tokens).items():
-        if options.only and options.only not in name:
-            continue
-        for size in options.batch:
-            results[f"{name}, batch {size}"] = measured(engine, given, plan, size, options, dtype)
-            print(json.dumps({f"{name}, batch {size}": results[f"{name}, batch {size}"]}), flush=True)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({**vars(options), "peak_memory_gib": memory}))
+    runs = [
+        (f"{name}, batch {size}", given, plan, size)
+        for name, (given, plan) in tasks(options.tokens).items() if options.only in name for size in options.batch
+    ]  # fmt: skip
+    for _, given, plan, size in runs:
+        engine.run(canvas(config, given, size), plan, list(range(size)))  # warms up, and needs the memory
+    gib = memory(torch.device(options.device))  # before the machine's own speed is measured, which needs some too
+    for name, given, plan, size in runs:
+        figures = measured(engine, given, plan, size, options.repeats, dtype)
+        if name in REFERENCE and (options.size, options.tokens) == ("Ti", 256) and options.device == "cpu":
+            figures["reference_seconds_over_these"] = round(REFERENCE[name] / figures["seconds"], 1)
+        print(json.dumps({name: figures}), flush=True)
+    print(json.dumps({**vars(options), "peak_memory_gib": round(gib, 2)}))
 
 
-def measured(engine, given: str, plan: list[Step], size: int, options: argparse.Namespace, dtype: torch.dtype) -> dict:
+def measured(engine, given: str, plan: list[Step], size: int, repeats: int, dtype: torch.dtype) -> dict[str, float]:
     """The figures of one task."""
-    device, weight = torch.device(options.device), engine.model.embeddings.outputs.weight
-    spec = engine.config.spec(given)
+    weight = engine.model.embeddings.outputs.weight
+    device, spec = weight.device, engine.config.spec(given)
     needed = cost(engine.config, plan, {given: CAPTION if spec.family == "sequence" else spec.length})
     flops_needed, bytes_needed = size * needed.flops, weight.element_size() * needed.weights
-    engine.run(canvas(engine.config, given, size), plan, list(range(size)))  # the first one warms up
     seconds, floors = [], []
-    for repeat in range(options.repeats):
+    for repeat in range(repeats):
         flops, bytes_ = peak(device, dtype), bandwidth(device)
         floors.append(max(flops_needed / flops, bytes_needed / bytes_))
         begin = time.perf_counter()
