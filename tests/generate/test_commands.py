@@ -52,6 +52,7 @@ CONDITIONS = ["--caption", "a red cube", "--boxes", "boxes.json", "--given", "de
 VERBS = {
     "generate": [*CONDITIONS, "--to", "rgb", "normals", "--samples", 2, "--steps", 3, "--entropy"],
     "extract": ["--input", "wide.png", "--to", "depth", "caption"],
+    "guide": [*CONDITIONS, "--to", "rgb", "--weight", "depth=0.5", "--avoid", "a ball"],
     "inpaint": ["--input", "wide.png", "--mask", "mask.png", "--caption", "a ball"],
     "outpaint": ["--of", "depth", "--given", "depth=depth.npy", "--box", "0.25,0.25,0.75,0.75", "--samples", 3],
     "vary": ["--input", "wide.png", "--by", "depth", "semseg", "--samples", 2],
@@ -381,6 +382,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("inpaint", ["--input", "wide.png", "--cells", 1, "--option", "depth.steps=1"], "(targets: rgb)"),
         ("generate", ["--caption", "a", "--to", "rgb", "--animate", "a.mp4"], "expected a file that ends with .gif"),
         ("generate", ["--caption", "a", "--to", "rgb", "--samples", 0], "samples must be 1 to 1000"),
+        ("guide", ["--caption", "a", "--to", "rgb", "--guidance", 3], "guide by: --weight NAME=W or --avoid TEXT"),
         ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
         ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),
         ("generate", ["--input-dir", "model", "--output-dir", "x", "--to", "rgb"], "no images in it"),

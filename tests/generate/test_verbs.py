@@ -52,6 +52,38 @@ def test_a_given_value_is_not_extracted_and_follows_the_central_square(model, im
     assert shared["depth"].shape == (32, 32)
 
 
+# ---- guide
+
+
+def test_guidance_is_by_weights_and_away_from_captions(model, segments):
+    shown = {"semseg": segments, "caption": "a cube"}
+    results = verbs.guide(model, shown, ["rgb"], {"caption": 3.0, "avoid 2": -2}, ["a ball", "a"], samples=2, seed=4)
+    assert [result.seed for result in results] == [4, 5]
+    assert results[0].plan[0].guidance == {"caption": 3.0, "avoid": -1.0, "avoid 2": -2.0}
+    alone = {"avoid": {"caption": "a ball"}, "avoid 2": {"caption": "a"}}
+    assert same(
+        results[1], model.generate(shown, ["rgb"], guidance=results[0].plan[0].guidance, conditions=alone, seed=5)
+    )
+    (away,) = verbs.guide(model, shown, ["rgb"], {"cubes": -2}, ["a"], -0.5, conditions={"cubes": {"caption": "cube"}})
+    assert (away.plan[0].guidance, [*away.conditions]) == ({"cubes": -2, "avoid": -0.5}, ["cubes", "avoid"])
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        (({},), {}, "nothing to guide by: give a weight of what is given, or a caption to avoid"),
+        ((3,), {}, r"weights: expected numbers by name, such as \{'caption': 3.0\}, got 3"),
+        (({}, "a ball"), {}, r"avoid: expected a list of captions, such as \['a green floor'\], got 'a ball'"),
+        (({"caption": "3"},), {}, "rgb: guidance must be a number"),
+        (({"depth": 3.0},), {}, r"rgb: guidance by depth, which is not given \(given: caption\)"),
+        (({"caption": 3.0},), {"guidance": 2.0}, "guidance=2.0: guide weights conditions one by one"),
+    ],
+)
+def test_guidance_that_cannot_be_says_why(model, words, options, message):
+    with pytest.raises(Open4MError, match=message):
+        verbs.guide(model, {"caption": "a ball"}, ["rgb"], *words, **options)
+
+
 # ---- in- and out-painting
 
 

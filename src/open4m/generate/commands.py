@@ -30,7 +30,7 @@ from open4m.generate.plan import Step, fitting
 from open4m.pictures import legend, stack
 from open4m.types import Boxes, Open4MError, Value
 
-SOURCE, TEXT = "rgb", "caption"  # what --input and --avoid are
+SOURCE = "rgb"  # what --input is
 VIEW = 512  # pixels of a picture of one value
 PASS, END = 200, 2000  # milliseconds that an animation shows a pass, and the result
 SAID = 5  # images that could not be done of which it is said why
@@ -43,6 +43,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 def generate(options: Namespace, device: str) -> Iterator[str]:
     """Any modalities from any others; of a folder of images, one by one."""
+    yield from _generate(options, device, {})
+
+
+def guide(options: Namespace, device: str) -> Iterator[str]:
+    """Any modalities from others that are weighted one by one, or away from captions."""
+    if not (options.weight or options.avoid):
+        raise Open4MError("say what to guide by: --weight NAME=W or --avoid TEXT")
     yield from _generate(options, device, {})
 
 
@@ -222,16 +229,14 @@ class Job:
             settings[target] = {**settings.get(target, {}), name: value}
         weights = dict(_pair(word, "--weight") for word in options.weight or ())
         weights = {name: _number(value, "--weight") for name, value in weights.items()}
-        avoid = ["avoid" if n == 1 else f"avoid {n}" for n in range(1, len(options.avoid or ()) + 1)]
-        if weights or avoid:
+        if weights or options.avoid:
             joint = settings.pop("guidance", None)
             if isinstance(joint, tuple):
                 raise Open4MError(
                     "--guidance of two values is for all conditions together: leave out --weight, --avoid"
                 )
             each = {} if joint is None else dict.fromkeys(names, joint)
-            settings["guidance"] = {**each, **dict.fromkeys(avoid, options.avoid_weight), **weights}
-            settings["conditions"] = {n: {TEXT: t} for n, t in zip(avoid, options.avoid or (), strict=True)}
+            settings |= verbs.weighted({**each, **weights}, options.avoid or (), options.avoid_weight)
         settings |= {"seed": options.seed, "entropies": options.entropy}
         return (
             settings
@@ -388,7 +393,9 @@ def _given(options: Namespace) -> dict[str, Value]:
     """The values that --input, --caption, --boxes and --given name."""
     files = [("rgb", options.input), ("boxes", options.boxes)]
     files += [(name, Path(path)) for name, path in (_pair(word, "--given") for word in options.given or ())]
-    given = {} if options.caption is None else {TEXT: modalities.get(TEXT).read(os.fsencode(options.caption))}
+    given = (
+        {} if options.caption is None else {verbs.TEXT: modalities.get(verbs.TEXT).read(os.fsencode(options.caption))}
+    )
     for name, path in files:
         if path is not None:
             if name in given:

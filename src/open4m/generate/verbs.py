@@ -25,6 +25,7 @@ EXTRACTION = {"temperature": 0.0, "steps": 2}
 """How a modality is predicted that others are made of: its likeliest tokens, a grid in two passes."""
 
 MAX_SAMPLES = 1000  # of one call, which is a batch
+TEXT, AVOID = "caption", -1.0  # what is avoided by, and its weight
 
 Given = Mapping[str, Any]
 """Values by modality name, as :meth:`FourM.generate` takes them."""
@@ -45,6 +46,48 @@ def sampled(
     if not 1 <= samples <= MAX_SAMPLES:
         raise Open4MError(f"samples must be 1 to {MAX_SAMPLES}, got {samples}")
     return model.generate([given] * samples, targets, **options)
+
+
+def guide(
+    model: FourM,
+    given: Given,
+    targets: Sequence[str],
+    weights: Mapping[str, float],
+    avoid: Sequence[str] = (),
+    avoid_weight: float = AVOID,
+    *,
+    samples: int = 1,
+    **options: Any,
+) -> list[Generation]:
+    """Generate by conditions that are weighted one by one: strongly, weakly or negatively (section 4, Figures 14 to
+    17).
+
+    ``weights`` are those of what is given, by name; what has none is seen by all passes. ``avoid``: captions to go away
+    from, all with ``avoid_weight``.
+
+    >>> guide(model, {"caption": "a sphere", "normals": normals}, ["rgb"], {"normals": 0.5}, avoid=["a green floor"])
+    """
+    if "guidance" in options:
+        raise Open4MError(f"guidance={options['guidance']!r}: guide weights conditions one by one; give it weights")
+    how = weighted(weights, avoid, avoid_weight)
+    how["conditions"] = {**(options.pop("conditions", None) or {}), **how["conditions"]}
+    return sampled(model, given, targets, samples=samples, **how, **options)
+
+
+def weighted(weights: Mapping[str, float], avoid: Sequence[str] = (), avoid_weight: float = AVOID) -> dict[str, Any]:
+    """The options ``guidance`` and ``conditions`` for weights by name and captions to avoid, which are called avoid,
+    avoid 2, ..., and may have weights of their own. Raises :class:`Open4MError` if there is nothing to guide by."""
+    if not isinstance(weights, Mapping):
+        raise Open4MError(f"weights: expected numbers by name, such as {{'caption': 3.0}}, got {weights!r}")
+    if isinstance(avoid, str) or not isinstance(avoid, Sequence):
+        raise Open4MError(f"avoid: expected a list of captions, such as ['a green floor'], got {avoid!r}")
+    if not weights and not avoid:
+        raise Open4MError("nothing to guide by: give a weight of what is given, or a caption to avoid")
+    names = ["avoid" if number == 1 else f"avoid {number}" for number in range(1, len(avoid) + 1)]
+    return {
+        "guidance": {**weights, **{name: avoid_weight for name in names if name not in weights}},
+        "conditions": {name: {TEXT: caption} for name, caption in zip(names, avoid, strict=True)},
+    }
 
 
 def inpaint(
