@@ -268,6 +268,39 @@ def test_an_image_that_is_refused_costs_a_folder_only_itself(run, tmp_path, fold
     assert "6 of 8 images done now, 2 before" in capsys.readouterr().out
 
 
+def test_a_place_that_is_taken_costs_a_folder_only_one_image(run, tmp_path, folder, monkeypatch, capsys):
+    images, out = tmp_path / "images", tmp_path / "results"
+    images.mkdir()
+    for name in ("a.png", "b.png", "c.png", "d.png", "e.png"):
+        shutil.copy(folder / "wide.png", images / name)
+    (out / "a.png").mkdir(parents=True)
+    (out / "a.png" / "notes.txt").write_text("mine")
+    (out / "b.png").write_text("mine")
+    (out / "c.png").mkdir()
+    asked, generate, write = [], FourM.generate, record.write
+
+    def counted(self, inputs, *arguments, **options):
+        asked.append(len(inputs))
+        return generate(self, inputs, *arguments, **options)
+
+    def full(folder, *rest):
+        if "d.png" in str(folder):
+            raise OSError(28, "No space left on device")
+        return write(folder, *rest)
+
+    monkeypatch.setattr(FourM, "generate", counted)
+    monkeypatch.setattr(record, "write", full)
+    assert run("extract", "--input-dir", images, "--output-dir", out, "--to", "depth") == 2
+    said = capsys.readouterr()
+    assert asked == [3]
+    assert "2 of 5 images done now, 0 before" in said.out
+    taken = "; ".join(f"{out / name}: is there, without result.json; move it away" for name in ("a.png", "b.png"))
+    full = f"{out / 'd.png'}: cannot be written (No space left on device)"
+    assert said.err == f"open4m: 3 of 5 images cannot be done: {taken}; {full}\n"
+    assert (out / "a.png" / "notes.txt").read_text() == (out / "b.png").read_text() == "mine"
+    assert [(out / name / "result.json").is_file() for name in ("c.png", "d.png", "e.png")] == [True, False, True]
+
+
 def test_a_request_that_makes_no_sense_is_not_that_of_a_folder(run, tmp_path, folder, capsys):
     (tmp_path / "images").mkdir()
     shutil.copy(folder / "wide.png", tmp_path / "images")

@@ -301,10 +301,12 @@ def _folder(options: Namespace, device: str, defaults: Mapping[str, Any], given:
     next(job.model.passes({SOURCE: BLANK, **given}, options.to, **how))  # raises for what is wrong whatever the image
     _same_request(job, given, how)
     missing = [path for path in images if not (options.output_dir / path.name / record.NAME).is_file()]
-    failed: list[str] = []
-    for start in range(0, len(missing), size):
+    taken = [path for path in missing if _is_taken(options.output_dir / path.name)]
+    failed = [f"{options.output_dir / path.name}: is there, without {record.NAME}; move it away" for path in taken]
+    free = [path for path in missing if path not in taken]
+    for start in range(0, len(free), size):
         batch: list[tuple[Path, Value]] = []
-        for path in missing[start : start + size]:
+        for path in free[start : start + size]:
             try:
                 batch.append((path, read(path, SOURCE)))
             except Open4MError as error:
@@ -316,13 +318,22 @@ def _folder(options: Namespace, device: str, defaults: Mapping[str, Any], given:
                 continue
             lead = tiles(job.model, {SOURCE: image, **given}, options.to)
             folder = options.output_dir / path.name
-            hub.write_whole(folder, lambda whole, made=made, lead=lead: _finish(job, whole, made, lead))
+            try:
+                hub.write_whole(folder, lambda whole, made=made, lead=lead: _finish(job, whole, made, lead))
+            except OSError as error:
+                failed.append(f"{folder}: cannot be written ({error.strerror})")
+                continue
             yield str(folder)
     done = len(missing) - len(failed)
     yield f"{done} of {len(images)} images done now, {len(images) - len(missing)} before"
     if failed:
         more = f"; and {len(failed) - SAID} more" * (len(failed) > SAID)
         raise Open4MError(f"{len(failed)} of {len(images)} images cannot be done: {'; '.join(failed[:SAID])}{more}")
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether something is where a folder is to be written that is no empty folder."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _each(
