@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from open4m import cli, hub
-from open4m.generate import record
+from open4m.generate import record, verbs
 from open4m.generate.pipeline import FourM
 from open4m.types import Open4MError
 
@@ -183,6 +183,14 @@ def test_an_animation_has_a_frame_a_pass(run, tmp_path):
     unknown = np.array([228, 228, 232])
     hidden = [(np.abs(frame.astype(int) - unknown).max(-1) < 12).mean() for frame in (first, last)]
     assert hidden[0] > 0.5 > 0.3 > hidden[1]
+
+
+@pytest.mark.parametrize("verb", ["vary", "edit", "probe"])
+@pytest.mark.parametrize("wrong", [["--steps", 0], ["--weight", "caption=x"], ["--option", "rgb.stps=3"]])
+def test_nothing_is_extracted_for_what_cannot_be(verb, wrong, run, monkeypatch):
+    monkeypatch.setattr(verbs, "extract", None)
+    words = {"vary": [], "edit": ["--swap", "ball", "cube"], "probe": ["--swap", "ball", "cube"]}[verb]
+    assert run(verb, "--input", "wide.png", *words, *wrong) == 2
 
 
 @pytest.mark.parametrize("place", ["--out", "--animate", "--output-dir"])

@@ -52,6 +52,30 @@ def test_a_given_value_is_not_extracted_and_follows_the_central_square(model, im
     assert shared["depth"].shape == (32, 32)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "samples must be 1 to 1000, a whole number, got 0"),
+        ({"samples": 2.5}, "samples must be 1 to 1000, a whole number, got 2.5"),
+        ({"steps": 0}, "rgb: steps must be 1 to 10000, got 0"),
+        ({"seed": -1}, "seed must be a whole number, 0 or more and below 2"),
+        ({"targets": ["rbg"]}, "unknown modality 'rbg'; did you mean rgb"),
+    ],
+)
+def test_nothing_is_extracted_for_what_cannot_be(model, image, monkeypatch, options, message):
+    monkeypatch.setattr(verbs, "extract", None)
+    with pytest.raises(Open4MError, match=message):
+        verbs.vary(model, image, ["depth"], **options)
+    with pytest.raises(Open4MError, match=message):
+        verbs.edit(model, image, "depth", lambda depth: depth + 1, **options)
+
+
+def test_all_weights_are_checked_before_the_first_is_used(model, monkeypatch):
+    monkeypatch.setattr(model, "generate", None)
+    with pytest.raises(Open4MError, match="guidance must be finite"):
+        verbs.probe_weight(model, {"caption": "a ball"}, "caption", [1.0, float("nan")])
+
+
 # ---- guide
 
 

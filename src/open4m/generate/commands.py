@@ -95,10 +95,9 @@ def vary(options: Namespace, device: str) -> Iterator[str]:
     given = _given(options)
     image = _part(given, SOURCE)
     job = Job.of(options, device)
-    given = verbs.ground(job.model, image, options.by, given)
-    how = job.settings(given)
-    results = verbs.sampled(job.model, given, options.to, samples=options.samples, **how)
-    yield from job.write(results, tiles(job.model, {SOURCE: image}) + tiles(job.model, given))
+    how = job.settings(dict.fromkeys([*options.by, *given]))
+    results = verbs.vary(job.model, image, options.by, options.to, given, samples=options.samples, **how)
+    yield from job.write(results, tiles(job.model, {SOURCE: image}) + tiles(job.model, results[0].given))
 
 
 def edit(options: Namespace, device: str) -> Iterator[str]:
@@ -150,11 +149,15 @@ def probe(options: Namespace, device: str) -> Iterator[str]:
         name, fixed, titles, top = first, given, [f"weight {weight:g}" for weight in weights], []
     else:
         name = first if options.values else _changed_modality(options)
-        if name not in given and SOURCE in given and not options.values:
+        extracted = name not in given and SOURCE in given and not options.values
+        others = [key for key in given if key != name and not (extracted and key == SOURCE)]
+        how = job.settings([*others, name])
+        verbs.check(job.model, options.to, how)
+        if extracted:
             given = verbs.ground(job.model, given.pop(SOURCE), [name], given)
         values, titles = _sweep(job, name, first, words, given)
         fixed = {key: value for key, value in given.items() if key != name}
-        results = verbs.probe(job.model, fixed, name, values, options.to, **job.settings([*fixed, name]))
+        results = verbs.probe(job.model, fixed, name, values, options.to, **how)
         top = [tile(job.model, name, result.given[name]) for result in results]
     yield from job.write(results, tiles(job.model, fixed, options.to), titles, (name, top))
 

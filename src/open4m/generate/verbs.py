@@ -8,6 +8,7 @@ All raise :class:`Open4MError` for what cannot be done.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ import numpy as np
 
 from open4m import modalities
 from open4m.generate.masks import Masked, unknown_cells
-from open4m.generate.pipeline import FourM, Generation
-from open4m.generate.plan import fitting
+from open4m.generate.pipeline import FourM, Generation, check_seed
+from open4m.generate.plan import fitting, make
 from open4m.modalities.base import Crop, Vector, centered, resample
 from open4m.types import Boxes, Open4MError, Value
 
@@ -26,6 +27,7 @@ EXTRACTION = {"temperature": 0.0, "steps": 2}
 
 MAX_SAMPLES = 1000  # of one call, which is a batch
 TEXT, AVOID = "caption", -1.0  # what is avoided by, and its weight
+OF_CALLS = ("seed", "conditions", "entropies", "watch")  # options that say nothing about a plan
 
 Given = Mapping[str, Any]
 """Values by modality name, as :meth:`FourM.generate` takes them."""
@@ -43,9 +45,17 @@ def sampled(
     model: FourM, given: Given, targets: Sequence[str], *, samples: int = 1, **options: Any
 ) -> list[Generation]:
     """Several results for the same values; the first has the ``seed``, each next one the next seed."""
-    if not 1 <= samples <= MAX_SAMPLES:
-        raise Open4MError(f"samples must be 1 to {MAX_SAMPLES}, got {samples}")
+    check(model, targets, options, samples)
     return model.generate([given] * samples, targets, **options)
+
+
+def check(model: FourM, targets: Sequence[str], options: Mapping[str, Any], samples: int = 1) -> None:
+    """Raise :class:`Open4MError` for a request that cannot be whatever is given: before anything is extracted for
+    it."""
+    if not (isinstance(samples, numbers.Integral) and 1 <= samples <= MAX_SAMPLES):
+        raise Open4MError(f"samples must be 1 to {MAX_SAMPLES}, a whole number, got {samples!r}")
+    make(model.config, targets, {name: value for name, value in options.items() if name not in OF_CALLS})
+    check_seed(options.get("seed", 0))
 
 
 def guide(
@@ -167,6 +177,7 @@ def vary(
 ) -> list[Generation]:
     """Variations of an image that share only the modalities ``by``, extracted from it (Figure 13), and what is
     ``given`` (weakly or strongly: Figure 14). ``source``: the modality of ``image``."""
+    check(model, targets, options, samples)
     return sampled(model, ground(model, image, by, given, source=source), targets, samples=samples, **options)
 
 
@@ -210,6 +221,7 @@ def edit(
 
     >>> edit(model, image, "boxes", lambda boxes: move(boxes, "cone", (0.6, 0.5, 0.9, 0.9)), keep=["rgb"])
     """
+    check(model, targets, options, samples)
     shown = {} if image is None else {source: image}
     frame = _squared({**shown, **(given or {})})
     shown = {name: frame.pop(name) for name in shown}
@@ -258,10 +270,10 @@ def probe_weight(
     """A result for each guidance weight of the condition ``name``, the weights of others fixed (Figures 15 and 17)."""
     if not len(weights):
         raise Open4MError(f"{name}: no weight to probe; give one or more")
-    return [
-        model.generate(given, targets, seed=seed, guidance={**(guidance or {}), name: weight}, **options)
-        for weight in weights
-    ]
+    guided = [{**options, "guidance": {**(guidance or {}), name: weight}} for weight in weights]
+    for how in guided:
+        check(model, targets, how)
+    return [model.generate(given, targets, seed=seed, **how) for how in guided]
 
 
 # ---- changes
