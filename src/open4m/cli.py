@@ -181,7 +181,9 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     if verb == "replay":
         command.add_argument("result", type=Path, help="a result.json, or the folder that holds it")
         command.add_argument("--model", help="the model that made it (default: by its name, unless that is on the hub)")
-        command.add_argument("--out", type=Path, help="a folder to write the result to again (default: only compare)")
+        command.add_argument(
+            "--out", type=Path, help="a folder to write the result to, if it is the same (default: only compare)"
+        )
         return command
     box = "x_min,y_min,x_max,y_max as fractions"
     several, sweep = {"nargs": "+", "action": _Several}, {"nargs": "+", "action": "append"}

@@ -356,6 +356,26 @@ def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, t
     assert "another model made this result: 'model' with fingerprint '0000" in capsys.readouterr().err
 
 
+def test_a_result_is_written_again_only_if_it_is_the_same_and_never_over_itself(run, tmp_path, monkeypatch, capsys):
+    assert run("generate", "--caption", "a ball", "--to", "depth") == 0
+    path, again = tmp_path / "out" / "result.json", tmp_path / "again"
+    assert run("replay", path, "--out", again) == 0
+    assert results(again)[0].tokens["depth"].tolist() == results(path.parent)[0].tokens["depth"].tolist()
+    shutil.rmtree(again)
+    content = json.loads(path.read_text())
+    content["calls"][0]["results"][0]["tokens"]["depth"][0] ^= 1
+    path.write_text(changed := json.dumps(content))
+    assert run("replay", path, "--out", again) == 2
+    assert list(again.iterdir()) == []
+    monkeypatch.setattr(FourM, "from_pretrained", None)
+    capsys.readouterr()
+    monkeypatch.chdir(path.parent)
+    for own in (path.parent, ".", tmp_path / "again" / ".." / "out"):
+        assert run("replay", path, "--out", own) == 2
+        assert "holds result.json, which is made again; name another folder" in capsys.readouterr().err
+    assert path.read_text() == changed
+
+
 def test_what_a_damaged_record_says_is_one_line(run, tmp_path, capsys):
     assert run("generate", "--caption", "a ball", "--to", "depth") == 0
     path = tmp_path / "out" / "result.json"

@@ -171,18 +171,20 @@ def replay(options: Namespace, device: str) -> Iterator[str]:
         raise Open4MError(f"{path}: the model that made it, {name!r}, is neither shipped nor a path that exists, and "
                           "none is downloaded because a file says so; name it by --model")  # fmt: skip
     if options.out is not None:
+        if options.out.resolve() in (path.parent.resolve(), path.resolve().parent):
+            raise Open4MError(f"--out {options.out}: holds {path.name}, which is made again; name another folder")
         _make(options.out)
     model = FourM.from_pretrained(name, device)
     try:
         again = record.replay(model, found)
     except Open4MError as error:
         raise Open4MError(f"{path}: {error}") from error
-    if options.out is not None:
-        yield from _write(model, options.out, again)
-        yield str(record.write(options.out, name, found.fingerprint, device, again))
     if wrong := record.differences(found, again):
         made = ", ".join(f"{tool} {version}" for tool, version in found.made_with.items())
         raise Open4MError(f"{path}: not the same again: {'; '.join(wrong[:5])}; it was made with {made!r}")
+    if options.out is not None:
+        yield from _write(model, options.out, again)
+        yield str(record.write(options.out, name, found.fingerprint, device, again))
     tokens = sum(len(ids) for result in again for ids in result.tokens.values())
     yield f"{path}: the same again, {tokens} tokens of {len(again)} result{'s' * (len(again) != 1)}"
 
