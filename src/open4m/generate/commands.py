@@ -166,13 +166,13 @@ def replay(options: Namespace, device: str) -> Iterator[str]:
     """A result made again. A model that only its record names is not looked for on the hub."""
     path = options.result / record.NAME if options.result.is_dir() else options.result
     found = record.read(path)
+    if options.out is not None and options.out.resolve() in (path.parent.resolve(), path.resolve().parent):
+        raise Open4MError(f"--out {options.out}: holds {path.name}, which is made again; name another folder")
     name = str(options.model or found.model)
     if options.model is None and name not in hub.shipped() and not os.path.exists(name):
         raise Open4MError(f"{path}: the model that made it, {name!r}, is neither shipped nor a path that exists, and "
                           "none is downloaded because a file says so; name it by --model")  # fmt: skip
     if options.out is not None:
-        if options.out.resolve() in (path.parent.resolve(), path.resolve().parent):
-            raise Open4MError(f"--out {options.out}: holds {path.name}, which is made again; name another folder")
         _make(options.out)
     model = FourM.from_pretrained(name, device)
     try:
