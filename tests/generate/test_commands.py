@@ -79,6 +79,12 @@ def test_a_verb_writes_values_pictures_and_a_record_that_is_made_again(verb, run
     assert f"the same again, {sum(len(t) for r in found for t in r.tokens.values())} tokens" in capsys.readouterr().out
 
 
+def test_a_default_of_a_verb_gives_way_to_an_option_of_its_only_target(run, tmp_path):
+    assert run("extract", "--input", "wide.png", "--to", "depth", "--option", "depth.steps=3") == 0
+    (step,) = results(tmp_path / "out")[0].plan
+    assert (step.steps, step.temperature) == (3, 0.0)
+
+
 def test_what_is_given_is_what_the_model_sees(run, tmp_path, model):
     assert run("generate", *CONDITIONS, "--to", "rgb", "--seed", 7) == 0
     (made,) = results(tmp_path / "out")
@@ -443,6 +449,9 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("inpaint", ["--input", "wide.png", "--cells", 1, "--option", "depth.steps=1"], "(targets: rgb)"),
         ("generate", ["--caption", "a", "--to", "rgb", "--animate", "a.mp4"], "expected a file that ends with .gif"),
         ("generate", ["--caption", "a", "--to", "rgb", "--samples", 0], "samples must be 1 to 1000"),
+        ("guide", ["--caption", "a", "--to", "rgb", "--weight", "caption=2", "--option", "rgb.guidance=3"],
+         "guidance={'caption': 2.0} is for all targets, and each that it fits (rgb) has another guidance of its own"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--avoid", "b", "--option", "rgb.guidance=3"], "has another gui"),
         ("guide", ["--caption", "a", "--to", "rgb", "--guidance", 3], "guide by: --weight NAME=W or --avoid TEXT"),
         ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
         ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),

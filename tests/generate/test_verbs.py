@@ -25,6 +25,8 @@ def test_what_is_extracted_is_the_likeliest_and_does_not_depend_on_the_seed(mode
     first, second = (verbs.extract(model, {"rgb": image}, ["depth", "semseg"], seed=seed) for seed in (0, 5))
     assert same(first, second)
     assert list(first.values) == ["depth", "semseg"]
+    two = verbs.extract(model, {"rgb": image}, ["depth", "caption"], depth={"steps": 3})
+    assert ([step.steps for step in two.plan], [step.temperature for step in two.plan]) == ([3, 0], [0.0, 0.0])
     several = verbs.extract(model, [{"rgb": image}] * 2, ["depth", "semseg"], steps=1)
     assert [step.steps for step in several[1].plan] == [1, 1]
 

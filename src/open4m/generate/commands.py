@@ -213,7 +213,7 @@ class Job:
         if options.animate is not None:
             _make(options.animate.parent)
         model = FourM.from_pretrained(options.model, device)
-        return Job(model, options, device, fitting(model.config, _targets(options), defaults or {}), [])
+        return Job(model, options, device, defaults or {}, [])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -224,14 +224,16 @@ class Job:
         """What the options say about how to generate; ``names``: the conditions that there are."""
         options = self.options
         own = [f.name for f in fields(Step) if getattr(options, f.name, None) is not None and f.name != "target"]
-        settings = {**self.defaults, **{name: getattr(options, name) for name in own}}
+        each: dict[str, dict[str, Any]] = {}
+        for word in options.option or ():
+            target, name, value = _assignment(word, _targets(options))
+            each.setdefault(target, {})[name] = value
+        settings = fitting(self.model.config, _targets(options), {**self.defaults, **each})
+        settings |= {name: getattr(options, name) for name in own}
         for name in ("temperature", "guidance", "tokens"):  # several numbers
             if name in own:
                 several = tuple(settings[name])
                 settings[name] = several[0] if len(several) == 1 and name != "tokens" else several
-        for word in options.option or ():
-            target, name, value = _assignment(word, _targets(options))
-            settings[target] = {**settings.get(target, {}), name: value}
         weights = dict(_pair(word, "--weight") for word in options.weight or ())
         weights = {name: _number(value, "--weight") for name, value in weights.items()}
         if weights or options.avoid:
@@ -240,8 +242,8 @@ class Job:
                 raise Open4MError(
                     "--guidance of two values is for all conditions together: leave out --weight, --avoid"
                 )
-            each = {} if joint is None else dict.fromkeys(names, joint)
-            settings |= verbs.weighted({**each, **weights}, options.avoid or (), options.avoid_weight)
+            others = {} if joint is None else dict.fromkeys(names, joint)
+            settings |= verbs.weighted({**others, **weights}, options.avoid or (), options.avoid_weight)
         settings |= {"seed": options.seed, "entropies": options.entropy}
         return (
             settings

@@ -38,7 +38,8 @@ def extract(model: FourM, given: Given | Sequence[Given], targets: Sequence[str]
 
     One :class:`Generation` for one mapping, a list of them for a list.
     """
-    return model.generate(given, targets, **{**fitting(model.config, targets, EXTRACTION), **options})
+    own = {name: value for name, value in options.items() if name in model.config.keys}
+    return model.generate(given, targets, **{**fitting(model.config, targets, {**EXTRACTION, **own}), **options})
 
 
 def sampled(
