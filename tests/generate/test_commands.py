@@ -451,7 +451,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("generate", ["--caption", "a", "--to", "rgb", "--samples", 0], "samples must be 1 to 1000"),
         ("guide", ["--caption", "a", "--to", "rgb", "--weight", "caption=2", "--option", "rgb.guidance=3"],
          "guidance={'caption': 2.0} is for all targets, and each that it fits (rgb) has another guidance of its own"),
-        ("generate", ["--caption", "a", "--to", "rgb", "--avoid", "b", "--option", "rgb.guidance=3"], "has another gui"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--avoid", "b", "--option", "rgb.guidance=3"], "its own"),
         ("guide", ["--caption", "a", "--to", "rgb", "--guidance", 3], "guide by: --weight NAME=W or --avoid TEXT"),
         ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
         ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),

@@ -171,6 +171,8 @@ def test_what_is_placed_is_the_central_part_of_the_boxs_aspect_mirrored_around_i
         ((0.5, 0, 0.5, 1), "a box is x_min < x_max"), ((0, 0, 1, 1.1), "fractions from 0 to 1"),
         ((0, 0, 0.001, 0.001), "holds no pixel of 32×32"), ((0.1, 0.1, 0.4, 0.4), "holds no whole token of 4×4"),
         ((0, 0, 1, 1), "no cell is masked"), ((float("nan"), 0, 1, 1), "a box is x_min < x_max"),
+        ((0, 0, 1), r"a box is x_min < x_max .*, got \(0, 0, 1\)"), ("0,0,1,1", "got '0,0,1,1'"),
+        ("0011", "got '0011'"), (3, "a box is x_min < x_max"),
     ],
 )  # fmt: skip
 def test_a_box_that_cannot_hold_an_image_is_refused(model, image, box, message):
@@ -243,8 +245,9 @@ def test_changes_of_boxes():
         for change in (lambda b, n: verbs.move(b, n, (0, 0, 1, 1)), lambda b, n: verbs.rename(b, n, "x"), verbs.delete):
             with pytest.raises(Open4MError, match=message):
                 change(boxes, label)
-    with pytest.raises(Open4MError, match="fractions"):
-        verbs.move(BOXES, "cube", (0, 0, 2, 2))
+    for wrong in ((0, 0, 2, 2), (0, 0), "0,0,1,1", None):
+        with pytest.raises(Open4MError, match="boxes: a box is x_min < x_max and y_min < y_max as fractions"):
+            verbs.move(BOXES, "cube", wrong)
 
 
 def test_changes_of_classes(segments):
@@ -254,6 +257,9 @@ def test_changes_of_classes(segments):
         verbs.swap(segments, "cube", "cone", names)
     with pytest.raises(Open4MError, match=r"nothing is of class ball \(there are: floor, cube\)"):
         verbs.swap(np.minimum(segments, 1), "ball", "cube", names)
+    for wrong in ("abc", BOXES, segments.astype(float)):
+        with pytest.raises(Open4MError, match="only classes of a map of their ids can be swapped, got"):
+            verbs.swap(wrong, "ball", "cube", names)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3)), max_size=4), st.data())

@@ -29,6 +29,7 @@ from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vqvae import Tokenizer
 from open4m.types import Open4MError, Value
 
+VALUES = "values by modality, such as {'caption': 'a cube'}"
 TEXT = "text"  # the folder of the text tokenizer, beside those of the grids
 
 
@@ -173,7 +174,9 @@ class FourM:
         wanted = {step.target for step in plan}
         for step in plan:
             self._check_tokenizer(step.target)
-        samples = self._checked([inputs] if isinstance(inputs, Mapping) else list(inputs), wanted)
+        if not isinstance(inputs, Mapping | Sequence):
+            raise Open4MError(f"inputs: expected {VALUES}, or a list of such, got {inputs!r}")
+        samples = self._checked([inputs] if isinstance(inputs, Mapping) else inputs, wanted)
         alone = self._conditions(conditions or {})
         seeds = check_seed(seed)
         seeds = seeds if _are_several(seed) else [seeds[0] + i for i in range(len(samples))]
@@ -258,7 +261,7 @@ class FourM:
         Raises :class:`Open4MError` for a value that cannot be given.
         """
         if wrong := [type(sample).__name__ for sample in samples if not isinstance(sample, Mapping)]:
-            raise Open4MError(f"inputs: expected values by modality, such as {{'caption': 'a cube'}}, got a {wrong[0]}")
+            raise Open4MError(f"inputs: expected {VALUES}, got a {wrong[0]}")
         samples = [dict(sample) for sample in samples]  # its values stay, so that their ids are theirs alone
         sources, converted = {key: name for name, key in readers(self.config).items()}, {}
 

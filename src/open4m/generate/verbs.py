@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from open4m import modalities
-from open4m.generate.masks import Masked, unknown_cells
+from open4m.generate.masks import Masked, fractions, unknown_cells
 from open4m.generate.pipeline import FourM, Generation, check_seed
 from open4m.generate.plan import fitting, make
 from open4m.modalities.base import Crop, Vector, centered, resample
@@ -148,10 +148,7 @@ def place(value: Any, box: Sequence[float], target: str, side: int) -> tuple[Val
     """A value in a box of a square frame of ``side`` pixels, mirrored around it, and where it is not: bool (H, W)."""
     modality = modalities.get(target)
     value = modality.convert(value)
-    x0, y0, x1, y1 = box
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-        raise Open4MError(f"{target}: a box is x_min < x_max and y_min < y_max as fractions from 0 to 1, got "
-                          f"({x0:g}, {y0:g}, {x1:g}, {y1:g})")  # fmt: skip
+    x0, y0, x1, y1 = fractions(box, target)
     left, top, right, bottom = (round(edge * side) for edge in (x0, y0, x1, y1))
     if min(right - left, bottom - top) < 1:
         raise Open4MError(f"{target}: the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds no pixel of {side}×{side}")
@@ -284,7 +281,7 @@ def move(boxes: Boxes, label: str, corners: Sequence[float]) -> Boxes:
     """The boxes with one at other ``corners``, fractions x_min, y_min, x_max, y_max. ``label`` is the box's class, or
     class:n for the nth of several."""
     index, rows = _find(boxes, label), boxes.corners.copy()
-    rows[index] = corners
+    rows[index] = fractions(corners, "boxes")
     return Boxes(rows, boxes.labels)
 
 
@@ -303,6 +300,8 @@ def delete(boxes: Boxes, label: str) -> Boxes:
 
 def swap(classes: np.ndarray, old: str, new: str, names: Sequence[str]) -> np.ndarray:
     """The map of class ids (H, W) with one class in place of another; ``names`` are those of the ids."""
+    if not (isinstance(classes, np.ndarray) and classes.dtype.kind in "iu"):
+        raise Open4MError(f"only classes of a map of their ids can be swapped, got {type(classes).__name__}")
     for name in (old, new):
         if name not in names:
             raise Open4MError(f"no class is called {name!r} (classes: {', '.join(names) or 'none are named'})")
