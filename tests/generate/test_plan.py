@@ -116,7 +116,11 @@ def test_options_that_were_chosen_for_several_plans_are_those_that_fit():
         (["normals"], {"steps": 4}, r"steps=4 is for grids .* several passes, and no target is one \(normals\): leave"),
         (["caption"], {"scheme": "roar"}, "scheme='roar' is for grids .* no target is one"),
         (["caption"], {"temperature": (1, 0.5)}, r"temperature=\(1, 0.5\) is for grids"),
-        (["caption"], {"steps": 4}, r"steps=4 is for grids .* leave it out, or .*: caption=\{'steps': 4\}"),
+        (
+            ["caption"],
+            {"steps": 4},
+            r"steps=4 is for grids .* leave it out, or .*: caption=\{'steps': 4\}, .* --option caption.steps=4",
+        ),
         (
             ["depth", "caption"],
             {"steps": 4, "depth": {"steps": 3}},

@@ -259,7 +259,10 @@ def _check_options(
             )
         if not fit:
             texts = [key for key in named if config.spec(key).family == "sequence" and name == "steps"]
-            hint = f", or say how many tokens a sequence may have: {texts[0]}={{'steps': {value!r}}}" if texts else ""
+            hint = (
+                f", or say how many tokens a sequence may have: {texts[0]}={{'steps': {value!r}}}, on the command line "
+                f"--option {texts[0]}.steps={value!r}"
+            ) if texts else ""  # fmt: skip
             raise Open4MError(
                 f"{name}={value!r} is for grids that are generated in several passes, and no target is one "
                 f"({', '.join(named)}): leave it out{hint}"
