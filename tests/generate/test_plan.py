@@ -98,6 +98,7 @@ def test_options_that_were_chosen_for_several_plans_are_those_that_fit():
     assert fitting(CONFIG, ["normals"], options) == {"temperature": 0.0}
     assert fitting(CONFIG, ["caption", "rgb@64"], options) == {k: v for k, v in options.items() if k != "depth"}
     assert fitting(CONFIG, [Step(target="depth")], options) == {}
+    assert fitting(CONFIG, ["depth"], {"steps": 2, "depth": 3}) == {"steps": 2, "depth": 3}  # which make refuses
     own = {**options, "depth": {"steps": 3}}
     assert fitting(CONFIG, ["depth", "caption"], own) == {k: v for k, v in own.items() if k != "steps"}
     assert fitting(CONFIG, ["depth", "rgb@64"], own) == {k: v for k, v in own.items() if k != "caption"}

@@ -184,11 +184,12 @@ def fitting(config: FourMConfig, targets: Sequence[str | Step], options: Mapping
     several plans."""
     specs = [config.spec(target) for target in targets if target in config.keys]
     own = {spec.key: options[spec.key] for spec in specs if spec.key in options}
+    named = {key: values if isinstance(values, Mapping) else {} for key, values in own.items()}
     shared = {name: value for name, value in options.items() if name not in config.keys}
     used = {
         name: value
         for name, value in shared.items()
-        if any(_fits(spec, name, value) and name not in own.get(spec.key, {}) for spec in specs)
+        if any(_fits(spec, name, value) and name not in named.get(spec.key, {}) for spec in specs)
     }
     return {**used, **own}
 
