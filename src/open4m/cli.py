@@ -21,6 +21,7 @@ logger = logging.getLogger("open4m")
 VERBS = {
     "generate": "predict modalities from any others: images, captions, boxes, maps",
     "extract": "predict the likeliest modalities of an image",
+    "guide": "generate by weighted conditions, or away from a caption",
     "inpaint": "generate a part of an image or map",
     "outpaint": "generate what is around an image or map",
     "vary": "generate variations of an image that share its normals, depth, ...",
@@ -29,6 +30,8 @@ VERBS = {
     "replay": "make a result again, and say whether it is the same",
 }
 """The commands that generate, which are functions in ``generate/commands.py``."""
+
+OF_FOLDERS = ("generate", "extract", "guide")  # which are told what to predict, of a folder of images too
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -178,7 +181,9 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     if verb == "replay":
         command.add_argument("result", type=Path, help="a result.json, or the folder that holds it")
         command.add_argument("--model", help="the model that made it (default: by its name, unless that is on the hub)")
-        command.add_argument("--out", type=Path, help="a folder to write the result to again (default: only compare)")
+        command.add_argument(
+            "--out", type=Path, help="a folder to write the result to, if it is the same (default: only compare)"
+        )
         return command
     box = "x_min,y_min,x_max,y_max as fractions"
     several, sweep = {"nargs": "+", "action": _Several}, {"nargs": "+", "action": "append"}
@@ -193,7 +198,7 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     if verb in ("inpaint", "outpaint"):
         what.add_argument("--of", default="rgb", metavar="MODALITY", help="what is painted (default: rgb)")
     else:
-        required = verb in ("generate", "extract")
+        required = verb in OF_FOLDERS
         what.add_argument("--to", **several, required=required, default=["rgb"], metavar="MODALITY",
                           help=f"what to predict, in this order{'' if required else ' (default: rgb)'}")  # fmt: skip
     if verb == "inpaint":
@@ -251,7 +256,7 @@ def _generation(commands: argparse._SubParsersAction, verb: str, help_text: str)
     where.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
     where.add_argument("--entropy", action="store_true", help="record and draw how unsure the model is of each token")
     where.add_argument("--animate", type=Path, metavar="GIF", help="a picture of every pass")
-    if verb in ("generate", "extract"):
+    if verb in OF_FOLDERS:
         where.add_argument("--input-dir", type=Path, metavar="DIR", help="a folder of images, instead of --input ...")
         where.add_argument("--output-dir", type=Path, metavar="DIR", help="... whose results go here; resumes")
         where.add_argument("--batch-size", type=int, default=8, help="images of a folder at once (default: 8)")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from open4m import cli, hub
-from open4m.generate import record
+from open4m.generate import record, verbs
 from open4m.generate.pipeline import FourM
 from open4m.types import Open4MError
 
@@ -52,6 +52,7 @@ CONDITIONS = ["--caption", "a red cube", "--boxes", "boxes.json", "--given", "de
 VERBS = {
     "generate": [*CONDITIONS, "--to", "rgb", "normals", "--samples", 2, "--steps", 3, "--entropy"],
     "extract": ["--input", "wide.png", "--to", "depth", "caption"],
+    "guide": [*CONDITIONS, "--to", "rgb", "--weight", "depth=0.5", "--avoid", "a ball"],
     "inpaint": ["--input", "wide.png", "--mask", "mask.png", "--caption", "a ball"],
     "outpaint": ["--of", "depth", "--given", "depth=depth.npy", "--box", "0.25,0.25,0.75,0.75", "--samples", 3],
     "vary": ["--input", "wide.png", "--by", "depth", "semseg", "--samples", 2],
@@ -76,6 +77,12 @@ def test_a_verb_writes_values_pictures_and_a_record_that_is_made_again(verb, run
     assert written.endswith(f"all: {out / 'grid.png'}, {out / 'result.json'}\n")
     assert run("replay", out) == 0
     assert f"the same again, {sum(len(t) for r in found for t in r.tokens.values())} tokens" in capsys.readouterr().out
+
+
+def test_a_default_of_a_verb_gives_way_to_an_option_of_its_only_target(run, tmp_path):
+    assert run("extract", "--input", "wide.png", "--to", "depth", "--option", "depth.steps=3") == 0
+    (step,) = results(tmp_path / "out")[0].plan
+    assert (step.steps, step.temperature) == (3, 0.0)
 
 
 def test_what_is_given_is_what_the_model_sees(run, tmp_path, model):
@@ -184,6 +191,14 @@ def test_an_animation_has_a_frame_a_pass(run, tmp_path):
     assert hidden[0] > 0.5 > 0.3 > hidden[1]
 
 
+@pytest.mark.parametrize("verb", ["vary", "edit", "probe"])
+@pytest.mark.parametrize("wrong", [["--steps", 0], ["--weight", "caption=x"], ["--option", "rgb.stps=3"]])
+def test_nothing_is_extracted_for_what_cannot_be(verb, wrong, run, monkeypatch):
+    monkeypatch.setattr(verbs, "extract", None)
+    words = {"vary": [], "edit": ["--swap", "ball", "cube"], "probe": ["--swap", "ball", "cube"]}[verb]
+    assert run(verb, "--input", "wide.png", *words, *wrong) == 2
+
+
 @pytest.mark.parametrize("place", ["--out", "--animate", "--output-dir"])
 def test_where_nothing_can_be_written_nothing_is_generated(place, run, tmp_path, folder, monkeypatch, capsys):
     monkeypatch.setattr(FourM, "from_pretrained", None)
@@ -267,6 +282,39 @@ def test_an_image_that_is_refused_costs_a_folder_only_itself(run, tmp_path, fold
     assert "6 of 8 images done now, 2 before" in capsys.readouterr().out
 
 
+def test_a_place_that_is_taken_costs_a_folder_only_one_image(run, tmp_path, folder, monkeypatch, capsys):
+    images, out = tmp_path / "images", tmp_path / "results"
+    images.mkdir()
+    for name in ("a.png", "b.png", "c.png", "d.png", "e.png"):
+        shutil.copy(folder / "wide.png", images / name)
+    (out / "a.png").mkdir(parents=True)
+    (out / "a.png" / "notes.txt").write_text("mine")
+    (out / "b.png").write_text("mine")
+    (out / "c.png").mkdir()
+    asked, generate, write = [], FourM.generate, record.write
+
+    def counted(self, inputs, *arguments, **options):
+        asked.append(len(inputs))
+        return generate(self, inputs, *arguments, **options)
+
+    def full(folder, *rest):
+        if "d.png" in str(folder):
+            raise OSError(28, "No space left on device")
+        return write(folder, *rest)
+
+    monkeypatch.setattr(FourM, "generate", counted)
+    monkeypatch.setattr(record, "write", full)
+    assert run("extract", "--input-dir", images, "--output-dir", out, "--to", "depth") == 2
+    said = capsys.readouterr()
+    assert asked == [3]
+    assert "2 of 5 images done now, 0 before" in said.out
+    taken = "; ".join(f"{out / name}: is there, without result.json; move it away" for name in ("a.png", "b.png"))
+    full = f"{out / 'd.png'}: cannot be written (No space left on device)"
+    assert said.err == f"open4m: 3 of 5 images cannot be done: {taken}; {full}\n"
+    assert (out / "a.png" / "notes.txt").read_text() == (out / "b.png").read_text() == "mine"
+    assert [(out / name / "result.json").is_file() for name in ("c.png", "d.png", "e.png")] == [True, False, True]
+
+
 def test_a_request_that_makes_no_sense_is_not_that_of_a_folder(run, tmp_path, folder, capsys):
     (tmp_path / "images").mkdir()
     shutil.copy(folder / "wide.png", tmp_path / "images")
@@ -312,6 +360,26 @@ def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, t
     path.write_text(json.dumps(content))
     assert run("replay", path) == 2
     assert "another model made this result: 'model' with fingerprint '0000" in capsys.readouterr().err
+
+
+def test_a_result_is_written_again_only_if_it_is_the_same_and_never_over_itself(run, tmp_path, monkeypatch, capsys):
+    assert run("generate", "--caption", "a ball", "--to", "depth") == 0
+    path, again = tmp_path / "out" / "result.json", tmp_path / "again"
+    assert run("replay", path, "--out", again) == 0
+    assert results(again)[0].tokens["depth"].tolist() == results(path.parent)[0].tokens["depth"].tolist()
+    shutil.rmtree(again)
+    content = json.loads(path.read_text())
+    content["calls"][0]["results"][0]["tokens"]["depth"][0] ^= 1
+    path.write_text(changed := json.dumps(content))
+    assert run("replay", path, "--out", again) == 2
+    assert list(again.iterdir()) == []
+    monkeypatch.setattr(FourM, "from_pretrained", None)
+    capsys.readouterr()
+    monkeypatch.chdir(path.parent)
+    for own in (path.parent, ".", tmp_path / "again" / ".." / "out"):
+        assert run("replay", path, "--out", own) == 2
+        assert "holds result.json, which is made again; name another folder" in capsys.readouterr().err
+    assert path.read_text() == changed
 
 
 def test_what_a_damaged_record_says_is_one_line(run, tmp_path, capsys):
@@ -381,6 +449,10 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("inpaint", ["--input", "wide.png", "--cells", 1, "--option", "depth.steps=1"], "(targets: rgb)"),
         ("generate", ["--caption", "a", "--to", "rgb", "--animate", "a.mp4"], "expected a file that ends with .gif"),
         ("generate", ["--caption", "a", "--to", "rgb", "--samples", 0], "samples must be 1 to 1000"),
+        ("guide", ["--caption", "a", "--to", "rgb", "--weight", "caption=2", "--option", "rgb.guidance=3"],
+         "guidance={'caption': 2.0} is for all targets, and each that it fits (rgb) has another guidance of its own"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--avoid", "b", "--option", "rgb.guidance=3"], "its own"),
+        ("guide", ["--caption", "a", "--to", "rgb", "--guidance", 3], "guide by: --weight NAME=W or --avoid TEXT"),
         ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
         ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),
         ("generate", ["--input-dir", "model", "--output-dir", "x", "--to", "rgb"], "no images in it"),

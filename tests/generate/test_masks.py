@@ -67,6 +67,13 @@ def test_boxes_and_cells():
     assert cells(Cells(())) == [[0, 0], [0, 0]]
 
 
+def test_cells_are_whole_numbers():
+    assert Cells(np.array([0, 3])) == Cells([0, 3]) == Cells((0, 3))
+    for wrong in ((0.5,), 3, "03", None, np.array(3)):
+        with pytest.raises(Open4MError, match="cells are whole numbers, such as"):
+            Cells(wrong)
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
@@ -79,6 +86,7 @@ def test_boxes_and_cells():
         ((0, 0, float("nan"), 1), "as fractions from 0 to 1"),
         (Cells((0, 4)), "cells are from 0 to 3 of the grid 2×2, got 4"),
         (Cells((-1,)), "got -1"),
+        (np.full((8, 8), "white"), r"expected a mask of the value's size, 8×8, .* got \(8, 8\) of <U5"),
     ],
 )
 def test_masks_that_do_not_fit_are_explained(mask, message):

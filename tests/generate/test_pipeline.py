@@ -106,6 +106,12 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
         ({"boxes": [{"box": [0, 0, 1, 1], "label": "ball"}] * 4}, ["rgb"], {}, r"boxes: 21 tokens .* at most 16"),
         ({"depth": Masked(np.ones((9, 9)), np.zeros((9, 9)))}, ["depth"], {}, "depth: no cell is masked"),
         ({"rgb": IMAGE}, ["depth"], {"seed": -1}, "seed must be"),
+        ({"rgb": IMAGE}, ["depth"], {"seed": 1 << 62}, r"0 or more and below 2\*\*62, got 4611686018427387904"),
+        ({"rgb": IMAGE}, ["depth"], {"seed": np.array(3)}, r"seed must be a whole number, .* got array\(3\)"),
+        (None, ["depth"], {}, r"inputs: expected values by modality, .*, or a list of such, got None"),
+        (3, ["depth"], {}, "inputs: expected values by modality, .* got 3"),
+        ("rgb", ["depth"], {}, "inputs: expected values by modality, .* got a str"),
+        ({3: IMAGE}, ["depth"], {}, r"unknown modality 3 \(allowed: "),
         ({"rgb": IMAGE}, ["depth"], {"steps": 10**9}, "steps must be"),
     ],
 )

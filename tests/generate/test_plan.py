@@ -98,6 +98,10 @@ def test_options_that_were_chosen_for_several_plans_are_those_that_fit():
     assert fitting(CONFIG, ["normals"], options) == {"temperature": 0.0}
     assert fitting(CONFIG, ["caption", "rgb@64"], options) == {k: v for k, v in options.items() if k != "depth"}
     assert fitting(CONFIG, [Step(target="depth")], options) == {}
+    assert fitting(CONFIG, ["depth"], {"steps": 2, "depth": 3}) == {"steps": 2, "depth": 3}  # which make refuses
+    own = {**options, "depth": {"steps": 3}}
+    assert fitting(CONFIG, ["depth", "caption"], own) == {k: v for k, v in own.items() if k != "steps"}
+    assert fitting(CONFIG, ["depth", "rgb@64"], own) == {k: v for k, v in own.items() if k != "caption"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,16 @@ def test_options_that_were_chosen_for_several_plans_are_those_that_fit():
         (["normals"], {"steps": 4}, r"steps=4 is for grids .* several passes, and no target is one \(normals\): leave"),
         (["caption"], {"scheme": "roar"}, "scheme='roar' is for grids .* no target is one"),
         (["caption"], {"temperature": (1, 0.5)}, r"temperature=\(1, 0.5\) is for grids"),
-        (["caption"], {"steps": 4}, r"steps=4 is for grids .* leave it out, or .*: caption=\{'steps': 4\}"),
+        (
+            ["caption"],
+            {"steps": 4},
+            r"steps=4 is for grids .* leave it out, or .*: caption=\{'steps': 4\}, .* --option caption.steps=4",
+        ),
+        (
+            ["depth", "caption"],
+            {"steps": 4, "depth": {"steps": 3}},
+            r"steps=4 is for all targets, and each that it fits \(depth\) has another steps of its own: leave out one",
+        ),
         ([Step(target="depth")], {"steps": 4}, "steps=4 is for targets given by name, and all are Steps"),
         (["depth"], {"tokens": (1,) * (MAX_STEPS + 1)}, "tokens must be of at most 10000 passes, got 10001"),
         (["depth"], {"scheme": ["roar"]}, "scheme must be one of maskgit, roar"),

@@ -25,6 +25,8 @@ def test_what_is_extracted_is_the_likeliest_and_does_not_depend_on_the_seed(mode
     first, second = (verbs.extract(model, {"rgb": image}, ["depth", "semseg"], seed=seed) for seed in (0, 5))
     assert same(first, second)
     assert list(first.values) == ["depth", "semseg"]
+    two = verbs.extract(model, {"rgb": image}, ["depth", "caption"], depth={"steps": 3})
+    assert ([step.steps for step in two.plan], [step.temperature for step in two.plan]) == ([3, 0], [0.0, 0.0])
     several = verbs.extract(model, [{"rgb": image}] * 2, ["depth", "semseg"], steps=1)
     assert [step.steps for step in several[1].plan] == [1, 1]
 
@@ -50,6 +52,62 @@ def test_a_given_value_is_not_extracted_and_follows_the_central_square(model, im
     shared = verbs.ground(model, image, ["boxes", "depth"], {"boxes": boxes})
     np.testing.assert_allclose(shared["boxes"].corners, [[0, 0, 0.5, 1]])
     assert shared["depth"].shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "samples must be 1 to 1000, a whole number, got 0"),
+        ({"samples": 2.5}, "samples must be 1 to 1000, a whole number, got 2.5"),
+        ({"steps": 0}, "rgb: steps must be 1 to 10000, got 0"),
+        ({"seed": -1}, "seed must be a whole number, 0 or more and below 2"),
+        ({"targets": ["rbg"]}, "unknown modality 'rbg'; did you mean rgb"),
+    ],
+)
+def test_nothing_is_extracted_for_what_cannot_be(model, image, monkeypatch, options, message):
+    monkeypatch.setattr(verbs, "extract", None)
+    with pytest.raises(Open4MError, match=message):
+        verbs.vary(model, image, ["depth"], **options)
+    with pytest.raises(Open4MError, match=message):
+        verbs.edit(model, image, "depth", lambda depth: depth + 1, **options)
+
+
+def test_all_weights_are_checked_before_the_first_is_used(model, monkeypatch):
+    monkeypatch.setattr(model, "generate", None)
+    with pytest.raises(Open4MError, match="guidance must be finite"):
+        verbs.probe_weight(model, {"caption": "a ball"}, "caption", [1.0, float("nan")])
+
+
+# ---- guide
+
+
+def test_guidance_is_by_weights_and_away_from_captions(model, segments):
+    shown = {"semseg": segments, "caption": "a cube"}
+    results = verbs.guide(model, shown, ["rgb"], {"caption": 3.0, "avoid 2": -2}, ["a ball", "a"], samples=2, seed=4)
+    assert [result.seed for result in results] == [4, 5]
+    assert results[0].plan[0].guidance == {"caption": 3.0, "avoid": -1.0, "avoid 2": -2.0}
+    alone = {"avoid": {"caption": "a ball"}, "avoid 2": {"caption": "a"}}
+    assert same(
+        results[1], model.generate(shown, ["rgb"], guidance=results[0].plan[0].guidance, conditions=alone, seed=5)
+    )
+    (away,) = verbs.guide(model, shown, ["rgb"], {"cubes": -2}, ["a"], -0.5, conditions={"cubes": {"caption": "cube"}})
+    assert (away.plan[0].guidance, [*away.conditions]) == ({"cubes": -2, "avoid": -0.5}, ["cubes", "avoid"])
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        (({},), {}, "nothing to guide by: give a weight of what is given, or a caption to avoid"),
+        ((3,), {}, r"weights: expected numbers by name, such as \{'caption': 3.0\}, got 3"),
+        (({}, "a ball"), {}, r"avoid: expected a list of captions, such as \['a green floor'\], got 'a ball'"),
+        (({"caption": "3"},), {}, "rgb: guidance must be a number"),
+        (({"depth": 3.0},), {}, r"rgb: guidance by depth, which is not given \(given: caption\)"),
+        (({"caption": 3.0},), {"guidance": 2.0}, "guidance=2.0: guide weights conditions one by one"),
+    ],
+)
+def test_guidance_that_cannot_be_says_why(model, words, options, message):
+    with pytest.raises(Open4MError, match=message):
+        verbs.guide(model, {"caption": "a ball"}, ["rgb"], *words, **options)
 
 
 # ---- in- and out-painting
@@ -113,6 +171,8 @@ def test_what_is_placed_is_the_central_part_of_the_boxs_aspect_mirrored_around_i
         ((0.5, 0, 0.5, 1), "a box is x_min < x_max"), ((0, 0, 1, 1.1), "fractions from 0 to 1"),
         ((0, 0, 0.001, 0.001), "holds no pixel of 32×32"), ((0.1, 0.1, 0.4, 0.4), "holds no whole token of 4×4"),
         ((0, 0, 1, 1), "no cell is masked"), ((float("nan"), 0, 1, 1), "a box is x_min < x_max"),
+        ((0, 0, 1), r"a box is x_min < x_max .*, got \(0, 0, 1\)"), ("0,0,1,1", "got '0,0,1,1'"),
+        ("0011", "got '0011'"), (3, "a box is x_min < x_max"),
     ],
 )  # fmt: skip
 def test_a_box_that_cannot_hold_an_image_is_refused(model, image, box, message):
@@ -185,8 +245,9 @@ def test_changes_of_boxes():
         for change in (lambda b, n: verbs.move(b, n, (0, 0, 1, 1)), lambda b, n: verbs.rename(b, n, "x"), verbs.delete):
             with pytest.raises(Open4MError, match=message):
                 change(boxes, label)
-    with pytest.raises(Open4MError, match="fractions"):
-        verbs.move(BOXES, "cube", (0, 0, 2, 2))
+    for wrong in ((0, 0, 2, 2), (0, 0), "0,0,1,1", None):
+        with pytest.raises(Open4MError, match="boxes: a box is x_min < x_max and y_min < y_max as fractions"):
+            verbs.move(BOXES, "cube", wrong)
 
 
 def test_changes_of_classes(segments):
@@ -196,6 +257,9 @@ def test_changes_of_classes(segments):
         verbs.swap(segments, "cube", "cone", names)
     with pytest.raises(Open4MError, match=r"nothing is of class ball \(there are: floor, cube\)"):
         verbs.swap(np.minimum(segments, 1), "ball", "cube", names)
+    for wrong in ("abc", BOXES, segments.astype(float)):
+        with pytest.raises(Open4MError, match="only classes of a map of their ids can be swapped, got"):
+            verbs.swap(wrong, "ball", "cube", names)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3)), max_size=4), st.data())

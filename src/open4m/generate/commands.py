@@ -30,7 +30,7 @@ from open4m.generate.plan import Step, fitting
 from open4m.pictures import legend, stack
 from open4m.types import Boxes, Open4MError, Value
 
-SOURCE, TEXT = "rgb", "caption"  # what --input and --avoid are
+SOURCE = "rgb"  # what --input is
 VIEW = 512  # pixels of a picture of one value
 PASS, END = 200, 2000  # milliseconds that an animation shows a pass, and the result
 SAID = 5  # images that could not be done of which it is said why
@@ -43,6 +43,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 def generate(options: Namespace, device: str) -> Iterator[str]:
     """Any modalities from any others; of a folder of images, one by one."""
+    yield from _generate(options, device, {})
+
+
+def guide(options: Namespace, device: str) -> Iterator[str]:
+    """Any modalities from others that are weighted one by one, or away from captions."""
+    if not (options.weight or options.avoid):
+        raise Open4MError("say what to guide by: --weight NAME=W or --avoid TEXT")
     yield from _generate(options, device, {})
 
 
@@ -88,10 +95,9 @@ def vary(options: Namespace, device: str) -> Iterator[str]:
     given = _given(options)
     image = _part(given, SOURCE)
     job = Job.of(options, device)
-    given = verbs.ground(job.model, image, options.by, given)
-    how = job.settings(given)
-    results = verbs.sampled(job.model, given, options.to, samples=options.samples, **how)
-    yield from job.write(results, tiles(job.model, {SOURCE: image}) + tiles(job.model, given))
+    how = job.settings(dict.fromkeys([*options.by, *given]))
+    results = verbs.vary(job.model, image, options.by, options.to, given, samples=options.samples, **how)
+    yield from job.write(results, tiles(job.model, {SOURCE: image}) + tiles(job.model, results[0].given))
 
 
 def edit(options: Namespace, device: str) -> Iterator[str]:
@@ -143,11 +149,15 @@ def probe(options: Namespace, device: str) -> Iterator[str]:
         name, fixed, titles, top = first, given, [f"weight {weight:g}" for weight in weights], []
     else:
         name = first if options.values else _changed_modality(options)
-        if name not in given and SOURCE in given and not options.values:
+        extracted = name not in given and SOURCE in given and not options.values
+        others = [key for key in given if key != name and not (extracted and key == SOURCE)]
+        how = job.settings([*others, name])
+        verbs.check(job.model, options.to, how)
+        if extracted:
             given = verbs.ground(job.model, given.pop(SOURCE), [name], given)
         values, titles = _sweep(job, name, first, words, given)
         fixed = {key: value for key, value in given.items() if key != name}
-        results = verbs.probe(job.model, fixed, name, values, options.to, **job.settings([*fixed, name]))
+        results = verbs.probe(job.model, fixed, name, values, options.to, **how)
         top = [tile(job.model, name, result.given[name]) for result in results]
     yield from job.write(results, tiles(job.model, fixed, options.to), titles, (name, top))
 
@@ -156,6 +166,8 @@ def replay(options: Namespace, device: str) -> Iterator[str]:
     """A result made again. A model that only its record names is not looked for on the hub."""
     path = options.result / record.NAME if options.result.is_dir() else options.result
     found = record.read(path)
+    if options.out is not None and options.out.resolve() in (path.parent.resolve(), path.resolve().parent):
+        raise Open4MError(f"--out {options.out}: holds {path.name}, which is made again; name another folder")
     name = str(options.model or found.model)
     if options.model is None and name not in hub.shipped() and not os.path.exists(name):
         raise Open4MError(f"{path}: the model that made it, {name!r}, is neither shipped nor a path that exists, and "
@@ -167,12 +179,12 @@ def replay(options: Namespace, device: str) -> Iterator[str]:
         again = record.replay(model, found)
     except Open4MError as error:
         raise Open4MError(f"{path}: {error}") from error
-    if options.out is not None:
-        yield from _write(model, options.out, again)
-        yield str(record.write(options.out, name, found.fingerprint, device, again))
     if wrong := record.differences(found, again):
         made = ", ".join(f"{tool} {version}" for tool, version in found.made_with.items())
         raise Open4MError(f"{path}: not the same again: {'; '.join(wrong[:5])}; it was made with {made!r}")
+    if options.out is not None:
+        yield from _write(model, options.out, again)
+        yield str(record.write(options.out, name, found.fingerprint, device, again))
     tokens = sum(len(ids) for result in again for ids in result.tokens.values())
     yield f"{path}: the same again, {tokens} tokens of {len(again)} result{'s' * (len(again) != 1)}"
 
@@ -201,7 +213,7 @@ class Job:
         if options.animate is not None:
             _make(options.animate.parent)
         model = FourM.from_pretrained(options.model, device)
-        return Job(model, options, device, fitting(model.config, _targets(options), defaults or {}), [])
+        return Job(model, options, device, defaults or {}, [])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -212,26 +224,26 @@ class Job:
         """What the options say about how to generate; ``names``: the conditions that there are."""
         options = self.options
         own = [f.name for f in fields(Step) if getattr(options, f.name, None) is not None and f.name != "target"]
-        settings = {**self.defaults, **{name: getattr(options, name) for name in own}}
+        each: dict[str, dict[str, Any]] = {}
+        for word in options.option or ():
+            target, name, value = _assignment(word, _targets(options))
+            each.setdefault(target, {})[name] = value
+        settings = fitting(self.model.config, _targets(options), {**self.defaults, **each})
+        settings |= {name: getattr(options, name) for name in own}
         for name in ("temperature", "guidance", "tokens"):  # several numbers
             if name in own:
                 several = tuple(settings[name])
                 settings[name] = several[0] if len(several) == 1 and name != "tokens" else several
-        for word in options.option or ():
-            target, name, value = _assignment(word, _targets(options))
-            settings[target] = {**settings.get(target, {}), name: value}
         weights = dict(_pair(word, "--weight") for word in options.weight or ())
         weights = {name: _number(value, "--weight") for name, value in weights.items()}
-        avoid = ["avoid" if n == 1 else f"avoid {n}" for n in range(1, len(options.avoid or ()) + 1)]
-        if weights or avoid:
+        if weights or options.avoid:
             joint = settings.pop("guidance", None)
             if isinstance(joint, tuple):
                 raise Open4MError(
                     "--guidance of two values is for all conditions together: leave out --weight, --avoid"
                 )
-            each = {} if joint is None else dict.fromkeys(names, joint)
-            settings["guidance"] = {**each, **dict.fromkeys(avoid, options.avoid_weight), **weights}
-            settings["conditions"] = {n: {TEXT: t} for n, t in zip(avoid, options.avoid or (), strict=True)}
+            others = {} if joint is None else dict.fromkeys(names, joint)
+            settings |= verbs.weighted({**others, **weights}, options.avoid or (), options.avoid_weight)
         settings |= {"seed": options.seed, "entropies": options.entropy}
         return (
             settings
@@ -296,10 +308,12 @@ def _folder(options: Namespace, device: str, defaults: Mapping[str, Any], given:
     next(job.model.passes({SOURCE: BLANK, **given}, options.to, **how))  # raises for what is wrong whatever the image
     _same_request(job, given, how)
     missing = [path for path in images if not (options.output_dir / path.name / record.NAME).is_file()]
-    failed: list[str] = []
-    for start in range(0, len(missing), size):
+    taken = [path for path in missing if _is_taken(options.output_dir / path.name)]
+    failed = [f"{options.output_dir / path.name}: is there, without {record.NAME}; move it away" for path in taken]
+    free = [path for path in missing if path not in taken]
+    for start in range(0, len(free), size):
         batch: list[tuple[Path, Value]] = []
-        for path in missing[start : start + size]:
+        for path in free[start : start + size]:
             try:
                 batch.append((path, read(path, SOURCE)))
             except Open4MError as error:
@@ -311,13 +325,22 @@ def _folder(options: Namespace, device: str, defaults: Mapping[str, Any], given:
                 continue
             lead = tiles(job.model, {SOURCE: image, **given}, options.to)
             folder = options.output_dir / path.name
-            hub.write_whole(folder, lambda whole, made=made, lead=lead: _finish(job, whole, made, lead))
+            try:
+                hub.write_whole(folder, lambda whole, made=made, lead=lead: _finish(job, whole, made, lead))
+            except OSError as error:
+                failed.append(f"{folder}: cannot be written ({error.strerror})")
+                continue
             yield str(folder)
     done = len(missing) - len(failed)
     yield f"{done} of {len(images)} images done now, {len(images) - len(missing)} before"
     if failed:
         more = f"; and {len(failed) - SAID} more" * (len(failed) > SAID)
         raise Open4MError(f"{len(failed)} of {len(images)} images cannot be done: {'; '.join(failed[:SAID])}{more}")
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether something is where a folder is to be written that is no empty folder."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _each(
@@ -388,7 +411,9 @@ def _given(options: Namespace) -> dict[str, Value]:
     """The values that --input, --caption, --boxes and --given name."""
     files = [("rgb", options.input), ("boxes", options.boxes)]
     files += [(name, Path(path)) for name, path in (_pair(word, "--given") for word in options.given or ())]
-    given = {} if options.caption is None else {TEXT: modalities.get(TEXT).read(os.fsencode(options.caption))}
+    given = (
+        {} if options.caption is None else {verbs.TEXT: modalities.get(verbs.TEXT).read(os.fsencode(options.caption))}
+    )
     for name, path in files:
         if path is not None:
             if name in given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,21 @@ class Cells:
     """Cells of a token grid by raster index, from 0."""
 
     indices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        indices = self.indices.tolist() if isinstance(self.indices, np.ndarray) else self.indices
+        if not (isinstance(indices, Sequence) and all(isinstance(i, numbers.Integral) for i in indices)):
+            raise Open4MError(f"cells are whole numbers, such as Cells((0, 5)), got {self.indices!r}")
+        object.__setattr__(self, "indices", tuple(map(int, indices)))
+
+
+def fractions(box: Any, name: str) -> tuple[float, float, float, float]:
+    """The corners of a box of the value ``name``. Raises :class:`Open4MError` for what is no box."""
+    corners = box.tolist() if isinstance(box, np.ndarray) else box
+    four = isinstance(corners, Sequence) and len(corners) == 4 and all(isinstance(c, numbers.Real) for c in corners)
+    if not (four and 0 <= corners[0] < corners[2] <= 1 and 0 <= corners[1] < corners[3] <= 1):
+        raise Open4MError(f"{name}: a box is x_min < x_max and y_min < y_max as fractions from 0 to 1, got {corners!r}")
+    return tuple(map(float, corners))
 
 
 def unknown_cells(mask: Any, extent: tuple[int, int], grid: tuple[int, int], name: str) -> np.ndarray:
@@ -69,19 +85,17 @@ def _pixels(mask: Any, extent: tuple[int, int], name: str) -> np.ndarray:
         raise Open4MError(f"{name}: expected a mask of {height}×{width}, or boxes of 4 fractions each") from error
     if array.shape != extent and array.dtype.kind in "fiu" and array.shape[-1:] == (4,) and array.ndim in (1, 2):
         return _of_boxes(array.reshape(-1, 4), extent, name)
-    if array.shape != (height, width):
+    if array.shape != (height, width) or array.dtype.kind not in "biuf":
         raise Open4MError(
-            f"{name}: expected a mask of the value's size, {height}×{width}, or boxes of 4 fractions, got {array.shape}"
+            f"{name}: expected a mask of the value's size, {height}×{width}, or boxes of 4 fractions, got "
+            f"{array.shape} of {array.dtype}"
         )
     return array > 0
 
 
-def _of_boxes(boxes: Sequence[Sequence[float]], extent: tuple[int, int], name: str) -> np.ndarray:
+def _of_boxes(boxes: np.ndarray, extent: tuple[int, int], name: str) -> np.ndarray:
     pixels = np.zeros(extent, dtype=bool)
-    for x0, y0, x1, y1 in np.asarray(boxes, dtype=np.float64):
-        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-            raise Open4MError(f"{name}: a box is x_min < x_max and y_min < y_max as fractions from 0 to 1, got "
-                              f"({x0:g}, {y0:g}, {x1:g}, {y1:g})")  # fmt: skip
+    for x0, y0, x1, y1 in (fractions(box, name) for box in boxes):
         rows = slice(int(y0 * extent[0]), max(int(np.ceil(y1 * extent[0])), int(y0 * extent[0]) + 1))
         columns = slice(int(x0 * extent[1]), max(int(np.ceil(x1 * extent[1])), int(x0 * extent[1]) + 1))
         pixels[rows, columns] = True

@@ -29,6 +29,7 @@ from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.vqvae import Tokenizer
 from open4m.types import Open4MError, Value
 
+VALUES = "values by modality, such as {'caption': 'a cube'}"
 TEXT = "text"  # the folder of the text tokenizer, beside those of the grids
 
 
@@ -173,13 +174,12 @@ class FourM:
         wanted = {step.target for step in plan}
         for step in plan:
             self._check_tokenizer(step.target)
-        samples = self._checked([inputs] if isinstance(inputs, Mapping) else list(inputs), wanted)
+        if not isinstance(inputs, Mapping | Sequence):
+            raise Open4MError(f"inputs: expected {VALUES}, or a list of such, got {inputs!r}")
+        samples = self._checked([inputs] if isinstance(inputs, Mapping) else inputs, wanted)
         alone = self._conditions(conditions or {})
-        several = isinstance(seed, Sequence | np.ndarray)
-        seeds = list(seed) if several else [seed]
-        if wrong := [s for s in seeds if not (isinstance(s, numbers.Integral) and 0 <= s < 1 << 62)]:
-            raise Open4MError(f"seed must be a whole number from 0 to 2**62, got {wrong[0]!r}")
-        seeds = [int(s) for s in seeds] if several else [int(seed) + i for i in range(len(samples))]
+        seeds = check_seed(seed)
+        seeds = seeds if _are_several(seed) else [seeds[0] + i for i in range(len(samples))]
         plan = bound(self.config, plan, [self._keys(sample, wanted).values() for sample in samples], alone)
         if not samples:
             return
@@ -261,7 +261,7 @@ class FourM:
         Raises :class:`Open4MError` for a value that cannot be given.
         """
         if wrong := [type(sample).__name__ for sample in samples if not isinstance(sample, Mapping)]:
-            raise Open4MError(f"inputs: expected values by modality, such as {{'caption': 'a cube'}}, got a {wrong[0]}")
+            raise Open4MError(f"inputs: expected {VALUES}, got a {wrong[0]}")
         samples = [dict(sample) for sample in samples]  # its values stay, so that their ids are theirs alone
         sources, converted = {key: name for name, key in readers(self.config).items()}, {}
 
@@ -346,6 +346,18 @@ class FourM:
         if not self.can_decode(key):
             folder = TEXT if self.config.spec(key).family == "sequence" else key
             raise Open4MError(f"{key}: the model has no tokenizer for it; put one into {hub.TOKENIZERS}/{folder}")
+
+
+def check_seed(seed: Any) -> list[int]:
+    """The seeds of a call, one or several. Raises :class:`Open4MError` for what is none."""
+    seeds = list(seed) if _are_several(seed) else [seed]
+    if wrong := [s for s in seeds if not (isinstance(s, numbers.Integral) and 0 <= s < 1 << 62)]:
+        raise Open4MError(f"seed must be a whole number, 0 or more and below 2**62, got {wrong[0]!r}")
+    return [int(s) for s in seeds]
+
+
+def _are_several(seed: Any) -> bool:
+    return isinstance(seed, Sequence) or (isinstance(seed, np.ndarray) and seed.ndim > 0)
 
 
 @dataclass(frozen=True)

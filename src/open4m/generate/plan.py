@@ -180,13 +180,18 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
 
 
 def fitting(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``options`` that fit one of the targets: of settings that were chosen for several plans."""
+    """Those of ``options`` that fit one of the targets, which has none of its own: of settings that were chosen for
+    several plans."""
     specs = [config.spec(target) for target in targets if target in config.keys]
-    idle = {*config.keys} - {spec.key for spec in specs}
-    return {
-        name: value for name, value in options.items()
-        if name not in idle and (name in config.keys or any(_fits(spec, name, value) for spec in specs))
-    }  # fmt: skip
+    own = {spec.key: options[spec.key] for spec in specs if spec.key in options}
+    named = {key: values if isinstance(values, Mapping) else {} for key, values in own.items()}
+    shared = {name: value for name, value in options.items() if name not in config.keys}
+    used = {
+        name: value
+        for name, value in shared.items()
+        if any(_fits(spec, name, value) and name not in named.get(spec.key, {}) for spec in specs)
+    }
+    return {**used, **own}
 
 
 def bound(
@@ -247,9 +252,18 @@ def _check_options(
     for name, value in options.items():
         if not named:
             raise Open4MError(f"{name}={value!r} is for targets given by name, and all are Steps: say it there")
-        if not any(_fits(config.spec(target), name, value) for target in named):
+        fit = [target for target in named if _fits(config.spec(target), name, value)]
+        if fit and all(name in own.get(target, {}) for target in fit):
+            raise Open4MError(
+                f"{name}={value!r} is for all targets, and each that it fits ({', '.join(fit)}) has another {name} of "
+                "its own: leave out one of them"
+            )
+        if not fit:
             texts = [key for key in named if config.spec(key).family == "sequence" and name == "steps"]
-            hint = f", or say how many tokens a sequence may have: {texts[0]}={{'steps': {value!r}}}" if texts else ""
+            hint = (
+                f", or say how many tokens a sequence may have: {texts[0]}={{'steps': {value!r}}}, on the command line "
+                f"--option {texts[0]}.steps={value!r}"
+            ) if texts else ""  # fmt: skip
             raise Open4MError(
                 f"{name}={value!r} is for grids that are generated in several passes, and no target is one "
                 f"({', '.join(named)}): leave it out{hint}"

@@ -8,6 +8,7 @@ All raise :class:`Open4MError` for what cannot be done.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from open4m import modalities
-from open4m.generate.masks import Masked, unknown_cells
-from open4m.generate.pipeline import FourM, Generation
-from open4m.generate.plan import fitting
+from open4m.generate.masks import Masked, fractions, unknown_cells
+from open4m.generate.pipeline import FourM, Generation, check_seed
+from open4m.generate.plan import fitting, make
 from open4m.modalities.base import Crop, Vector, centered, resample
 from open4m.types import Boxes, Open4MError, Value
 
@@ -25,6 +26,8 @@ EXTRACTION = {"temperature": 0.0, "steps": 2}
 """How a modality is predicted that others are made of: its likeliest tokens, a grid in two passes."""
 
 MAX_SAMPLES = 1000  # of one call, which is a batch
+TEXT, AVOID = "caption", -1.0  # what is avoided by, and its weight
+OF_CALLS = ("seed", "conditions", "entropies", "watch")  # options that say nothing about a plan
 
 Given = Mapping[str, Any]
 """Values by modality name, as :meth:`FourM.generate` takes them."""
@@ -35,16 +38,67 @@ def extract(model: FourM, given: Given | Sequence[Given], targets: Sequence[str]
 
     One :class:`Generation` for one mapping, a list of them for a list.
     """
-    return model.generate(given, targets, **{**fitting(model.config, targets, EXTRACTION), **options})
+    own = {name: value for name, value in options.items() if name in model.config.keys}
+    return model.generate(given, targets, **{**fitting(model.config, targets, {**EXTRACTION, **own}), **options})
 
 
 def sampled(
     model: FourM, given: Given, targets: Sequence[str], *, samples: int = 1, **options: Any
 ) -> list[Generation]:
     """Several results for the same values; the first has the ``seed``, each next one the next seed."""
-    if not 1 <= samples <= MAX_SAMPLES:
-        raise Open4MError(f"samples must be 1 to {MAX_SAMPLES}, got {samples}")
+    check(model, targets, options, samples)
     return model.generate([given] * samples, targets, **options)
+
+
+def check(model: FourM, targets: Sequence[str], options: Mapping[str, Any], samples: int = 1) -> None:
+    """Raise :class:`Open4MError` for a request that cannot be whatever is given: before anything is extracted for
+    it."""
+    if not (isinstance(samples, numbers.Integral) and 1 <= samples <= MAX_SAMPLES):
+        raise Open4MError(f"samples must be 1 to {MAX_SAMPLES}, a whole number, got {samples!r}")
+    make(model.config, targets, {name: value for name, value in options.items() if name not in OF_CALLS})
+    check_seed(options.get("seed", 0))
+
+
+def guide(
+    model: FourM,
+    given: Given,
+    targets: Sequence[str],
+    weights: Mapping[str, float],
+    avoid: Sequence[str] = (),
+    avoid_weight: float = AVOID,
+    *,
+    samples: int = 1,
+    **options: Any,
+) -> list[Generation]:
+    """Generate by conditions that are weighted one by one: strongly, weakly or negatively (section 4, Figures 14 to
+    17).
+
+    ``weights`` are those of what is given, by name; what has none is seen by all passes. ``avoid``: captions to go away
+    from, all with ``avoid_weight``.
+
+    >>> guide(model, {"caption": "a sphere", "normals": normals}, ["rgb"], {"normals": 0.5}, avoid=["a green floor"])
+    """
+    if "guidance" in options:
+        raise Open4MError(f"guidance={options['guidance']!r}: guide weights conditions one by one; give it weights")
+    how = weighted(weights, avoid, avoid_weight)
+    how["conditions"] = {**(options.pop("conditions", None) or {}), **how["conditions"]}
+    return sampled(model, given, targets, samples=samples, **how, **options)
+
+
+def weighted(weights: Mapping[str, float], avoid: Sequence[str] = (), avoid_weight: float = AVOID) -> dict[str, Any]:
+    """The options ``guidance`` and ``conditions`` for weights by name and captions to avoid, which are called avoid,
+    avoid 2, ..., and may have weights of their own. Raises :class:`Open4MError` if there is nothing to guide by."""
+    if not isinstance(weights, Mapping):
+        raise Open4MError(f"weights: expected numbers by name, such as {{'caption': 3.0}}, got {weights!r}")
+    if isinstance(avoid, str) or not isinstance(avoid, Sequence):
+        raise Open4MError(f"avoid: expected a list of captions, such as ['a green floor'], got {avoid!r}")
+    if not weights and not avoid:
+        raise Open4MError("nothing to guide by: give a weight of what is given, or a caption to avoid")
+    names = ["avoid" if number == 1 else f"avoid {number}" for number in range(1, len(avoid) + 1)]
+    return {
+        "guidance": {**weights, **{name: avoid_weight for name in names if name not in weights}},
+        "conditions": {name: {TEXT: caption} for name, caption in zip(names, avoid, strict=True)},
+    }
 
 
 def inpaint(
@@ -94,10 +148,7 @@ def place(value: Any, box: Sequence[float], target: str, side: int) -> tuple[Val
     """A value in a box of a square frame of ``side`` pixels, mirrored around it, and where it is not: bool (H, W)."""
     modality = modalities.get(target)
     value = modality.convert(value)
-    x0, y0, x1, y1 = box
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-        raise Open4MError(f"{target}: a box is x_min < x_max and y_min < y_max as fractions from 0 to 1, got "
-                          f"({x0:g}, {y0:g}, {x1:g}, {y1:g})")  # fmt: skip
+    x0, y0, x1, y1 = fractions(box, target)
     left, top, right, bottom = (round(edge * side) for edge in (x0, y0, x1, y1))
     if min(right - left, bottom - top) < 1:
         raise Open4MError(f"{target}: the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds no pixel of {side}×{side}")
@@ -124,6 +175,7 @@ def vary(
 ) -> list[Generation]:
     """Variations of an image that share only the modalities ``by``, extracted from it (Figure 13), and what is
     ``given`` (weakly or strongly: Figure 14). ``source``: the modality of ``image``."""
+    check(model, targets, options, samples)
     return sampled(model, ground(model, image, by, given, source=source), targets, samples=samples, **options)
 
 
@@ -167,6 +219,7 @@ def edit(
 
     >>> edit(model, image, "boxes", lambda boxes: move(boxes, "cone", (0.6, 0.5, 0.9, 0.9)), keep=["rgb"])
     """
+    check(model, targets, options, samples)
     shown = {} if image is None else {source: image}
     frame = _squared({**shown, **(given or {})})
     shown = {name: frame.pop(name) for name in shown}
@@ -215,10 +268,10 @@ def probe_weight(
     """A result for each guidance weight of the condition ``name``, the weights of others fixed (Figures 15 and 17)."""
     if not len(weights):
         raise Open4MError(f"{name}: no weight to probe; give one or more")
-    return [
-        model.generate(given, targets, seed=seed, guidance={**(guidance or {}), name: weight}, **options)
-        for weight in weights
-    ]
+    guided = [{**options, "guidance": {**(guidance or {}), name: weight}} for weight in weights]
+    for how in guided:
+        check(model, targets, how)
+    return [model.generate(given, targets, seed=seed, **how) for how in guided]
 
 
 # ---- changes
@@ -228,7 +281,7 @@ def move(boxes: Boxes, label: str, corners: Sequence[float]) -> Boxes:
     """The boxes with one at other ``corners``, fractions x_min, y_min, x_max, y_max. ``label`` is the box's class, or
     class:n for the nth of several."""
     index, rows = _find(boxes, label), boxes.corners.copy()
-    rows[index] = corners
+    rows[index] = fractions(corners, "boxes")
     return Boxes(rows, boxes.labels)
 
 
@@ -247,6 +300,8 @@ def delete(boxes: Boxes, label: str) -> Boxes:
 
 def swap(classes: np.ndarray, old: str, new: str, names: Sequence[str]) -> np.ndarray:
     """The map of class ids (H, W) with one class in place of another; ``names`` are those of the ids."""
+    if not (isinstance(classes, np.ndarray) and classes.dtype.kind in "iu"):
+        raise Open4MError(f"only classes of a map of their ids can be swapped, got {type(classes).__name__}")
     for name in (old, new):
         if name not in names:
             raise Open4MError(f"no class is called {name!r} (classes: {', '.join(names) or 'none are named'})")

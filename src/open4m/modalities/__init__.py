@@ -48,6 +48,8 @@ def is_known(name: str) -> bool:
 
 def get(name: str) -> Modality:
     """The modality of a name; of a key with a resolution, like ``rgb@256``, the part before the ``@``."""
+    if not isinstance(name, str):
+        raise unknown(name, names())
     stem = name.split("@")[0]
     path = files().get(stem)
     if path is None:
@@ -57,7 +59,7 @@ def get(name: str) -> Modality:
 
 def unknown(name: str, allowed: list[str]) -> Open4MError:
     """The error for a modality that is not among ``allowed``, with the nearest match."""
-    near = difflib.get_close_matches(name, allowed, n=1)
+    near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return Open4MError(f"unknown modality {name!r}{hint} (allowed: {', '.join(allowed)})")
 
