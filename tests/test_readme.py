@@ -97,3 +97,16 @@ def test_help_is_instant():
     start = time.perf_counter()
     run([sys.executable, "-c", "pass"], ROOT)
     assert first - (time.perf_counter() - start) < 0.5
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+    missing = [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def test_every_picture_of_the_tokenizers_page_is_shown():
+    folder, page = ROOT / "docs/images/tokenizers", (ROOT / "docs/tokenizers.md").read_text()
+    assert {path.name for path in folder.iterdir()} == set(re.findall(r"images/tokenizers/([\w-]+\.png)", page))
+    assert all(path.stat().st_size < 400_000 for path in folder.iterdir())
