@@ -59,6 +59,7 @@ def extract(options: Namespace, device: str) -> Iterator[str]:
 
 
 def _generate(options: Namespace, device: str, defaults: Mapping[str, Any]) -> Iterator[str]:
+    _check_names(options)
     given = _given(options)
     if options.input_dir is not None or options.output_dir is not None:
         yield from _folder(options, device, defaults, given)
@@ -205,8 +206,7 @@ class Job:
     @staticmethod
     def of(options: Namespace, device: str, defaults: Mapping[str, Any] | None = None) -> Job:
         """Loads the model, after what needs no model was checked and the folders to write were made."""
-        for name in _targets(options):
-            modalities.get(name)
+        _check_names(options)
         if options.animate is not None and options.animate.suffix.lower() != ".gif":
             raise Open4MError(f"--animate {options.animate}: expected a file that ends with .gif")
         _make(vars(options).get("output_dir") or options.out)
@@ -497,6 +497,12 @@ def _number(word: str, where: str) -> float:
         return float(word)
     except ValueError:
         raise Open4MError(f"{where}: expected a number, got {word!r}") from None
+
+
+def _check_names(options: Namespace) -> None:
+    """Raise for a target that no modality has the name of."""
+    for name in _targets(options):
+        modalities.get(name)
 
 
 def _targets(options: Namespace) -> Sequence[str]:

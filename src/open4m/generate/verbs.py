@@ -347,7 +347,7 @@ def _find(boxes: Boxes, label: str) -> int:
     """The index of the box of a class, or class:n of several, from 1."""
     if not isinstance(boxes, Boxes):
         raise Open4MError(f"only boxes can be moved, renamed or deleted, got {type(boxes).__name__}")
-    name, _, number = label.partition(":")
+    name, _, number = str(label).partition(":")
     places = [i for i, own in enumerate(boxes.labels) if own == name]
     if number.isdecimal() and 1 <= int(number) <= len(places):
         return places[int(number) - 1]
