@@ -29,7 +29,7 @@ class Step:
     Of grids: ``scheme`` and ``steps``, the forward passes, with a ``schedule`` of how many tokens a pass commits,
     ``cosine`` (few, then many) or ``linear`` (equally many); or ``tokens``, these numbers themselves, which end with
     all that is left. ``choice_temperature``: of the Gumbel noise, falling to 0, on the confidence by which MaskGIT
-    chooses. Of sequences: ``steps`` is the most tokens (0: the longest that the model knows).
+    chooses. Of sequences: ``steps`` is the most tokens before the end (0: as many as the model knows).
 
     ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 keep all. ``guidance``: the weight w of
     classifier-free guidance (1: none), or a weight a condition, by modality (section 4); what has no weight is seen by

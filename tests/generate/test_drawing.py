@@ -1,0 +1,69 @@
+"""Pictures of results: what is covered, what is dark, what stands where."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from open4m.generate.drawing import TILE, UNKNOWN, frame, highest, overview, tile, tiles, uncertainty, veiled
+from open4m.generate.masks import Cells, Masked
+
+
+def cell(picture, row, column, side=4):
+    """The pixels of a cell of a picture that is cut into side × side of them."""
+    pixels, step = np.asarray(picture), picture.width // side
+    return pixels[row * step : (row + 1) * step, column * step : (column + 1) * step]
+
+
+def covered(picture, side=4):
+    return {(r, c) for r in range(side) for c in range(side) if (cell(picture, r, c, side) == UNKNOWN).all()}
+
+
+def test_only_unknown_cells_are_covered():
+    red = Image.new("RGB", (TILE, TILE), "red")
+    cells = np.zeros((4, 4), dtype=bool)
+    cells[1, 2] = cells[3, 0] = True
+    picture = veiled(red, cells)
+    assert covered(picture) == {(1, 2), (3, 0)}
+    assert (cell(picture, 2, 1) == (255, 0, 0)).all()
+
+
+def test_a_tile_is_what_the_model_sees(model, image):
+    """The central square of a wide image, without masked cells; what a target is made from is called known."""
+    pixels = np.asarray(image).copy()
+    pixels[:, :10] = pixels[:, 30:] = 0, 255, 0  # beside the central square
+    assert tile(model, "rgb", pixels).tobytes() == tile(model, "rgb", image).tobytes()
+    assert covered(tile(model, "rgb", Masked(image, Cells((0, 6))))) == {(0, 0), (1, 2)}
+    assert [title for title, _ in tiles(model, {"rgb": image, "caption": "a ball"}, ["rgb"])] == [
+        "known rgb",
+        "caption",
+    ]
+
+
+def test_frames_uncover_cells_as_they_are_made(model):
+    passes = model.passes({"caption": "a ball"}, ["depth"], scheme="roar", tokens=(3, 5, 8))
+    for progress, left in zip(passes, (13, 8, 0), strict=True):
+        picture = frame(progress)
+        share = (np.asarray(picture) == UNKNOWN).all(-1).sum() / TILE**2
+        assert share == pytest.approx(left / 16, abs=0.005)
+
+
+def test_uncertainty_is_light_where_nothing_was_generated_and_dark_where_it_is_most(model):
+    depth = Masked(np.full((32, 32), 2.0, dtype=np.float32), Cells((5,)))
+    result = model.generate({"depth": depth}, ["depth"], steps=1, entropies=True)
+    high = highest(result.entropy["depth"])
+    assert np.isfinite(result.entropy["depth"]).sum() == 1
+    assert high == pytest.approx(float(result.entropy["depth"].ravel()[5]))
+    picture = uncertainty(model, result, "depth", high)
+    light = [[cell(picture, r, c).mean() for c in range(4)] for r in range(4)]
+    assert np.argmin(light) == 5
+    assert np.ptp(np.delete(np.ravel(light), 5)) == 0
+
+
+def test_an_overview_has_a_column_a_target_or_a_result(model):
+    one = model.generate({"caption": "a ball"}, ["depth", "rgb"], steps=1)
+    several = model.generate([{"caption": "a ball"}] * 3, ["depth"], steps=1, entropies=True)
+    alone, beside = overview(model, [one]), overview(model, [one], [("caption", Image.new("RGB", (TILE, TILE)))])
+    assert beside.width - alone.width >= TILE
+    assert alone.width >= 2 * TILE
+    assert overview(model, several).width >= 3 * TILE
+    assert overview(model, several).height >= 2 * TILE  # entropies below
