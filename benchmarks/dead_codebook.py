@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from open4m import hub
+from open4m.data import render
 from open4m.datasets.scenes import Scenes
-from open4m.store import build
+from open4m.hub import locate
 from open4m.store.shards import RawDataset
-from open4m.tokenizers.vqvae import Tokenizer
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train.optim import OptimConfig
 from open4m.train.optim import build as build_optimizer
 from open4m.train.tasks.tokenizer import TokenizerTask
@@ -31,12 +31,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--images", type=int, default=512, help="rendered for training")
     options = parser.parse_args()
-    start = Tokenizer.load(hub.resolve_tokenizer(options.tokenizer))
+    start = Tokenizer.load(locate.resolve_tokenizer(options.tokenizer))
     with tempfile.TemporaryDirectory() as folder:
         data = {}
         for split, count in (("train", options.images), ("validation", 64)):
             scenes = Scenes(split, resolution=start.config.image_size)
-            build.render(scenes, Path(folder) / split, (start.modality.name,), count, processes=2)
+            render.render(scenes, Path(folder) / split, (start.modality.name,), count, processes=2)
             data[split] = RawDataset(Path(folder) / split, [start.modality.name])
         runs = {
             name: run(start, data, coefficient, options)

@@ -82,8 +82,10 @@ def main() -> None:
     engine = Engine(model, start=4)
     runs = [
         (f"{name}, batch {size}", given, plan, size)
-        for name, (given, plan) in tasks(options.tokens).items() if options.only in name for size in options.batch
-    ]  # fmt: skip
+        for name, (given, plan) in tasks(options.tokens).items()
+        if options.only in name
+        for size in options.batch
+    ]
     for _, given, plan, size in runs:
         engine.run(canvas(config, given, size), plan, list(range(size)))  # warms up, and needs the memory
     gib = memory(torch.device(options.device))  # before the machine's own speed is measured, which needs some too

@@ -11,9 +11,10 @@ import tempfile
 import numpy as np
 from benchmarks.masking import SENTINELS, SPECS, masking, random_rows, samples_per_second
 
-from open4m.masking import mask_batch
-from open4m.store.tokens import TokenHeader, TokenStore, rows_for_step, write_token_shard
-from open4m.train.tasks.fourm import read_rows
+from open4m.data.order import rows_for_step
+from open4m.data.rows import read_rows
+from open4m.masking.batch import mask_batch
+from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
 
 
 def write(root: str, shards: int, shard_rows: int) -> None:
@@ -52,9 +53,10 @@ def main() -> None:
 
         reading = samples_per_second(options.batch, options.steps, lambda step: read_rows(store, SPECS, rows(step)))
         both = samples_per_second(
-            options.batch, options.steps,
+            options.batch,
+            options.steps,
             lambda step: mask_batch(read_rows(store, SPECS, rows(step)), SPECS, config, SENTINELS, seed=0, step=step),
-        )  # fmt: skip
+        )
     print(json.dumps({**vars(options), "reading": reading, "reading_and_masking": both}))
 
 

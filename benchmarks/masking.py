@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from open4m.configs.fourm import any_to_any, specs_4m7
-from open4m.masking import MaskingConfig, TokenRows, mask_batch
+from open4m.masking.batch import TokenRows, mask_batch
+from open4m.masking.config import MaskingConfig
 
 SPECS = specs_4m7(pixels=False)
 SENTINELS = np.arange(200)

@@ -18,10 +18,11 @@ import torch
 from benchmarks.train_step import memory, now, peak
 
 from open4m.configs.tokenizers import VITS
+from open4m.nn.unet import UNetConfig
+from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.flops import decode_flops, encode_flops
-from open4m.tokenizers.unet import UNetConfig
-from open4m.tokenizers.vqvae import VQVAE, TokenizerConfig
+from open4m.tokenizers.network import VQVAE
 from open4m.train.memory import keep_freed_memory
 
 BURN_IN = 2  # repetitions that do not count
@@ -70,9 +71,12 @@ def main() -> None:
 
     decoder = DECODERS[options.decoder]
     config = TokenizerConfig.of(
-        "rgb", image_size=options.image_size, codebook_size=16384, encoder=VITS[options.size],
+        "rgb",
+        image_size=options.image_size,
+        codebook_size=16384,
+        encoder=VITS[options.size],
         **decoder.fields(options.size),
-    )  # fmt: skip
+    )
     model = VQVAE(config, torch.Generator().manual_seed(0)).eval().to(device)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(options.batch, 3, options.image_size, options.image_size, generator=generator).to(device)

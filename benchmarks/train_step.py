@@ -17,13 +17,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from open4m import losses
 from open4m.configs import fourm
-from open4m.masking import MaskingConfig, TokenRows, mask_batch
+from open4m.masking.batch import TokenRows, mask_batch
+from open4m.masking.config import MaskingConfig
 from open4m.model.config import SIZES, FourMConfig
 from open4m.model.flops import forward_flops
 from open4m.model.fourm import FourMTransformer
-from open4m.train import optim
+from open4m.train import losses, optim
 from open4m.train.memory import keep_freed_memory
 
 
@@ -100,9 +100,10 @@ def make_batch(config: FourMConfig, options: argparse.Namespace, step: int):
             rows.lengths[spec.key] = generator.integers(20, spec.length + 1, options.batch)
     keys = [spec.key for spec in config.modalities]
     masking = MaskingConfig(
-        input_budget=options.inputs, target_budget=options.targets,
+        input_budget=options.inputs,
+        target_budget=options.targets,
         strategies=(fourm.any_to_any("all_to_all", keys, keys),),
-    )  # fmt: skip
+    )
     return mask_batch(rows, config.modalities, masking, np.arange(200), seed=0, step=step)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from open4m import cli
+from open4m.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, PICTURES = ROOT / "docs/generation.md", ROOT / "docs/images/generation"
@@ -39,7 +39,7 @@ def make(out: Path) -> None:
             os.symlink(ROOT / part, part)
         page = PAGE.read_text()
         for arguments in commands(page):
-            if code := cli.main(arguments):
+            if code := main(arguments):
                 raise SystemExit(f"exit code {code}: open4m {shlex.join(arguments)}")
             folder = Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else Path("nowhere")
             if f"images/generation/{folder.name}.png" in page:

@@ -46,10 +46,16 @@ def whole(**changes):
 
 @pytest.mark.parametrize(
     ("text", "amount", "unit"),
-    [("500B tokens", 5e11, "tokens"), ("20k steps", 20_000, "steps"), ("1.5M samples", 1_500_000, "samples"),
-     ("7 steps", 7, "steps"), (" 0steps ", 0, "steps"), ("4.035k steps", 4035, "steps"),
-     ("1.1M steps", 1_100_000, "steps")],
-)  # fmt: skip
+    [
+        ("500B tokens", 5e11, "tokens"),
+        ("20k steps", 20_000, "steps"),
+        ("1.5M samples", 1_500_000, "samples"),
+        ("7 steps", 7, "steps"),
+        (" 0steps ", 0, "steps"),
+        ("4.035k steps", 4035, "steps"),
+        ("1.1M steps", 1_100_000, "steps"),
+    ],
+)
 def test_durations_are_parsed_exactly(text, amount, unit):
     assert Duration.parse(text) == Duration(amount, unit)
     assert Duration.parse(text).amount == amount
@@ -155,14 +161,33 @@ class Bound:
 
 def test_overrides_reach_every_field_and_change_nothing_else():
     config = whole()
-    changed = override(config, [
-        "count=7", "fast=true", "part.rate=2", "part.name=other", "part.weights.rgb=0.5", "clip=1.5", "pair=[0.1, 0.2]",
-        "length=3M samples", "kind=b", "folder=/tmp/y", 'many=[{"rate": 1}]',
-    ])  # fmt: skip
+    changed = override(
+        config,
+        [
+            "count=7",
+            "fast=true",
+            "part.rate=2",
+            "part.name=other",
+            "part.weights.rgb=0.5",
+            "clip=1.5",
+            "pair=[0.1, 0.2]",
+            "length=3M samples",
+            "kind=b",
+            "folder=/tmp/y",
+            'many=[{"rate": 1}]',
+        ],
+    )
     assert changed == Whole(
-        length=Duration(3e6, "samples"), part=Part(rate=2.0, name="other", weights={"rgb": 0.5}), count=7, fast=True,
-        clip=1.5, pair=(0.1, 0.2), kind="b", folder=Path("/tmp/y"), many=(Part(rate=1.0),),
-    )  # fmt: skip
+        length=Duration(3e6, "samples"),
+        part=Part(rate=2.0, name="other", weights={"rgb": 0.5}),
+        count=7,
+        fast=True,
+        clip=1.5,
+        pair=(0.1, 0.2),
+        kind="b",
+        folder=Path("/tmp/y"),
+        many=(Part(rate=1.0),),
+    )
     assert override(changed, ["many.0.rate=3", "pair.1=0.5"]) == dataclasses.replace(
         changed, many=(Part(rate=3.0),), pair=(0.1, 0.5)
     )
@@ -202,8 +227,11 @@ def test_differences_name_exactly_what_differs():
     assert differences(old, whole()) == []
     new = override(old, ["count=4", "part.weights.rgb=2.0", "clip=1.0", "length=1234567 steps"])
     assert differences(old, new) == [
-        "length: 20k steps -> 1.234567M steps", "part.weights.rgb: 1.0 -> 2.0", "count: 3 -> 4", "clip: None -> 1.0",
-    ]  # fmt: skip
+        "length: 20k steps -> 1.234567M steps",
+        "part.weights.rgb: 1.0 -> 2.0",
+        "count: 3 -> 4",
+        "clip: None -> 1.0",
+    ]
     assert differences(to_dict(old), {**to_dict(old), "extra": 1}) == ["extra: None -> 1"]
 
 

@@ -7,7 +7,7 @@ import dataclasses
 
 from open4m.configs import debug
 from open4m.configs.scenes import masking
-from open4m.line import LineConfig
+from open4m.reproduce import LineConfig
 
 
 def config() -> LineConfig:

@@ -2,6 +2,6 @@
 
 import sys
 
-from open4m.cli import main
+from open4m.cli.main import main
 
 sys.exit(main())

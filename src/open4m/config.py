@@ -19,6 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
+from open4m import files
 from open4m.types import Open4MError
 
 T = TypeVar("T")
@@ -89,20 +90,43 @@ def fingerprint(config: Any) -> str:
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def save(config: Any, path: Path) -> None:
-    """Write a configuration as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=1) + "\n")
+FORMAT = "format"
+"""The key of a configuration file that holds the version of its directory's format."""
 
 
-def load(cls: type[T], path: Path) -> T:
-    """Read a configuration that :func:`save` wrote."""
+def save(config: Any, path: Path, version: int | None = None) -> None:
+    """Write a configuration as JSON, atomically; ``version``: that of the directory's format, if it has one."""
+    values = to_dict(config)
+    if version is not None:
+        values = {FORMAT: version, **values}
+    files.write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def load(cls: type[T], path: Path, newest: int | None = None) -> T:
+    """Read a configuration that :func:`save` wrote; ``newest``: the newest format version that is understood."""
+    return load_versioned(cls, path, newest)[0]
+
+
+def load_versioned(cls: type[T], path: Path, newest: int | None = None) -> tuple[T, int]:
+    """A configuration and the version of its format, 1 if the file does not say.
+
+    Raises :class:`Open4MError` if the file is missing, is no such configuration, or has a version above ``newest``.
+    """
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
         raise Open4MError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Open4MError(f"{path}: not readable as JSON ({error})") from error
-    return from_dict(cls, values, str(path))
+    version = 1
+    if newest is not None and isinstance(values, dict) and FORMAT in values:
+        version = values.pop(FORMAT)
+        if not isinstance(version, int) or not 1 <= version <= newest:
+            raise Open4MError(
+                f"{path}: has format {version!r}, this open4m reads formats 1 to {newest}: update open4m, or use the "
+                "version that wrote it"
+            )
+    return from_dict(cls, values, str(path)), version
 
 
 def override(config: T, assignments: Iterable[str]) -> T:

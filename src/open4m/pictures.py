@@ -87,3 +87,23 @@ def stack(images: Sequence[Image.Image]) -> Image.Image:
         sheet.paste(image, ((sheet.width - image.width) // 2, top))
         top += image.height
     return sheet
+
+
+def picture(array: np.ndarray, size: int, smooth: bool = True) -> Image.Image:
+    """A PIL image, ``size`` × ``size``, of a uint8 array (H, W) or (H, W, 3)."""
+    method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return Image.fromarray(array).convert("RGB").resize((size, size), method)
+
+
+def principal_components(features: np.ndarray) -> np.ndarray:
+    """The first three principal components of a (h, w, D) map as uint8 RGB (h, w, 3) (paper B.1)."""
+    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    flat = flat - flat.mean(0)
+    _, _, basis = np.linalg.svd(flat, full_matrices=False)
+    basis = basis[:3] * np.sign(basis[:3].sum(1, keepdims=True) + 1e-12)  # a stable choice of sign
+    projected = flat @ basis.T
+    low, high = projected.min(0), projected.max(0)
+    scaled = (projected - low) / np.maximum(high - low, 1e-9)
+    rgb = np.zeros((len(flat), 3))
+    rgb[:, : scaled.shape[1]] = scaled
+    return (rgb * 255).round().astype(np.uint8).reshape(*features.shape[:2], 3)

@@ -18,7 +18,7 @@ V     entries of a vocabulary (codebook)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,6 +119,8 @@ class MaskedBatch:
     target_valid: torch.Tensor  # (B, M) bool
     pixels: dict[str, torch.Tensor] = field(default_factory=dict)  # modality key -> (B, C, H, W) float32, normalized
     vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # modality key -> (B, L, C) float32
+    input_counts: tuple[int, ...] | None = None  # valid input tokens of each of the model's modalities
+    target_counts: tuple[int, ...] | None = None  # likewise of targets
 
     def to(self, device: torch.device | str) -> MaskedBatch:
         """The same batch on another device."""
@@ -127,12 +129,32 @@ class MaskedBatch:
             value = getattr(self, f.name)
             if isinstance(value, dict):
                 moved[f.name] = {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}
+            elif value is None or isinstance(value, tuple):
+                moved[f.name] = value
             else:
                 moved[f.name] = value.to(device, non_blocking=True)
         return MaskedBatch(**moved)
 
     def __len__(self) -> int:
         return self.input_id.shape[0]
+
+    def counted(self, modalities: int) -> MaskedBatch:
+        """The same batch with its counts known on the host, of a model of that many modalities.
+
+        Reading a number from a device waits for it, so whoever makes a batch on the CPU counts there:
+        :func:`open4m.masking.batch.mask_batch` does.
+        """
+
+        def counts(kind: torch.Tensor, valid: torch.Tensor) -> tuple[int, ...]:
+            return tuple(kind[valid].bincount(minlength=modalities).tolist())
+
+        if self.input_counts is not None and self.target_counts is not None:
+            return self
+        return replace(
+            self,
+            input_counts=counts(self.input_modality, self.input_valid),
+            target_counts=counts(self.target_modality, self.target_valid),
+        )
 
     def tokens_seen(self) -> int:
         """Input plus target tokens of the batch, the paper's unit of training length (appendix E.5)."""

@@ -10,9 +10,11 @@ from open4m.generate.pipeline import FourM
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
+from open4m.nn.vit import ViTConfig
+from open4m.tokenizers.config import TokenizerConfig
+from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.text import TextTokenizer
-from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.tokenizers.tokenizer import Tokenizer
 
 SIZE, CODES, LENGTH = 32, 16, 256
 TINY = ViTConfig(width=16, depth=1, heads=2)
@@ -70,8 +72,17 @@ def model(captions) -> FourM:
 @pytest.fixture(scope="session")
 def clip(captions) -> CLIPLabeller:
     words = fit_text_tokenizer(captions)
-    size = SmallCLIP(image_size=32, patch_size=16, width=16, layers=1, heads=2, projection=8, text_width=16,
-                     text_layers=1, text_heads=2)  # fmt: skip
+    size = SmallCLIP(
+        image_size=32,
+        patch_size=16,
+        width=16,
+        layers=1,
+        heads=2,
+        projection=8,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+    )
     return CLIPLabeller(small_clip(words, size).eval(), words)
 
 

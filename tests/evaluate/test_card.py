@@ -12,8 +12,9 @@ from open4m.model.fourm import FourMTransformer
 TEXTS = {"name": "tiny", "data": "scenes", "training": "short", "limits": "many"}
 RESULT = Result(samples=1, seed=0, options={}, rows=())
 DIRECTIONS = (
-    Direction(inputs=("rgb_pixels",), targets=("depth", "clip")), Direction(inputs=("caption",), targets=("rgb",)),
-)  # fmt: skip
+    Direction(inputs=("rgb_pixels",), targets=("depth", "clip")),
+    Direction(inputs=("caption",), targets=("rgb",)),
+)
 
 
 def test_it_says_what_was_trained_if_that_is_not_everything(model, tmp_path):

@@ -44,9 +44,14 @@ def test_json_has_the_rows_and_reads_back():
     values = json.loads(text)
     assert values["samples"] == 8
     assert values["rows"][0] == {
-        "task": "rgb → depth", "metric": "abs_rel", "better": "lower",
-        "model": 0.2, "upper_bound": 0.1, "trivial": 0.5, "gap_closed": pytest.approx(0.75),
-    }  # fmt: skip
+        "task": "rgb → depth",
+        "metric": "abs_rel",
+        "better": "lower",
+        "model": 0.2,
+        "upper_bound": 0.1,
+        "trivial": 0.5,
+        "gap_closed": pytest.approx(0.75),
+    }
     assert values["rows"][2]["gap_closed"] is None
     assert Result.from_json(text) == RESULT
 
@@ -66,8 +71,13 @@ def test_other_json_is_an_error(text):
 
 
 def test_rows_take_each_metric_from_each_predictor():
-    [first, second] = rows_of(["rgb", "depth"], {"a": "lower", "b": "higher"}, {"a": 1.0, "b": 2.0},
-                              {"a": 3.0, "b": 4.0}, {"a": 5.0, "b": 6.0})  # fmt: skip
+    [first, second] = rows_of(
+        ["rgb", "depth"],
+        {"a": "lower", "b": "higher"},
+        {"a": 1.0, "b": 2.0},
+        {"a": 3.0, "b": 4.0},
+        {"a": 5.0, "b": 6.0},
+    )
     assert (first.task, first.metric, first.better) == ("rgb → depth", "a", "lower")
     assert (second.model, second.upper_bound, second.trivial) == (2, 4, 6)
 

@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from open4m import cli, hub, modalities
-from open4m.evaluate import frechet, tokenizers
+from open4m import modalities, weights
+from open4m.cli.main import main
+from open4m.evaluate import tokenizers
+from open4m.evaluate.metrics import frechet
 from open4m.evaluate.tokenizers import Data, Decoding, measure, picture, read, report
+from open4m.hub import locate
+from open4m.nn.mlp import MLPConfig
+from open4m.nn.unet import UNetConfig
+from open4m.nn.vit import ViTConfig
 from open4m.store.shards import write_shard
+from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
-from open4m.tokenizers.mlp import MLPConfig
-from open4m.tokenizers.quantizer import code_usage
-from open4m.tokenizers.unet import UNetConfig
-from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.tokenizers.network import VQVAE
+from open4m.tokenizers.quantizers.base import code_usage
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError
 
 SIZE = 32  # of the scenes and tokenizers of conftest.py
@@ -96,9 +101,16 @@ def test_options_of_decoding_are_handed_on(tokenizer, held_out):
 def diffusing():
     unet = UNetConfig(channels=32, multipliers=(1,), blocks=1, attention=0)
     config = TokenizerConfig.of(
-        "depth", image_size=SIZE, codebook_size=16, encoder=ViTConfig(width=16, depth=1, heads=1), decoder=unet,
-        diffusion=DiffusionConfig(steps=2, clip=False), resolutions=(SIZE, 2 * SIZE), mean=(4.0,), std=(2.0,),
-    )  # fmt: skip
+        "depth",
+        image_size=SIZE,
+        codebook_size=16,
+        encoder=ViTConfig(width=16, depth=1, heads=1),
+        decoder=unet,
+        diffusion=DiffusionConfig(steps=2, clip=False),
+        resolutions=(SIZE, 2 * SIZE),
+        mean=(4.0,),
+        std=(2.0,),
+    )
     generator = torch.Generator().manual_seed(0)
     model = VQVAE(config, generator)
     for weight in model.decoder.parameters():
@@ -244,9 +256,15 @@ def test_a_report_says_what_was_measured_on_what(tokenizer, clip):
     assert (result.fingerprint, result.judge) == (own.fingerprint, clip.fingerprint)
     assert list(result.figures) == ["value"]
     assert list(result.figures["value"]) == [
-        "psnr", "ssim", "feature_distance", "frechet_distance", "code_usage", "perplexity",
-        "encode_images_per_second", "decode_images_per_second",
-    ]  # fmt: skip
+        "psnr",
+        "ssim",
+        "feature_distance",
+        "frechet_distance",
+        "code_usage",
+        "perplexity",
+        "encode_images_per_second",
+        "decode_images_per_second",
+    ]
     assert result.better.keys() == result.figures["value"].keys()
     lines = result.table().splitlines()
     assert "mine" in lines[0]
@@ -256,9 +274,7 @@ def test_a_report_says_what_was_measured_on_what(tokenizer, clip):
 
 def test_a_report_of_a_tokenizer_that_standardizes_needs_no_units(shards, monkeypatch):
     vit = ViTConfig(width=32, depth=1, heads=2)
-    config = TokenizerConfig.of(
-        "depth", image_size=SIZE, codebook_size=16, encoder=vit, decoder=vit, standardize=True
-    )  # fmt: skip
+    config = TokenizerConfig.of("depth", image_size=SIZE, codebook_size=16, encoder=vit, decoder=vit, standardize=True)
     own, drawn = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0))), []
     monkeypatch.setattr(tokenizers, "picture", lambda *arguments: drawn.append(arguments))
     result, _ = report(own, "mine", Data(samples=3, folder=shards), no_clip)
@@ -277,7 +293,7 @@ def test_the_command_writes_figures_and_a_picture(tokenizer, tmp_path, shards, c
     own.save(tmp_path / "mine")
     out = tmp_path / "deep" / "out"
     arguments = ["tokenizer", "report", str(tmp_path / "mine"), "--data", str(shards), "--samples", "3"]
-    assert cli.main([*arguments, "--out", str(out), "--device", "cpu"]) == 0
+    assert main([*arguments, "--out", str(out), "--device", "cpu"]) == 0
     written = json.loads((out / "report.json").read_text())
     assert written["command"] == " ".join(["open4m", *arguments])
     assert (written["samples"], written["modality"], written["judge"]) == (3, "depth", None)
@@ -313,7 +329,7 @@ def test_mistakes_are_one_line(tokenizer, tmp_path, shards, capsys):
         ),
         ([str(tmp_path / "depth"), "--device", "nonsense"], "--device nonsense: not available"),
     ):
-        assert cli.main(["tokenizer", "report", *arguments, "--out", str(tmp_path / "out")]) == 2
+        assert main(["tokenizer", "report", *arguments, "--out", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.startswith("open4m: ")
@@ -323,13 +339,13 @@ def test_mistakes_are_one_line(tokenizer, tmp_path, shards, capsys):
 
 def test_a_model_directorys_tokenizers_are_named_by_modality(tokenizer, tmp_path, monkeypatch):
     folder = tmp_path / "model"
-    tokenizer("rgb").save(folder / hub.TOKENIZERS / "rgb")
-    for name in (hub.CONFIG, hub.WEIGHTS):
+    tokenizer("rgb").save(folder / weights.TOKENIZERS / "rgb")
+    for name in (weights.CONFIG, weights.WEIGHTS):
         (folder / name).write_bytes(b"")
-    assert hub.resolve_tokenizer(f"{folder}/rgb") == folder / hub.TOKENIZERS / "rgb"
-    assert hub.resolve_tokenizer(folder / hub.TOKENIZERS / "rgb") == folder / hub.TOKENIZERS / "rgb"
+    assert locate.resolve_tokenizer(f"{folder}/rgb") == folder / weights.TOKENIZERS / "rgb"
+    assert locate.resolve_tokenizer(folder / weights.TOKENIZERS / "rgb") == folder / weights.TOKENIZERS / "rgb"
     tokenizer("depth").save(tmp_path / "training" / "model")
-    assert hub.resolve_tokenizer(tmp_path / "training") == tmp_path / "training" / "model"
-    assert hub.resolve_tokenizer("scenes/rgb") == hub.SHIPPED / "scenes" / hub.TOKENIZERS / "rgb"
+    assert locate.resolve_tokenizer(tmp_path / "training") == tmp_path / "training" / "model"
+    assert locate.resolve_tokenizer("scenes/rgb") == locate.SHIPPED / "scenes" / weights.TOKENIZERS / "rgb"
     with pytest.raises(Open4MError, match="name one"):
-        hub.resolve_tokenizer(folder)
+        locate.resolve_tokenizer(folder)

@@ -32,10 +32,11 @@ PLANS = {
     "weighted": [Step(target="rgb", steps=2, guidance={"caption": 2.0, "avoid": -1.0, "depth": 0.0})],
     "replaced": [Step(target="rgb", steps=2, guidance={"avoid": -1.0})],
     "chained": [
-        Step(target="rgb", tokens=(1, 2), guided=False), Step(**TEXT, steps=4, guidance=2.0),
+        Step(target="rgb", tokens=(1, 2), guided=False),
+        Step(**TEXT, steps=4, guidance=2.0),
         Step(target="rgb@64", steps=1, guidance=2.0),
     ],
-}  # fmt: skip
+}
 KNOWN, CAPTION, AVOID = 5, [6, 7, 8, 3], [9, 3]
 
 

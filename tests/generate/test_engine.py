@@ -94,12 +94,17 @@ def by_hand(model, inputs, queries, pixels=None):
     pixels = {} if pixels is None else {"rgb_pixels": pixels[None]}
     one = torch.tensor(one, dtype=torch.int64)[:, None]  # (3, 1, N)
     batch = MaskedBatch(
-        input_modality=one[0], input_position=one[1],
-        input_id=one[2], input_valid=torch.ones(1, len(inputs), dtype=torch.bool),
-        target_modality=torch.full((1, len(asked)), index), target_position=torch.tensor([[p for p, _ in asked]]),
-        query_id=torch.tensor([[q for _, q in asked]]), target_id=torch.zeros(1, len(asked), dtype=torch.int64),
-        target_valid=torch.ones(1, len(asked), dtype=torch.bool), pixels=pixels,
-    )  # fmt: skip
+        input_modality=one[0],
+        input_position=one[1],
+        input_id=one[2],
+        input_valid=torch.ones(1, len(inputs), dtype=torch.bool),
+        target_modality=torch.full((1, len(asked)), index),
+        target_position=torch.tensor([[p for p, _ in asked]]),
+        query_id=torch.tensor([[q for _, q in asked]]),
+        target_id=torch.zeros(1, len(asked), dtype=torch.int64),
+        target_valid=torch.ones(1, len(asked), dtype=torch.bool),
+        pixels=pixels,
+    )
     with torch.no_grad():
         return model.target_logits(batch)[key]
 
@@ -128,10 +133,11 @@ PLANS = {
     "sequence": [Step(target="boxes", scheme="left_to_right", steps=0)],
     "guided": [Step(target="depth", steps=3, guidance=3.0, top_k=4), Step(target="rgb", scheme="roar", guidance=-1.0)],
     "chained": [
-        Step(target="boxes", scheme="left_to_right", steps=0, guidance=2.0), Step(target="rgb", steps=3),
+        Step(target="boxes", scheme="left_to_right", steps=0, guidance=2.0),
+        Step(target="rgb", steps=3),
         Step(target="depth", scheme="roar", steps=3, guidance=1.5),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -241,8 +247,12 @@ def test_sequences_are_decoded_like_one_uncached_pass_and_guided_by_the_formula(
     for row in range(4):
         tokens = canvas.sequences["boxes"][row]
         queries = ("boxes", list(enumerate([START, *tokens[:-1]])))
-        conditional = by_hand(engine.model, inputs_of(given, row, ("rgb_pixels", "depth", "caption")), queries,
-                              given.pixels["rgb_pixels"][row])  # fmt: skip
+        conditional = by_hand(
+            engine.model,
+            inputs_of(given, row, ("rgb_pixels", "depth", "caption")),
+            queries,
+            given.pixels["rgb_pixels"][row],
+        )
         unconditional = by_hand(engine.model, [], queries)
         found = torch.stack(
             [logits[open_rows(canvas, n).index(row)] for n, logits in enumerate(recorded[: len(tokens)])]
@@ -337,9 +347,10 @@ def test_a_condition_cannot_hold_a_target(engine):
 def test_what_was_generated_conditions_what_follows(engine, recorded):
     """The second and third targets' logits are those of a pass that shows the first one's tokens, guidance included."""
     plan = [
-        Step(target="caption", scheme="left_to_right", steps=0), Step(target="rgb", steps=1),
+        Step(target="caption", scheme="left_to_right", steps=0),
+        Step(target="rgb", steps=1),
         Step(target="depth", steps=1, guidance=2.5),
-    ]  # fmt: skip
+    ]
     canvas = engine.run(Canvas(CONFIG, 3), plan, [0, 1, 2])
     rgb, depth = (logits.unflatten(0, (3, -1)) for logits in recorded[-2:])
     for row in range(3):
@@ -414,18 +425,22 @@ def test_weighted_conditions_are_the_formula_of_section_4(engine, recorded, sche
 
         base = logits(given)
         expected = (
-            base + 2.5 * (logits(given, "caption") - base) + 0.3 * (logits(given, "rgb_pixels") - base)
+            base
+            + 2.5 * (logits(given, "caption") - base)
+            + 0.3 * (logits(given, "rgb_pixels") - base)
             - 1.5 * (logits(other, "caption") - base)
-        )  # fmt: skip
+        )
         torch.testing.assert_close(of_row[row], expected, **close)
 
 
 def test_a_condition_takes_the_place_of_what_is_given_without_a_weight(engine, recorded):
     make, other = canvases(), canvases()([0, 0, 0, 0], keys=("caption",))
     engine.run(
-        make(keys=("caption",)), [Step(target="rgb", steps=1, guidance={"avoided": -2.0})], [0, 1, 2, 3],
+        make(keys=("caption",)),
+        [Step(target="rgb", steps=1, guidance={"avoided": -2.0})],
+        [0, 1, 2, 3],
         {"avoided": other},
-    )  # fmt: skip
+    )
     queries = ("rgb", [(p, 0) for p in range(6)])
     base = by_hand(engine.model, inputs_of(make(), 2, ("caption",)), queries)
     instead = by_hand(engine.model, inputs_of(other, 2, ("caption",)), queries)
@@ -584,12 +599,14 @@ def floor(config, shown, asked, sequence=False):
     linear, feed = 2 * dim * dim, 6 * dim * hidden
     encode = sum(
         config.encoder_depth * (n * (4 * linear + feed) + 4 * dim * n * n) + n * linear * (1 + 2 * config.decoder_depth)
-        for view in shown for n in view
-    )  # fmt: skip
+        for view in shown
+        for n in view
+    )
     decode = sum(
         config.decoder_depth * (m * (6 * linear + feed) + 4 * dim * m * (m + n))
-        for view in shown for n, m in zip(view, asked, strict=True)
-    )  # fmt: skip
+        for view in shown
+        for n, m in zip(view, asked, strict=True)
+    )
     return encode + decode
 
 
@@ -657,8 +674,11 @@ def test_sequences_cost_no_more_than_a_tenth_above_their_floor():
     lengths = [len(row) for row in canvas.sequences["boxes"]]
     assert len(set(lengths)) > 1
     given = canvases()()
-    shown = (given.known["depth"].sum(1) + given.known["rgb_pixels"].sum(1)
-             + torch.tensor([len(c or []) for c in given.sequences["caption"]])).tolist()  # fmt: skip
+    shown = (
+        given.known["depth"].sum(1)
+        + given.known["rgb_pixels"].sum(1)
+        + torch.tensor([len(c or []) for c in given.sequences["caption"]])
+    ).tolist()
     needed = floor(WIDE, [[0] * 4, shown], [0] * 4) + 2 * 64 * 12 * int(given.known["rgb_pixels"].sum())
     hidden, linear = int(2 * int(64 * WIDE.mlp_ratio) / 3), 2 * 64 * 64
     for length, n in zip(lengths, shown, strict=True):

@@ -49,12 +49,16 @@ def test_a_cell_is_unknown_if_any_part_of_a_pixel_in_it_is(extent, grid):
             top, left = (extent[0] - side) / 2, (extent[1] - side) / 2
             expected = [
                 [
-                    int(top + side * r / grid[0] < y + 1 and y < top + side * (r + 1) / grid[0]
-                        and left + side * c / grid[1] < x + 1 and x < left + side * (c + 1) / grid[1])
+                    int(
+                        top + side * r / grid[0] < y + 1
+                        and y < top + side * (r + 1) / grid[0]
+                        and left + side * c / grid[1] < x + 1
+                        and x < left + side * (c + 1) / grid[1]
+                    )
                     for c in range(grid[1])
                 ]
                 for r in range(grid[0])
-            ]  # fmt: skip
+            ]
             assert cells(mask, extent, grid) == expected, (y, x)
 
 

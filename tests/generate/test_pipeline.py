@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from open4m import hub, modalities
+from open4m import modalities, weights
 from open4m.generate.masks import Cells, Masked
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
 from open4m.model.config import Direction
 from open4m.model.fourm import FourMTransformer
-from open4m.tokenizers.vqvae import Tokenizer
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Boxes, Open4MError
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8))
@@ -252,9 +252,11 @@ def trained(model):
 def test_a_direction_that_was_not_trained_is_an_error_that_says_what_was(trained):
     depth = np.full((9, 9), 2.0)
     for inputs, targets in (
-        ({"depth": depth}, ["semseg", "rgb"]), ({"caption": "a ball", "depth": depth}, ["rgb"]), ({}, ["rgb"]),
+        ({"depth": depth}, ["semseg", "rgb"]),
+        ({"caption": "a ball", "depth": depth}, ["rgb"]),
+        ({}, ["rgb"]),
         ({"semseg": Masked(np.zeros((16, 16), np.uint8), (0, 0, 0.5, 1)), "depth": depth}, ["semseg"]),
-    ):  # fmt: skip
+    ):
         trained.generate(inputs, targets)
     for inputs, targets, message in (
         (
@@ -274,7 +276,7 @@ def test_directions_are_saved_and_leave_the_fingerprint_as_it_is(model, trained,
     again = FourM.from_pretrained(tmp_path / "model")
     assert again.config.directions == trained.config.directions
     assert again.fingerprint == trained.fingerprint == model.fingerprint
-    path = tmp_path / "model" / hub.CONFIG
+    path = tmp_path / "model" / weights.CONFIG
     content = json.loads(path.read_text())
     del content["directions"]  # as it was before there were any
     path.write_text(json.dumps(content))

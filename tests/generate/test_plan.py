@@ -22,8 +22,11 @@ CONFIG = FourMConfig(
         ModalitySpec(key="rgb@64", family="grid", vocab_size=12, grid=(2, 3)),
         ModalitySpec(key="normals", family="grid", vocab_size=12, grid=(2, 3), is_input=False),
     ),
-    dim=16, encoder_depth=1, decoder_depth=1, heads=2,
-)  # fmt: skip
+    dim=16,
+    encoder_depth=1,
+    decoder_depth=1,
+    heads=2,
+)
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.sampled_from(["cosine", "linear"]))
@@ -62,13 +65,25 @@ def test_a_step_may_be_given_whole_and_numpy_numbers_are_numbers():
 
 def test_numbers_of_numpy_become_those_that_json_has():
     made = Step(
-        target="depth", steps=np.int64(3), tokens=np.array([1, 2]), temperature=(np.float32(1), np.float64(0.5)),
-        top_k=np.int8(4), top_p=np.float16(0.5), choice_temperature=np.float32(2), guidance={"caption": np.float32(3)},
-    )  # fmt: skip
+        target="depth",
+        steps=np.int64(3),
+        tokens=np.array([1, 2]),
+        temperature=(np.float32(1), np.float64(0.5)),
+        top_k=np.int8(4),
+        top_p=np.float16(0.5),
+        choice_temperature=np.float32(2),
+        guidance={"caption": np.float32(3)},
+    )
     plain = Step(
-        target="depth", steps=3, tokens=(1, 2), temperature=(1.0, 0.5), top_k=4, top_p=0.5, choice_temperature=2.0,
+        target="depth",
+        steps=3,
+        tokens=(1, 2),
+        temperature=(1.0, 0.5),
+        top_k=4,
+        top_p=0.5,
+        choice_temperature=2.0,
         guidance={"caption": 3.0},
-    )  # fmt: skip
+    )
     assert made == plain == Step(**json.loads(json.dumps(configs.to_dict(made))))
     assert Step(target="depth", guidance=np.array([1, 2.5])).guidance == (1.0, 2.5)
     for wrong in (np.float32("inf"), np.float16("nan"), (1, np.float32("inf")), {"caption": np.float32("-inf")}):

@@ -29,9 +29,14 @@ def test_a_result_is_made_again_to_the_token(model, image, mask, tmp_path):
     if mask is not None:
         shown["depth"] = Masked(np.linspace(1, 3, 81, dtype=np.float32).reshape(9, 9), mask)
     results = model.generate(
-        [shown] * 2, ["depth", "semseg"], seed=[3, 9], entropies=True, guidance={"caption": 2.0, "avoid": -1.0},
-        conditions={"avoid": {"caption": "a ball"}}, depth={"temperature": (1.0, 0.5), "tokens": (3, 2)},
-    )  # fmt: skip
+        [shown] * 2,
+        ["depth", "semseg"],
+        seed=[3, 9],
+        entropies=True,
+        guidance={"caption": 2.0, "avoid": -1.0},
+        conditions={"avoid": {"caption": "a ball"}},
+        depth={"temperature": (1.0, 0.5), "tokens": (3, 2)},
+    )
     found = kept(model, results, tmp_path)
     again = record.replay(model, found)
     assert record.differences(found, again) == []
@@ -71,8 +76,9 @@ def test_differences_are_said_and_another_model_is_an_error(model, image, tmp_pa
     found = record.read(path)
     length = len(result.tokens["caption"])
     assert record.differences(found, record.replay(model, found)) == [
-        "result 1, depth: 1 of 16 tokens differ", f"result 1, caption: 1 of {length} tokens differ",
-    ]  # fmt: skip
+        "result 1, depth: 1 of 16 tokens differ",
+        f"result 1, caption: 1 of {length} tokens differ",
+    ]
     path.write_text(path.read_text().replace(model.fingerprint, "0" * 16))
     with pytest.raises(Open4MError, match=f"another model made .* 'tiny' with fingerprint '0000.*{model.fingerprint}"):
         record.replay(model, record.read(path))
@@ -122,9 +128,15 @@ def test_every_damage_of_a_record_is_a_users_error(model, tmp_path, monkeypatch)
     shown = {"boxes": BOXES, "caption": "a ball", "depth": Masked(np.full((9, 9), 2.0), Cells((1, 2)))}
     monkeypatch.setattr(FourM, "fingerprint", model.fingerprint)  # computed once
     result = model.generate(
-        shown, ["depth"], seed=3, entropies=True, steps=1, temperature=(1.0, 0.5),
-        guidance={"caption": 2.0, "avoid": -1.0}, conditions={"avoid": {"semseg": np.zeros((4, 4), np.uint8)}},
-    )  # fmt: skip
+        shown,
+        ["depth"],
+        seed=3,
+        entropies=True,
+        steps=1,
+        temperature=(1.0, 0.5),
+        guidance={"caption": 2.0, "avoid": -1.0},
+        conditions={"avoid": {"semseg": np.zeros((4, 4), np.uint8)}},
+    )
     path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [result])
     np.save(tmp_path / "given.npy", np.array(["no", "numbers"]))
     text, errors = path.read_text(), []
@@ -165,14 +177,20 @@ def test_every_damage_of_a_record_is_a_users_error(model, tmp_path, monkeypatch)
         ('"tokens": {"depth": [', '"tokens": {"depth": [0.5, ', r"depth\[0\]: expected int, got 0.5"),
         ('"tokens": {"depth": [', '"tokens": {"depth": ["1", ', r"depth\[0\]: expected int, got '1'"),
         ('"tokens": {"depth"', '"tokens": {"rgb"', "expected tokens of depth, the targets, got those of rgb"),
-        ('{"text": "a ball"}', '{"value": {"value": {"text": "a"}, "mask": {}}, "mask": {"cells": [1]}}',
-         "caption.value: unknown field"),
+        (
+            '{"text": "a ball"}',
+            '{"value": {"value": {"text": "a"}, "mask": {}}, "mask": {"cells": [1]}}',
+            "caption.value: unknown field",
+        ),
         ('{"text": "a ball"}', '{"value":' * 400 + "1" + "}" * 400, "caption: missing mask"),
-        ('{"text": "a ball"}', '{"text": {"text": "' + "x" * 10**6 + '"}}',
-         "caption.text: expected str, got {'text': 'x"),
+        (
+            '{"text": "a ball"}',
+            '{"text": {"text": "' + "x" * 10**6 + '"}}',
+            "caption.text: expected str, got {'text': 'x",
+        ),
         ('"steps": 8', '"steps": 0', "result.json: .*depth: steps must be 1 to 10000, got 0"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_in_a_record_and_where_is_said(old, new, message, model, tmp_path):
     shown = {"caption": "a ball", "depth": Masked(np.full((9, 9), 2.0), Cells((1, 2)))}
     path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [model.generate(shown, ["depth"], seed=3)])
@@ -220,9 +238,15 @@ def test_only_regular_files_of_a_limited_size_are_read(model, segments, tmp_path
 
 
 @pytest.mark.parametrize(
-    "array", [np.array(["a"] * 81).reshape(9, 9), np.zeros((9, 9), "datetime64[s]"), np.zeros((9, 9), "S0"),
-              np.zeros((9, 9), complex), np.zeros((9, 9), [("a", "f4")])]
-)  # fmt: skip
+    "array",
+    [
+        np.array(["a"] * 81).reshape(9, 9),
+        np.zeros((9, 9), "datetime64[s]"),
+        np.zeros((9, 9), "S0"),
+        np.zeros((9, 9), complex),
+        np.zeros((9, 9), [("a", "f4")]),
+    ],
+)
 def test_arrays_are_of_numbers(array, model, tmp_path):
     shown = {"depth": Masked(np.full((9, 9), 2.0), np.eye(9, dtype=bool))}
     path = record.write(tmp_path, "tiny", model.fingerprint, "cpu", [model.generate(shown, ["depth"])])

@@ -38,8 +38,12 @@ def slow_distribution(logits, temperature, top_k, top_p):
     return [p[i] / total if i in kept else 0.0 for i in range(len(p))]
 
 
-@given(st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 2.5]), st.sampled_from([0, 1, 3, 7, 100]),
-       st.sampled_from([1.0, 0.9, 0.5, 1e-6]))  # fmt: skip
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0.3, 1.0, 2.5]),
+    st.sampled_from([0, 1, 3, 7, 100]),
+    st.sampled_from([1.0, 0.9, 0.5, 1e-6]),
+)
 @settings(max_examples=80, deadline=None)
 def test_draws_follow_the_truncated_softmax(seed, temperature, top_k, top_p):
     logits = 2 * torch.randn(7, generator=torch.Generator().manual_seed(seed))

@@ -168,13 +168,18 @@ def test_what_is_placed_is_the_central_part_of_the_boxs_aspect_mirrored_around_i
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ((0.5, 0, 0.5, 1), "a box is x_min < x_max"), ((0, 0, 1, 1.1), "fractions from 0 to 1"),
-        ((0, 0, 0.001, 0.001), "holds no pixel of 32×32"), ((0.1, 0.1, 0.4, 0.4), "holds no whole token of 4×4"),
-        ((0, 0, 1, 1), "no cell is masked"), ((float("nan"), 0, 1, 1), "a box is x_min < x_max"),
-        ((0, 0, 1), r"a box is x_min < x_max .*, got \(0, 0, 1\)"), ("0,0,1,1", "got '0,0,1,1'"),
-        ("0011", "got '0011'"), (3, "a box is x_min < x_max"),
+        ((0.5, 0, 0.5, 1), "a box is x_min < x_max"),
+        ((0, 0, 1, 1.1), "fractions from 0 to 1"),
+        ((0, 0, 0.001, 0.001), "holds no pixel of 32×32"),
+        ((0.1, 0.1, 0.4, 0.4), "holds no whole token of 4×4"),
+        ((0, 0, 1, 1), "no cell is masked"),
+        ((float("nan"), 0, 1, 1), "a box is x_min < x_max"),
+        ((0, 0, 1), r"a box is x_min < x_max .*, got \(0, 0, 1\)"),
+        ("0,0,1,1", "got '0,0,1,1'"),
+        ("0011", "got '0011'"),
+        (3, "a box is x_min < x_max"),
     ],
-)  # fmt: skip
+)
 def test_a_box_that_cannot_hold_an_image_is_refused(model, image, box, message):
     with pytest.raises(Open4MError, match=message):
         verbs.outpaint(model, image, box)
@@ -201,14 +206,21 @@ def test_a_moved_box_conditions_the_image_and_what_is_kept_stays(model, image):
 
 def test_a_changed_class_is_generated_again_where_it_is(model, image, segments):
     edit = verbs.edit(
-        model, image.crop((10, 0, 30, 20)), "semseg", lambda value: verbs.swap(value, "ball", "cube", ("floor", "cube",
-        "ball")), keep=["rgb"], given={"semseg": segments},
-    )  # fmt: skip
+        model,
+        image.crop((10, 0, 30, 20)),
+        "semseg",
+        lambda value: verbs.swap(value, "ball", "cube", ("floor", "cube", "ball")),
+        keep=["rgb"],
+        given={"semseg": segments},
+    )
     assert not (edit.after == 2).any()
     assert np.isfinite(edit.results[0].log_probability["rgb"]).nonzero()[0].tolist() == [3]
-    assert "rgb" not in verbs.edit(
-        model, None, "semseg", lambda value: np.zeros_like(value), given={"semseg": segments}
-    ).results[0].given  # fmt: skip
+    assert (
+        "rgb"
+        not in verbs.edit(model, None, "semseg", lambda value: np.zeros_like(value), given={"semseg": segments})
+        .results[0]
+        .given
+    )
 
 
 def test_what_is_changed_is_extracted_if_it_is_not_given(model, image):
@@ -239,9 +251,12 @@ def test_changes_of_boxes():
     assert len(verbs.delete(one, "cube")) == 0
     for boxes, label, message in (
         (BOXES, "ball", "2 are called 'ball', expected one .*say which: ball:1 to ball:2"),
-        (BOXES, "ball:3", "ball:1 to ball:2"), (BOXES, "ball:0", "ball:1"), (BOXES, "cone", "there are: cube, ball"),
-        (Boxes([], []), "cube", "there are: no boxes"), (np.zeros((3, 3)), "cube", "only boxes can be moved"),
-    ):  # fmt: skip
+        (BOXES, "ball:3", "ball:1 to ball:2"),
+        (BOXES, "ball:0", "ball:1"),
+        (BOXES, "cone", "there are: cube, ball"),
+        (Boxes([], []), "cube", "there are: no boxes"),
+        (np.zeros((3, 3)), "cube", "only boxes can be moved"),
+    ):
         for change in (lambda b, n: verbs.move(b, n, (0, 0, 1, 1)), lambda b, n: verbs.rename(b, n, "x"), verbs.delete):
             with pytest.raises(Open4MError, match=message):
                 change(boxes, label)
@@ -309,13 +324,19 @@ IMAGE = Image.new("RGB", (8, 8))
 WORDS = st.text(max_size=8).filter(lambda word: not modalities.is_known(word))
 INPUTS = st.one_of(
     WORDS.map(lambda word: {word: 1}),
-    st.sampled_from([
-        {"depth": Masked(np.ones((8, 8)), np.zeros((3, 9)))}, {"caption": "ball " * 20},
-        {"normals": np.float32([[[0, 0, 1]]])}, {"depth": np.full((4, 4), np.nan)},
-        {"caption": Masked("a", (0, 0, 1, 1))},
-        {"boxes": [{"box": [0, 0, 1, 1], "label": "ball"}] * 4}, {"rgb": Masked(IMAGE, (0, 0, 2, 1))}, {"semseg": "x"},
-    ]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            {"depth": Masked(np.ones((8, 8)), np.zeros((3, 9)))},
+            {"caption": "ball " * 20},
+            {"normals": np.float32([[[0, 0, 1]]])},
+            {"depth": np.full((4, 4), np.nan)},
+            {"caption": Masked("a", (0, 0, 1, 1))},
+            {"boxes": [{"box": [0, 0, 1, 1], "label": "ball"}] * 4},
+            {"rgb": Masked(IMAGE, (0, 0, 2, 1))},
+            {"semseg": "x"},
+        ]
+    ),
+)
 TARGETS = st.one_of(WORDS.map(lambda word: [word]), st.sampled_from([[], ["rgb_pixels"], ["depth", "depth"], ["clip"]]))
 OPTIONS = st.one_of(
     *(

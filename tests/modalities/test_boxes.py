@@ -78,9 +78,9 @@ corner = st.tuples(st.sampled_from(sorted(SHORT.values())), st.integers(0, BINS 
 )
 label = st.sampled_from([TEXT.class_id(name) for name in TEXT.class_names])
 anything = st.one_of(corner, corner, label, st.integers(0, TEXT.vocab_size - 1))
-well_formed = st.tuples(
-    *[st.tuples(st.integers(0, BINS - 1), st.integers(0, BINS - 1)).map(sorted)] * 2, label
-).map(lambda box: [*tokens(f"x{box[0][0]} y{box[1][0]} X{box[0][1]} Y{box[1][1]}"), box[2]])  # fmt: skip
+well_formed = st.tuples(*[st.tuples(st.integers(0, BINS - 1), st.integers(0, BINS - 1)).map(sorted)] * 2, label).map(
+    lambda box: [*tokens(f"x{box[0][0]} y{box[1][0]} X{box[0][1]} Y{box[1][1]}"), box[2]]
+)
 
 
 def is_box(window: list[int]) -> bool:

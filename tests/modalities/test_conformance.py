@@ -14,16 +14,20 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
-from open4m.modalities.base import Crop, Modality, PixelGrid, Sequence, TokenGrid, Vector, VectorSequence, augment
-from open4m.tokenizers.mlp import MLPConfig
+from open4m.modalities.crops import Crop, augment
+from open4m.modalities.families import Modality, PixelGrid, TokenGrid, TokenSequence, VectorSequence
+from open4m.modalities.features import Vector
+from open4m.nn.mlp import MLPConfig
+from open4m.nn.vit import ViTConfig
+from open4m.tokenizers.config import TokenizerConfig
+from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.text import TextTokenizer
-from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Boxes, Open4MError
 
 NAMES = modalities.names()
 GRIDS = [n for n in NAMES if isinstance(modalities.get(n), TokenGrid)]
-SEQUENCES = [n for n in NAMES if isinstance(modalities.get(n), Sequence)]
+SEQUENCES = [n for n in NAMES if isinstance(modalities.get(n), TokenSequence)]
 SIDE = 64
 
 
@@ -149,11 +153,24 @@ def test_pickled_arrays_and_other_types_are_not_read():
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in SEQUENCES])
 @pytest.mark.parametrize(
     "bad",
-    [None, "text", object(), 3, [], np.zeros(5), np.zeros((4, 4, 4, 4), np.float32),
-     np.full((8, 8, 3), np.nan, np.float32), np.full((8, 8), np.nan, np.float32), np.full((8, 8), np.inf),
-     np.zeros((0, 8), np.uint8), np.zeros((8, 0, 3), np.float32), np.zeros((8, 8), dtype=complex), np.array([["a"]])],
+    [
+        None,
+        "text",
+        object(),
+        3,
+        [],
+        np.zeros(5),
+        np.zeros((4, 4, 4, 4), np.float32),
+        np.full((8, 8, 3), np.nan, np.float32),
+        np.full((8, 8), np.nan, np.float32),
+        np.full((8, 8), np.inf),
+        np.zeros((0, 8), np.uint8),
+        np.zeros((8, 0, 3), np.float32),
+        np.zeros((8, 8), dtype=complex),
+        np.array([["a"]]),
+    ],
     ids=lambda b: f"{type(b).__name__}{getattr(b, 'dtype', '')}{getattr(b, 'shape', '')}",
-)  # fmt: skip
+)
 def test_grids_refuse_what_they_are_not_by_name(name, bad):
     modality = modalities.get(name)
     with pytest.raises(Open4MError, match=f"^({name}|{modality.source}):"):
@@ -163,20 +180,29 @@ def test_grids_refuse_what_they_are_not_by_name(name, bad):
 @pytest.mark.parametrize(
     ("name", "bad", "message"),
     [
-        ("rgb", np.full((8, 8, 3), 1.5), "floats in"), ("rgb", np.zeros((8, 8, 3), np.int64), "uint8"),
-        ("rgb", np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"), ("depth", np.full((8, 8), -1.0), "above 0 m"),
-        ("depth", np.array([[1.0, np.nan]]), "finite depth"), ("depth", np.zeros((8, 8)), "above 0 m"),
+        ("rgb", np.full((8, 8, 3), 1.5), "floats in"),
+        ("rgb", np.zeros((8, 8, 3), np.int64), "uint8"),
+        ("rgb", np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
+        ("depth", np.full((8, 8), -1.0), "above 0 m"),
+        ("depth", np.array([[1.0, np.nan]]), "finite depth"),
+        ("depth", np.zeros((8, 8)), "above 0 m"),
         ("normals", np.ones((8, 8, 3), np.float32), "lengths from 1.732"),
         ("normals", np.zeros((8, 8, 3), np.uint8), "floats"),
-        ("semseg", np.full((8, 8), -1), "from 0"), ("semseg", np.zeros((8, 8)), "integer"),
-        ("dinov2_global", np.zeros(5), "a direction, got zeros"), ("imagebind_global", np.ones((1, 5)), "float vector"),
-        ("human_pose", np.ones(69), "a vector of 207 numbers, got 69"), ("human_pose", [1, 2], "got int64"),
-        ("clip", np.zeros((8, 8, 4), np.int64), "float feature map"), ("caption", b"x", "expected a str, got bytes"),
-        ("caption", None, "expected a str"), ("boxes", 5, "expected Boxes or"),
-        ("boxes", [{"box": [0, 0, 1, 1]}], "label"), ("boxes", [{"box": [0, 0, 1], "label": "a"}], "expected Boxes or"),
+        ("semseg", np.full((8, 8), -1), "from 0"),
+        ("semseg", np.zeros((8, 8)), "integer"),
+        ("dinov2_global", np.zeros(5), "a direction, got zeros"),
+        ("imagebind_global", np.ones((1, 5)), "float vector"),
+        ("human_pose", np.ones(69), "a vector of 207 numbers, got 69"),
+        ("human_pose", [1, 2], "got int64"),
+        ("clip", np.zeros((8, 8, 4), np.int64), "float feature map"),
+        ("caption", b"x", "expected a str, got bytes"),
+        ("caption", None, "expected a str"),
+        ("boxes", 5, "expected Boxes or"),
+        ("boxes", [{"box": [0, 0, 1, 1]}], "label"),
+        ("boxes", [{"box": [0, 0, 1], "label": "a"}], "expected Boxes or"),
         ("boxes", [{"box": [0, 0, 2, 1], "label": "a"}], "fractions"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said(name, bad, message):
     with pytest.raises(Open4MError, match=f"^{name}: .*{message}"):
         modalities.get(name).convert(bad)
@@ -218,8 +244,9 @@ def test_a_crop_has_the_size_asked_for_and_is_still_a_value(case):
     for value, size in itertools.product(values[:2], [(16, 16), (40, 24), (100, 100)]):
         cut = modality.crop(value, Crop(0.1, 0.2, 0.7, 0.5, size))
         assert_same(modality.convert(cut), cut, 1e-6)
-        assert modality.extent(cut) == (size if isinstance(modality, PixelGrid | TokenGrid) and not
-                                        isinstance(modality, Vector) else None)  # fmt: skip
+        assert modality.extent(cut) == (
+            size if isinstance(modality, PixelGrid | TokenGrid) and not isinstance(modality, Vector) else None
+        )
         if isinstance(value, np.ndarray):
             assert cut.shape[2:] == value.shape[2:]
             assert cut.dtype == value.dtype
@@ -263,17 +290,22 @@ def test_crops_and_flips_move_one_object_alike_in_all_modalities(seed, flip, siz
     inside[y0:y1, x0:x1] = True
     unit = np.where(inside[..., None], [0.6, 0, 0.8], [0.0, 0, 1]).astype(np.float32)
     sample = {
-        "rgb": np.repeat(inside[..., None] * np.uint8(255), 3, 2), "semseg": inside.astype(np.uint8), "normals": unit,
+        "rgb": np.repeat(inside[..., None] * np.uint8(255), 3, 2),
+        "semseg": inside.astype(np.uint8),
+        "normals": unit,
         "depth": np.where(inside, 2.0, 9.0).astype(np.float32),
         "clip": np.repeat(inside[..., None], 4, 2).astype(np.float32),
         "boxes": Boxes(np.array([[x0, y0, x1, y1]]) / SIDE, ["cube"]),
-    }  # fmt: skip
+    }
     crop = Crop.random(SIDE, SIDE, size, rng, scale=(0.3, 1.0))
     moved = augment(sample, {name: modalities.get(name) for name in sample}, crop, flip)
     masks = {
-        "rgb": moved["rgb"][..., 0] > 127, "semseg": moved["semseg"] == 1, "depth": moved["depth"] < 5,
-        "normals": np.abs(moved["normals"][..., 0]) > 0.3, "clip": moved["clip"][..., 0] > 0.5,
-    }  # fmt: skip
+        "rgb": moved["rgb"][..., 0] > 127,
+        "semseg": moved["semseg"] == 1,
+        "depth": moved["depth"] < 5,
+        "normals": np.abs(moved["normals"][..., 0]) > 0.3,
+        "clip": moved["clip"][..., 0] > 0.5,
+    }
     # by hand: where the rectangle is in the crop, in output pixels
     left, right = ((v / SIDE - crop.left) / crop.width * size for v in (x0, x1))
     top, bottom = ((v / SIDE - crop.top) / crop.height * size for v in (y0, y1))
@@ -404,8 +436,16 @@ def test_pictures_have_the_size_asked_for(case):
     for size in (32, 50, 97, 256):
         picture = modality.render(values[0], size)
         assert (picture.size, picture.mode) == ((size, size), "RGB")
-    assert len(set(picture.resize((16, 16)).get_flattened_data() if hasattr(picture, "get_flattened_data")
-                   else picture.resize((16, 16)).getdata())) > 1  # something is to be seen  # fmt: skip
+    assert (
+        len(
+            set(
+                picture.resize((16, 16)).get_flattened_data()
+                if hasattr(picture, "get_flattened_data")
+                else picture.resize((16, 16)).getdata()
+            )
+        )
+        > 1
+    )  # something is to be seen
 
 
 def test_metrics_are_best_for_the_truth_itself(case):

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from open4m import modalities
-from open4m.modalities.base import STANDARDIZED, TokenGrid
+from open4m.modalities.families import STANDARDIZED, TokenGrid
 from open4m.types import Open4MError
 
 DEPTH, NORMALS, SEMSEG = (modalities.get(name) for name in ("depth", "normals", "semseg"))
@@ -139,9 +139,12 @@ SEEN = {  # by a camera: (right, up, back) of the world's vectors, and so opengl
     "a ceiling over it, level": ((0, -1, 0), (0, 1, 0), (0, 1, 0)),
     "a wall on its right": ((-1, 0, 0), (-1, 0, 0), (-1, 0, 0)),
     # Tilted down by 30 degrees, its up is forward and its back is up: the floor's normal is partly toward it.
-    "a floor, tilted": ((0, np.cos(TILT), np.sin(TILT)), (0, -np.cos(TILT), -np.sin(TILT)),
-                        (0, -np.cos(TILT), np.sin(TILT))),
-}  # fmt: skip
+    "a floor, tilted": (
+        (0, np.cos(TILT), np.sin(TILT)),
+        (0, -np.cos(TILT), -np.sin(TILT)),
+        (0, -np.cos(TILT), np.sin(TILT)),
+    ),
+}
 
 
 @pytest.mark.parametrize("surface", SEEN)
@@ -182,10 +185,12 @@ def test_a_picture_of_colors_becomes_ids_and_back():
     ids = np.array([[0, 1, 2], [3, 3, 0]], np.uint8)
     colors = np.array(PALETTE, np.uint8)[ids]
     pictures = [
-        colors, Image.fromarray(colors), Image.fromarray(colors).convert("RGBA"),
+        colors,
+        Image.fromarray(colors),
+        Image.fromarray(colors).convert("RGBA"),
         np.concatenate([colors, np.full((2, 3, 1), 7, np.uint8)], -1),
         Image.fromarray(colors).convert("P", palette=Image.Palette.ADAPTIVE, colors=4),  # of other indices
-    ]  # fmt: skip
+    ]
     for picture in pictures:
         value = SEMSEG.from_form(picture, "colors", PALETTE)
         assert value.dtype == np.uint8
@@ -221,17 +226,23 @@ def test_ids_of_a_picture_are_its_numbers_whatever_its_palette(mode):
 @pytest.mark.parametrize(
     ("value", "palette", "message"),
     [
-        (np.uint8([[[1, 2, 3], [0, 0, 0], [1, 2, 3]]]), PALETTE,
-         r"2 pixels have the color \(1, 2, 3\), which is not in the palette of 4 classes$"),
-        (np.uint8([[[255, 255, 254], [9, 9, 9], [9, 9, 9]]]), PALETTE,
-         r"2 pixels have the color \(9, 9, 9\), .* 4 classes; 1 more such colors on 1 pixels"),
+        (
+            np.uint8([[[1, 2, 3], [0, 0, 0], [1, 2, 3]]]),
+            PALETTE,
+            r"2 pixels have the color \(1, 2, 3\), which is not in the palette of 4 classes$",
+        ),
+        (
+            np.uint8([[[255, 255, 254], [9, 9, 9], [9, 9, 9]]]),
+            PALETTE,
+            r"2 pixels have the color \(9, 9, 9\), .* 4 classes; 1 more such colors on 1 pixels",
+        ),
         (np.uint8([[[255, 0, 255]]]), PALETTE, r"1 pixels have the color \(255, 0, 255\)"),
         (np.zeros((2, 2, 3), np.uint8), (), "'colors' needs a palette, and the tokenizer has none"),
         (np.zeros((2, 2), np.uint8), PALETTE, r"a picture of the classes' colors, uint8 \(H, W, 3\), got uint8 \(2, 2"),
         (np.zeros((2, 2, 3)), PALETTE, "got float64"),
         (Image.fromarray(np.zeros((2, 2), np.uint16)), PALETTE, "got uint16"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_picture_of_the_palette_is_said(value, palette, message):
     with pytest.raises(Open4MError, match=f"^semseg: .*{message}"):
         SEMSEG.from_form(value, "colors", palette)

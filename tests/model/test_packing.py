@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ALL_ROWS, EVERYTHING, make_batch, make_model
+from tiny_model import ALL_ROWS, EVERYTHING, make_batch, make_model
 
-from open4m.losses import aggregate
 from open4m.model.packing import pack
+from open4m.train.losses import aggregate
 from open4m.types import Open4MError
 
 CONTENT = make_batch(ALL_ROWS)

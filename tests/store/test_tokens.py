@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from open4m.data import order
+from open4m.data.order import epoch_order, rows_for_step
+from open4m.data.rows import read_rows
 from open4m.model.config import ModalitySpec
-from open4m.store import TokenHeader, TokenStore, epoch_order, rows_for_step, verify, write_token_shard
-from open4m.store import tokens as module
-from open4m.train.tasks.fourm import read_rows
+from open4m.store import TokenHeader, TokenStore, verify, write_token_shard
 from open4m.types import Open4MError
 
 GRID = TokenHeader(kind="grid", tokenizer="vq-1", vocab_size=1000, grid=(3, 4))
@@ -329,7 +330,7 @@ def test_the_order_is_pinned():
 def small_blocks():
     """Blocks of at least 8 rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "REPEATED", 8)
+        patch.setattr(order, "REPEATED", 8)
         yield
 
 

@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 
 from open4m import modalities
-from open4m.modalities.base import STANDARDIZED, Crop
+from open4m.modalities.crops import Crop
+from open4m.modalities.families import STANDARDIZED
+from open4m.nn.unet import UNetConfig
+from open4m.nn.vit import ViTConfig
+from open4m.tokenizers.config import TokenizerConfig, tensor_of
 from open4m.tokenizers.diffusion import DiffusionConfig
-from open4m.tokenizers.unet import UNetConfig
-from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig, tensor_of
+from open4m.tokenizers.network import VQVAE
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError
 
 TINY = ViTConfig(width=32, depth=1, heads=2)
@@ -65,8 +68,13 @@ def test_every_form_of_a_depth_has_the_same_tokens():
         expected = own.encode(depth)
         stored = (depth.astype(np.float64) * 1000).round().astype(np.uint16)
         assert Image.fromarray(stored).mode == "I;16"
-        for same, form in ((depth, "meters"), (stored, "millimeters"), (Image.fromarray(stored), "millimeters"),
-                           (1 / depth.astype(np.float64), "inverse"), (Image.fromarray(depth), None)):  # fmt: skip
+        for same, form in (
+            (depth, "meters"),
+            (stored, "millimeters"),
+            (Image.fromarray(stored), "millimeters"),
+            (1 / depth.astype(np.float64), "inverse"),
+            (Image.fromarray(depth), None),
+        ):
             assert np.array_equal(own.encode(same, form=form), expected)
         assert not np.array_equal(own.encode(1 / depth), expected)
 
@@ -103,8 +111,10 @@ def test_depth_without_units_is_not_taken_by_a_tokenizer_that_needs_them():
 def test_another_form_is_refused_with_those_that_there_are(modality):
     for own in (tokenizer(modality), tokenizer("depth", standardize=True)):
         message = f"{own.modality.name}: no form is called 'feet'; its forms are {', '.join(own.modality.forms)}$"
-        for encode in (lambda own: own.encode(np.ones((16, 16)), form="feet"),
-                       lambda own: own.decode(np.zeros((2, 2), int), form="feet")):  # fmt: skip
+        for encode in (
+            lambda own: own.encode(np.ones((16, 16)), form="feet"),
+            lambda own: own.decode(np.zeros((2, 2), int), form="feet"),
+        ):
             with pytest.raises(Open4MError, match=message):
                 encode(own)
 
@@ -121,8 +131,14 @@ def test_metric_depth_is_standardized_as_it_is_seen():
         with torch.no_grad():
             expected = own.model.encode(torch.from_numpy(standardized)[None, None])[0].numpy()
         stored = (depth.astype(np.float64) * 1000).round().astype(np.uint16)
-        for same, form in ((depth, None), (depth, "meters"), (stored, "millimeters"), (1 / depth, "inverse"),
-                           (standardized, STANDARDIZED), (3 * depth + 1, None)):  # fmt: skip
+        for same, form in (
+            (depth, None),
+            (depth, "meters"),
+            (stored, "millimeters"),
+            (1 / depth, "inverse"),
+            (standardized, STANDARDIZED),
+            (3 * depth + 1, None),
+        ):
             assert np.array_equal(own.encode(same, form=form), expected)
         assert np.array_equal(own.encode_batch([seen]), expected.reshape(1, 4))
     assert own.encode_batch([]).shape == (0, 4)
@@ -208,8 +224,14 @@ def test_classes_go_in_and_come_out_as_colors(size):
     indexed = Image.fromarray(ids).convert("L")
     indexed.putpalette([part for color in PALETTE for part in color])
     assert indexed.mode == "P"
-    for same, form in ((colors, "colors"), (Image.fromarray(colors), "colors"), (indexed, "colors"), (indexed, "ids"),
-                       (Image.fromarray(ids), "ids"), (Image.fromarray(ids.astype(np.uint16)), None)):  # fmt: skip
+    for same, form in (
+        (colors, "colors"),
+        (Image.fromarray(colors), "colors"),
+        (indexed, "colors"),
+        (indexed, "ids"),
+        (Image.fromarray(ids), "ids"),
+        (Image.fromarray(ids.astype(np.uint16)), None),
+    ):
         assert np.array_equal(own.encode(same, form=form), tokens)
     drawn = own.decode(tokens, form="colors")
     assert (drawn.shape, drawn.dtype) == ((16, 16, 3), np.uint8)
@@ -218,8 +240,10 @@ def test_classes_go_in_and_come_out_as_colors(size):
 
 def test_colors_need_the_tokenizers_palette():
     colors = np.zeros((16, 16, 3), np.uint8)
-    for convert in (lambda own: own.encode(colors, form="colors"),
-                    lambda own: own.decode(np.zeros((2, 2), int), form="colors")):  # fmt: skip
+    for convert in (
+        lambda own: own.encode(colors, form="colors"),
+        lambda own: own.decode(np.zeros((2, 2), int), form="colors"),
+    ):
         with pytest.raises(Open4MError, match="needs a palette, and the tokenizer has none"):
             convert(tokenizer("semseg", palette=()))
     with pytest.raises(Open4MError, match=r"256 pixels have the color \(1, 0, 0\)"):
@@ -230,14 +254,17 @@ def test_colors_need_the_tokenizers_palette():
     ("modality", "palette", "message"),
     [
         ("semseg", PALETTE[:2], "the palette has 2 colors for 3 classes"),
-        ("semseg", ((0, 0, 0), (1, 1, 1), (0, 0, 0)),
-         r"class 'chest of drawers, low' has the color \(0, 0, 0\) of 'sky'; each class needs its own"),
+        (
+            "semseg",
+            ((0, 0, 0), (1, 1, 1), (0, 0, 0)),
+            r"class 'chest of drawers, low' has the color \(0, 0, 0\) of 'sky'; each class needs its own",
+        ),
         ("semseg", ((0, 0, 0), (1, 1, 256), (2, 2, 2)), r"class 'floor' has the color \(1, 1, 256\); red, green and"),
         ("semseg", ((0, -1, 0), (1, 1, 1), (2, 2, 2)), ".* are from 0 to 255"),
         ("semseg", ((0, 0), (1, 1, 1), (2, 2, 2)), r"class 'sky' has the color \(0, 0\); red, green and blue"),
         ("depth", ((0, 0, 0),), "the palette has 1 colors for 0 classes"),
     ],
-)  # fmt: skip
+)
 def test_impossible_palettes_are_explained(modality, palette, message):
     with pytest.raises(Open4MError, match=f"tokenizer of {modality}: {message}"):
         config(modality, palette=palette)
@@ -259,7 +286,7 @@ def test_what_forms_need_is_saved(own, tmp_path):
 def test_tokenizers_that_were_saved_before_there_were_forms_are_loaded(tmp_path):
     own = tokenizer("depth")
     own.save(tmp_path)
-    path = tmp_path / Tokenizer.CONFIG
+    path = tmp_path / "config.json"
     fields = json.loads(path.read_text())
     del fields["standardize"], fields["palette"]
     path.write_text(json.dumps(fields))

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from open4m.config import Duration
 from open4m.train.loop import Preempted, TrainConfig, step_generator, train
-from open4m.train.optim import OptimConfig, learning_rate
+from open4m.train.optim import OptimConfig
+from open4m.train.schedules import learning_rate
 from open4m.types import Open4MError
 
 
@@ -68,9 +69,16 @@ class LineTask:
 
 
 CONFIG = TrainConfig(
-    length=Duration(23, "steps"), warmup=Duration(5, "steps"), batch_size=64, optim=OptimConfig(base_lr=0.04, clip=0.5),
-    workers=0, log_every=1, evaluate_every=10, checkpoint_every=4, smoke_test=False,
-)  # fmt: skip
+    length=Duration(23, "steps"),
+    warmup=Duration(5, "steps"),
+    batch_size=64,
+    optim=OptimConfig(base_lr=0.04, clip=0.5),
+    workers=0,
+    log_every=1,
+    evaluate_every=10,
+    checkpoint_every=4,
+    smoke_test=False,
+)
 
 
 def metrics(directory):
@@ -228,8 +236,12 @@ except test_loop.Preempted as stopped:
 def test_a_signal_to_the_whole_run_saves_it_and_it_can_be_resumed(tmp_path, number):
     """Schedulers and Ctrl-C signal all processes of a run: its workers too."""
     directory = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(directory)],
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(directory)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
         if (directory / "metrics.jsonl").exists() and (directory / "metrics.jsonl").read_text().count("\n") > 3:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import EVERYTHING
+from tiny_model import EVERYTHING
 
 from open4m.model.fourm import FourMTransformer
-from open4m.train.optim import OptimConfig, build, learning_rate
+from open4m.train.optim import OptimConfig, build
+from open4m.train.schedules import learning_rate
 
 
 def test_warm_up_is_linear_and_reaches_the_peak():
@@ -52,10 +53,18 @@ def test_only_matrices_decay_and_frozen_weights_are_left_alone():
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     named = {name: decay.get(id(p)) for name, p in model.named_parameters()}
     assert named == {
-        "table.weight": 0.0, "linear.weight": 0.3, "linear.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0,
-        "convolution.weight": 0.3, "convolution.bias": 0.0, "scale": 0.0, "tokens": 0.0,
-        "frozen.weight": None, "frozen.bias": None,
-    }  # fmt: skip
+        "table.weight": 0.0,
+        "linear.weight": 0.3,
+        "linear.bias": 0.0,
+        "norm.weight": 0.0,
+        "norm.bias": 0.0,
+        "convolution.weight": 0.3,
+        "convolution.bias": 0.0,
+        "scale": 0.0,
+        "tokens": 0.0,
+        "frozen.weight": None,
+        "frozen.bias": None,
+    }
     assert all(g["betas"] == (0.8, 0.9) for g in optimizer.param_groups)
 
 
@@ -65,8 +74,9 @@ def test_of_a_models_embeddings_only_projections_decay():
     decayed = {id(p) for g in build(model, OptimConfig()).param_groups if g["weight_decay"] for p in g["params"]}
     found = {name for name, p in model.named_parameters() if id(p) in decayed}
     assert {name for name in found if name.startswith("embeddings.")} == {
-        "embeddings.patches.rgb_pixels.weight", "embeddings.vectors.t5.weight",
-    }  # fmt: skip
+        "embeddings.patches.rgb_pixels.weight",
+        "embeddings.vectors.t5.weight",
+    }
     blocks = {name: p for name, p in model.named_parameters() if not name.startswith("embeddings.")}
     assert all((name in found) == (p.ndim == 2) for name, p in blocks.items())
 

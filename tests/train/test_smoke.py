@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from planted import CONFIG, PlantedTask, lines, same, weights
+from faulty_task import CONFIG, PlantedTask, lines, same, weights
 
 from open4m.train.loop import train
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.base import TokenGrid, picture, read_array, write_array
+from open4m.modalities.codecs import read_array, write_array
+from open4m.modalities.families import TokenGrid
+from open4m.pictures import picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,12 @@ class Edges(TokenGrid):
 
 
 MODALITY = Edges(
-    name="edges", description="edge strength", extension="edges.npy", source="rgb",
-    channels=1, loss="mse", resample="linear", normalization="fit",
-)  # fmt: skip
+    name="edges",
+    description="edge strength",
+    extension="edges.npy",
+    source="rgb",
+    channels=1,
+    loss="mse",
+    resample="linear",
+    normalization="fit",
+)

@@ -10,10 +10,10 @@ import dataclasses
 from open4m.config import Duration
 from open4m.configs.scenes import MODALITIES, masking
 from open4m.configs.scenes import config as scenes
-from open4m.line import DataConfig, LineConfig
 from open4m.model.config import SIZES
-from open4m.tokenizers.unet import UNetConfig
-from open4m.tokenizers.vit import ViTConfig
+from open4m.nn.unet import UNetConfig
+from open4m.nn.vit import ViTConfig
+from open4m.reproduce import DataConfig, LineConfig
 
 
 def config() -> LineConfig:
@@ -24,16 +24,25 @@ def config() -> LineConfig:
 
     def shortened(train):
         return dataclasses.replace(
-            train, length=few, warmup=Duration.parse("4 steps"), batch_size=16, evaluate_every=20, checkpoint_every=10,
-            log_every=5, workers=0,
-        )  # fmt: skip
+            train,
+            length=few,
+            warmup=Duration.parse("4 steps"),
+            batch_size=16,
+            evaluate_every=20,
+            checkpoint_every=10,
+            log_every=5,
+            workers=0,
+        )
 
     def small(stage):
         unet = UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1)
         return dataclasses.replace(
-            stage, decoder=unet if stage.diffusion else tiny, continuous_steps=min(5, stage.continuous_steps),
-            resolutions=tuple(side // 2 for side in stage.resolutions), train=shortened(stage.train),
-        )  # fmt: skip
+            stage,
+            decoder=unet if stage.diffusion else tiny,
+            continuous_steps=min(5, stage.continuous_steps),
+            resolutions=tuple(side // 2 for side in stage.resolutions),
+            train=shortened(stage.train),
+        )
 
     return dataclasses.replace(
         full,

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from open4m.config import Duration
-from open4m.masking import MaskingConfig, Strategy
+from open4m.masking.config import MaskingConfig, Strategy
 from open4m.model.config import SIZES, Architecture, ModalitySpec
-from open4m.pretrain import PretrainConfig
 from open4m.train.loop import TrainConfig
 from open4m.train.optim import OptimConfig
+from open4m.train.recipes.pretrain import PretrainConfig
 
 PIXELS = "rgb_pixels"
 GRIDS = {"rgb": 16384, "depth": 8192, "normals": 8192, "semseg": 4096, "clip": 8192}
@@ -51,17 +51,23 @@ def any_to_any(
 ) -> Strategy:
     """Any of some modalities to any of others, with one α: RGB → All, All → Geometric, … (paper Tables 16 and 17)."""
     return Strategy(
-        name=name, weight=weight, input_alpha=dict.fromkeys(inputs, alpha),
+        name=name,
+        weight=weight,
+        input_alpha=dict.fromkeys(inputs, alpha),
         target_alpha=dict.fromkeys([key for key in targets if key not in INPUT_ONLY], alpha),
-    )  # fmt: skip
+    )
 
 
 def skewed_to_texts(keys: Sequence[str], targets: Sequence[str], weight: float, text: str = "caption") -> Strategy:
     """Whole captions with little else (paper A.1, A.2)."""
     return Strategy(
-        name=f"{text}_to_all", weight=weight, input_alpha={**dict.fromkeys(keys, 0.05), text: 5.0},
-        target_alpha=dict.fromkeys(targets, 0.5), unmasked=(text,), leftover="none",
-    )  # fmt: skip
+        name=f"{text}_to_all",
+        weight=weight,
+        input_alpha={**dict.fromkeys(keys, 0.05), text: 5.0},
+        target_alpha=dict.fromkeys(targets, 0.5),
+        unmasked=(text,),
+        leftover="none",
+    )
 
 
 def masking(keys: Sequence[str] = MODALITIES_7) -> MaskingConfig:
@@ -78,11 +84,14 @@ def pretraining(size: str, keys: Sequence[str] = MODALITIES_7) -> PretrainConfig
         architecture=SIZES[size],
         masking=masking(keys),
         train=TrainConfig(
-            length=Duration.parse("500B tokens"), warmup=Duration.parse("10B tokens"), batch_size=8192,
-            optim=OptimConfig(base_lr=2e-5 if largest else 1e-4, clip=3.0 if largest else None), recompute=largest,
+            length=Duration.parse("500B tokens"),
+            warmup=Duration.parse("10B tokens"),
+            batch_size=8192,
+            optim=OptimConfig(base_lr=2e-5 if largest else 1e-4, clip=3.0 if largest else None),
+            recompute=largest,
         ),
         repeats=4,
-    )  # fmt: skip
+    )
 
 
 def pretraining_21(size: str) -> PretrainConfig:
@@ -109,11 +118,13 @@ def reference(architecture: Architecture = REFERENCE) -> PretrainConfig:
         architecture=architecture,
         masking=MaskingConfig(input_budget=128, target_budget=128, strategies=(strategy,)),
         train=TrainConfig(
-            length=Duration.parse("100B tokens"), warmup=Duration.parse("10B tokens"), batch_size=4096,
+            length=Duration.parse("100B tokens"),
+            warmup=Duration.parse("10B tokens"),
+            batch_size=4096,
             optim=OptimConfig(base_lr=1e-4),
         ),
         repeats=4,
-    )  # fmt: skip
+    )
 
 
 def text_to_image(size: str) -> PretrainConfig:

@@ -10,17 +10,17 @@ import dataclasses
 from collections.abc import Sequence
 
 from open4m.config import Duration
-from open4m.fit_tokenizer import TokenizerRun, TokenizerStage
 from open4m.labellers.clip import SmallCLIP
-from open4m.line import DataConfig, LineConfig
-from open4m.masking import MaskingConfig, Strategy
+from open4m.masking.config import MaskingConfig, Strategy
 from open4m.model.config import SIZES
-from open4m.pretrain import PretrainConfig
+from open4m.nn.unet import UNetConfig
+from open4m.nn.vit import ViTConfig
+from open4m.reproduce import DataConfig, LineConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
-from open4m.tokenizers.unet import UNetConfig
-from open4m.tokenizers.vit import ViTConfig
 from open4m.train.loop import TrainConfig
 from open4m.train.optim import OptimConfig
+from open4m.train.recipes.pretrain import PretrainConfig
+from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage
 
 PIXELS = "rgb_pixels"
 SEQUENCES = ("caption", "boxes")
@@ -49,14 +49,19 @@ def config() -> LineConfig:
             architecture=SIZES["scenes"],
             masking=masking(MODALITIES, 64, 80, 128),
             train=TrainConfig(
-                length=Duration.parse("38M tokens"), warmup=Duration.parse("1M tokens"), batch_size=32,
-                optim=OptimConfig(base_lr=24e-3, clip=1.0), precision="fp32", workers=0, evaluate_every=1000,
+                length=Duration.parse("38M tokens"),
+                warmup=Duration.parse("1M tokens"),
+                batch_size=32,
+                optim=OptimConfig(base_lr=24e-3, clip=1.0),
+                precision="fp32",
+                workers=0,
+                evaluate_every=1000,
                 checkpoint_every=500,
             ),
             image_size=128,
         ),
         evaluate_samples=128,
-    )  # fmt: skip
+    )
 
 
 def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_budget: int) -> MaskingConfig:
@@ -73,16 +78,24 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
         target_budget=target_budget,
         strategies=(
             Strategy(
-                name="rgb_to_all", weight=0.4, input_alpha={PIXELS: 0.5}, target_alpha=targets,
+                name="rgb_to_all",
+                weight=0.4,
+                input_alpha={PIXELS: 0.5},
+                target_alpha=targets,
                 input_budget=(image_tokens, image_tokens),
             ),
             Strategy(name="all_to_all", weight=0.4, input_alpha=every, target_alpha=targets),
             Strategy(
-                name="caption_to_all", weight=0.2, input_alpha=captions, target_alpha=targets,
-                input_budget=(input_budget, input_budget), unmasked=("caption",), leftover="uniform",
+                name="caption_to_all",
+                weight=0.2,
+                input_alpha=captions,
+                target_alpha=targets,
+                input_budget=(input_budget, input_budget),
+                unmasked=("caption",),
+                leftover="uniform",
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 def vit(depth: int = 4) -> ViTConfig:
@@ -110,10 +123,11 @@ def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage, 
     then at all resolutions; then half of the time at the first, which the others cost some quality. Of so small a
     network one call is the best decoding, so most images are all noise."""
     small = TokenizerStage(
-        decoder=UNetConfig(channels=32, blocks=1, code_upsampling="learned"), frozen_encoder=True,
+        decoder=UNetConfig(channels=32, blocks=1, code_upsampling="learned"),
+        frozen_encoder=True,
         train=short(length, batch_size=32, lr=3e-3),
         diffusion=DiffusionConfig(steps=1, clip=clip, pure_noise=0.75),
-    )  # fmt: skip
+    )
     larger = dataclasses.replace(small, resolutions=RESOLUTIONS, train=short("300 steps", batch_size=16, lr=5e-4))
     half = (*RESOLUTIONS, *(len(RESOLUTIONS) * RESOLUTIONS[:1]))
     return (
@@ -126,7 +140,12 @@ def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage, 
 def short(length: str, batch_size: int, lr: float) -> TrainConfig:
     """A training of minutes; ``lr`` is the peak itself. In fp32, which is as fast as bf16 at these widths on a CPU."""
     return TrainConfig(
-        length=Duration.parse(length), warmup=Duration.parse("50 steps"), batch_size=batch_size,
-        optim=OptimConfig(base_lr=lr * 256 / batch_size, clip=1.0), precision="fp32", workers=0, evaluate_every=500,
+        length=Duration.parse(length),
+        warmup=Duration.parse("50 steps"),
+        batch_size=batch_size,
+        optim=OptimConfig(base_lr=lr * 256 / batch_size, clip=1.0),
+        precision="fp32",
+        workers=0,
+        evaluate_every=500,
         checkpoint_every=500,
-    )  # fmt: skip
+    )

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from open4m.config import Duration
-from open4m.fit_tokenizer import TokenizerRun, TokenizerStage
+from open4m.nn.mlp import MLPConfig
+from open4m.nn.unet import UNetConfig
+from open4m.nn.vit import ViTConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
-from open4m.tokenizers.mlp import MLPConfig
-from open4m.tokenizers.unet import UNetConfig
-from open4m.tokenizers.vit import ViTConfig
 from open4m.train.loop import TrainConfig
 from open4m.train.optim import OptimConfig
+from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage
 
 VITS = {
     "S": ViTConfig(width=384, depth=12, heads=6),
@@ -81,11 +81,13 @@ def base(modality: str, size: str = "B") -> TokenizerRun:
         decoder=UNetConfig() if column.diffusion else VITS[size],
         diffusion=column.diffusion,
         train=TrainConfig(
-            length=Duration(100 * IMAGENET, "samples"), warmup=Duration(5 * IMAGENET, "samples"),
-            batch_size=column.batch_size, optim=OptimConfig(base_lr=5e-5),
+            length=Duration(100 * IMAGENET, "samples"),
+            warmup=Duration(5 * IMAGENET, "samples"),
+            batch_size=column.batch_size,
+            optim=OptimConfig(base_lr=5e-5),
             precision="fp16" if column.diffusion else "bf16",
         ),
-    )  # fmt: skip
+    )
     return TokenizerRun(modality=modality, codebook_size=column.codebook_size, encoder=VITS[size], stages=(stage,))
 
 
@@ -102,9 +104,11 @@ def multi_resolution(modality: str, size: str = "B") -> TokenizerRun:
     run, column = base(modality, size), COLUMNS[modality]
     (stage,) = run.stages
     train = dataclasses.replace(
-        stage.train, length=Duration(column.epochs * CC12M, "samples"), warmup=Duration(0, "steps"),
+        stage.train,
+        length=Duration(column.epochs * CC12M, "samples"),
+        warmup=Duration(0, "steps"),
         batch_size=column.small_batch,
-    )  # fmt: skip
+    )
     resolutions = tuple(cells * column.unit for cells in column.cells)
     stages = (dataclasses.replace(stage, train=train, resolutions=resolutions),)
     return dataclasses.replace(run, stages=stages, continues=True)
@@ -116,21 +120,32 @@ def vector(modality: str) -> TokenizerRun:
     stage = TokenizerStage(
         decoder=mlp,
         train=TrainConfig(
-            length=Duration(15 * IMAGENET, "samples"), warmup=Duration(column.warmup_epochs * IMAGENET, "samples"),
-            batch_size=1024, optim=OptimConfig(base_lr=1e-4, betas=(0.9, 0.99), clip=1.0), ema=0.99,
+            length=Duration(15 * IMAGENET, "samples"),
+            warmup=Duration(column.warmup_epochs * IMAGENET, "samples"),
+            batch_size=1024,
+            optim=OptimConfig(base_lr=1e-4, betas=(0.9, 0.99), clip=1.0),
+            ema=0.99,
         ),
-    )  # fmt: skip
+    )
     return TokenizerRun(
-        modality=modality, codebook_size=column.codebook_size, codebooks=column.codebooks, latent_dim=1024,
-        encoder=mlp, stages=(stage,),
-    )  # fmt: skip
+        modality=modality,
+        codebook_size=column.codebook_size,
+        codebooks=column.codebooks,
+        latent_dim=1024,
+        encoder=mlp,
+        stages=(stage,),
+    )
 
 
 SUFFIXES = {"": "B", "-s": "S", "-l": "L"}
 TRAININGS = {"": base, "-cc12m": more_data, "-448": multi_resolution}
 CONFIGS: dict[str, Callable[[], TokenizerRun]] = {
-    **{f"tokenizer-{name}{suffix}{kind}": partial(training, name, size)
-       for name in COLUMNS for suffix, size in SUFFIXES.items() for kind, training in TRAININGS.items()},
+    **{
+        f"tokenizer-{name}{suffix}{kind}": partial(training, name, size)
+        for name in COLUMNS
+        for suffix, size in SUFFIXES.items()
+        for kind, training in TRAININGS.items()
+    },
     **{f"tokenizer-{name}": partial(vector, name) for name in VECTORS},
-}  # fmt: skip
+}
 """Every configuration of this file by its name on the command line."""

@@ -41,8 +41,9 @@ def read(path: Path) -> Classes:
     palette = []
     for number, (line, match) in enumerate(zip(lines, found, strict=True), 1):
         if match is None:
-            raise Open4MError(f"{path}: line {number}: expected a name and a color like 120,120,120, as in other "
-                              f"lines, got {line!r}")  # fmt: skip
+            raise Open4MError(
+                f"{path}: line {number}: expected a name and a color like 120,120,120, as in other lines, got {line!r}"
+            )
         color = (int(match["red"]), int(match["green"]), int(match["blue"]))
         if max(color) > 255:
             raise Open4MError(f"{path}: line {number}: red, green and blue are from 0 to 255, got {color}")

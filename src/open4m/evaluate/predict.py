@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from open4m import modalities
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import fitting
-from open4m.modalities.base import Crop
+from open4m.modalities.crops import Crop
 from open4m.types import Open4MError, Sample, Value
 
 log = logging.getLogger("open4m")

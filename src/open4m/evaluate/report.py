@@ -80,10 +80,16 @@ def rows_of(
 ) -> list[Row]:
     """The rows of one task, a metric of ``better`` each, from the metrics of the three predictors."""
     return [
-        Row(task=" → ".join(path), metric=name, better=direction, model=model[name],
-            upper_bound=upper_bound[name], trivial=trivial[name])
+        Row(
+            task=" → ".join(path),
+            metric=name,
+            better=direction,
+            model=model[name],
+            upper_bound=upper_bound[name],
+            trivial=trivial[name],
+        )
         for name, direction in better.items()
-    ]  # fmt: skip
+    ]
 
 
 def table(result: Result) -> str:

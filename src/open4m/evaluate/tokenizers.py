@@ -23,14 +23,15 @@ from PIL import Image
 
 from open4m import pictures
 from open4m.datasets.scenes import Scenes
-from open4m.evaluate import frechet
+from open4m.evaluate.metrics import frechet
 from open4m.evaluate.report import ARROWS, rounded
 from open4m.labellers.clip import CLIPLabeller
-from open4m.modalities.base import STANDARDIZED, TokenGrid, Vector
+from open4m.modalities.families import STANDARDIZED, TokenGrid
+from open4m.modalities.features import Vector
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.diffusion import Solver
-from open4m.tokenizers.quantizer import code_usage
-from open4m.tokenizers.vqvae import Tokenizer
+from open4m.tokenizers.quantizers.base import code_usage
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value
 
 log = logging.getLogger("open4m")
@@ -129,11 +130,16 @@ class TokenizerReport:
             rows.append(f"| {' | '.join(cells)} |")
         ruler = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
         h, w = self.grid
-        return "\n".join([
-            f"{self.tokenizer}: {self.modality}, {self.image_size}×{self.image_size}, {h}×{w} tokens of "
-            f"{self.codebook_size} codes; {self.samples} samples ({self.data}), {self.tokens} tokens",
-            "", rows[0], ruler, *rows[1:],
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                f"{self.tokenizer}: {self.modality}, {self.image_size}×{self.image_size}, {h}×{w} tokens of "
+                f"{self.codebook_size} codes; {self.samples} samples ({self.data}), {self.tokens} tokens",
+                "",
+                rows[0],
+                ruler,
+                *rows[1:],
+            ]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +178,21 @@ def report(
     reconstructions = next(iter(measured.values()))[1]
     figures = {label: figures for label, (figures, _) in measured.items()}
     result = TokenizerReport(
-        tokenizer=name, fingerprint=tokenizer.fingerprint, modality=config.modality, data=str(data),
-        samples=len(values), image_size=config.image_size, grid=config.grid,
-        tokens=len(values) * config.grid[0] * config.grid[1], codebook_size=config.codebook_size,
-        device=str(tokenizer.device), judge=None if clip is None else clip.fingerprint, figures=figures,
-        better={key: {**modality.better, **BETTER}[key] for key in next(iter(figures.values()))}, command=command,
-    )  # fmt: skip
+        tokenizer=name,
+        fingerprint=tokenizer.fingerprint,
+        modality=config.modality,
+        data=str(data),
+        samples=len(values),
+        image_size=config.image_size,
+        grid=config.grid,
+        tokens=len(values) * config.grid[0] * config.grid[1],
+        codebook_size=config.codebook_size,
+        device=str(tokenizer.device),
+        judge=None if clip is None else clip.fingerprint,
+        figures=figures,
+        better={key: {**modality.better, **BETTER}[key] for key in next(iter(figures.values()))},
+        command=command,
+    )
     shown, unit = values[:SHOWN], modality.error_unit
     if config.standardize:
         shown, unit = [modality.to_form(value, STANDARDIZED) for value in shown], "deviations"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,17 +62,28 @@ class Canvas:
     def start(self, key: str) -> None:
         """Make room for a modality."""
         spec = self.config.spec(key)
-        if spec.family == "sequence":
+        if spec.is_causal:
             self.sequences.setdefault(key, [None] * self.size)
-        elif spec.family == "vectors":
+        elif spec.content == "vectors":
             self.vectors.setdefault(key, [None] * self.size)
-        elif spec.family == "pixels" and key not in self.pixels:
+        elif spec.content == "pixels" and key not in self.pixels:
             sides = (side * spec.patch_size for side in spec.grid)
             self.pixels[key] = torch.zeros(self.size, spec.channels, *sides)
             self.known[key] = torch.zeros(self.size, spec.length, dtype=torch.bool)
-        elif spec.family == "grid" and key not in self.grids:
+        elif spec.has_codebook and key not in self.grids:
             self.grids[key] = torch.zeros(self.size, spec.length, dtype=torch.int64)
             self.known[key] = torch.zeros(self.size, spec.length, dtype=torch.bool)
+
+    def put(self, key: str, row: int, content: Tensor | list[int]) -> None:
+        """Set all that a sample shows of a modality, for which there is room."""
+        self._contents(key)[row] = content
+
+    def _contents(self, key: str) -> Any:
+        """Where the contents of a modality are."""
+        spec = self.config.spec(key)
+        if spec.has_vocabulary:
+            return (self.sequences if spec.is_sequence else self.grids)[key]
+        return (self.vectors if spec.is_sequence else self.pixels)[key]
 
     @property
     def present(self) -> list[str]:
@@ -86,9 +98,14 @@ class Canvas:
     def with_(self, other: Canvas) -> Canvas:
         """A canvas of all that both know, ``other``'s in place of what is here, tensors shared."""
         return Canvas(
-            self.config, self.size, self.grids | other.grids, self.sequences | other.sequences,
-            self.pixels | other.pixels, self.vectors | other.vectors, self.known | other.known,
-        )  # fmt: skip
+            self.config,
+            self.size,
+            self.grids | other.grids,
+            self.sequences | other.sequences,
+            self.pixels | other.pixels,
+            self.vectors | other.vectors,
+            self.known | other.known,
+        )
 
     def visible(self, device: torch.device) -> dict[str, Tensor | dict[str, Tensor]]:
         """The input fields of a :class:`MaskedBatch` that shows all that is known."""
@@ -97,8 +114,8 @@ class Canvas:
             key = spec.key
             if key not in self.present or not spec.is_input:
                 continue
-            if spec.family in ("sequence", "vectors"):
-                if spec.family == "sequence":
+            if spec.is_sequence:
+                if spec.is_causal:
                     rows = [row or [] for row in self.sequences[key]]
                 else:  # the ids of vectors count from 1
                     rows = [[] if v is None else list(range(1, len(v) + 1)) for v in self.vectors[key]]
@@ -111,7 +128,7 @@ class Canvas:
                 width = int(known.sum(1).max())
                 position = (~known).int().argsort(dim=1, stable=True)[:, :width]  # known cells first, in raster order
                 real = known.gather(1, position)
-                token = self.grids[key].gather(1, position) if spec.family == "grid" else torch.zeros_like(position)
+                token = self.grids[key].gather(1, position) if spec.has_codebook else torch.zeros_like(position)
             ids.append(token.reshape(self.size, width))
             kinds.append(torch.full((self.size, width), index))
             places.append(position)

@@ -36,7 +36,7 @@ def cost(
     for step in plan:
         spec, known = config.spec(step.target), given.pop(step.target, 0)
         for done, (own, queries, pairs) in enumerate(_passes(step, spec, known)):
-            encoded = done == 0 or spec.family == "grid"  # a sequence's context is encoded once
+            encoded = done == 0 or spec.has_codebook  # a sequence's context is encoded once
             for names in step.views(done, [*given], free)[0]:
                 shown = {step.target: own} | {name: given[name] for name in names if name in given}
                 for name in names:
@@ -48,7 +48,7 @@ def cost(
                     flops += encoder_flops(config, total) + sum(n * input_flops(config, of) for of, n in inputs)
             flops += 2 * queries * config.dim * spec.vocab_size
             weights += decoder_weights(config) + config.dim * spec.vocab_size + encoded * encoder_weights(config)
-        given[step.target] = spec.length if spec.family == "grid" else _longest(step, spec)
+        given[step.target] = spec.length if spec.has_codebook else _longest(step, spec)
         if not step.guided:
             free.append(step.target)
     return Cost(flops, weights)
@@ -57,7 +57,7 @@ def cost(
 def _passes(step: Step, spec: ModalitySpec, known: int) -> Iterator[tuple[int, int, int]]:
     """Of each pass: how many tokens of the target are visible, how many are asked for, and the pairs of them that see
     each other."""
-    if spec.family == "sequence":
+    if spec.is_causal:
         yield from ((0, 1, place + 1) for place in range(_longest(step, spec)))
         return
     left = [step.remaining(done, spec.length - known) for done in range(step.passes + 1)]

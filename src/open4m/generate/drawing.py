@@ -10,7 +10,8 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.generate.masks import Masked, unknown_cells
-from open4m.generate.pipeline import FourM, Generation, Progress
+from open4m.generate.pipeline import FourM
+from open4m.generate.results import Generation, Snapshot
 from open4m.pictures import grid, heat, heat_words
 
 TILE = 160  # pixels
@@ -50,7 +51,7 @@ def overview(
     )
 
 
-def frame(progress: Progress) -> Image.Image:
+def frame(progress: Snapshot) -> Image.Image:
     """What is there of the first sample after a pass: each target, cells that are not known yet covered."""
     result, drawn = progress.result(0), []
     for step in progress.plan:

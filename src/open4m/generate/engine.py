@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from open4m.generate import varlen
 from open4m.generate.canvas import Canvas, Record
 from open4m.generate.plan import Step
 from open4m.generate.sampling import Draws, entropy, guide, gumbel, sample
 from open4m.generate.schemes import SCHEMES, first
-from open4m.model.fourm import Context, FourMTransformer
-from open4m.model.layers import Cache
+from open4m.model.fourm import FourMTransformer
 from open4m.types import MaskedBatch, Open4MError
 
 LOGITS = 1 << 24  # numbers that are in memory at a time; 64 MiB
@@ -108,7 +108,7 @@ class Engine:
         draws, free = Draws(seeds), []
         for step in plan:
             canvas.start(step.target)
-            decode = self._sequence if self.config.spec(step.target).family == "sequence" else self._grid
+            decode = self._sequence if self.config.spec(step.target).is_causal else self._grid
             with torch.inference_mode():  # not around a yield: the caller's mode is not ours
                 decoding = decode(canvas, step, draws, conditions, free, entropies)
             while True:
@@ -154,7 +154,7 @@ class Engine:
             if queried.any():
                 views = self.views(canvas, step, done, conditions, free)
                 context = self._encode(views)
-                hidden = self.model.decode(context, self._queries(spec.key, queried, len(views.shown)))
+                hidden = varlen.decode(self.model, context, self._queries(spec.key, queried, len(views.shown)))
                 token, *sure = self._drawn(views.combine(hidden), step, done, uniform[queried], entropies)
                 kept = queried
                 if order is None:
@@ -174,8 +174,8 @@ class Engine:
         longest = min(step.steps or spec.max_length, spec.max_length)
         views = self.views(canvas, step, 0, conditions, free)
         context, copies = self._encode(views).contiguous(), len(views.shown)
-        like = context.keys_values[0][0][0]
-        caches = [Cache(copies * size, longest, self.config, like) for _ in self.model.decoder]
+        like = context.keys_values[0][0][0]  # keys of the first run
+        caches = [varlen.Cache(copies * size, longest, self.config.heads, like) for _ in self.model.decoder]
         uniform = draws.uniform(longest)  # all at once: how many are used depends on the other samples
         record = canvas.records[step.target] = Record.of((size, spec.max_length), entropies)
         made: list[list[int]] = [[] for _ in range(size)]
@@ -183,7 +183,7 @@ class Engine:
         rows, token = torch.arange(size), torch.full((size,), self.start)  # of those that have not ended
         for n in range(longest):
             batch = self._next(spec.key, token.repeat(copies), n)
-            hidden = views.combine(self.model.decode(context, batch, caches))
+            hidden = views.combine(varlen.decode(self.model, context, batch, caches))
             token, *sure = self._drawn(hidden, step, n, uniform[rows, n], entropies)
             at = torch.zeros(size, spec.max_length, dtype=torch.bool)
             at[rows, n] = True
@@ -229,7 +229,7 @@ class Engine:
         token, log_probability, *unsure = (torch.cat(of).cpu() for of in zip(*parts, strict=True))
         return token, log_probability, unsure[0] if entropies else None
 
-    def _encode(self, views: Views) -> Context:
+    def _encode(self, views: Views) -> varlen.Context:
         """The encoded views, as rows of one batch: all samples of the first one, then of the next."""
         parts = [canvas.visible(self.device) for canvas in views.shown]
         names = ("input_id", "input_modality", "input_position", "input_valid")
@@ -241,10 +241,15 @@ class Engine:
                 values[key] = joined([part[kind].get(key, like.new_zeros(like.shape)) for part in parts])
         nothing = torch.zeros(size * len(parts), 0, dtype=torch.int64, device=self.device)
         batch = MaskedBatch(
-            **fields, **dense, target_id=nothing, target_modality=nothing, target_position=nothing,
-            query_id=nothing, target_valid=nothing.bool(),
-        )  # fmt: skip
-        return self.model.encode(batch, packed=True)
+            **fields,
+            **dense,
+            target_id=nothing,
+            target_modality=nothing,
+            target_position=nothing,
+            query_id=nothing,
+            target_valid=nothing.bool(),
+        )
+        return varlen.encode(self.model, batch)
 
     def _queries(self, key: str, queried: Tensor, copies: int) -> MaskedBatch:
         """Mask tokens at the queried cells (B, L) of a grid, in raster order."""
@@ -261,15 +266,21 @@ class Engine:
     def _asked(self, key: str, token: Tensor, position: Tensor, valid: Tensor) -> MaskedBatch:
         nothing = token[:, :0]
         return MaskedBatch(
-            input_id=nothing, input_modality=nothing, input_position=nothing, input_valid=nothing.bool(),
-            target_id=token, target_modality=torch.full_like(token, self.config.index(key)),
-            target_position=position, query_id=token, target_valid=valid,
-        )  # fmt: skip
+            input_id=nothing,
+            input_modality=nothing,
+            input_position=nothing,
+            input_valid=nothing.bool(),
+            target_id=token,
+            target_modality=torch.full_like(token, self.config.index(key)),
+            target_position=position,
+            query_id=token,
+            target_valid=valid,
+        )
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """Batches (B, N, ...) one after another, each filled up with zeros to the largest N."""
     width = max(part.shape[1] for part in parts)
-    return torch.cat([
-        torch.cat([part, part.new_zeros(len(part), width - part.shape[1], *part.shape[2:])], 1) for part in parts
-    ])  # fmt: skip
+    return torch.cat(
+        [torch.cat([part, part.new_zeros(len(part), width - part.shape[1], *part.shape[2:])], 1) for part in parts]
+    )

@@ -2,68 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import numbers
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from open4m import config as configs
-from open4m import hub, modalities
+from open4m import modalities
+from open4m.fourm import FourMBase
 from open4m.generate.canvas import Canvas
-from open4m.generate.engine import Engine, Pass
+from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
-from open4m.generate.plan import Step, bound, make, readers
-from open4m.modalities.base import Sequence as SequenceModality
-from open4m.modalities.base import centered
-from open4m.model import convert
-from open4m.model.config import FourMConfig
+from open4m.generate.plan import Step, bound, make
+from open4m.generate.results import Generation, Snapshot
+from open4m.modalities.crops import centered
 from open4m.model.fourm import FourMTransformer
 from open4m.tokenizers.text import TextTokenizer
-from open4m.tokenizers.vqvae import Tokenizer
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value
 
 VALUES = "values by modality, such as {'caption': 'a cube'}"
-TEXT = "text"  # the folder of the text tokenizer, beside those of the grids
 
 
-@dataclass
-class Generation:
-    """What was generated for one sample: ``values`` and ``tokens`` by modality, the ``plan`` and the ``seed``.
-
-    ``log_probability``: of each token (NaN: it was given, or an end that was put in), in the model's own distribution,
-    guidance included, and the ``entropy`` of that in nats, if asked for; (h, w) of a grid, (length,) of a sequence, by
-    modality. ``given`` and ``conditions`` are what it was made from, as :meth:`FourM.generate` took it, checked: the
-    same model makes the same tokens of them again (:mod:`open4m.generate.record`).
-    """
-
-    values: dict[str, Value]
-    tokens: dict[str, np.ndarray]
-    plan: list[Step] = field(default_factory=list)
-    seed: int = 0
-    log_probability: dict[str, np.ndarray] = field(default_factory=dict)
-    entropy: dict[str, np.ndarray] = field(default_factory=dict)
-    given: dict[str, Value | Masked] = field(default_factory=dict)
-    conditions: dict[str, dict[str, Value | Masked]] = field(default_factory=dict)
-
-    def __getitem__(self, key: str) -> Value:
-        if key not in self.values:
-            raise modalities.unknown(key, list(self.values))
-        return self.values[key]
-
-    def render(self, key: str, size: int = 256) -> Image.Image:
-        """A picture of a generated value."""
-        return modalities.get(key).render(self[key], size)
-
-
-class FourM:
-    """A model directory in memory. A modality without a tokenizer can be neither given nor generated.
+class FourM(FourMBase):
+    """A model directory in memory: values in, any others out.
 
     >>> model = FourM.from_pretrained("scenes")
     >>> result = model.generate({"rgb": image}, targets=["depth", "caption"])
@@ -71,61 +35,12 @@ class FourM:
     """
 
     def __init__(self, model: FourMTransformer, grids: Mapping[str, Tokenizer], text: TextTokenizer | None):
-        self.model, self.grids, self.text = model, dict(grids), text
-        self.config: FourMConfig = model.config
-        for spec in self.config.modalities:
-            if spec.family == "sequence" and text is not None and text.vocab_size != spec.vocab_size:
-                raise Open4MError(
-                    f"{spec.key}: the model has {spec.vocab_size} entries, the text tokenizer {text.vocab_size}"
-                )
+        super().__init__(model, grids, text)
         if text is None:
             self.engine = Engine(model)
         else:
             self.engine = Engine(model, text.sentinels[0], [text.eos, *text.sentinels], text.eos)
 
-    # ---- at rest
-    @classmethod
-    def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu") -> FourM:
-        """A shipped model by name, a model directory, or one of the authors' public models: its name on the hub, a
-        directory or a safetensors file. Raises :class:`Open4MError` for anything else."""
-        folder = hub.resolve(name)
-        if convert.is_reference(folder):
-            imported = convert.load(folder)
-            model = FourMTransformer(imported.config)
-            model.load_state_dict(imported.weights)
-        elif folder.is_dir():
-            model = FourMTransformer(configs.load(FourMConfig, folder / hub.CONFIG))
-            hub.load_weights(folder / hub.WEIGHTS, model)
-        else:
-            raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
-        config, tokenizers = model.config, folder / hub.TOKENIZERS
-        grids = {
-            s.key: Tokenizer.load(tokenizers / s.key, device)
-            for s in config.modalities
-            if s.family == "grid" and (tokenizers / s.key).is_dir()
-        }
-        for spec in config.modalities:
-            if spec.key in grids:
-                own = grids[spec.key].config
-                if (own.codebook_size, own.grid) != (spec.vocab_size, spec.grid):
-                    raise Open4MError(
-                        f"{folder}: tokenizer {spec.key} has {own.codebook_size} codes on a grid {own.grid}, "
-                        f"the model expects {spec.vocab_size} on {spec.grid}"
-                    )
-        text = TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None
-        return cls(model.to(device), grids, text)
-
-    def save(self, folder: Path, half: bool = False) -> None:
-        """Write a directory that :meth:`from_pretrained` reads; ``half``: weights in 16 bits."""
-        folder.mkdir(parents=True, exist_ok=True)
-        configs.save(self.config, folder / hub.CONFIG)
-        hub.save_weights(folder / hub.WEIGHTS, self.model, half)
-        for key, tokenizer in self.grids.items():
-            tokenizer.save(folder / hub.TOKENIZERS / key, torch.float16 if half else torch.float32)
-        if self.text is not None:
-            self.text.save(folder / hub.TOKENIZERS / TEXT)
-
-    # ---- use
     def generate(
         self,
         inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
@@ -134,7 +49,7 @@ class FourM:
         seed: int | Sequence[int] = 0,
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
         entropies: bool = False,
-        watch: Callable[[Progress], None] | None = None,
+        watch: Callable[[Snapshot], None] | None = None,
         **options: Any,
     ) -> Generation | list[Generation]:
         """Generate ``targets`` in order from ``inputs``, each conditioning the next.
@@ -168,12 +83,12 @@ class FourM:
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
         entropies: bool = False,
         **options: Any,
-    ) -> Iterator[Progress]:
+    ) -> Iterator[Snapshot]:
         """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows."""
         plan = make(self.config, targets, options)
         wanted = {step.target for step in plan}
         for step in plan:
-            self._check_tokenizer(step.target)
+            self.check_tokenizer(step.target)
         if not isinstance(inputs, Mapping | Sequence):
             raise Open4MError(f"inputs: expected {VALUES}, or a list of such, got {inputs!r}")
         samples = self._checked([inputs] if isinstance(inputs, Mapping) else inputs, wanted)
@@ -188,69 +103,19 @@ class FourM:
             raise Open4MError(f"{whole[0]}: no cell is masked, so nothing of it is left to generate")
         others = {name: self._canvas([values] * len(samples)) for name, values in alone.items()}
         for made in self.engine.passes(canvas, plan, seeds, others, entropies):
-            yield Progress(self, canvas, plan, seeds, samples, alone, made)
-
-    def reconstruct(self, value: Any, key: str) -> Value:
-        """The value after tokenizing it and back: as good as a prediction of it can be (paper Table 31, last row).
-
-        Of a sequence that is too long, the part that fits: a prediction is no longer than that either.
-        """
-        return self.decode(key, self.encode(key, value, cut=True))
-
-    def encode(self, key: str, value: Any, cut: bool = False) -> np.ndarray:
-        """Tokens of a value: (h·w,) of a grid, (length,) of a sequence.
-
-        A sequence of more tokens than the model was trained on is an error, as in CLIP's tokenizer, unless it may be
-        ``cut``: a condition whose end is left out in silence is another condition than the user gave.
-        """
-        self._check_tokenizer(key)
-        modality = modalities.get(key)
-        if not isinstance(modality, SequenceModality):
-            return self.grids[key].encode(value).ravel()
-        most = self.config.spec(key).max_length
-        ids = modality.encode(modality.convert(value), self.text, most if cut else sys.maxsize)
-        if len(ids) > most:
-            raise Open4MError(f"{key}: {len(ids)} tokens with the end, the model reads at most {most}: give less of it")
-        return np.array(ids, dtype=np.int64)
-
-    def decode(self, key: str, tokens: np.ndarray) -> Value:
-        """The value of tokens."""
-        self._check_tokenizer(key)
-        modality = modalities.get(key)
-        if isinstance(modality, SequenceModality):
-            return modality.decode([int(i) for i in tokens], self.text)
-        return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
-
-    @property
-    def fingerprint(self) -> str:
-        """A short hash of all that decides about tokens: configuration, weights, and what the tokenizers encode.
-
-        Of the values in memory: other types at rest (``half``) are the same model only if nothing was rounded.
-        """
-        config = {name: value for name, value in configs.to_dict(self.config).items() if name != "directions"}
-        digest = hashlib.sha256(configs.fingerprint(config).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        for key, tokenizer in sorted(self.grids.items()):
-            digest.update(f"{key} {tokenizer.fingerprint}".encode())
-        if self.text is not None:
-            digest.update(self.text.fingerprint.encode())
-        return digest.hexdigest()[:16]
+            yield Snapshot(self, canvas, plan, seeds, samples, alone, made)
 
     def _keys(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, str]:
         """The model's modality for each given name; a target that is given in part is its tokens."""
-        pixels, keys = readers(self.config), {}
-        allowed = [*dict.fromkeys([*self.config.inputs, *filter(None, pixels)])]
-        for name in sample:
-            part = name in wanted and isinstance(sample[name], Masked)
-            keys[name] = name if part else pixels.get(name, name)
-            if keys[name] in self.config.keys and keys[name] not in self.config.inputs:
-                raise Open4MError(f"{name}: this model was not trained to read it (inputs: {', '.join(allowed)})")
-            if keys[name] not in self.config.inputs:
-                raise modalities.unknown(name, allowed)
+        parts = {name: name for name in sample if name in wanted and isinstance(sample[name], Masked)}
+        for name in parts:
+            if name not in self.config.inputs:
+                self.input_keys({name: None})
+        whole = self.input_keys({name: value for name, value in sample.items() if name not in parts})
+        keys = {name: parts.get(name) or whole[name] for name in sample}
         if len({*keys.values()}) < len(keys):
-            raise Open4MError(f"{' and '.join(n for n in keys if keys[n] in pixels.values())} are the same: give one")
+            dense = [name for name, key in keys.items() if key in self.config.readers.values()]
+            raise Open4MError(f"{' and '.join(dense)} are the same: give one")
         return keys
 
     def _checked(
@@ -263,7 +128,7 @@ class FourM:
         if wrong := [type(sample).__name__ for sample in samples if not isinstance(sample, Mapping)]:
             raise Open4MError(f"inputs: expected {VALUES}, got a {wrong[0]}")
         samples = [dict(sample) for sample in samples]  # its values stay, so that their ids are theirs alone
-        sources, converted = {key: name for name, key in readers(self.config).items()}, {}
+        sources, converted = {key: name for name, key in self.config.readers.items()}, {}
 
         def convert(name: str, value: Any) -> Value:
             if (name, id(value)) not in converted:
@@ -304,7 +169,6 @@ class FourM:
     def _canvas(self, samples: Sequence[Mapping[str, Value | Masked]], wanted: Collection[str] = ()) -> Canvas:
         """What checked samples show; a value that several have is encoded once."""
         canvas, encoded = Canvas(self.config, len(samples)), {}
-        parts = {"grid": canvas.grids, "sequence": canvas.sequences, "pixels": canvas.pixels, "vectors": canvas.vectors}
         for row, sample in enumerate(samples):
             known = {name: modalities.get(name) for name in sample}
             whole = {name: given.value if isinstance(given, Masked) else given for name, given in sample.items()}
@@ -313,39 +177,16 @@ class FourM:
             for name, key in self._keys(sample, wanted).items():
                 same = key, id(whole[name]), *extents.values()  # the image's extent decides where boxes are
                 if same not in encoded:
-                    encoded[same] = self._encoded(key, values[name])
+                    encoded[same] = self.encode_input(key, values[name])
                 spec, given = self.config.spec(key), sample[name]
                 canvas.start(key)
-                parts[spec.family][key][row] = encoded[same]
+                canvas.put(key, row, encoded[same])
                 if isinstance(given, Masked):
                     unknown = unknown_cells(given.mask, extents[name], spec.grid, name)
                     canvas.known[key][row] = torch.from_numpy(~unknown)
                 elif key in canvas.known:
                     canvas.known[key][row] = True
         return canvas
-
-    def _encoded(self, key: str, value: Value) -> torch.Tensor | list[int]:
-        """What a canvas holds of a value: pixels (C, H, W), vectors (L, C), ids (L,), a list of them of a sequence."""
-        spec, modality = self.config.spec(key), modalities.get(key)
-        if spec.family == "pixels":
-            return torch.from_numpy(modality.pixels(modality.fit(value, spec.grid[0] * spec.patch_size)))
-        if spec.family == "vectors":
-            if len(value) > spec.max_length:
-                raise Open4MError(f"{key}: {len(value)} vectors, the model reads at most {spec.max_length}")
-            return torch.from_numpy(modality.vectors(value, spec.channels, spec.max_length))
-        ids = self.encode(key, value)
-        return ids.tolist() if spec.family == "sequence" else torch.from_numpy(ids)
-
-    def can_decode(self, key: str) -> bool:
-        """Whether a modality needs no tokenizer, or the model came with it."""
-        family = self.config.spec(key).family
-        return not ((family == "grid" and key not in self.grids) or (family == "sequence" and self.text is None))
-
-    def _check_tokenizer(self, key: str) -> None:
-        """Raise for a tokenized modality whose tokenizer the model did not come with."""
-        if not self.can_decode(key):
-            folder = TEXT if self.config.spec(key).family == "sequence" else key
-            raise Open4MError(f"{key}: the model has no tokenizer for it; put one into {hub.TOKENIZERS}/{folder}")
 
 
 def check_seed(seed: Any) -> list[int]:
@@ -358,55 +199,3 @@ def check_seed(seed: Any) -> list[int]:
 
 def _are_several(seed: Any) -> bool:
     return isinstance(seed, Sequence) or (isinstance(seed, np.ndarray) and seed.ndim > 0)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is there after a forward pass: ``made`` says which."""
-
-    model: FourM
-    canvas: Canvas
-    plan: list[Step]
-    seeds: list[int]
-    given: list[dict[str, Any]]
-    conditions: dict[str, dict[str, Any]]
-    made: Pass
-
-    def results(self) -> list[Generation]:
-        """What is generated of every sample so far. Unknown cells of a grid are drawn as token 0."""
-        return self._of(range(self.canvas.size))
-
-    def result(self, row: int) -> Generation:
-        """What is generated of one sample so far."""
-        return self._of([row])[0]
-
-    def _of(self, rows: Sequence[int]) -> list[Generation]:
-        model, canvas = self.model, self.canvas
-        tokens: dict[str, list[np.ndarray]] = {}
-        values: dict[str, list[Value]] = {}
-        for key in (step.target for step in self.plan if step.target in canvas.present):
-            if model.config.spec(key).family == "sequence":
-                tokens[key] = [np.array(canvas.sequences[key][row] or [], dtype=np.int64) for row in rows]
-                values[key] = [model.decode(key, ids) for ids in tokens[key]]
-            else:
-                ids = canvas.grids[key].numpy()[list(rows)]
-                tokens[key], values[key] = list(ids), model.grids[key].decode_batch(ids)
-        return [
-            Generation(
-                values={key: of_key[i] for key, of_key in values.items()},
-                tokens={key: of_key[i] for key, of_key in tokens.items()},
-                plan=self.plan, seed=self.seeds[row],
-                log_probability={key: self._laid_out(key, r.log_probability[row], tokens[key][i])
-                                 for key, r in canvas.records.items()},
-                entropy={key: self._laid_out(key, r.entropy[row], tokens[key][i])
-                         for key, r in canvas.records.items() if r.entropy is not None},
-                given=self.given[row], conditions=self.conditions,
-            )
-            for i, row in enumerate(rows)
-        ]  # fmt: skip
-
-    def _laid_out(self, key: str, record: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
-        """A record (L,) as the tokens lie: (h, w), or (length,)."""
-        spec = self.model.config.spec(key)
-        values = record.numpy().copy()
-        return values[: len(tokens)] if spec.family == "sequence" else values.reshape(spec.grid)

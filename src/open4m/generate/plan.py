@@ -65,8 +65,11 @@ class Step:
         for field in ("steps", "top_k"):
             require(_is_number(getattr(self, field), numbers.Integral), field, "a whole number")
         pair = ", or two of them" if grid else ""
-        for field, more, least in (("temperature", pair, 0), ("guidance", f"{pair}, or one a condition", -LARGEST),
-                                   ("choice_temperature", "", 0)):  # fmt: skip
+        for field, more, least in (
+            ("temperature", pair, 0),
+            ("guidance", f"{pair}, or one a condition", -LARGEST),
+            ("choice_temperature", "", 0),
+        ):
             value = getattr(self, field)
             several = isinstance(value, tuple) and len(value) == 2 and bool(pair) and bool(more)
             named = isinstance(value, Mapping) and field == "guidance" and all(isinstance(name, str) for name in value)
@@ -170,9 +173,13 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
             continue
         spec, defaults = config.spec(target), modalities.get(target).generation
         step = Step(
-            target=target, scheme=defaults.scheme, steps=1 if _in_one_pass(spec) else defaults.steps,
-            temperature=defaults.temperature, top_k=defaults.top_k, top_p=defaults.top_p,
-        )  # fmt: skip
+            target=target,
+            scheme=defaults.scheme,
+            steps=1 if _in_one_pass(spec) else defaults.steps,
+            temperature=defaults.temperature,
+            top_k=defaults.top_k,
+            top_p=defaults.top_p,
+        )
         shared = {name: value for name, value in options.items() if _fits(spec, name, value)}
         plan.append(replace(step, **{**shared, **own.get(target, {})}))
     _check_plan(config, plan)
@@ -202,7 +209,7 @@ def bound(
     Guidance by a modality that is given as pixels is by the pixels. Raises :class:`Open4MError` for guidance by what
     is not there, and for a target that the model was not trained to generate from anything that is.
     """
-    pixels, steps = readers(config), []
+    pixels, steps = config.readers, []
     names = {key: name for name, key in pixels.items()}
     for place, step in enumerate(plan):
         made = [earlier.target for earlier in plan[:place]]
@@ -227,11 +234,6 @@ def bound(
             step = replace(step, guidance={keys[name]: weight for name, weight in step.guidance.items()})
         steps.append(step)
     return steps
-
-
-def readers(config: FourMConfig) -> dict[str, str]:
-    """The input-only pixels that stand for their source, where the model reads them: rgb -> rgb_pixels."""
-    return {modalities.get(s.key).source: s.key for s in config.modalities if s.family == "pixels"}
 
 
 def _check_options(
@@ -259,11 +261,15 @@ def _check_options(
                 "its own: leave out one of them"
             )
         if not fit:
-            texts = [key for key in named if config.spec(key).family == "sequence" and name == "steps"]
+            texts = [key for key in named if config.spec(key).is_causal and name == "steps"]
             hint = (
-                f", or say how many tokens a sequence may have: {texts[0]}={{'steps': {value!r}}}, on the command line "
-                f"--option {texts[0]}.steps={value!r}"
-            ) if texts else ""  # fmt: skip
+                (
+                    f", or say how many tokens a sequence may have: {texts[0]}={{'steps': {value!r}}}, on the command "
+                    f"line --option {texts[0]}.steps={value!r}"
+                )
+                if texts
+                else ""
+            )
             raise Open4MError(
                 f"{name}={value!r} is for grids that are generated in several passes, and no target is one "
                 f"({', '.join(named)}): leave it out{hint}"
@@ -275,8 +281,8 @@ def _check_plan(config: FourMConfig, plan: Sequence[Step]) -> None:
     inputs = ", ".join(config.inputs)
     for step in plan:
         spec = config.spec(step.target)
-        if (SCHEMES[step.scheme] is None) != (spec.family == "sequence"):
-            allowed = [n for n, s in SCHEMES.items() if (s is None) == (spec.family == "sequence")]
+        if (SCHEMES[step.scheme] is None) != (spec.is_causal):
+            allowed = [n for n, s in SCHEMES.items() if (s is None) == (spec.is_causal)]
             raise Open4MError(f"{step.target}: scheme must be one of {', '.join(allowed)}, got {step.scheme!r}")
         if _in_one_pass(spec) and step.passes > 1:
             raise Open4MError(
@@ -295,13 +301,13 @@ def _check_plan(config: FourMConfig, plan: Sequence[Step]) -> None:
 
 def _in_one_pass(spec: ModalitySpec) -> bool:
     """Whether the model cannot see tokens of a grid that it made."""
-    return spec.family == "grid" and not spec.is_input
+    return spec.has_codebook and not spec.is_input
 
 
 def _fits(spec: ModalitySpec, name: str, value: Any) -> bool:
     """Whether an option for all targets says something about one of them; not whether it is a sensible value."""
     several = isinstance(value, tuple | list | np.ndarray)
-    if spec.family == "sequence":
+    if spec.is_causal:
         return name not in OF_GRIDS and not (name in PAIRS and several)
     if _in_one_pass(spec):
         return not (

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from open4m import __version__, hub
+from open4m import __version__, files
 from open4m import config as configs
 from open4m.generate.masks import Cells, Masked
-from open4m.generate.pipeline import FourM, Generation
+from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
+from open4m.generate.results import Generation
 from open4m.generate.verbs import MAX_SAMPLES
-from open4m.modalities.base import load_array, write_array
+from open4m.modalities.codecs import load_array, write_array
 from open4m.types import Boxes, Open4MError, Value
 
 NAME = "result.json"
@@ -161,7 +162,7 @@ def write(folder: Path, name: str, fingerprint: str, device: str, results: Seque
         ],
     )
     text = json.dumps(configs.to_dict(content), allow_nan=False) + "\n"
-    hub.write_text(folder / NAME, text)
+    files.write_text(folder / NAME, text)
     return folder / NAME
 
 
@@ -186,8 +187,10 @@ def read(path: Path) -> Record:
 def _results(call: Call, folder: Path) -> list[Generation]:
     """The results of a call, the arrays of what they were given from ``folder``."""
     if not 1 <= len(call.results) <= MAX_SAMPLES or len(call.conditions) > MAX_SAMPLES:
-        raise Open4MError(f"a call has 1 to {MAX_SAMPLES} results and at most as many conditions, got "
-                          f"{len(call.results)} and {len(call.conditions)}")  # fmt: skip
+        raise Open4MError(
+            f"a call has 1 to {MAX_SAMPLES} results and at most as many conditions, got "
+            f"{len(call.results)} and {len(call.conditions)}"
+        )
     plan = [Step(**step) for step in call.plan]
     conditions = {name: _values(stored, folder) for name, stored in call.conditions.items()}
     targets = [step.target for step in plan]
@@ -242,9 +245,12 @@ def replay(model: FourM, record: Record) -> list[Generation]:
     again: list[Generation] = []
     for call in record.calls:
         again += model.generate(
-            [result.given for result in call], call[0].plan, seed=[result.seed for result in call],
-            conditions=call[0].conditions, entropies=bool(call[0].entropy),
-        )  # fmt: skip
+            [result.given for result in call],
+            call[0].plan,
+            seed=[result.seed for result in call],
+            conditions=call[0].conditions,
+            entropies=bool(call[0].entropy),
+        )
     return again
 
 

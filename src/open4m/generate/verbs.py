@@ -17,9 +17,11 @@ import numpy as np
 
 from open4m import modalities
 from open4m.generate.masks import Masked, fractions, unknown_cells
-from open4m.generate.pipeline import FourM, Generation, check_seed
+from open4m.generate.pipeline import FourM, check_seed
 from open4m.generate.plan import fitting, make
-from open4m.modalities.base import Crop, Vector, centered, resample
+from open4m.generate.results import Generation
+from open4m.modalities.crops import Crop, centered, resample
+from open4m.modalities.features import Vector
 from open4m.types import Boxes, Open4MError, Value
 
 EXTRACTION = {"temperature": 0.0, "steps": 2}
@@ -361,8 +363,13 @@ def _find(boxes: Boxes, label: str) -> int:
 def _side(model: FourM, target: str) -> int:
     """The pixels of a side of what the model makes of a target that has a place in the image."""
     model.config.index(target)  # an error, if there is none of that name
-    maps = [key for key in model.config.targets if model.config.spec(key).family == "grid" and modalities.is_known(key)
-            and not isinstance(modalities.get(key), Vector)]  # fmt: skip
+    maps = [
+        key
+        for key in model.config.targets
+        if model.config.spec(key).has_codebook
+        and modalities.is_known(key)
+        and not isinstance(modalities.get(key), Vector)
+    ]
     if target not in maps:
         raise Open4MError(
             f"{target}: only images and maps that are generated can be painted in or out ({', '.join(maps)})"

@@ -1,4 +1,4 @@
-"""The registry of modalities: the file name is the name. See :mod:`open4m.modalities.base` for what a file provides."""
+"""The registry of modalities: the file name is the name. ``families.py`` says what a file provides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 from open4m.types import Open4MError
 
 if TYPE_CHECKING:
-    from open4m.modalities.base import Modality
+    from open4m.modalities.families import Modality
+
+NOT_MODALITIES = ("__init__", "codecs", "crops", "families", "features")
+"""The files of this folder that all modalities share."""
 
 FOLDERS_VARIABLE = "OPEN4M_MODALITIES"
 
@@ -28,7 +31,7 @@ def files() -> dict[str, Path]:
         if not folder.is_dir():
             raise Open4MError(f"{FOLDERS_VARIABLE} names {folder}, which is not a folder")
         for path in sorted(folder.glob("*.py")):
-            if path.stem in ("__init__", "base"):
+            if path.stem in NOT_MODALITIES:
                 continue
             if path.stem in found:
                 raise Open4MError(f"modality {path.stem} is defined twice: {found[path.stem]} and {path}")

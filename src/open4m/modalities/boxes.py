@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from open4m.modalities.base import Crop, Sequence
+from open4m.modalities.crops import Crop
+from open4m.modalities.families import TokenSequence
 from open4m.types import Boxes, Open4MError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _MIN_VISIBLE = 0.1  # of a box's area; a crop that shows less drops the box
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundingBoxes(Sequence):
+class BoundingBoxes(TokenSequence):
     """A value is :class:`open4m.types.Boxes`."""
 
     better = {"ap": "higher", "ap50": "higher"}
@@ -55,8 +56,11 @@ class BoundingBoxes(Sequence):
         return _select(value, clipped, _area(clipped) / full >= _MIN_VISIBLE)
 
     def flip(self, value: Boxes) -> Boxes:
-        return _select(value, np.float32([1, 0, 1, 0]) - value.corners[:, [2, 1, 0, 3]] * np.float32([1, -1, 1, -1]),
-                       np.ones(len(value), dtype=bool))  # fmt: skip
+        return _select(
+            value,
+            np.float32([1, 0, 1, 0]) - value.corners[:, [2, 1, 0, 3]] * np.float32([1, -1, 1, -1]),
+            np.ones(len(value), dtype=bool),
+        )
 
     def encode(self, value: Boxes, text, max_length: int = 256) -> list[int]:
         """Objects in order of the distance of their upper left corner to the origin (paper B.2), then [EOS]."""
@@ -169,12 +173,26 @@ def average_precision(predictions: list[Boxes], labels: list[Boxes]) -> dict[str
     for i, (prediction, label) in enumerate(zip(predictions, labels, strict=True)):
         for row, name in zip(label.corners.astype(float) * scale, label.labels, strict=True):
             w, h = row[2] - row[0], row[3] - row[1]
-            truth.append({"id": len(truth) + 1, "image_id": i + 1, "category_id": names.index(name) + 1,
-                          "bbox": [row[0], row[1], w, h], "area": w * h, "iscrowd": 0})  # fmt: skip
+            truth.append(
+                {
+                    "id": len(truth) + 1,
+                    "image_id": i + 1,
+                    "category_id": names.index(name) + 1,
+                    "bbox": [row[0], row[1], w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                }
+            )
         for j, (row, name) in enumerate(zip(prediction.corners.astype(float) * scale, prediction.labels, strict=True)):
             score = prediction.scores[j] if prediction.scores is not None else 1.0 - j / 1000
-            found.append({"image_id": i + 1, "category_id": names.index(name) + 1, "score": score,
-                          "bbox": [row[0], row[1], row[2] - row[0], row[3] - row[1]]})  # fmt: skip
+            found.append(
+                {
+                    "image_id": i + 1,
+                    "category_id": names.index(name) + 1,
+                    "score": score,
+                    "bbox": [row[0], row[1], row[2] - row[0], row[3] - row[1]],
+                }
+            )
     if not truth or not found:
         return {"ap": 0.0, "ap50": 0.0}
     images = [{"id": i + 1, "width": int(scale), "height": int(scale)} for i in range(len(labels))]

@@ -9,13 +9,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from open4m.modalities.base import Sequence
+from open4m.modalities.families import TokenSequence
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caption(Sequence):
+class Caption(TokenSequence):
     """A value is a str."""
 
     def read(self, data: bytes) -> str:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from open4m.modalities.base import FeatureMap
+from open4m.modalities.features import FeatureMap
 
 MODALITY = FeatureMap(name="clip", description="CLIP feature map", extension="clip.npy")

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.base import STANDARDIZED, Palette, TokenGrid, picture, read_array, write_array
+from open4m.modalities.codecs import read_array, write_array
+from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
+from open4m.pictures import picture
 
 # A perceptually ordered ramp (near: warm and light, far: dark blue), interpolated when a map is drawn.
 _RAMP = np.array([[252, 253, 191], [254, 159, 109], [222, 73, 104], [140, 41, 129], [59, 15, 112], [0, 0, 4]])
@@ -62,8 +64,10 @@ class Depth(TokenGrid):
         if form == "millimeters":
             millimeters = (value.astype(np.float64) * 1000).round()
             if (beyond := millimeters > _UINT16).any():
-                raise self.error(f"{beyond.sum()} pixels are beyond the {_UINT16} mm that 16 bits hold, up to "
-                                 f"{value.max():.6g} m: take them in meters")  # fmt: skip
+                raise self.error(
+                    f"{beyond.sum()} pixels are beyond the {_UINT16} mm that 16 bits hold, up to "
+                    f"{value.max():.6g} m: take them in meters"
+                )
             return millimeters.clip(1).astype(np.uint16)
         if form == "inverse":
             return self._positive(1 / value.astype(np.float64), "inverse depth", "1/m")
@@ -85,8 +89,10 @@ class Depth(TokenGrid):
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
         if wrong := int((~((array > 0) & np.isfinite(array))).sum()):
-            raise self.error(f"expected finite {what} above 0 {unit} everywhere, {wrong} of {array.size} pixels are "
-                             "not; fill or mask missing pixels first")  # fmt: skip
+            raise self.error(
+                f"expected finite {what} above 0 {unit} everywhere, {wrong} of {array.size} pixels are "
+                "not; fill or mask missing pixels first"
+            )
         return array
 
     def value(self, tensor: np.ndarray) -> np.ndarray:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from open4m.modalities.base import FeatureMap
+from open4m.modalities.features import FeatureMap
 
 MODALITY = FeatureMap(name="dinov2", description="DINOv2 feature map", extension="dinov2.npy")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from open4m.modalities.base import GlobalFeature
+from open4m.modalities.features import GlobalFeature
 
 MODALITY = GlobalFeature(name="dinov2_global", description="DINOv2 feature of the image", extension="dinov2_global.npy")

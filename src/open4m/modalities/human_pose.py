@@ -7,9 +7,12 @@ person (box, orientation, shape, camera) are no parts of it.
 
 from __future__ import annotations
 
-from open4m.modalities.base import Vector
+from open4m.modalities.features import Vector
 
 MODALITY = Vector(
-    name="human_pose", description="pose of one human body", extension="human_pose.npy", channels=207,
+    name="human_pose",
+    description="pose of one human body",
+    extension="human_pose.npy",
+    channels=207,
     error_unit="absolute error of a matrix entry",
-)  # fmt: skip
+)

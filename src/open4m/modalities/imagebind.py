@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from open4m.modalities.base import FeatureMap
+from open4m.modalities.features import FeatureMap
 
 MODALITY = FeatureMap(name="imagebind", description="ImageBind feature map", extension="imagebind.npy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from open4m.modalities.base import GlobalFeature
+from open4m.modalities.features import GlobalFeature
 
 MODALITY = GlobalFeature(
     name="imagebind_global", description="ImageBind feature of the image", extension="imagebind_global.npy"

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.base import Palette, TokenGrid, decode_image, encode_png, picture
+from open4m.modalities.codecs import decode_image, encode_png
+from open4m.modalities.families import Palette, TokenGrid
+from open4m.pictures import picture
 
 # What turns vectors of a form into opengl ones, and back.
 _SIGNS = {"opengl": (1, 1, 1), "opencv": (1, -1, -1), "directx": (1, -1, 1)}
@@ -92,6 +94,10 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 MODALITY = Normals(
-    name="normals", description="surface normals (x right, y up, z to the viewer)", extension="normals.png",
-    channels=3, loss="mse", error_unit="degrees",
-)  # fmt: skip
+    name="normals",
+    description="surface normals (x right, y up, z to the viewer)",
+    extension="normals.png",
+    channels=3,
+    loss="mse",
+    error_unit="degrees",
+)

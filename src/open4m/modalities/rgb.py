@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from open4m.modalities.base import Crop, GenerationDefaults, TokenGrid, decode_image, encode_png, picture
+from open4m.modalities.codecs import decode_image, encode_png
+from open4m.modalities.crops import Crop
+from open4m.modalities.families import GenerationDefaults, TokenGrid
+from open4m.pictures import picture
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from open4m.modalities import rgb
-from open4m.modalities.base import Crop, PixelGrid
+from open4m.modalities.crops import Crop
+from open4m.modalities.families import PixelGrid
 
 
 @dataclass(frozen=True, kw_only=True)

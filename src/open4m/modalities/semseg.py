@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.base import Palette, TokenGrid, decode_image, encode_png, picture
+from open4m.modalities.codecs import decode_image, encode_png
+from open4m.modalities.families import Palette, TokenGrid
+from open4m.pictures import picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,10 @@ class Semseg(TokenGrid):
             most = unknown[count[unknown].argmax()]
             color = tuple(int(seen[most]) >> shift & 255 for shift in (16, 8, 0))
             others = f"; {len(unknown) - 1} more such colors on {count[unknown].sum() - count[most]} pixels"
-            raise self.error(f"{count[most]} pixels have the color {color}, which is not in the palette of "
-                             f"{len(colors)} classes{others if len(unknown) > 1 else ''}")  # fmt: skip
+            raise self.error(
+                f"{count[most]} pixels have the color {color}, which is not in the palette of "
+                f"{len(colors)} classes{others if len(unknown) > 1 else ''}"
+            )
         return self.convert(ids[place][index])
 
     def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
@@ -75,8 +79,10 @@ class Semseg(TokenGrid):
 
     def _colors(self, palette: Palette) -> np.ndarray:
         if not len(palette):
-            raise self.error("form 'colors' needs a palette, and the tokenizer has none: train or import it with a "
-                             "file of classes that gives each a color")  # fmt: skip
+            raise self.error(
+                "form 'colors' needs a palette, and the tokenizer has none: train or import it with a "
+                "file of classes that gives each a color"
+            )
         return np.array(palette, dtype=np.uint8)
 
     def _picture(self, value: Any) -> np.ndarray:
@@ -120,12 +126,19 @@ def _packed(colors: np.ndarray) -> np.ndarray:
 
 def _palette(classes: int) -> np.ndarray:
     """Distinct colors by class id: hues a golden angle apart, of alternating lightness."""
-    colors = [colorsys.hls_to_rgb((0.58 + 0.381966 * c) % 1, (0.72, 0.5, 0.6)[c % 3], (0.35, 0.7)[c > 1])
-              for c in range(classes)]  # fmt: skip
+    colors = [
+        colorsys.hls_to_rgb((0.58 + 0.381966 * c) % 1, (0.72, 0.5, 0.6)[c % 3], (0.35, 0.7)[c > 1])
+        for c in range(classes)
+    ]
     return (np.array(colors) * 255).astype(np.uint8)
 
 
 MODALITY = Semseg(
-    name="semseg", description="semantic segmentation", extension="semseg.png",
-    channels=16, loss="cross_entropy", categorical=True, error_unit="wrong class",
-)  # fmt: skip
+    name="semseg",
+    description="semantic segmentation",
+    extension="semseg.png",
+    channels=16,
+    loss="cross_entropy",
+    categorical=True,
+    error_unit="wrong class",
+)

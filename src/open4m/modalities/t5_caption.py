@@ -1,6 +1,6 @@
 """Captions as a text encoder sees them: one vector a word piece. Input only."""
 
-from open4m.modalities.base import VectorSequence
+from open4m.modalities.families import VectorSequence
 
 MODALITY = VectorSequence(
     name="t5_caption", description="vectors of a caption's word pieces by a text encoder such as T5", extension="npy"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
 
 from open4m import modalities
+from open4m.modalities.families import FAMILIES, Family
+from open4m.nn.config import BlockConfig
 from open4m.types import Open4MError
 
 
@@ -14,39 +15,56 @@ class ModalitySpec:
     """One modality as the model sees it. ``key`` is its name, with a resolution if there are several: ``rgb@256``."""
 
     key: str
-    family: Literal["pixels", "vectors", "grid", "sequence"]
-    vocab_size: int = 0  # grids, sequences: entries of the codebook or of the text vocabulary
-    grid: tuple[int, int] = (0, 0)  # pixels, grids: (h, w) in patches or tokens
-    max_length: int = 0  # sequences, vectors: tokens at most
+    family: str  # one of open4m.modalities.families.FAMILIES
+    vocab_size: int = 0  # ids: entries of the codebook or of the text vocabulary
+    grid: tuple[int, int] = (0, 0)  # grids: (h, w) in patches or tokens
+    max_length: int = 0  # sequences: tokens at most
     patch_size: int = 0  # pixels: of a projected patch
     channels: int = 0  # pixels, vectors: of a pixel, of a vector
-    learned_positions: bool = (
-        False  # instead of fixed sine-cosine ones: for tokens without a place, like global features
-    )
+    learned_positions: bool = False  # instead of fixed ones: for tokens without a place, such as global features
     is_input: bool = True
     is_target: bool = True
 
     def __post_init__(self) -> None:
-        if self.family in ("pixels", "vectors") and self.is_target:
+        if self.family not in FAMILIES:
+            raise Open4MError(f"modality {self.key}: family {self.family!r}, expected one of {', '.join(FAMILIES)}")
+        if not self.has_vocabulary:
             object.__setattr__(self, "is_target", False)  # nothing predicts them
-        needed = {
-            "pixels": ("patch_size", "channels"),
-            "vectors": ("channels", "max_length"),
-            "grid": ("vocab_size",),
-            "sequence": ("vocab_size", "max_length"),
-        }
-        missing = [name for name in needed[self.family] if getattr(self, name) < 1]
-        if self.family in ("pixels", "grid") and min(self.grid) < 1:
-            missing.append("grid")
-        if self.family in ("pixels", "vectors") and self.vocab_size:
-            raise Open4MError(f"modality {self.key}: {self.family} have no vocabulary, got {self.vocab_size} entries")
-        if missing:
+        if missing := [name for name in self.traits.sizes if _smallest(getattr(self, name)) < 1]:
             raise Open4MError(f"modality {self.key}: {', '.join(missing)} must be positive for family {self.family}")
+        if not self.has_vocabulary and self.vocab_size:
+            raise Open4MError(f"modality {self.key}: {self.family} have no vocabulary, got {self.vocab_size} entries")
 
+    # ---- the traits of the family
+    @property
+    def traits(self) -> Family:
+        return FAMILIES[self.family]
+
+    @property
+    def content(self) -> str:
+        return self.traits.content
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return self.traits.has_vocabulary
+
+    @property
+    def is_sequence(self) -> bool:
+        return self.traits.is_sequence
+
+    @property
+    def is_causal(self) -> bool:
+        return self.traits.is_causal
+
+    @property
+    def has_codebook(self) -> bool:
+        return self.traits.has_codebook
+
+    # ---- sizes
     @property
     def length(self) -> int:
         """The number of tokens of a grid, or the most of a sequence."""
-        return self.grid[0] * self.grid[1] if self.family in ("pixels", "grid") else self.max_length
+        return self.max_length if self.is_sequence else self.grid[0] * self.grid[1]
 
     @property
     def positions(self) -> int:
@@ -54,32 +72,32 @@ class ModalitySpec:
 
         Fixed positions of sequences cost nothing; there are at least 512, as in public checkpoints.
         """
-        if self.family in ("pixels", "grid"):
+        if not self.is_sequence:
             return self.length
         return self.length + 1 if self.learned_positions else max(512, self.length + 1)
 
+    @property
+    def has_places(self) -> bool:
+        """Whether its tokens are places in the image. Positions are learned for those that are not."""
+        return not self.is_sequence and not self.learned_positions
+
+
+def _smallest(size: int | tuple[int, int]) -> int:
+    return min(size) if isinstance(size, tuple) else size
+
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
+class Architecture(BlockConfig):
     """The size of a model (paper Table 4) and its options; the defaults are the paper's final ones.
 
-    Tables 24 and 26 vary the depths, ``activation``, the biases and ``qk_norm``. ``drop_path`` is the rate of
-    stochastic depth in the last block of encoder and of decoder; it grows linearly from 0 in their first (paper D).
-    ``register_tokens`` are learned tokens that the encoder sees besides its input. ``tied``: a sequence's decoder input
+    Tables 24 and 26 vary the depths, ``activation``, the biases and ``qk_norm``. ``drop_path``: the rate of stochastic
+    depth in the last block of encoder and of decoder; it grows linearly from 0 in their first (paper D).
+    ``register_tokens``: learned tokens that the encoder sees besides its input. ``tied``: a sequence's decoder input
     and output embeddings are the same (paper C.1).
     """
 
-    dim: int
     encoder_depth: int
     decoder_depth: int
-    heads: int
-    mlp_ratio: float = 4.0
-    activation: Literal["swiglu", "geglu", "gelu", "silu"] = "swiglu"
-    qkv_bias: bool = False
-    proj_bias: bool = False
-    mlp_bias: bool = False
-    norm_bias: bool = False
-    qk_norm: bool = False
     register_tokens: int = 0
     drop_path: float = 0.0
     tied: bool = True
@@ -146,6 +164,13 @@ class FourMConfig(Architecture):
     def targets(self) -> list[str]:
         """The modalities that can be generated."""
         return [m.key for m in self.modalities if m.is_target]
+
+    @property
+    def readers(self) -> dict[str, str]:
+        """The input-only pixels that stand for the modality that they come from, where the model reads them:
+        rgb -> rgb_pixels."""
+        dense = [m.key for m in self.modalities if m.content == "pixels" and modalities.is_known(m.key)]
+        return {modalities.get(key).source: key for key in dense if modalities.get(key).source}
 
     def sources(self, target: str) -> list[str]:
         """The modalities that the model was trained to generate ``target`` from."""

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.model.config import FourMConfig, ModalitySpec
-from open4m.tokenizers.vit import sincos_2d
+from open4m.nn.positions import CPU, sincos_1d, sincos_2d
 from open4m.types import MaskedBatch, Open4MError
-
-
-def sincos_1d(positions: Tensor, dim: int) -> Tensor:
-    """Sine-cosine embedding (n, dim) of positions (n,): dim/2 sines, then dim/2 cosines, wavelengths 2π to 10000·2π."""
-    frequency = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
-    angle = positions.double()[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], 1).float()
 
 
 def patchify(pixels: Tensor, patch: int) -> Tensor:
@@ -40,10 +34,10 @@ class Embeddings(nn.Module):
     def __init__(self, config: FourMConfig):
         super().__init__()
         dim, specs = config.dim, config.modalities
-        self.keys = config.keys
+        self.config, self.keys = config, config.keys
         readable = [m.vocab_size if m.is_input else 0 for m in specs]
         writable = [m.vocab_size if m.is_target else 0 for m in specs]
-        queried = [n if config.tied or m.family == "sequence" else 0 for m, n in zip(specs, writable, strict=True)]
+        queried = [n if config.tied or m.is_causal else 0 for m, n in zip(specs, writable, strict=True)]
         self.slices = {
             "inputs": consecutive(readable),
             "outputs": consecutive(writable),
@@ -55,38 +49,56 @@ class Embeddings(nn.Module):
         self.modality = nn.Embedding(len(specs), dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.registers = nn.Parameter(torch.zeros(config.register_tokens, dim)) if config.register_tokens else None
-        self.projected = [(i, m) for i, m in enumerate(specs) if m.family in ("pixels", "vectors")]
+        self.projected = [(i, m) for i, m in enumerate(specs) if not m.has_vocabulary]
         self.patches = nn.ModuleDict(
-            {module_name(m.key): nn.Linear(m.channels * m.patch_size**2, dim, bias=False)
-             for _, m in self.projected if m.family == "pixels"}
-        )  # fmt: skip
-        self.vectors = nn.ModuleDict(
-            {module_name(m.key): nn.Linear(m.channels, dim) for _, m in self.projected if m.family == "vectors"}
+            {
+                module_name(m.key): nn.Linear(m.channels * m.patch_size**2, dim, bias=False)
+                for _, m in self.projected
+                if m.content == "pixels"
+            }
         )
-        fixed = [torch.zeros(0, dim) if m.learned_positions else _positions(m, dim) for m in specs]
+        self.vectors = nn.ModuleDict(
+            {module_name(m.key): nn.Linear(m.channels, dim) for _, m in self.projected if m.content == "vectors"}
+        )
         learned = [m.positions if m.learned_positions else 0 for m in specs]
         self.slices["positions"] = consecutive(learned)
         self.learned_positions = nn.ParameterDict(
             {side: nn.Parameter(torch.zeros(sum(learned), dim)) for side in ("encoder", "decoder") if any(learned)}
         )
-        after = sum(map(len, fixed))  # learned positions follow the fixed ones
-        places = [
-            after + o.start if n else f.start
-            for n, o, f in zip(learned, consecutive(learned), consecutive([len(table) for table in fixed]), strict=True)
+        for name, table in self._constants().items():
+            self.register_buffer(name, table, persistent=False)
+
+    def _constants(self) -> dict[str, Tensor]:
+        """The buffers, which follow from the configuration: fixed positions, and where each modality's rows begin."""
+        specs, dim = self.config.modalities, self.config.dim
+        fixed = [torch.zeros(0, dim, device=CPU) if m.learned_positions else _positions(m, dim) for m in specs]
+        fixed_rows = consecutive([len(table) for table in fixed])
+        learned_rows, first_learned = self.slices["positions"], sum(map(len, fixed))  # they follow the fixed ones
+        starts = [
+            first_learned + own.start if spec.learned_positions else rows.start
+            for spec, rows, own in zip(specs, fixed_rows, learned_rows, strict=True)
         ]
-        self.register_buffer("positions", torch.cat(fixed), persistent=False)
-        self.register_buffer("position_offset", torch.tensor(places), persistent=False)
-        self.register_buffer("input_offset", _starts(self.slices["inputs"]), persistent=False)
-        self.register_buffer("query_offset", _starts(self.slices["queries"]), persistent=False)
-        self.register_buffer("is_sequence", torch.tensor([m.family == "sequence" for m in specs]), persistent=False)
+        return {
+            "positions": torch.cat(fixed),
+            "position_offset": torch.tensor(starts, device=CPU),
+            "input_offset": _starts(self.slices["inputs"]),
+            "query_offset": _starts(self.slices["queries"]),
+            "is_causal": torch.tensor([m.is_causal for m in specs], device=CPU),
+        }
+
+    def reset_buffers(self) -> None:
+        """Compute the buffers again, after ``to_empty`` has left them without content."""
+        for name, table in self._constants().items():
+            getattr(self, name).copy_(table)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
-        """Contents and modalities start about as loud as the positions they are added to, whose deviation is 0.7.
+        """Draw the initial weights, so that all that is added up starts at the scale of the fixed positions, whose
+        standard deviation is 0.7.
 
-        The output layer starts with logits of deviation 1: what decides for its shared rows.
+        The output layer starts with logits of deviation 1, which decides for the rows that it shares.
         """
-        dim = self.mask_token.shape[0]
+        dim = self.config.dim
         for weight, std in (
             (self.inputs.weight, 0.5),
             (self.modality.weight, 0.5),
@@ -109,28 +121,35 @@ class Embeddings(nn.Module):
         return table[position + self.position_offset[modality]] + self.modality(modality)
 
     def content(self, batch: MaskedBatch) -> Tensor:
-        """The encoder's content embedding (B, N, D): a row of the table, or a projected patch or vector."""
+        """The encoder's content embedding (B, N, D): a row of the table, or a projected patch or vector.
+
+        Nothing here waits for the device: how many tokens each modality has is known on the host.
+        """
+        batch = batch.counted(len(self.keys))
         modality, token = batch.input_modality, batch.input_id
         for index, spec in self.projected:
-            if spec.family == "vectors":
-                token = token.masked_fill(modality == index, 0)  # it is no row of the table
+            if spec.content == "vectors":
+                token = token.masked_fill(modality == index, 0)  # a vector's id is no row of the table
         x = self.inputs(token + self.input_offset[modality])
         for index, spec in self.projected:
-            chosen = (modality == index) & batch.input_valid  # (B, N)
-            dense = (batch.pixels if spec.family == "pixels" else batch.vectors).get(spec.key)
+            count = batch.input_counts[index]
+            dense = (batch.pixels if spec.content == "pixels" else batch.vectors).get(spec.key)
             if dense is None:
-                if chosen.any():
+                if count:
                     raise Open4MError(f"{spec.key}: the batch shows tokens of it, but holds no {spec.family} of it")
                 continue
             _check_dense(spec, dense, len(batch))
-            row = chosen.nonzero()[:, 0]
-            if spec.family == "pixels":
+            chosen = ((modality == index) & batch.input_valid).flatten()
+            places = chosen.logical_not().argsort(stable=True)[:count]  # of the chosen tokens, in their order
+            row = places // modality.shape[1]
+            if spec.content == "pixels":
                 layer = self.patches[module_name(spec.key)]
-                shown = patchify(dense, spec.patch_size)[row, batch.input_position[chosen]]
+                shown = patchify(dense, spec.patch_size)[row, batch.input_position.flatten()[places]]
             else:
                 layer = self.vectors[module_name(spec.key)]
-                shown = F.pad(dense, (0, 0, 1, 0))[row, batch.input_id[chosen]]  # id 0: a masked span, shown as zeros
-            x = x.masked_scatter(chosen[..., None], layer(shown.to(layer.weight.dtype)).to(x.dtype))
+                shown = F.pad(dense, (0, 0, 1, 0))[row, batch.input_id.flatten()[places]]  # id 0: a masked span, zeros
+            projected = layer(shown.to(layer.weight.dtype)).to(x.dtype)
+            x = x.flatten(0, 1).index_copy(0, places, projected).view_as(x)
         return x
 
     def with_registers(self, x: Tensor, where: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +164,7 @@ class Embeddings(nn.Module):
         """The decoder's content embedding (B, M, D): the mask token for grids, the previous token for sequences."""
         table = self.outputs if self.queries is None else self.queries
         tokens = table(token + self.query_offset[modality])
-        return torch.where(self.is_sequence[modality][..., None], tokens, self.mask_token.to(tokens.dtype))
+        return torch.where(self.is_causal[modality][..., None], tokens, self.mask_token.to(tokens.dtype))
 
     def output(self, key: str) -> Tensor:
         """The output layer (V, D) of a target modality."""
@@ -168,7 +187,7 @@ class Embeddings(nn.Module):
 
 def _check_dense(spec: ModalitySpec, dense: Tensor, size: int) -> None:
     """Raise unless the pixels or vectors of a batch of ``size`` samples have the shape that the model reads."""
-    if spec.family == "pixels":
+    if spec.content == "pixels":
         expected = (size, spec.channels, *(side * spec.patch_size for side in spec.grid))
     else:  # of any length: ids tell which are shown
         expected = (size, dense.shape[1] if dense.ndim > 1 else spec.max_length, spec.channels)
@@ -178,12 +197,12 @@ def _check_dense(spec: ModalitySpec, dense: Tensor, size: int) -> None:
 
 def _positions(spec: ModalitySpec, dim: int) -> Tensor:
     """The fixed positions of a modality (n, dim)."""
-    if spec.family in ("pixels", "grid"):
-        return sincos_2d(*spec.grid, dim)
-    return sincos_1d(torch.arange(spec.positions), dim)
+    if spec.is_sequence:
+        return sincos_1d(torch.arange(spec.positions, device=CPU), dim)
+    return sincos_2d(*spec.grid, dim)
 
 
-def consecutive(sizes: list[int]) -> list[slice]:
+def consecutive(sizes: Sequence[int]) -> list[slice]:
     """Where each of several parts is when they follow one another."""
     ends = list(itertools.accumulate(sizes))
     return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
@@ -191,7 +210,7 @@ def consecutive(sizes: list[int]) -> list[slice]:
 
 def _starts(slices: list[slice]) -> Tensor:
     """Where each part starts; 0 for an empty one, so that padding, which may name it, reads a row that exists."""
-    return torch.tensor([s.start if s.stop > s.start else 0 for s in slices])
+    return torch.tensor([s.start if s.stop > s.start else 0 for s in slices], device=CPU)
 
 
 def module_name(key: str) -> str:

@@ -65,13 +65,13 @@ def _seen(config: FourMConfig, batch: MaskedBatch) -> Tensor:
     pairs = torch.zeros(len(batch), dtype=torch.float64)
     for i, spec in enumerate(config.modalities):
         count = (batch.target_valid & (batch.target_modality == i)).sum(1).double().cpu()
-        pairs += count * (count + 1) / 2 if spec.family == "sequence" else count * count
+        pairs += count * (count + 1) / 2 if spec.is_causal else count * count
     return pairs.to(batch.input_valid.device)
 
 
 def input_flops(config: FourMConfig, spec: ModalitySpec) -> int:
     """Of embedding one token: of a patch or a vector its projection, else nothing."""
-    size = {"pixels": spec.channels * spec.patch_size**2, "vectors": spec.channels}.get(spec.family, 0)
+    size = {"pixels": spec.channels * spec.patch_size**2, "vectors": spec.channels}.get(spec.content, 0)
     return 2 * config.dim * size
 
 

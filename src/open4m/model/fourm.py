@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,58 +13,9 @@ from torch import Tensor, nn
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import Embeddings, consecutive
 from open4m.model.heads import LinearCrossEntropy
-from open4m.model.layers import (
-    Cache,
-    DecoderBlock,
-    EncoderBlock,
-    FusedLinear,
-    KeysValues,
-    Packed,
-    Runs,
-    compact,
-    drop_path,
-    norm,
-)
+from open4m.nn.attention import Attend, FusedLinear, masked
+from open4m.nn.blocks import DecoderBlock, EncoderBlock, drop_path, norm
 from open4m.types import MaskedBatch, Open4MError
-
-
-@dataclass
-class Context:
-    """What the decoder reads of the encoder: for every block, keys and values of runs of rows; or of all rows, padded,
-    with a ``mask`` of the real tokens."""
-
-    keys_values: list[KeysValues]
-    mask: Tensor | None  # (B, 1, 1, N) bool; None: without padding
-
-    def contiguous(self) -> Context:
-        """The same, laid out to be read many times."""
-        return Context([[(k.contiguous(), v.contiguous()) for k, v in runs] for runs in self.keys_values], self.mask)
-
-    def keep(self, rows: Sequence[int]) -> Context:
-        """These rows of it, in ascending order, without padding; what it was is overwritten."""
-        own, first = [], 0
-        for k, _ in self.keys_values[0]:
-            own.append([row - first for row in rows if first <= row < first + len(k)])
-            first += len(k)
-        return Context(
-            [
-                [(compact(k, stay), compact(v, stay)) for (k, v), stay in zip(runs, own, strict=True) if stay]
-                for runs in self.keys_values
-            ],
-            None,
-        )
-
-    def read_by(self, lengths: Sequence[int]) -> tuple[Runs, list[KeysValues]]:
-        """The runs of rows that are equally long and have equally many queries, ``lengths``; every block's keys and
-        values of them."""
-        parts, row = [], 0  # (run of the context, its rows, queries of each)
-        for run, (k, _) in enumerate(self.keys_values[0]):
-            first = row
-            for asked, same in itertools.groupby(lengths[first : first + len(k)]):
-                start, row = row, row + len([*same])
-                parts.append((run, slice(start - first, row - first), asked))
-        runs = [(rows.stop - rows.start, asked) for _, rows, asked in parts]
-        return runs, [[(of[i][0][rows], of[i][1][rows]) for i, rows, _ in parts] for of in self.keys_values]
 
 
 class FourMTransformer(nn.Module):
@@ -76,16 +27,16 @@ class FourMTransformer(nn.Module):
         with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made; the caller sees none of it
             self.embeddings = Embeddings(config)
             self.encoder = nn.ModuleList([EncoderBlock(config) for _ in range(config.encoder_depth)])
-            self.encoder_norm = norm(config.dim, config)
+            self.encoder_norm = norm(config)
             self.context_proj = nn.Linear(config.dim, config.dim)  # always with a bias, as in public checkpoints
             self.decoder = nn.ModuleList([DecoderBlock(config) for _ in range(config.decoder_depth)])
-            self.decoder_norm = norm(config.dim, config)
+            self.decoder_norm = norm(config)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> FourMTransformer:
         """Draw the initial weights, which depend on the generator alone; returns itself.
 
-        Xavier for every linear layer: of fused ones for each of the layers that they are, like q, k and v.
+        Xavier for every linear layer; for fused ones, such as q, k and v, for each of the layers that they are.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -129,7 +80,7 @@ class FourMTransformer(nn.Module):
 
     def forward(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The cross-entropy (n,) of every target modality's n valid targets, in nats, in the order of ``batch`` (row by
-        row): what training minimizes (:mod:`open4m.losses`).
+        row): what training minimizes (:mod:`open4m.train.losses`).
 
         ``generator`` draws what stochastic depth drops; without one nothing is dropped.
         """
@@ -149,69 +100,80 @@ class FourMTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor, dict[str, tuple[slice, slice]]]:
         """Hidden states (n, D) of all valid targets, modality by modality; their places among all queries; for every
         target modality its rows of them and its entries of the output layer."""
-        hidden = self.decode(self.encode(batch, generator), batch, generator=generator)
-        names = len(self.config.modalities)
-        modality = torch.where(batch.target_valid, batch.target_modality, names).flatten()
-        counts = modality.bincount(minlength=names + 1)[:names].tolist()
-        places = modality.argsort(stable=True)[: sum(counts)]
-        entries = self.embeddings.slices["outputs"]
-        parts = {
-            spec.key: (rows, entries[i])
-            for i, (spec, rows) in enumerate(zip(self.config.modalities, consecutive(counts), strict=True))
-            if spec.is_target
-        }
+        batch = batch.counted(len(self.config.modalities))
+        hidden = self.decode(self.context(batch, generator), batch, generator)
+        modality = torch.where(batch.target_valid, batch.target_modality, len(self.config.modalities)).flatten()
+        places = modality.argsort(stable=True)[: sum(batch.target_counts)]
+        entries, rows = self.embeddings.slices["outputs"], consecutive(batch.target_counts)
+        parts = {spec.key: (rows[i], entries[i]) for i, spec in enumerate(self.config.modalities) if spec.is_target}
         return hidden.flatten(0, 1)[places], places, parts
 
-    def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None, packed: bool = False) -> Context:
-        """Read the visible tokens. Positions and modalities are re-injected into the encoder's output (paper C.1).
+    # ---- the encoder
+    def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Features (B, R + N, D) of the visible tokens, after those of the R register tokens."""
+        x, _, valid = self.embed_inputs(batch)
+        return self.encode_tokens(x, masked(valid[:, None, None]), self._drop_path(self.encoder, 2, x, generator))
 
-        ``packed``: nothing is computed for padding, and what :meth:`decode` makes of it is packed too.
-        """
-        embed = self.embeddings
-        where = embed.where(batch.input_modality, batch.input_position)  # (B, N, D)
-        x = where + embed.content(batch)
-        x, where, valid = embed.with_registers(x, where, batch.input_valid)
-        mask, runs = valid[:, None, None], None  # (B, 1, 1, N)
+    def context(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Tensor:
+        """What the decoder reads of the visible tokens, (B, R + N, D): projected features, to which positions and
+        modalities are added once more (paper C.1)."""
+        x, where, valid = self.embed_inputs(batch)
         kept = self._drop_path(self.encoder, 2, x, generator)
-        if packed:
-            real = Packed(valid)
-            x, where, mask, runs = real.flat(x), real.flat(where), None, real.runs  # (T, D)
-        for block, keep in zip(self.encoder, kept, strict=True):
-            x = block(x, mask, keep, runs)
-        context = self.context_proj(self.encoder_norm(x)) + where
-        return Context([block.keys_values(context, runs) for block in self.decoder], mask)
+        return self.context_proj(self.encode_tokens(x, masked(valid[:, None, None]), kept)) + where
 
-    def decode(
-        self,
-        context: Context,
-        batch: MaskedBatch,
-        caches: list[Cache] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Hidden states (B, M, D) of the queries; if the context is packed, (T, D) of the valid ones, row by row.
+    def embed_inputs(self, batch: MaskedBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """What the encoder reads, (B, R + N, D): contents, positions and modalities added up, after the register
+        tokens; positions and modalities alone; and which tokens are real, bool (B, R + N)."""
+        where = self.embeddings.where(batch.input_modality, batch.input_position)
+        return self.embeddings.with_registers(where + self.embeddings.content(batch), where, batch.input_valid)
 
-        Every query reads all visible tokens; queries see only queries of their own modality: all of them in a
-        grid, the earlier ones in a sequence (paper 2.2). A packed context is read by queries of one grid or, with
-        ``caches``, one a block, by the next query of a sequence a row, which sees all that the caches hold.
+    def encode_tokens(self, x: Tensor, attend: Attend, kept: Sequence[Tensor | None] | None = None) -> Tensor:
+        """The encoder's blocks on embedded tokens (..., D)."""
+        for block, keep in zip(self.encoder, kept or [None] * len(self.encoder), strict=True):
+            x = block(x, attend, keep)
+        return self.encoder_norm(x)
+
+    # ---- the decoder
+    def decode(self, context: Tensor, batch: MaskedBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Hidden states (B, M, D) of the queries.
+
+        Every query reads all visible tokens; queries see only queries of their own modality: all of them in a grid,
+        the earlier ones in a sequence (paper 2.2).
         """
-        embed = self.embeddings
-        x = embed.query(batch.query_id, batch.target_modality) + embed.where(
-            batch.target_modality, batch.target_position, decoder=True
-        )
-        kept = self._drop_path(self.decoder, 3, x, generator)
-        mask, runs, keys_values = None, None, context.keys_values
-        if context.mask is None:
-            real = Packed(batch.target_valid)
-            x, (runs, keys_values) = real.flat(x), context.read_by(real.lengths)
-        else:
-            mask = self.decoder_mask(batch)
-        for i, block in enumerate(self.decoder):
-            x = block(x, keys_values[i], mask, context.mask, None if caches is None else caches[i], kept[i], runs)
+        x = self.embed_queries(batch)
+        seen = F.pad(batch.input_valid, (context.shape[1] - batch.input_valid.shape[1], 0), value=True)
+        attend_self, attend_context = masked(self.decoder_mask(batch)), masked(seen[:, None, None])
+        contexts, kept = [context] * len(self.decoder), self._drop_path(self.decoder, 3, x, generator)
+        return self.decode_tokens(x, contexts, attend_self, attend_context, kept)
+
+    def embed_queries(self, batch: MaskedBatch) -> Tensor:
+        """What the decoder starts from, (B, M, D): mask tokens or previous tokens, positions and modalities."""
+        where = self.embeddings.where(batch.target_modality, batch.target_position, decoder=True)
+        return self.embeddings.query(batch.query_id, batch.target_modality) + where
+
+    def decode_tokens(
+        self,
+        x: Tensor,
+        contexts: Sequence[Any],
+        attend_self: Attend | Sequence[Attend],
+        attend_context: Attend,
+        kept: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        """The decoder's blocks on embedded queries (..., D).
+
+        ``contexts``: for each block the context, or the keys and values that it has of it. ``attend_self``: one pattern
+        for all blocks, or one for each.
+        """
+        patterns = [attend_self] * len(self.decoder) if callable(attend_self) else attend_self
+        kept = kept or [None] * len(self.decoder)
+        for block, context, pattern, keep in zip(self.decoder, contexts, patterns, kept, strict=True):
+            x = block(x, context, pattern, attend_context, keep)
         return self.decoder_norm(x)
 
     def _drop_path(
         self, blocks: nn.ModuleList, branches: int, x: Tensor, generator: torch.Generator | None
     ) -> list[Tensor | None]:
+        """The factors of stochastic depth for each block; None where nothing is dropped."""
         if generator is None or not self.config.drop_path:
             return [None] * len(blocks)
         return drop_path(self.config.drop_path, len(blocks), branches, len(x), generator, x.device)
@@ -221,13 +183,17 @@ class FourMTransformer(nn.Module):
         modality, position = batch.target_modality, batch.target_position
         same = modality[:, :, None] == modality[:, None, :]
         earlier = position[:, None, :] <= position[:, :, None]
-        causal = self.embeddings.is_sequence[modality][:, :, None]
+        causal = self.embeddings.is_causal[modality][:, :, None]
         allowed = same & (earlier | ~causal) & batch.target_valid[:, None, :]
         return (allowed | torch.eye(modality.shape[1], dtype=torch.bool, device=modality.device))[:, None]
 
     def logits(self, hidden: Tensor, key: str) -> Tensor:
         """Logits (..., V) of a modality from hidden states (..., D)."""
         return F.linear(hidden, self.embeddings.output(key))
+
+    def reset_buffers(self) -> None:
+        """Compute what follows from the configuration again, after ``to_empty`` of a model on the meta device."""
+        self.embeddings.reset_buffers()
 
     def parameter_count(self) -> int:
         """Parameters of the blocks and their norms, as the paper counts them (Table 4): without embeddings, and without

@@ -47,7 +47,7 @@ def pack(
         _check_targets(spec, targets[targets[:, 1] == i])
     if unknown := [key for values in dense.values() for key in values if key not in config.keys]:
         raise Open4MError(f"pixels or vectors of {', '.join(unknown)}: not a modality of the model")
-    is_vector = np.array([spec.family == "vectors" for spec in config.modalities])[inputs[:, 1]]
+    is_vector = np.array([spec.content == "vectors" for spec in config.modalities])[inputs[:, 1]]
     ids = inputs[:, 3]
     vector = np.where(ids == DENSE, inputs[:, 2] + 1, np.where(ids == SPAN, 0, ids + 1))
     inputs[:, 3] = np.where(is_vector, vector, np.maximum(ids, 0))
@@ -82,12 +82,12 @@ def _check_inputs(spec: ModalitySpec, rows: np.ndarray, dense: Mapping[str, torc
     if not spec.is_input:
         raise Open4MError(f"inputs: {spec.key} is not an input of the model")
     _check(spec, "position", rows[:, 2], 0, spec.positions)
-    if spec.family in ("grid", "sequence"):
+    if spec.has_vocabulary:
         _check(spec, "token id", rows[:, 3], 0, spec.vocab_size)
         return
     if spec.key not in dense:
         raise Open4MError(f"inputs: {spec.key} has tokens, but its {spec.family} are not given")
-    if spec.family == "pixels":
+    if spec.content == "pixels":
         _check(spec, "token id", rows[:, 3], DENSE, DENSE + 1)
         side = (spec.grid[0] * spec.patch_size, spec.grid[1] * spec.patch_size)
         expected = (size, spec.channels, *side)
@@ -106,7 +106,7 @@ def _check_targets(spec: ModalitySpec, rows: np.ndarray) -> None:
         raise Open4MError(f"targets: {spec.key} is not a target of the model")
     _check(spec, "position", rows[:, 2], 0, spec.positions)
     _check(spec, "target id", rows[:, 4], 0, spec.vocab_size)
-    if spec.family == "grid":
+    if spec.has_codebook:
         _check(spec, "query id", rows[:, 3], DENSE, DENSE + 1)
     else:
         _check(spec, "query id", rows[:, 3], 0, spec.vocab_size)

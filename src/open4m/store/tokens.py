@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +40,7 @@ from open4m.store.manifest import (
 from open4m.types import Open4MError
 
 MAX_VOCAB = 1 << 16  # ids are stored as uint16
+
 LARGEST = float(np.finfo(np.float16).max)  # vectors are stored as float16
 
 
@@ -123,8 +123,11 @@ def write_token_shard(
         raise Open4MError(f"{path}: {modality}: expected one row of tokens a key, got {len(seen)} and {len(tokens)}")
     rows = _Rows(path, modality, list(seen))
     encode = {
-        "grid": _grid_column, "sequence": _sequence_column, "vectors": _vectors_column, "pixels": _pixels_column,
-    }[header.kind]  # fmt: skip
+        "grid": _grid_column,
+        "sequence": _sequence_column,
+        "vectors": _vectors_column,
+        "pixels": _pixels_column,
+    }[header.kind]
     columns = [pa.array(rows.keys, pa.string()), encode(rows, tokens, header)]
     batch = pa.record_batch(columns, schema=header.schema)
 
@@ -398,67 +401,3 @@ def _open_shard(path: Path, header: TokenHeader) -> _Shard:
 def _numbers(array: pa.Array) -> np.ndarray:
     """A view of an Arrow array of numbers."""
     return array.to_numpy(zero_copy_only=True)
-
-
-REPEATED = 1 << 14
-"""The fewest rows of a block of repeated sampling: two batches of the paper (Table 5)."""
-
-
-@lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
-    """A random permutation of ``length`` rows, a pure function of (seed, epoch): read-only int64 (length,).
-
-    Sorting raw Philox output, which NumPy keeps stable across versions (it does not promise that of ``permutation``).
-    """
-    if seed < 0:
-        raise Open4MError(f"training order: expected a seed of at least 0, got {seed}")
-    if length < 1:
-        raise Open4MError("the training order of an empty store: write some shards first")
-    key = np.array([seed, epoch], dtype=np.uint64)
-    order = np.argsort(np.random.Philox(key=key).random_raw(length), kind="stable")
-    order.setflags(write=False)
-    return order
-
-
-def rows_for_step(seed: int, step: int, batch_size: int, length: int, repeats: int = 1) -> np.ndarray:
-    """The rows of a training step, int64 (batch_size,).
-
-    Step s takes places s·B to (s+1)·B - 1 of the endless sequence of all epochs: every row is visited ``repeats`` times
-    an epoch, and neither resuming nor the number of workers or hosts changes anything.
-
-    Repeated sampling (paper E.7) reads a row a few times within a short time, when it costs little: an epoch's order is
-    cut into blocks of at least ``REPEATED`` rows, if there are as many, and a block is visited ``repeats`` times, each
-    time in another order, before the next is. Between two visits of a row are at least half a block of others, so that
-    a batch of up to that many never holds it twice, and the batches of a block are composed anew each time.
-
-    Rows of a shard are not kept together: an order that is uniform over the whole epoch costs nothing here, since a
-    row is read from memory-mapped files wherever it is, and the rows of a shard may be alike.
-    """
-    if step < 0 or batch_size < 1 or repeats < 1:
-        raise Open4MError(
-            f"training order: expected step >= 0, batch_size >= 1 and repeats >= 1, got {step}, {batch_size}, {repeats}"
-        )
-    first, end = step * batch_size, (step + 1) * batch_size
-    parts = []
-    while first < end:
-        epoch, place = divmod(first, max(length, 1) * repeats)
-        order = epoch_order(seed, epoch, length)
-        blocks = max(length // REPEATED, 1)  # block b begins at row b·length // blocks of the order
-        block = -(-(place // repeats + 1) * blocks // length) - 1
-        start, stop = block * length // blocks, (block + 1) * length // blocks
-        visit, place = divmod(place - start * repeats, stop - start)
-        order = order[start:stop]
-        if visit:
-            order = order[_visit_order(seed, epoch, block, visit, stop - start)]
-        parts.append(order[place : place + end - first])
-        first += len(parts[-1])
-    return np.concatenate(parts)
-
-
-@lru_cache(maxsize=16)
-def _visit_order(seed: int, epoch: int, block: int, visit: int, size: int) -> np.ndarray:
-    """How a block is ordered when it is visited again: its halves each in a random order, int64 (size,)."""
-    key = np.array([seed, epoch], dtype=np.uint64)
-    numbers = np.random.Philox(key=key, counter=[0, 0, block, visit]).random_raw(size) >> np.uint64(1)
-    numbers[size // 2 :] += np.uint64(1 << 63)  # after the first half
-    return np.argsort(numbers, kind="stable")

@@ -15,9 +15,11 @@ from open4m.types import Open4MError
 
 Solver = Literal["ddim", "dpm++", "unipc", "ddpm"]
 _CLASSES = {
-    "ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler",
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
     "ddpm": "DDPMScheduler",
-}  # fmt: skip
+}
 _CLIPPING = ("ddim", "ddpm")  # those that clip by themselves, and take the noise from what was not clipped
 
 

@@ -6,10 +6,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from open4m.tokenizers.mlp import MLPConfig
-from open4m.tokenizers.unet import PatchedUNet
-from open4m.tokenizers.vit import ViTConfig
-from open4m.tokenizers.vqvae import TokenizerConfig
+from open4m.nn.mlp import MLPConfig
+from open4m.nn.unet import PatchedUNet
+from open4m.nn.vit import ViTConfig
+from open4m.tokenizers.config import TokenizerConfig
 
 
 def encode_flops(config: TokenizerConfig) -> float:

@@ -253,12 +253,14 @@ class TextTokenizer:
 def _pipeline(model: WordPiece) -> Tokenizer:
     """Lower case without control characters, single spaces; then words and single punctuation marks."""
     words = Tokenizer(model)
-    words.normalizer = normalizers.Sequence([
-        normalizers.NFC(),
-        normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=True),
-        normalizers.Replace(Regex(r"\s+"), " "),
-        normalizers.Strip(),
-    ])  # fmt: skip
+    words.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=True),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
+    )
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return words
 

@@ -33,8 +33,14 @@ class RunLog:
         console = Console(stderr=True)
         self._progress = None
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                       TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._progress = Progress(*columns, console=console)
             self._bar = self._progress.add_task(description, total=steps, completed=start, note="")
             self._progress.start()

@@ -28,13 +28,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from open4m import config as configs
 from open4m.config import Duration
-from open4m.train import checkpoint, optim
-from open4m.train.average import Average
-from open4m.train.guard import Guard
+from open4m.train import checkpoint, optim, schedules
+from open4m.train.activation_checkpointing import recompute_blocks
+from open4m.train.ema import Average
 from open4m.train.log import RunLog
 from open4m.train.memory import keep_freed_memory
-from open4m.train.recompute import recompute_blocks
 from open4m.train.smoke import smoke_test
+from open4m.train.stability import Guard
 from open4m.types import Open4MError, Preempted
 
 logger = logging.getLogger("open4m")
@@ -145,7 +145,7 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
         task.model.train()
         for step, batch in batches:
             for group in optimizer.param_groups:
-                group["lr"] = optim.learning_rate(step, steps, config.warmup_steps, peak, config.optim.final_lr)
+                group["lr"] = schedules.learning_rate(step, steps, config.warmup_steps, peak, config.optim.final_lr)
             guard.watch()
             with autocast:
                 loss, details = task.loss(batch, step_generator(config.seed, step, device))
@@ -165,9 +165,15 @@ def train(task: Task, config: TrainConfig, directory: Path, *, task_config: Any 
             window.append((time.monotonic(), config.batch_size))
             speed = sum(n for _, n in list(window)[1:]) / max(1e-9, window[-1][0] - window[0][0])
             if done % config.log_every == 0 or done == last:
-                values = {"loss": cost, "gradient_norm": length, "lr": optimizer.param_groups[0]["lr"],
-                          "tokens": tokens, "samples_per_second": speed, **guard.metrics(),
-                          **{k: float(v) for k, v in details.items()}}  # fmt: skip
+                values = {
+                    "loss": cost,
+                    "gradient_norm": length,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "tokens": tokens,
+                    "samples_per_second": speed,
+                    **guard.metrics(),
+                    **{k: float(v) for k, v in details.items()},
+                }
                 log.metrics(done, values)
                 log.progress(done, f"loss {cost:.3f}, {speed:.0f} samples/s")
             stopped = stop.is_set()
@@ -225,10 +231,14 @@ def _batches(task: Task, start: int, end: int, workers: int) -> Iterator[tuple[i
     """
     return iter(
         torch.utils.data.DataLoader(
-            _Batches(task), batch_size=None, sampler=range(start, end), num_workers=workers,
-            prefetch_factor=4 if workers else None, worker_init_fn=_ignore_stop_signals,
+            _Batches(task),
+            batch_size=None,
+            sampler=range(start, end),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_ignore_stop_signals,
         )
-    )  # fmt: skip
+    )
 
 
 def _ignore_stop_signals(_worker: int) -> None:
@@ -274,9 +284,18 @@ def claim(directory: Path, description: Any) -> None:
 
 
 FREE = (
-    "recompute", "workers", "processes", "log_every", "evaluate_every", "checkpoint_every", "evaluate_samples",
-    "max_skips", "max_skips_in_a_row", "smoke_test", "directions",
-)  # fmt: skip
+    "recompute",
+    "workers",
+    "processes",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "evaluate_samples",
+    "max_skips",
+    "max_skips_in_a_row",
+    "smoke_test",
+    "directions",
+)
 """What may be another when a run is resumed. A model's directions follow from the masking, which may not."""
 
 

@@ -1,8 +1,7 @@
-"""AdamW and the learning-rate schedule of the paper (Tables 3 and 5)."""
+"""AdamW (paper Tables 3 and 5)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -35,11 +34,3 @@ def build(model: torch.nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             (decayed if id(parameter) in matrices else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas, fused=True)
-
-
-def learning_rate(step: int, steps: int, warmup: int, peak: float, final: float = 0.0) -> float:
-    """Linear warm-up to ``peak`` over ``warmup`` steps, then a cosine to ``final`` × ``peak`` at ``steps``."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))

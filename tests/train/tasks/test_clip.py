@@ -8,8 +8,18 @@ from torch.nn.functional import normalize
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
 from open4m.train.tasks.clip import CLIPTask, contrastive_loss, similarity_logits
 
-TINY = SmallCLIP(image_size=32, patch_size=8, width=32, layers=2, heads=2, projection=16, text_width=32, text_layers=1,
-                 text_heads=2, text_length=16)  # fmt: skip
+TINY = SmallCLIP(
+    image_size=32,
+    patch_size=8,
+    width=32,
+    layers=2,
+    heads=2,
+    projection=16,
+    text_width=32,
+    text_layers=1,
+    text_heads=2,
+    text_length=16,
+)
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 220), "yellow": (220, 220, 30)}
 SIDES = {"left": np.s_[:, :16], "right": np.s_[:, 16:]}
 

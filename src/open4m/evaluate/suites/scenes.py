@@ -18,8 +18,8 @@ import numpy as np
 
 from open4m import modalities
 from open4m.datasets.scenes import Scenes, parse_caption
-from open4m.evaluate import frechet
-from open4m.evaluate.attributes import Attributes, agreeing, attribute_f1, most_typical
+from open4m.evaluate.metrics import frechet
+from open4m.evaluate.metrics.attributes import Attributes, agreeing, attribute_f1, most_typical
 from open4m.evaluate.predict import labels_of, predict, reconstruct
 from open4m.evaluate.report import Result, Row, rows_of
 from open4m.generate.pipeline import FourM
@@ -193,6 +193,8 @@ def _truth(scenes: Scenes, test: list[Sample]) -> list[list[Attributes]]:
         truth.append([{name: getattr(solid, name) for name in attributes} for solid in scenes.scene(i).objects])
         mentioned = parse_caption(sample["caption"])
         if agreeing(mentioned, truth[-1]) < sum(map(len, mentioned)):
-            raise Open4MError(f"evaluation of scenes: test sample {i} is not scene {i} of {scenes}: its caption is "
-                              f"{sample['caption']!r}")  # fmt: skip
+            raise Open4MError(
+                f"evaluation of scenes: test sample {i} is not scene {i} of {scenes}: its caption is "
+                f"{sample['caption']!r}"
+            )
     return truth

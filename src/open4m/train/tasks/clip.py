@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from open4m import modalities
+from open4m.data.order import rows_for_step
 from open4m.labellers.clip import CLIPLabeller
-from open4m.store.tokens import rows_for_step
 from open4m.types import Sample
 
 if TYPE_CHECKING:

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 from open4m import modalities
-from open4m.modalities.base import Crop, augment
+from open4m.data.order import rows_for_step
+from open4m.modalities.crops import Crop, augment
 from open4m.pictures import grid
 from open4m.store.shards import RawDataset
-from open4m.store.tokens import rows_for_step
-from open4m.tokenizers.quantizer import code_usage
-from open4m.tokenizers.vqvae import VQVAE, Tokenizer, TokenizerConfig, tensor_of
+from open4m.tokenizers.config import TokenizerConfig, tensor_of
+from open4m.tokenizers.network import VQVAE
+from open4m.tokenizers.quantizers.base import code_usage
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError
 
 BATCH = 32  # validation values at once

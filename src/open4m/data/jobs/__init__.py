@@ -1,0 +1,1 @@
+"""Jobs over shards: a job is a picklable dataclass whose unit of work is a shard."""

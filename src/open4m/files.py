@@ -1,0 +1,109 @@
+"""Files on disk: written whole or not at all, read within bounds, locked among processes.
+
+Everything that this package writes into a directory that it will read again goes through here: a temporary file or
+folder, fsync, an atomic rename, fsync of the parent. A process that dies at any instant leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from open4m.types import Open4MError
+
+LARGEST_INPUT = 1 << 28
+"""Bytes: files of users that are larger are refused before they are read."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file atomically: readers see the old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a UTF-8 text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Create a folder atomically: ``write`` fills a temporary one, which is then renamed.
+
+    An empty folder of that name is replaced. Raises what ``write`` raises, after removing the temporary folder, so that
+    a full disk gets its space back; :class:`OSError` if something else is there already.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        write(temporary)
+        for path in [temporary, *temporary.rglob("*")]:
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            elif path.is_dir():
+                sync_folder(path)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power failure. Windows has no such call, and renames there need none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_bytes(path: Path, limit: int = LARGEST_INPUT) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises :class:`Open4MError` if it cannot be read, is larger, or is not a regular file: opening a pipe may wait for
+    ever.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise Open4MError(f"{path}: cannot be read, it is {kind}")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise Open4MError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(data) > limit:
+        raise Open4MError(f"{path}: larger than {limit} bytes, the most that is read")
+    return data
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the lock file ``path`` among threads, processes and, where the file system allows,
+    hosts. The lock ends with its process, however rudely that dies."""
+    from filelock import FileLock
+
+    with FileLock(path):
+        yield

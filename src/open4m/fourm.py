@@ -1,0 +1,250 @@
+"""A trained model with its tokenizers: loading, saving, tokens of values, features.
+
+:class:`open4m.FourM` (``generate/pipeline.py``) is this and generation. What only reads or writes models, such as
+training and transfers, needs no more than this.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open4m import config as configs
+from open4m import modalities, weights
+from open4m.hub import locate
+from open4m.hub.ml4m import transformer
+from open4m.model.config import FourMConfig
+from open4m.model.fourm import FourMTransformer
+from open4m.model.packing import DENSE, pack
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.types import Open4MError, Value
+
+TEXT = "text"
+"""The folder of the text tokenizer, beside those of the grids."""
+
+FORMAT = 1
+"""The version of a model directory's format."""
+
+
+@dataclass(frozen=True)
+class TokenFeatures:
+    """Features of the visible tokens of B samples, padded to N tokens."""
+
+    tokens: Tensor  # (B, N, dim)
+    valid: Tensor  # (B, N) bool: False is padding
+    modality: Tensor  # (B, N) int64: the index of each token's modality in the model's configuration
+    position: Tensor  # (B, N) int64: raster index, or place in a sequence
+
+    @property
+    def pooled(self) -> Tensor:
+        """The mean over the tokens of each sample, (B, dim)."""
+        shown = self.valid[..., None].to(self.tokens.dtype)
+        return (self.tokens * shown).sum(1) / shown.sum(1).clamp(min=1)
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor:
+    """Pixels or vectors of all samples as one tensor; zeros where a sample has none, or fewer vectors."""
+    shape = np.max([part.shape for part in parts if part is not None], axis=0).tolist()
+    stacked = torch.zeros(len(parts), *shape)
+    for row, part in enumerate(parts):
+        if part is not None:
+            stacked[row, : len(part)] = part
+    return stacked
+
+
+class FourMBase:
+    """A model directory in memory. A modality without a tokenizer can be neither given nor generated."""
+
+    def __init__(self, model: FourMTransformer, grids: Mapping[str, Tokenizer], text: TextTokenizer | None):
+        self.model, self.grids, self.text = model, dict(grids), text
+        self.config: FourMConfig = model.config
+        for spec in self.config.modalities:
+            if spec.is_causal and text is not None and text.vocab_size != spec.vocab_size:
+                raise Open4MError(
+                    f"{spec.key}: the model has {spec.vocab_size} entries, the text tokenizer {text.vocab_size}"
+                )
+        names = [*self.config.keys, *self.config.readers]
+        self.modalities = {name: modalities.get(name) for name in names if name and modalities.is_known(name)}
+
+    # ---- at rest
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu") -> Self:
+        """A shipped model by name, a model directory, or one of the authors' public models: its name on the hub, a
+        directory or a safetensors file. Raises :class:`Open4MError` for anything else."""
+        folder = locate.resolve(name)
+        if transformer.is_reference(folder):
+            imported = transformer.load(folder)
+            model = FourMTransformer(imported.config)
+            model.load_state_dict(imported.weights)
+        elif folder.is_dir():
+            model = FourMTransformer(configs.load(FourMConfig, folder / weights.CONFIG, FORMAT))
+            weights.load_weights(folder / weights.WEIGHTS, model)
+        else:
+            raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
+        config, tokenizers = model.config, folder / weights.TOKENIZERS
+        grids = {
+            s.key: Tokenizer.load(tokenizers / s.key, device)
+            for s in config.modalities
+            if s.has_codebook and (tokenizers / s.key).is_dir()
+        }
+        for spec in config.modalities:
+            if spec.key in grids:
+                own = grids[spec.key].config
+                if (own.codebook_size, own.grid) != (spec.vocab_size, spec.grid):
+                    raise Open4MError(
+                        f"{folder}: tokenizer {spec.key} has {own.codebook_size} codes on a grid {own.grid}, "
+                        f"the model expects {spec.vocab_size} on {spec.grid}"
+                    )
+        text = TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None
+        return cls(model.to(device), grids, text)
+
+    def save(self, folder: Path, half: bool = False) -> None:
+        """Write a directory that :meth:`from_pretrained` reads; ``half``: weights in 16 bits."""
+        folder.mkdir(parents=True, exist_ok=True)
+        configs.save(self.config, folder / weights.CONFIG, FORMAT)
+        weights.save_weights(folder / weights.WEIGHTS, self.model, half)
+        for key, tokenizer in self.grids.items():
+            tokenizer.save(folder / weights.TOKENIZERS / key, torch.float16 if half else torch.float32)
+        if self.text is not None:
+            self.text.save(folder / weights.TOKENIZERS / TEXT)
+
+    # ---- tokens
+    def reconstruct(self, value: Any, key: str) -> Value:
+        """The value after tokenizing it and back: as good as a prediction of it can be (paper Table 31, last row).
+
+        Of a sequence that is too long, the part that fits: a prediction is no longer than that either.
+        """
+        return self.decode(key, self.encode(key, value, cut=True))
+
+    def encode(self, key: str, value: Any, cut: bool = False) -> np.ndarray:
+        """Tokens of a value: (h·w,) of a grid, (length,) of a sequence.
+
+        A sequence of more tokens than the model was trained on is an error, as in CLIP's tokenizer, unless it may be
+        ``cut``: a condition whose end is left out in silence is another condition than the user gave.
+        """
+        self.check_tokenizer(key)
+        modality = self.modalities[key]
+        if not self.config.spec(key).is_causal:
+            return self.grids[key].encode(value).ravel()
+        most = self.config.spec(key).max_length
+        ids = modality.encode(modality.convert(value), self.text, most if cut else sys.maxsize)
+        if len(ids) > most:
+            raise Open4MError(f"{key}: {len(ids)} tokens with the end, the model reads at most {most}: give less of it")
+        return np.array(ids, dtype=np.int64)
+
+    def decode(self, key: str, tokens: np.ndarray) -> Value:
+        """The value of tokens."""
+        self.check_tokenizer(key)
+        modality = self.modalities[key]
+        if self.config.spec(key).is_causal:
+            return modality.decode([int(i) for i in tokens], self.text)
+        return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
+
+    # ---- features
+    def features(self, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Tensor:
+        """The encoder's features of one image or map, or of several: (B, h, w, dim), on the model's device.
+
+        >>> model.features({"rgb": image})
+        >>> model.features([{"depth": depth} for depth in depths])
+
+        Values are those of one modality whose tokens lie on a grid; for any others, and several together, see
+        :meth:`token_features`. Raises :class:`Open4MError` for values that the model cannot read.
+        """
+        samples = self._samples(values)
+        keys = {key for sample in samples for key in self.input_keys(sample).values()}
+        if len(keys) != 1 or self.config.spec(*keys).is_sequence:
+            raise Open4MError(
+                "features: expected values of one modality that lies on a grid, got "
+                f"{', '.join(sorted(keys)) or 'none'}; token_features takes any"
+            )
+        return self.token_features(samples).tokens.unflatten(1, self.config.spec(*keys).grid)
+
+    @torch.inference_mode()
+    def token_features(self, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> TokenFeatures:
+        """The encoder's features of every token of any values, all of them visible; ``.pooled`` is a vector per sample.
+
+        >>> model.token_features({"rgb": image, "caption": "a red cone"}).pooled
+        """
+        samples = self._samples(values)
+        if not samples:
+            raise Open4MError("features: expected at least one sample, got none")
+        inputs: list[np.ndarray] = []
+        dense: dict[str, dict[str, list[Tensor | None]]] = {"pixels": {}, "vectors": {}}
+        for row, sample in enumerate(samples):
+            for name, key in self.input_keys(sample).items():
+                spec, content = (
+                    self.config.spec(key),
+                    self.encode_input(key, self.modalities[name].convert(sample[name])),
+                )
+                ids = np.full(spec.length, DENSE) if spec.content == "pixels" else np.asarray(content)
+                if not spec.has_vocabulary:
+                    dense[spec.content].setdefault(key, [None] * len(samples))[row] = content
+                    ids = np.full(len(content) if spec.is_sequence else spec.length, DENSE)
+                columns = np.stack([np.full(len(ids), c) for c in (row, self.config.index(key))], 1)
+                inputs.append(np.column_stack([columns, np.arange(len(ids)), ids]))
+        joined = {kind: {key: _stacked(parts) for key, parts in found.items()} for kind, found in dense.items()}
+        batch = pack(self.config, np.concatenate(inputs) if inputs else [], [], **joined).to(self.device)
+        features = self.model.eval().encode(batch)[:, self.config.register_tokens :]
+        return TokenFeatures(features, batch.input_valid, batch.input_modality, batch.input_position)
+
+    def _samples(self, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        return [values] if isinstance(values, Mapping) else list(values)
+
+    def input_keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
+        """The model's modality for each given name: an image is read as pixels where the model reads those."""
+        keys = {name: self.config.readers.get(name, name) for name in sample}
+        allowed = [*dict.fromkeys([*self.config.inputs, *filter(None, self.config.readers)])]
+        for name, key in keys.items():
+            if key in self.config.keys and key not in self.config.inputs:
+                raise Open4MError(f"{name}: this model was not trained to read it (inputs: {', '.join(allowed)})")
+            if key not in self.config.inputs:
+                raise modalities.unknown(name, allowed)
+        return keys
+
+    def encode_input(self, key: str, value: Value) -> Tensor | list[int]:
+        """What the model reads of a checked value: pixels (C, H, W), vectors (L, C), ids (L,) of a grid, or a list of
+        ids of a sequence."""
+        spec, modality = self.config.spec(key), self.modalities[key]
+        if spec.content == "pixels":
+            return torch.from_numpy(modality.pixels(modality.fit(value, spec.grid[0] * spec.patch_size)))
+        if spec.content == "vectors":
+            if len(value) > spec.max_length:
+                raise Open4MError(f"{key}: {len(value)} vectors, the model reads at most {spec.max_length}")
+            return torch.from_numpy(modality.vectors(value, spec.channels, spec.max_length))
+        ids = self.encode(key, value)
+        return ids.tolist() if spec.is_causal else torch.from_numpy(ids)
+
+    # ---- what it is
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embeddings.mask_token.device
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits for all that decides about tokens: configuration, weights, and what the tokenizers
+        encode. Weights at rest in 16 bits are the same model if nothing was rounded."""
+        about = {name: value for name, value in configs.to_dict(self.config).items() if name != "directions"}
+        tokenizers = {key: tokenizer.fingerprint for key, tokenizer in self.grids.items()}
+        if self.text is not None:
+            tokenizers[TEXT] = self.text.fingerprint
+        return weights.fingerprint(self.model.state_dict(), {"model": about, "tokenizers": tokenizers})
+
+    def can_decode(self, key: str) -> bool:
+        """Whether a modality needs no tokenizer, or the model came with it."""
+        spec = self.config.spec(key)
+        return not ((spec.has_codebook and key not in self.grids) or (spec.is_causal and self.text is None))
+
+    def check_tokenizer(self, key: str) -> None:
+        """Raise for a tokenized modality whose tokenizer the model did not come with."""
+        if not self.can_decode(key):
+            folder = TEXT if self.config.spec(key).is_causal else key
+            raise Open4MError(f"{key}: the model has no tokenizer for it; put one into {weights.TOKENIZERS}/{folder}")

@@ -1,0 +1,168 @@
+"""Rows without padding: generation computes real tokens only, and encodes what does not change once.
+
+The tokens of all rows stand one after another, (T, D). Consecutive rows of equal length are a run, and attention takes
+a run at a time. These are attention patterns (:mod:`open4m.nn.attention`) and the two halves of a forward pass through
+:class:`~open4m.model.fourm.FourMTransformer` that use them; its blocks are the same as in training.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open4m.model.fourm import FourMTransformer
+from open4m.nn.attention import Attend, split_heads
+from open4m.types import MaskedBatch
+
+Runs = Sequence[tuple[int, int]]
+"""(rows, tokens of each) of consecutive rows of equal length."""
+
+
+class Rows:
+    """The real tokens of padded rows, one after another.
+
+    ``valid`` (B, N) bool says which tokens are real; ``lengths`` is how many each row has.
+    """
+
+    def __init__(self, valid: Tensor):
+        self.lengths: list[int] = valid.sum(1).tolist()
+        self.places = None if sum(self.lengths) == valid.numel() else valid.flatten().nonzero()[:, 0]
+        self.runs: Runs = [(len([*rows]), n) for n, rows in itertools.groupby(self.lengths)]
+
+    def flat(self, x: Tensor) -> Tensor:
+        """(B, N, ...) → (T, ...)."""
+        x = x.flatten(0, 1)
+        return x if self.places is None else x.index_select(0, self.places)
+
+
+def split_runs(x: Tensor, heads: int, runs: Runs) -> list[Tensor]:
+    """(T, D) → (rows, heads, n, D/heads) of each run."""
+    parts = x.split([rows * n for rows, n in runs])
+    return [split_heads(part.unflatten(0, run), heads) for part, run in zip(parts, runs, strict=True)]
+
+
+def attend_runs(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
+    """Attention of the queries of each run over its keys and values; 0 where there are none → (T, D)."""
+    parts = [
+        F.scaled_dot_product_attention(queries, keys, values) if keys.shape[2] else torch.zeros_like(queries)
+        for queries, keys, values in zip(q, k, v, strict=True)
+    ]
+    flat = [part.transpose(1, 2).flatten(2).flatten(0, 1) for part in parts]
+    return torch.cat(flat) if len(flat) > 1 else flat[0]
+
+
+def within(runs: Runs) -> Attend:
+    """The pattern in which each token sees all tokens of its row."""
+
+    def pattern(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        return attend_runs(*(split_runs(part, heads, runs) for part in (q, k, v)))
+
+    return pattern
+
+
+def over_context(runs: Runs) -> Attend:
+    """The pattern in which queries (T, D) in ``runs`` see the keys and values of each run, split into heads already."""
+
+    def pattern(q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor], heads: int) -> Tensor:
+        return attend_runs(split_runs(q, heads, runs), k, v)
+
+    return pattern
+
+
+class Cache:
+    """The pattern in which x (rows, D), the next token of each row, sees itself and all tokens before it.
+
+    Holds their keys and values, (rows, heads, n, D/heads), with room for ``length``.
+    """
+
+    def __init__(self, rows: int, length: int, heads: int, like: Tensor):
+        shape = (rows, heads, length, like.shape[-1])
+        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        q, k, v = (split_heads(part[:, None], heads) for part in (q, k, v))
+        start, self.length = self.length, self.length + 1
+        self.k[:, :, start : self.length], self.v[:, :, start : self.length] = k, v
+        return attend_runs([q], [self.k[:, :, : self.length]], [self.v[:, :, : self.length]])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these, which are in ascending order."""
+        for x in (self.k, self.v):
+            compact(x[:, :, : self.length], rows)
+        self.k, self.v = self.k[: len(rows)], self.v[: len(rows)]
+
+
+def compact(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """The ``rows`` of x, in ascending order, moved to its beginning in place."""
+    for new, old in enumerate(rows):
+        if new != old:
+            x[new] = x[old]
+    return x[: len(rows)]
+
+
+KeysValues = tuple[list[Tensor], list[Tensor]]
+"""Keys and values (rows, heads, n, D/heads) of each run."""
+
+
+@dataclass
+class Context:
+    """What each decoder block reads of the encoded rows."""
+
+    keys_values: list[KeysValues]  # of every block
+
+    def contiguous(self) -> Context:
+        """The same, laid out to be read many times."""
+        return Context([tuple([x.contiguous() for x in part] for part in block) for block in self.keys_values])
+
+    def keep(self, rows: Sequence[int]) -> Context:
+        """These rows, in ascending order; the memory of this context is overwritten."""
+        own, first = [], 0
+        for k in self.keys_values[0][0]:
+            own.append([row - first for row in rows if first <= row < first + len(k)])
+            first += len(k)
+        return Context(
+            [
+                tuple([compact(x, stay) for x, stay in zip(part, own, strict=True) if stay] for part in block)
+                for block in self.keys_values
+            ]
+        )
+
+    def read_by(self, lengths: Sequence[int]) -> tuple[Runs, list[KeysValues]]:
+        """The runs of rows that agree in their length here and in their number of queries, ``lengths``; every block's
+        keys and values of them."""
+        parts, row = [], 0  # (run of the context, its rows, queries of each)
+        for run, k in enumerate(self.keys_values[0][0]):
+            first = row
+            for asked, same in itertools.groupby(lengths[first : first + len(k)]):
+                start, row = row, row + len([*same])
+                parts.append((run, slice(start - first, row - first), asked))
+        runs = [(rows.stop - rows.start, asked) for _, rows, asked in parts]
+        blocks = [tuple([part[i][rows] for i, rows, _ in parts] for part in block) for block in self.keys_values]
+        return runs, blocks
+
+
+def encode(model: FourMTransformer, batch: MaskedBatch) -> Context:
+    """Encode the visible tokens of a batch; nothing is computed for padding."""
+    x, where, valid = model.embed_inputs(batch)
+    rows, heads = Rows(valid), model.config.heads
+    context = model.context_proj(model.encode_tokens(rows.flat(x), within(rows.runs))) + rows.flat(where)  # (T, D)
+    return Context(
+        [tuple(split_runs(part, heads, rows.runs) for part in block.keys_values(context)) for block in model.decoder]
+    )
+
+
+def decode(
+    model: FourMTransformer, context: Context, batch: MaskedBatch, caches: Sequence[Cache] | None = None
+) -> Tensor:
+    """Hidden states (T, D) of the valid queries of a batch, row by row: of one grid, or with ``caches``, one per block,
+    of the next token of a sequence in each row."""
+    rows = Rows(batch.target_valid)
+    runs, keys_values = context.read_by(rows.lengths)
+    patterns = within(runs) if caches is None else caches
+    return model.decode_tokens(rows.flat(model.embed_queries(batch)), keys_values, patterns, over_context(runs))

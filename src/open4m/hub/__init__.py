@@ -1,0 +1,1 @@
+"""Where pretrained models are, and the formats in which others publish theirs."""

@@ -1,0 +1,91 @@
+"""Where pretrained models are: shipped, on disk, or on the Hugging Face hub.
+
+A directory holds ``config.json``, ``model.safetensors``, ``tokenizers/`` and a model card, ``README.md``. The authors'
+public checkpoints, by their names on the Hugging Face hub or downloaded, hold the first two, in their own format.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from open4m.types import Open4MError
+from open4m.weights import CARD, CONFIG, TOKENIZERS, WEIGHTS
+
+SHIPPED = Path(__file__).parent.parent / "pretrained"
+
+
+def shipped() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(p.name for p in SHIPPED.glob("*") if (p / CONFIG).exists())
+
+
+def resolve(name: str | Path) -> Path:
+    """Where a model is: the name of a shipped one, a directory, a safetensors file, or a name on the hub.
+
+    What is named ``owner/model`` and not there yet is downloaded. Raises :class:`Open4MError` that says what is
+    missing.
+    """
+    if str(name) in shipped():
+        return SHIPPED / str(name)
+    path = Path(name)
+    if path.is_file() and path.suffix == ".safetensors":
+        return path
+    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        path = download(str(name))
+    if not path.is_dir():
+        known = ", ".join(shipped()) or "none are installed"
+        raise Open4MError(
+            f"{name}: neither a directory, nor a safetensors file, nor a shipped model (shipped: {known}), nor a name "
+            "on the hub (owner/model)"
+        )
+    if (path / WEIGHTS).is_file() and not (path / CONFIG).exists():
+        return path / WEIGHTS  # its header may hold the configuration
+    missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
+    if missing:
+        raise Open4MError(f"{path}: not a model directory, it has no {' and no '.join(missing)}")
+    return path
+
+
+def resolve_tokenizer(name: str | Path) -> Path:
+    """Where the tokenizer of a dense modality is: its folder, that of the finished training that made it, or
+    ``<model>/<modality>`` of a model, shipped or not.
+
+    >>> resolve_tokenizer("scenes/rgb")
+
+    Raises :class:`Open4MError` that names the tokenizers that the model has.
+    """
+    path = Path(name)
+    model, _, key = str(name).rstrip("/").rpartition("/")
+    if str(name) in shipped() or (path / TOKENIZERS).is_dir():
+        model, key = str(name), ""
+    elif path.is_dir() or not model:
+        if not (path / WEIGHTS).is_file() and (path / "model" / WEIGHTS).is_file():
+            path = path / "model"
+        missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
+        if missing:
+            raise Open4MError(
+                f"{name}: not a tokenizer, there is no {' and no '.join(missing)}; expected the folder of one, or a "
+                f"model and a modality, like {next(iter(shipped()), 'model')}/rgb"
+            )
+        return path
+    folder = resolve(model) / TOKENIZERS
+    if not key or not (folder / key / CONFIG).is_file():
+        known = sorted(f.parent.name for f in folder.glob(f"*/{CONFIG}"))
+        raise Open4MError(
+            f"{model}: has {f'no tokenizer {key!r}' if key else 'several tokenizers: name one'} (of dense modalities "
+            f"it has: {', '.join(f'{model}/{k}' for k in known) or 'none'})"
+        )
+    return folder / key
+
+
+def download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        patterns = [CONFIG, WEIGHTS, CARD, f"{TOKENIZERS}/*"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Open4MError(f"{name}: not a directory here, and not to be had from the hub ({reason})") from error

@@ -1,0 +1,1 @@
+"""The public formats of the authors of 4M."""

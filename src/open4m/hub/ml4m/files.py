@@ -1,0 +1,94 @@
+"""The file format in which the authors of 4M publish: settings and tensors. Nothing in their files is executed."""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from open4m.types import Open4MError
+from open4m.weights import CONFIG, WEIGHTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+# ---- the format in which the authors publish
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The configuration of a directory or a safetensors file of the authors: ``config.json`` beside the weights, or
+    else the strings in the header of the safetensors file, read as Python literals or JSON. Nothing is executed."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_dir() and (path / CONFIG).is_file():
+        try:
+            settings = json.loads((path / CONFIG).read_text())
+        except (ValueError, RecursionError) as error:
+            raise Open4MError(f"{path / CONFIG}: not readable as JSON ({error})") from error
+        if not isinstance(settings, dict):
+            raise Open4MError(f"{path / CONFIG}: expected an object")
+        return settings
+    try:
+        with safe_open(_weights_file(path), "pt") as file:
+            return {name: _literal(text) for name, text in (file.metadata() or {}).items() if not is_alias(name)}
+    except (OSError, SafetensorError) as error:
+        raise Open4MError(f"{_weights_file(path)}: not readable as safetensors ({error})") from error
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The ``tensors`` of a file of the authors, in float32.
+
+    ``rounding``: how far a number of about 1 may be from what was computed, by the type in which each is stored.
+    ``repeated``: what the file leaves out, and the tensor that its header names for it; it is in ``tensors`` too.
+    """
+
+    tensors: dict[str, Tensor]
+    rounding: dict[str, float]
+    repeated: dict[str, str]
+
+
+def read_tensors(path: Path) -> Stored:
+    """All tensors of a directory or a safetensors file, which must be finite."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    weights = _weights_file(path)
+    try:
+        with safe_open(weights, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
+            header = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise Open4MError(f"{weights}: not readable as safetensors ({error})") from error
+    repeated = {n: source for n, source in header.items() if is_alias(n) and n not in found and source in found}
+    tensors = {name: tensor.float() for name, tensor in found.items()}
+    if broken := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
+        raise Open4MError(f"{weights}: expected finite numbers, got NaN or infinite ones in {', '.join(broken)}")
+    rounding = {
+        name: max(1e-4, torch.finfo(tensor.dtype).eps / 2) if tensor.is_floating_point() else 0.0  # sines: 1e-4
+        for name, tensor in found.items()
+    }
+    for name, source in repeated.items():
+        tensors[name], rounding[name] = tensors[source], rounding[source]
+    return Stored(tensors, rounding, repeated)
+
+
+def is_alias(name: str) -> bool:
+    """Whether a name in a header is that of a tensor, which another one repeats, and not that of a setting."""
+    return "." in name
+
+
+def _weights_file(path: Path) -> Path:
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def _literal(text: str) -> Any:
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return text

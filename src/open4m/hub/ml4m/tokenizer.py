@@ -1,0 +1,270 @@
+"""Tokenizers that the authors of 4M published, or that their code trained, as ours.
+
+Their format: ``model.safetensors``, and the configuration as ``config.json`` or as strings in the header of the
+safetensors file. Sizes are read off the tensors. Their files do not say which modality they are for, nor the names of
+classes: the caller does. Nothing of their files is executed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open4m.hub.ml4m import files
+from open4m.modalities.families import STANDARDIZED, Palette
+from open4m.nn.positions import sincos_2d
+from open4m.nn.unet import UNetConfig
+from open4m.nn.vit import ViTConfig
+from open4m.tokenizers.config import TokenizerConfig, grid_modality
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.network import VQVAE, published_name, weights_of
+from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.types import Open4MError
+
+HEAD = 64  # channels of an attention head in their ViTs, except for
+HEADS = {"vit_x": 4}  # attention heads
+CODEBOOK = "quantize._codebook.embed"
+MEMORY = "memcodes"  # their quantizer of single vectors
+DEFAULTS = {
+    "patch_size": 16,
+    "patch_proj": True,
+    "n_labels": None,
+    "quant_type": "lucid",
+    "norm_codes": True,
+    "num_codebooks": 1,
+}
+DIFFUSION = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "thresholding": True,
+    "clip_sample": False,
+    "zero_terminal_snr": True,
+}
+COUNTERPARTS = {  # what settings may be
+    "quant_type": ("lucid",),
+    "norm_codes": (True,),
+    "num_codebooks": (1,),
+    "prediction_type": ("sample",),
+    "thresholding": (False,),
+    "beta_schedule": ("linear", "squaredcos_cap_v2"),
+}
+READ_OFF = ("image_size", "n_channels", "enc_type", "dec_type", "latent_dim", "post_mlp", "codebook_size")
+WITHOUT_EFFECT = (
+    "sync_codebook",
+    "ema_decay",
+    "threshold_ema_dead_code",
+    "code_replacement_policy",
+    "commitment_weight",
+    "kmeans_init",
+    "ckpt_path",
+    "ignore_keys",
+    "freeze_enc",
+    "undo_std",
+    "norm_latents",
+    "cls_free_guidance_dropout",
+    "masked_cfg",
+    "masked_cfg_low",
+    "masked_cfg_high",
+    "scheduler",
+    "format",
+    "image_size_enc",
+    "image_size_dec",
+    "conditioning",
+    "dec_transformer_dropout",
+)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A ``tokenizer``, and what became of the tensors of its file.
+
+    ``unused``: those that it does without. ``repeated``: those that the file leaves out, and the ones that stand for
+    them.
+    """
+
+    tokenizer: Tokenizer
+    unused: tuple[str, ...]
+    repeated: dict[str, str]
+
+
+def is_reference(path: Path) -> bool:
+    """Whether a directory or safetensors file has the configuration of one of their tokenizers."""
+    try:
+        return "enc_type" in files.read_settings(path)
+    except (Open4MError, FileNotFoundError):
+        return False
+
+
+def load(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: Palette = ()) -> Tokenizer:
+    """The tokenizer that :func:`read` reads."""
+    return read(path, modality, class_names, palette).tokenizer
+
+
+def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: Palette = ()) -> Imported:
+    """Read a directory or a safetensors file of theirs, strictly, as a tokenizer of ``modality``.
+
+    What the tokenizer reads is normalized by the modality's fixed mean and deviation, if it has them. A modality with
+    standardized values, like depth, is standardized a value, as the authors do. ``class_names``, and a ``palette`` of
+    their colors: of a segmentation; without names classes are named by their numbers.
+
+    Raises :class:`Open4MError` that lists every tensor that is missing, unexpected or of another shape, and every
+    setting that has no counterpart here.
+    """
+    settings = files.read_settings(path)
+    if missing := [name for name in ("enc_type", "dec_type", "image_size", "n_channels") if name not in settings]:
+        raise Open4MError(f"{path}: not a tokenizer of the authors: no {', '.join(missing)} in its configuration")
+    if settings.get("quant_type") == MEMORY:
+        raise Open4MError(
+            f"{path}: quant_type = {MEMORY!r} has no counterpart: its codes are chosen by learned keys and stand for "
+            f"learned values, those here are the nearest ones. Train tokenizer-{modality} instead, or a 4M on "
+            "its tokens alone: tokens_only"
+        )
+    for name, kinds in (("enc_type", ("vit_",)), ("dec_type", ("vit_", "unet_"))):
+        if not str(settings[name]).startswith(kinds):
+            raise Open4MError(f"{path}: {name} = {settings[name]!r} has no counterpart, only {', '.join(kinds)}* have")
+    defaults = {**DEFAULTS, **(DIFFUSION if settings["dec_type"].startswith("unet_") else {})}
+    if unknown := sorted(settings.keys() - {*defaults, *DIFFUSION, *READ_OFF, *WITHOUT_EFFECT}):
+        raise Open4MError(f"{path}: settings without a counterpart: {', '.join(unknown)}")
+    settings = {**defaults, **settings}
+    for name, values in COUNTERPARTS.items():
+        if name in defaults and settings[name] not in values:
+            allowed = " and ".join(map(repr, values))
+            raise Open4MError(f"{path}: {name} = {settings[name]!r} has no counterpart, only {allowed} have")
+    stored = files.read_tensors(path)
+    tensors = stored.tensors
+    if CODEBOOK not in tensors:
+        raise Open4MError(f"{path}: no {CODEBOOK} among its {len(tensors)} tensors")
+    model = VQVAE(_config(path, settings, tensors, modality, class_names, palette), torch.Generator().manual_seed(0))
+    unused = _fill(path, model, stored)
+    return Imported(Tokenizer(model), unused, stored.repeated)
+
+
+def _config(
+    path: Path,
+    settings: dict[str, Any],
+    tensors: dict[str, Tensor],
+    modality: str,
+    class_names: tuple[str, ...],
+    palette: Palette,
+) -> TokenizerConfig:
+    grid, patch, labels = grid_modality(modality), settings["patch_size"], settings["n_labels"]
+    if grid.categorical != bool(labels):
+        raise Open4MError(
+            f"{path}: n_labels is {labels}, but {modality} has {'' if grid.categorical else 'no '}classes"
+        )
+    if labels and class_names and len(class_names) != labels:
+        raise Open4MError(f"{path}: {labels} classes, got {len(class_names)} names")
+    cells = not settings["patch_proj"]  # it reads a feature map, one vector a cell
+    if settings["dec_type"].startswith("unet_"):
+        decoder: ViTConfig | UNetConfig = _unet(path, tensors)
+        diffusion = DiffusionConfig(
+            train_steps=settings["num_train_timesteps"],
+            schedule=settings["beta_schedule"],
+            zero_terminal_snr=settings["zero_terminal_snr"],
+            clip=settings["clip_sample"],
+        )
+    else:
+        decoder, diffusion = _vit(path, settings, tensors, "decoder"), None
+    fields: dict[str, Any] = {} if grid.normalization == "fixed" else {"mean": (0.0,), "std": (1.0,)}
+    fields["standardize"] = STANDARDIZED in grid.forms
+    if labels:
+        fields |= {"class_names": class_names or tuple(f"class {i}" for i in range(labels)), "palette": palette}
+    codes, width = tensors[CODEBOOK].shape[-2:]
+    return TokenizerConfig.of(
+        modality,
+        image_size=settings["image_size"] // (patch if cells else 1),
+        patch_size=1 if cells else patch,
+        channels=settings["n_channels"],
+        codebook_size=codes,
+        latent_dim=width,
+        encoder=_vit(path, settings, tensors, "encoder"),
+        decoder=decoder,
+        diffusion=diffusion,
+        **fields,
+    )
+
+
+def _vit(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], side: str) -> ViTConfig:
+    """The size of a ViT from its tensors' shapes."""
+    try:
+        width = tensors[f"{side}.blocks.0.attn.proj.weight"].shape[0]
+        hidden = tensors[f"{side}.blocks.0.mlp.fc1.weight"].shape[0]
+    except KeyError as error:
+        raise Open4MError(f"{path}: no {error.args[0]} among its {len(tensors)} tensors") from None
+    kind = settings[f"{side[:3]}_type"].rsplit("_", 1)[0]  # vit_b_enc
+    return ViTConfig(
+        width=width,
+        depth=1 + max(int(n.split(".")[2]) for n in tensors if n.startswith(f"{side}.blocks.")),
+        heads=HEADS.get(kind, width // HEAD),
+        mlp_ratio=hidden / width,
+        post_mlp=f"{side}.post_mlp.fc1.weight" in tensors,
+    )
+
+
+def _unet(path: Path, tensors: dict[str, Tensor]) -> UNetConfig:
+    """The size of a patched UNet from its tensors' names and shapes."""
+    try:
+        stem = tensors["decoder.input_blocks.0.0.weight"]
+        channels, stages = (
+            stem.shape[0],
+            {int(n.split(".")[2]) for n in tensors if n.startswith("decoder.input_blocks.")},
+        )
+        downs = [i for i in sorted(stages) if f"decoder.input_blocks.{i}.0.op.weight" in tensors]
+        firsts = [1, *[i + 1 for i in downs]]
+        widths = [tensors[f"decoder.input_blocks.{i}.0.out_layers.3.weight"].shape[0] for i in firsts]
+        patch = tensors["decoder.out.2.weight"].shape[0]
+    except KeyError as error:
+        raise Open4MError(f"{path}: no {error.args[0]} among its {len(tensors)} tensors") from None
+    image = stem.shape[1] - tensors[CODEBOOK].shape[-1]
+    if image != patch:
+        raise Open4MError(
+            f"{path}: decoder.input_blocks.0.0.weight reads patches of {image} numbers, {patch} are written"
+        )
+    return UNetConfig(
+        channels=channels,
+        multipliers=tuple(w // channels for w in widths),
+        blocks=(downs[0] if downs else max(stages) + 1) - 1,
+        attention=sum(f"decoder.input_blocks.{i}.1.qkv.weight" in tensors for i in firsts),
+    )
+
+
+def _fill(path: Path, model: VQVAE, stored: files.Stored) -> tuple[str, ...]:
+    """Put every tensor in its place; gives the names of those without one. Fixed positions must be ours, since they are
+    not kept."""
+    tensors = stored.tensors
+    theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("quantize.")}
+    theirs["quantizer.codebook"] = tensors[CODEBOOK].reshape(tensors[CODEBOOK].shape[-2:])
+    statistics = {f"quantize._codebook.{name}" for name in ("cluster_size", "initted", "embed_avg", "embed")}
+    unexpected = sorted(name for name in tensors if name.startswith("quantize.") and name not in statistics)
+    for side in ("encoder", "decoder"):
+        positions = theirs.pop(f"{side}.pos_emb", None)
+        if positions is not None:
+            _, width, h, w = positions.shape
+            fixed = sincos_2d(h, w, width).T.reshape(1, width, h, w)
+            if not torch.allclose(positions, fixed, rtol=0, atol=stored.rounding[f"{side}.pos_emb"]):
+                raise Open4MError(
+                    f"{path}: {side}.pos_emb is not the fixed sine-cosine table; learned ones have no place"
+                )
+    own = {published_name(name): tensor for name, tensor in weights_of(model).items()}
+    missing, unexpected = sorted(own.keys() - theirs.keys()), unexpected + sorted(theirs.keys() - own.keys())
+    misshapen = [
+        f"{name} {tuple(theirs[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in theirs and own[name].shape != theirs[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        raise Open4MError(
+            f"{path}: other tensors than its configuration says; missing: {', '.join(missing) or 'none'}; unexpected: "
+            f"{', '.join(unexpected) or 'none'}; of another shape: {', '.join(misshapen) or 'none'}"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(theirs[name])
+    model.quantizer.reset_statistics()
+    kept = {*own, CODEBOOK}
+    return tuple(sorted(name for name in tensors if name not in kept and name not in stored.repeated))

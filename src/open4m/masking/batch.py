@@ -1,0 +1,271 @@
+"""Input and target masking (paper 2.3, C.1, E.4): from the tokens of whole batches to the packed tokens the model sees.
+
+How many tokens of each modality are shown and asked for is drawn from a Dirichlet distribution a sample; which ones,
+uniformly for grids and by span masking with sentinels for sequences. Everything is vectorised over the batch, and every
+row's randomness is a function of (seed, step, row) alone, so that it does not matter which process makes which rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.special import gammaincinv, ndtri
+
+from open4m import modalities
+from open4m.masking.config import MaskingConfig, Strategy
+from open4m.masking.spans import Spans, entries, span_mask
+from open4m.model.config import ModalitySpec
+from open4m.rng import RowDraws
+from open4m.types import MaskedBatch, Open4MError
+
+
+@dataclass
+class TokenRows:
+    """The whole tokens of a batch, by modality key, before masking.
+
+    ``ids``: integers (B, L) of grids, raster order, and of sequences, padded, [EOS] included. ``vectors``: float32
+    (B, L, C) of sequences of vectors, padded. ``lengths``: (B,) of both kinds of sequences. ``pixels``: float32
+    (B, C, H, W). A modality a sample lacks has length 0 there, or is False in ``present`` (B,); one that all lack may
+    be left out.
+    """
+
+    ids: dict[str, np.ndarray]
+    lengths: dict[str, np.ndarray]
+    pixels: dict[str, np.ndarray]
+    present: Mapping[str, np.ndarray] | None = None
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def mask_batch(
+    rows: TokenRows,
+    specs: tuple[ModalitySpec, ...],
+    config: MaskingConfig,
+    sentinels: np.ndarray,
+    *,
+    seed: int,
+    step: int,
+    first_row: int = 0,
+) -> MaskedBatch:
+    """The packed batch of these rows, which are rows ``first_row``… of the global batch of ``step``.
+
+    ``sentinels``: the token ids of the sentinels, in order.
+
+    Raises :class:`Open4MError` for rows of no sample, of a modality that ``specs`` lacks, or of another shape than
+    ``specs`` say.
+    """
+    size = _batch_size(rows, specs)
+    draw = RowDraws(seed, step, first_row, size)
+    strategies = config.strategies
+    strategy = draw.choice([s.weight for s in strategies])  # (B,)
+    unmasked = np.array([[s.key in t.unmasked for s in specs] for t in strategies])[strategy]  # (B, modalities)
+    apart = np.array([not t.overlap for t in strategies])[strategy, None]  # (B, 1)
+    is_sequence = np.array([s.is_sequence for s in specs])
+    placed = np.array([s.has_places for s in specs])
+    capacity = np.stack([_capacity(rows, s, size) for s in specs], 1)  # (B, modalities)
+
+    # Inputs. Sequences first: their number of tokens is only bounded by the budget; what they leave goes to the grids.
+    total = draw.between(*np.array([config.input_range(s) for s in strategies])[strategy].T)
+    shares = dirichlet(draw, _alphas(strategies, specs, "input_alpha")[strategy])
+    leftover = np.array([t.leftover for t in strategies])[strategy]
+    keeps = is_sequence & (leftover == "none")[:, None] & (capacity > 0)  # its share, however short it is
+    shown = allocate(shares, total, np.where(keeps, total[:, None], capacity), draw.one())  # (B, modalities)
+    spans = {}
+    for i in np.flatnonzero(is_sequence):
+        masked = span_mask(draw, capacity[:, i], specs[i].length, shown[:, i], unmasked[:, i])
+        spans[i] = Spans(masked, capacity[:, i], shown[:, i])
+        shown[:, i] = spans[i].input_count
+    left = total - np.where(is_sequence, shown, 0).sum(1)
+    left = np.where(leftover == "uniform", draw.between(0, left), left)
+    grids = allocate(np.where(is_sequence, 0.0, shares), left, capacity, draw.one())
+    shown = np.where(is_sequence | (leftover == "none")[:, None], shown, grids)
+
+    # A grid shows the first cells of a random order, and may be asked for those after ``begin``. Grids that must not
+    # overlap have the same order, and begin after the most that any of them shows.
+    order = {i: draw.order(specs[i].length) for i in np.flatnonzero(~is_sequence)}
+    begin = np.where(apart & placed, np.where(placed, shown, 0).max(1, keepdims=True), shown)
+    if apart.any():
+        for i in np.flatnonzero(placed):
+            first = next(j for j in np.flatnonzero(placed) if specs[j].grid == specs[i].grid)
+            order[i] = np.where(apart, order[first], order[i])
+
+    # Targets: cells that are left, and of sequences the masked spans.
+    limits = np.maximum(capacity - begin, 0)
+    for i, masked in spans.items():
+        limits[:, i] = masked.target_count
+    total = draw.between(*np.array([config.target_range(s) for s in strategies])[strategy].T)
+    shares = dirichlet(draw, _alphas(strategies, specs, "target_alpha")[strategy])
+    asked = allocate(shares, total, limits, draw.one())
+
+    inputs, targets = _Packer(size, config.widest_input), _Packer(size, config.widest_target)
+    for i, spec in enumerate(specs):
+        ids = _ids(rows, spec, size)
+        row, column = entries(shown[:, i])
+        target_row, target_column = entries(asked[:, i])
+        if is_sequence[i]:
+            marks = np.zeros(spec.length, dtype=np.int64) if spec.content == "vectors" else sentinels
+            inputs.add(shown[:, i], spans[i].shown(ids, marks), column)
+            queries, answers = spans[i].asked(ids, marks, asked[:, i], draw.one())
+            targets.add(asked[:, i], answers, target_column, queries)
+        else:
+            position = _at(order[i], row, column)
+            inputs.add(shown[:, i], _at(ids, row, position), position)
+            position = _at(order[i], target_row, begin[target_row, i] + target_column)
+            targets.add(asked[:, i], _at(ids, target_row, position), position, np.zeros_like(position))
+    input_id, input_position, input_modality, input_valid = inputs.packed()
+    target_id, target_position, query_id, target_modality, target_valid = targets.packed()
+    return MaskedBatch(
+        input_id=input_id,
+        input_modality=input_modality,
+        input_position=input_position,
+        input_valid=input_valid,
+        target_id=target_id,
+        target_modality=target_modality,
+        target_position=target_position,
+        query_id=query_id,
+        target_valid=target_valid,
+        pixels={key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in rows.pixels.items()},
+        vectors={key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in rows.vectors.items()},
+        input_counts=tuple(shown.sum(0).tolist()),
+        target_counts=tuple(asked.sum(0).tolist()),
+    )
+
+
+def dirichlet(draw: RowDraws, alpha: np.ndarray) -> np.ndarray:
+    """Dirichlet shares (B, n), 0 where ``alpha`` (B, n) is 0: gamma variates, normalized.
+
+    Gamma(α) is Gamma(α + 1)·U^(1/α). Gamma(α + 1) is drawn by Marsaglia and Tsang's method (2000) or, in the few cases
+    that this rejects, by inversion; each way is exact and has random numbers of its own, so the mixture is exact too.
+    The logarithm is computed, since a small α makes shares below the smallest float; the least share of a modality that
+    takes part is e^-600, so that it still receives what the others cannot take.
+    """
+    normal, test, inversion, power = np.split(draw.uniform(4 * alpha.shape[1]), 4, axis=1)
+    shape = np.where((alpha > 0) & np.isfinite(alpha), alpha, 1.0)
+    d = shape + 2 / 3
+    x = ndtri(normal)
+    v = (1 + x / np.sqrt(9 * d)) ** 3
+    log_v = np.log(np.maximum(v, 1e-300))  # so that a negative v is rejected
+    rejected = np.log(test) >= x**2 / 2 + d - d * v + d * log_v
+    log_gamma = np.log(d) + log_v
+    log_gamma[rejected] = np.log(gammaincinv(shape[rejected] + 1, inversion[rejected]))
+    log_gamma = np.where(np.isinf(alpha), 0.0, log_gamma + np.log(power) / shape)
+    log_gamma = np.where(alpha > 0, log_gamma, -np.inf)
+    gamma = np.where(alpha > 0, np.exp(np.maximum(log_gamma - log_gamma.max(1, keepdims=True), -600)), 0.0)
+    return gamma / gamma.sum(1, keepdims=True)
+
+
+def allocate(shares: np.ndarray, total: np.ndarray, capacity: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Integer budgets (B, n) in proportion to ``shares`` that sum to ``total`` (B,), or to all that can be had.
+
+    Where a share exceeds its ``capacity`` the rest goes to the others, in proportion. Fractions are rounded by
+    systematic sampling with ``offset`` (B,) in [0, 1): a budget's expectation is its exact fraction.
+    """
+    shares = np.where(capacity > 0, shares, 0.0)
+    full = np.zeros(shares.shape, dtype=bool)
+    for _ in range(shares.shape[1]):
+        left = total - np.where(full, capacity, 0).sum(1)
+        free = np.where(full, 0.0, shares)
+        exact = left[:, None] * free / np.maximum(free.sum(1, keepdims=True), 1e-300)
+        over = ~full & (exact >= capacity) & (free > 0)
+        if not over.any():
+            break
+        full |= over
+    exact = np.where(full, capacity, np.where(free > 0, exact, 0.0))
+    edges = np.floor(np.cumsum(exact, 1) + offset[:, None] + 1e-9)
+    start = np.floor(offset + 1e-9)[:, None]
+    return np.diff(edges, prepend=start, axis=1).astype(np.int64)
+
+
+class _Packer:
+    """Puts the tokens of one modality after another into rows of a fixed width."""
+
+    def __init__(self, size: int, width: int):
+        self._size, self._width = size, width
+        self._counts: list[np.ndarray] = []
+        self._fields: list[tuple[np.ndarray, ...]] = []
+
+    def add(self, count: np.ndarray, *fields: np.ndarray) -> None:
+        """The next modality has ``count`` (B,) tokens; ``fields`` (n,) are their values, row after row."""
+        self._counts.append(count)
+        self._fields.append(fields)
+
+    def packed(self) -> list[torch.Tensor]:
+        """(B, width) of every field, of the modality and of whether there is a token."""
+        counts = np.stack(self._counts)  # (modalities, B)
+        first = np.arange(self._size) * self._width + np.cumsum(counts, 0) - counts  # place of the first of each count
+        move = first.reshape(-1) - (np.cumsum(counts) - counts.reshape(-1))
+        place = np.arange(counts.sum()) + np.repeat(move, counts.reshape(-1))
+        modality = np.repeat(np.arange(len(counts)), counts.sum(1))
+        packed = np.zeros((len(self._fields[0]) + 1, self._size * self._width), dtype=np.int64)
+        for values, rows in zip([*map(np.concatenate, zip(*self._fields, strict=True)), modality], packed, strict=True):
+            rows[place] = values
+        valid = np.arange(self._width) < counts.sum(0)[:, None]
+        return [*torch.from_numpy(packed).view(-1, self._size, self._width), torch.from_numpy(valid)]
+
+
+def _at(array: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """``array[row, column]``, in a quarter of its time."""
+    return array.reshape(-1).take(row * array.shape[1] + column)
+
+
+def _batch_size(rows: TokenRows, specs: tuple[ModalitySpec, ...]) -> int:
+    """B, the number of samples of these rows, after a check that they are what ``specs`` say."""
+    content = {"ids": rows.ids, "pixels": rows.pixels, "vectors": rows.vectors}
+    size = max((len(array) for table in content.values() for array in table.values()), default=0)
+    if size == 0:
+        raise Open4MError("masking: expected the tokens of at least one sample, got none")
+    given, by_key = {**content, "lengths": rows.lengths, "present": rows.present or {}}, {s.key: s for s in specs}
+    for name, table in given.items():
+        for key, array in table.items():
+            if key not in by_key:
+                raise modalities.unknown(key, list(by_key))
+            shapes = _shapes(by_key[key], size)
+            if name not in shapes:
+                raise Open4MError(f"{key}: expected {', '.join(shapes)} of family {by_key[key].family}, got {name}")
+            if array.shape != shapes[name]:
+                raise Open4MError(f"{key}: expected {name} of shape {shapes[name]}, got {array.shape}")
+    for spec in specs:
+        needed = [name for name in _shapes(spec, size) if name != "present"]
+        found = [name for name in needed if spec.key in given[name]]
+        if found and found != needed:
+            raise Open4MError(f"{spec.key}: expected {' and '.join(needed)}, got {found[0]} only")
+    for key, lengths in rows.lengths.items():
+        longest = by_key[key].length
+        if lengths.min() < 0 or lengths.max() > longest:
+            raise Open4MError(f"{key}: expected lengths from 0 to {longest}, got {lengths.min()} to {lengths.max()}")
+    return size
+
+
+def _shapes(spec: ModalitySpec, size: int) -> dict[str, tuple[int, ...]]:
+    """What ``size`` rows of a modality are made of, by the names of :class:`TokenRows`, and its shapes."""
+    height, width = (side * spec.patch_size for side in spec.grid)
+    return {
+        "pixels": {"pixels": (size, spec.channels, height, width)},
+        "grid": {"ids": (size, spec.length)},
+        "sequence": {"ids": (size, spec.length), "lengths": (size,)},
+        "vectors": {"vectors": (size, spec.length, spec.channels), "lengths": (size,)},
+    }[spec.family] | {"present": (size,)}
+
+
+def _capacity(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
+    """(B,): the tokens of a modality that each sample has."""
+    if spec.is_sequence:
+        return rows.lengths.get(spec.key, np.zeros(size)).astype(np.int64)
+    present = np.full(size, spec.key in rows.ids or spec.key in rows.pixels)
+    if rows.present is not None:
+        present &= rows.present.get(spec.key, True)
+    return np.where(present, spec.length, 0)
+
+
+def _ids(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
+    """(B, L): token ids; of vectors 1 + their row; zeros of pixels and of a modality that no sample has."""
+    if spec.content == "vectors":
+        return np.broadcast_to(1 + np.arange(spec.length), (size, spec.length))
+    return rows.ids.get(spec.key, np.broadcast_to(0, (size, spec.length)))
+
+
+def _alphas(strategies: tuple[Strategy, ...], specs: tuple[ModalitySpec, ...], side: str) -> np.ndarray:
+    """(strategies, modalities), 0 where a modality does not take part."""
+    return np.array([[getattr(s, side).get(spec.key, 0.0) for spec in specs] for s in strategies])

@@ -1,0 +1,129 @@
+"""What is masked how: strategies, their mixture and budgets (paper C.1, Table 20)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from open4m import modalities
+from open4m.model.config import Direction, ModalitySpec
+from open4m.types import Open4MError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """One way to mask. α is the concentration of the symmetric Dirichlet distribution, a modality.
+
+    ``input_alpha`` and ``target_alpha`` map modality keys to α (``inf``: equal shares); a modality that is not
+    named is not shown, or not asked for. ``input_budget`` and ``target_budget``: the fewest and the most tokens of a
+    sample, drawn uniformly (paper A.1, A.2); None: those of the :class:`MaskingConfig`. ``unmasked`` sequences are
+    shown whole as far as their budget allows (p_mask = 0, paper A.2). ``leftover``: how much of the budget that
+    sequences are too short for is passed on to the grids; all of it, none, or ("uniform") a uniformly drawn part: from
+    a text alone to nearly all of an image, which generation from a text goes through. Without ``overlap`` no grid is
+    asked for at a place where another is shown (paper E.8). ``weight`` is the share of samples that are masked this
+    way, relative to the others.
+    """
+
+    name: str
+    input_alpha: dict[str, float]
+    target_alpha: dict[str, float]
+    input_budget: tuple[int, int] | None = None
+    target_budget: tuple[int, int] | None = None
+    unmasked: tuple[str, ...] = ()
+    leftover: Literal["all", "uniform", "none"] = "all"
+    overlap: bool = True
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """Token budgets of a sample, and the mixture of strategies (paper Table 20).
+
+    A budget is the fewest and the most tokens, or one number for both; batches are as wide as the most.
+    """
+
+    input_budget: int | tuple[int, int]
+    target_budget: int | tuple[int, int]
+    strategies: tuple[Strategy, ...]
+
+    def input_range(self, strategy: Strategy) -> tuple[int, int]:
+        """The fewest and the most input tokens of a sample that is masked by ``strategy``."""
+        return _range(strategy.input_budget or self.input_budget)
+
+    def target_range(self, strategy: Strategy) -> tuple[int, int]:
+        """The fewest and the most target tokens of a sample that is masked by ``strategy``."""
+        return _range(strategy.target_budget or self.target_budget)
+
+    @property
+    def widest_input(self) -> int:
+        """N: the most input tokens of a sample."""
+        return max(self.input_range(strategy)[1] for strategy in self.strategies)
+
+    @property
+    def widest_target(self) -> int:
+        """M: the most target tokens of a sample."""
+        return max(self.target_range(strategy)[1] for strategy in self.strategies)
+
+    @property
+    def tokens_per_sample(self) -> float:
+        """Input and target budget of a sample on average, by which a length in tokens seen is divided (paper E.5)."""
+        total = sum(strategy.weight for strategy in self.strategies)
+        ranges = [(s.weight, (*self.input_range(s), *self.target_range(s))) for s in self.strategies]
+        return sum(weight * sum(ends) / 2 for weight, ends in ranges) / total
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """What each strategy trains; nothing, if one of them trains all of it: any target from any input."""
+        found = [Direction(inputs=tuple(s.input_alpha), targets=tuple(s.target_alpha)) for s in self.strategies]
+        inputs, targets = ({key for d in found for key in getattr(d, side)} for side in ("inputs", "targets"))
+        if any(inputs == {*d.inputs} and targets == {*d.targets} for d in found):
+            return ()
+        return tuple(dict.fromkeys(found))
+
+    def check(self, specs: tuple[ModalitySpec, ...], sentinels: int) -> None:
+        """Raise :class:`Open4MError` for what cannot work with these modalities."""
+        if not self.strategies:
+            raise Open4MError("masking: needs at least one strategy")
+        for strategy in self.strategies:
+            where = f"strategy {strategy.name}"
+            low, high = self.input_range(strategy)
+            if not 0 <= low <= high or high < 1:
+                raise Open4MError(f"{where}: input budget must be 0 <= fewest <= most, got {low}, {high}")
+            low, high = self.target_range(strategy)
+            if not 1 <= low <= high:
+                raise Open4MError(f"{where}: target budget must be 1 <= fewest <= most, got {low}, {high}")
+            for side, alphas in (("input", strategy.input_alpha), ("target", strategy.target_alpha)):
+                if not alphas:
+                    raise Open4MError(f"{where}: needs at least one input and one target modality")
+                allowed = [s.key for s in specs if (s.is_input if side == "input" else s.is_target)]
+                for key, alpha in alphas.items():
+                    if key not in allowed and key in [s.key for s in specs]:
+                        raise Open4MError(f"{where}: {side}_alpha allows {', '.join(allowed)}, got {key}; leave it out")
+                    if key not in allowed:
+                        raise modalities.unknown(key, allowed)
+                    if not alpha > 0:
+                        raise Open4MError(f"{where}: α of {key} must be above 0, got {alpha}")
+            for key in strategy.unmasked:
+                if key not in strategy.input_alpha:
+                    raise modalities.unknown(key, list(strategy.input_alpha))
+            if not 0 < strategy.weight < float("inf"):
+                raise Open4MError(f"{where}: weight must be above 0 and finite, got {strategy.weight}")
+            grids = {
+                s.key: s.grid
+                for s in specs
+                if s.key in {**strategy.input_alpha, **strategy.target_alpha} and s.has_places
+            }
+            if not strategy.overlap and len(set(grids.values())) > 1:
+                sizes = ", ".join(f"{key} {h}x{w}" for key, (h, w) in grids.items())
+                raise Open4MError(
+                    f"{where}: overlap=False is defined for grids of one size, got {sizes}; name those of one size, "
+                    "or allow overlap"
+                )
+        for spec in specs:
+            # every other token may be a span of its own, and a final sentinel follows the last one
+            if spec.is_causal and (needed := (spec.max_length + 1) // 2 + 1) > sentinels:
+                raise Open4MError(f"{spec.key}: {needed} sentinels may be needed, the text tokenizer has {sentinels}")
+
+
+def _range(budget: int | tuple[int, int]) -> tuple[int, int]:
+    return budget if isinstance(budget, tuple) else (budget, budget)

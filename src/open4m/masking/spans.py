@@ -1,0 +1,103 @@
+"""Span masking of sequences with sentinels (paper C.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from open4m.rng import RowDraws
+
+
+def span_mask(
+    draw: RowDraws, lengths: np.ndarray, longest: int, budget: np.ndarray, unmasked: np.ndarray
+) -> np.ndarray:
+    """Which tokens of sequences are masked, bool (B, L): those whose random key lies below p_mask ~ U(0, 1).
+
+    p_mask is raised until what is shown fits its budget (paper C.1); ``unmasked`` sequences start from 0. With a budget
+    of 0 all tokens are masked.
+    """
+    never = np.uint32(1 << 31)  # above all keys: the key of padding
+    place_bits = 2 + (longest - 1).bit_length()
+    p_mask = np.where(unmasked, 0, draw.bits(1)[:, 0] >> 1)
+    places = np.arange(longest, dtype=np.uint32)  # in the low bits of the keys, so that no two are equal
+    key = draw.bits(longest) & ((1 << 31) - (1 << place_bits)) | places << 2
+    key[places >= lengths[:, None]] = never
+
+    # Masking one token more, in the order of the keys, shortens the input by its number of neighbors already masked
+    # (a span grows, or two spans meet), which the lowest bits hold: the shortest p_mask that fits is found by one sort.
+    before, after = key[:, :-1], key[:, 1:]
+    neighbors = np.zeros_like(key)
+    neighbors[:, 1:] += before < after
+    neighbors[:, :-1] += after < before
+    key |= neighbors
+    ordered = np.sort(key, axis=1)
+    saved = np.cumsum(ordered & 3, axis=1, dtype=np.uint32)  # (B, L): after masking the first 1, 2, ...
+    excess = lengths - budget
+    fits = np.where(excess > 0, 1 + (saved < np.maximum(excess, 0)[:, None]).sum(1), 0)
+    wanted = (ordered < p_mask[:, None]).sum(1)
+    count = np.where(budget > 0, np.minimum(np.maximum(fits, wanted), lengths), lengths)
+    first_shown = np.take_along_axis(ordered, np.minimum(count, longest - 1)[:, None], 1)
+    return key < np.where(count < lengths, first_shown[:, 0], never)[:, None]
+
+
+class Spans:
+    """What a batch of sequences with masked spans shows and asks for (paper C.1).
+
+    A masked span is shown as its sentinel. The whole target is the spans, each after its sentinel, and a final
+    sentinel. Here the tokens of all rows stand one after another.
+    """
+
+    def __init__(self, masked: np.ndarray, lengths: np.ndarray, budget: np.ndarray):
+        """``masked``: bool (B, L). A row whose ``budget`` (B,) is 0 shows nothing at all, not even sentinels."""
+        size, longest = masked.shape
+        starts = masked.copy()  # of spans
+        starts[:, 1:] &= ~masked[:, :-1]
+        spans, hidden = starts.sum(1), masked.sum(1)
+        self.input_count = np.where(budget > 0, lengths - hidden + spans, 0)  # (B,)
+        self.target_count = hidden + spans  # (B,): queries, one less than tokens
+
+        shown = starts | (~masked & (np.arange(longest) < lengths[:, None]))
+        shown[budget == 0] = False
+        self._shown = np.flatnonzero(shown)
+        self._shown_starts = starts.reshape(-1)[self._shown]
+        self._input_spans = np.where(budget > 0, spans, 0)
+
+        # Before every token is a place for the sentinel of a span that it starts; after the last, for the final one.
+        target = np.zeros((size, longest + 1, 2), dtype=bool)
+        target[:, :-1, 0] = starts
+        target[np.arange(size), lengths, 0] = spans > 0
+        target[:, :-1, 1] = masked
+        self._target = np.flatnonzero(target)
+        self._target_sentinels = spans + (spans > 0)
+
+    def shown(self, ids: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
+        """The tokens shown, ``input_count`` a row; ``ids``: (B, L)."""
+        tokens = ids.reshape(-1)[self._shown].astype(np.int64)
+        tokens[self._shown_starts] = sentinels[entries(self._input_spans)[1]]
+        return tokens
+
+    def asked(
+        self, ids: np.ndarray, sentinels: np.ndarray, budget: np.ndarray, uniform: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Queries and answers, ``budget`` a row: a part of the target that starts at a random sentinel."""
+        size = len(budget)
+        start = np.flatnonzero(self._target % 2 == 0)  # the sentinels in self._target, and their rows
+        row = np.repeat(np.arange(size), self._target_sentinels)
+        end = np.cumsum(self.target_count + (self._target_sentinels > 0))  # of every row in self._target
+        enough = start < (end - np.minimum(budget, self.target_count))[row]
+        chosen = np.floor(uniform * np.bincount(row[enough], minlength=size)).astype(np.int64)
+        first = np.cumsum(self._target_sentinels) - self._target_sentinels
+        begin = np.append(start, 0)[first + chosen]  # where nothing is masked there is none, and nothing is asked
+
+        row, column = entries(np.where(budget > 0, budget + 1, 0))
+        place = self._target[begin[row] + column]
+        is_sentinel = place % 2 == 0
+        part = ids.reshape(-1).take(place // 2 - row, mode="clip").astype(np.int64)
+        sentinel_row, number = entries(np.bincount(row[is_sentinel], minlength=size))
+        part[is_sentinel] = sentinels[chosen[sentinel_row] + number]
+        return part[column < budget[row]], part[column > 0]
+
+
+def entries(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row, column), both (n,), of the first ``count`` (B,) entries of every row, one row after another."""
+    row = np.repeat(np.arange(len(count)), count)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)

@@ -1,0 +1,71 @@
+"""How arrays and images become bytes, and back. Nothing that is read is ever executed or unpickled."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from open4m.types import Open4MError
+
+# ---- shared by modality files
+
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = 1 << 26) -> Image.Image:
+    """A PIL image from a file's bytes; its size is checked before its pixels are decoded."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        if image.width * image.height > max_pixels:
+            raise Open4MError(f"{name}: image of {image.width}x{image.height} pixels, at most {max_pixels} are read")
+        image.load()
+    except UnidentifiedImageError:
+        raise Open4MError(f"{name}: not a readable image (formats: {', '.join(IMAGE_FORMATS)})") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Open4MError(f"{name}: not a readable image ({error})") from error
+    return image
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """PNG bytes of a uint8 or uint16 array (H, W) or (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def load_array(data: bytes, name: str) -> np.ndarray:
+    """An array from ``.npy`` bytes; pickled objects are refused."""
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+        SyntaxError,
+        tokenize.TokenError,
+        OSError,
+        EOFError,
+        MemoryError,
+    ) as error:
+        raise Open4MError(f"{name}: not a readable .npy array ({error})") from error
+
+
+def read_array(data: bytes, name: str, ndim: int) -> np.ndarray:
+    """A float array from ``.npy`` bytes."""
+    array = load_array(data, name)
+    if array.ndim != ndim or array.dtype.kind != "f":
+        raise Open4MError(f"{name}: expected a float array of {ndim} dimensions, got {array.dtype} {array.shape}")
+    return array
+
+
+def write_array(array: np.ndarray) -> bytes:
+    """``.npy`` bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

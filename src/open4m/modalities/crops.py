@@ -1,0 +1,101 @@
+"""Crops that all modalities of a sample share, and how arrays are resized."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from open4m.types import Value
+
+if TYPE_CHECKING:
+    from open4m.modalities.families import Modality
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A region of the image, as fractions of its width and height, and the size in pixels it is resized to.
+
+    One ``Crop`` is applied to all modalities of a sample, so that they stay aligned.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    width: float = 1.0
+    height: float = 1.0
+    size: tuple[int, int] = (128, 128)  # (height, width) in pixels
+
+    @staticmethod
+    def center(height: int, width: int, size: int) -> Crop:
+        """The largest centered square of an image of ``height`` × ``width`` pixels (paper Table 5)."""
+        side = min(height, width)
+        return Crop((width - side) / 2 / width, (height - side) / 2 / height, side / width, side / height, (size, size))
+
+    @staticmethod
+    def random(
+        height: int,
+        width: int,
+        size: int,
+        generator: np.random.Generator,
+        scale: tuple[float, float] = (0.8, 1.0),
+        ratio: tuple[float, float] = (0.75, 4 / 3),
+    ) -> Crop:
+        """A random resized crop: area fraction from ``scale``, aspect ratio from ``ratio`` (paper Table 3)."""
+        for _ in range(10):
+            area = height * width * generator.uniform(*scale)
+            aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+            w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+            if w <= width and h <= height:
+                left, top = generator.uniform(0, width - w), generator.uniform(0, height - h)
+                return Crop(left / width, top / height, w / width, h / height, (size, size))
+        return Crop.center(height, width, size)
+
+
+def resample(array: np.ndarray, crop: Crop, how: str) -> np.ndarray:
+    """A region of an array (H, W) or (H, W, C), resized to ``crop.size``; rows are sampled at pixel centers."""
+    height, width = array.shape[:2]
+    ys = (crop.top + crop.height * (np.arange(crop.size[0]) + 0.5) / crop.size[0]) * height
+    xs = (crop.left + crop.width * (np.arange(crop.size[1]) + 0.5) / crop.size[1]) * width
+    if how == "nearest":
+        rows = np.clip(ys.astype(int), 0, height - 1)
+        columns = np.clip(xs.astype(int), 0, width - 1)
+        return np.ascontiguousarray(array[rows][:, columns])
+    out = np.einsum("yi,ij...->yj...", _linear_weights(ys, height), array.astype(np.float32))
+    return np.ascontiguousarray(np.einsum("xj,yj...->yx...", _linear_weights(xs, width), out))
+
+
+def _linear_weights(centers: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear interpolation as a matrix (out, in); widened to a box-like tent when it shrinks (anti-aliasing)."""
+    step = (centers[-1] - centers[0]) / max(len(centers) - 1, 1)
+    support = max(1.0, abs(step))
+    weights = np.maximum(0, 1 - np.abs(centers[:, None] - 0.5 - np.arange(size)[None]) / support)
+    weights = np.where(
+        weights.sum(1, keepdims=True) > 0, weights, np.eye(size)[np.clip(centers.astype(int), 0, size - 1)]
+    )
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def augment(sample: Mapping[str, Value], by_name: Mapping[str, Modality], crop: Crop, flip: bool) -> dict[str, Value]:
+    """One crop, and one flip if every value stays true under it, applied to all values of a sample alike.
+
+    ``by_name`` holds the modalities of the sample's values.
+    """
+    flip = flip and all(by_name[name].can_flip(value) for name, value in sample.items())
+    cropped = {name: by_name[name].crop(value, crop) for name, value in sample.items()}
+    return {name: by_name[name].flip(value) for name, value in cropped.items()} if flip else cropped
+
+
+def centered(sample: Mapping[str, Value], by_name: Mapping[str, Modality]) -> dict[str, Value]:
+    """The sample as its central square shows it: values that tell positions, like boxes, follow the image's crop.
+
+    Images and maps are left as they are: :meth:`Modality.fit` crops and resizes them in one step.
+    """
+    extents = {name: by_name[name].extent(value) for name, value in sample.items()}
+    known = [extent for extent in extents.values() if extent is not None]
+    if not known:
+        return dict(sample)
+    crop = Crop.center(*max(known), 1)
+    return {n: v if extents[n] else by_name[n].crop(v, crop) for n, v in sample.items()}

@@ -1,0 +1,324 @@
+"""Families of modalities, and what one modality file provides.
+
+A modality is one file in this folder (or in a folder named by the environment variable ``OPEN4M_MODALITIES``)
+that defines ``MODALITY``, an instance of a class below. The rest of the program asks what a modality's tokens are
+through the traits of its family (:data:`FAMILIES`); it compares neither names of modalities nor of families.
+
+==============  ========  ==============================  ===========================  ============================
+class           family    examples                        the model reads              the model predicts
+==============  ========  ==============================  ===========================  ============================
+PixelGrid       pixels    RGB pixels                      projected patches            nothing (input only)
+TokenGrid       grid      RGB, depth, segmentation, CLIP  a codebook index per cell    the indices of queried cells
+Vector          grid      global features, a human pose   a codebook index per part    the indices of queried parts
+TokenSequence   sequence  captions, boxes                 a word-piece id per token    the next token
+VectorSequence  vectors   a text encoder's vectors        projected vectors            nothing (input only)
+==============  ========  ==============================  ===========================  ============================
+
+A Vector (in ``features.py``) is a TokenGrid whose grid is one row of parts without a place in the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from PIL import Image
+
+from open4m.modalities.codecs import read_array, write_array
+from open4m.modalities.crops import Crop, resample
+from open4m.pictures import picture, principal_components
+from open4m.types import Open4MError, Value
+
+if TYPE_CHECKING:
+    from open4m.tokenizers.text import TextTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the rest of the program has to know of a modality's tokens: its traits. A new family is one row of
+    :data:`FAMILIES`, and a class below if its values are of a new kind."""
+
+    name: str  # in configurations, token stores and files
+    content: Literal["ids", "pixels", "vectors"]  # a token is an entry of a vocabulary, a patch, or a vector
+    layout: Literal["grid", "sequence"]  # positions are cells of a grid, or places in a sequence
+    sizes: tuple[str, ...]  # the sizes that such a modality has in a model
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether tokens are ids, which the model can predict. All else is input only (paper C.1)."""
+        return self.content == "ids"
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether lengths differ between samples, and spans are masked."""
+        return self.layout == "sequence"
+
+    @property
+    def has_codebook(self) -> bool:
+        """Whether a learned tokenizer of its own makes the ids. Sequences share one text tokenizer."""
+        return self.has_vocabulary and not self.is_sequence
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether tokens are predicted one after another, each from those before it."""
+        return self.is_sequence and self.has_vocabulary
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(name="pixels", content="pixels", layout="grid", sizes=("grid", "patch_size", "channels")),
+        Family(name="grid", content="ids", layout="grid", sizes=("grid", "vocab_size")),
+        Family(name="sequence", content="ids", layout="sequence", sizes=("max_length", "vocab_size")),
+        Family(name="vectors", content="vectors", layout="sequence", sizes=("max_length", "channels")),
+    )
+}
+"""All families by name."""
+
+STANDARDIZED = "standardized"
+"""The form, of the modalities that have it, whose values are each standardized by themselves: what units they had is
+lost, so no other form can be made of it."""
+
+Palette = Sequence[tuple[int, int, int]]
+"""The colors of class ids from 0, red, green and blue from 0 to 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDefaults:
+    """How a modality is generated unless a plan says otherwise (paper A.3)."""
+
+    scheme: str = "maskgit"
+    steps: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """What every modality file provides.
+
+    ``extension`` names the member in a raw shard (``<key>.<extension>``). ``source`` and :meth:`derive` let a
+    modality be computed from the values of another one instead of being stored.
+    """
+
+    family: ClassVar[Family]  # each class below has one
+
+    name: str
+    description: str
+    extension: str = ""
+    source: str | None = None
+    better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
+
+    # ---- at rest
+    def read(self, data: bytes) -> Value:
+        """The value in a raw file's bytes. Raises :class:`Open4MError` for bytes that hold no such value."""
+        raise NotImplementedError
+
+    def write(self, value: Value) -> bytes:
+        """The bytes of a raw file that holds the value."""
+        raise NotImplementedError
+
+    def derive(self, source: Value) -> Value:
+        """The value computed from a value of the ``source`` modality."""
+        return source
+
+    # ---- in memory
+    def convert(self, value: Any) -> Value:
+        """A checked value from what users have (PIL images, arrays of other types, lists ...)."""
+        raise NotImplementedError
+
+    def extent(self, value: Value) -> tuple[int, int] | None:
+        """Height and width in pixels or cells of a checked value that covers the image; None of all other values."""
+        return None
+
+    def crop(self, value: Value, crop: Crop) -> Value:
+        """The region ``crop`` of the value, resized."""
+        return value
+
+    def can_flip(self, value: Value) -> bool:
+        """Whether the value stays true when the image is mirrored (False turns the sample's flip off)."""
+        return True
+
+    def flip(self, value: Value) -> Value:
+        """The value of the image mirrored left to right."""
+        return value
+
+    def fit(self, value: Any, size: int) -> Value:
+        """A checked value from what users have; if it is a map or an image, its center, ``size`` × ``size``."""
+        value = self.convert(value)
+        extent = self.extent(value)
+        return value if extent is None else self.crop(value, Crop.center(*extent, size))
+
+    # ---- for people
+    def render(self, value: Value, size: int = 256) -> Image.Image:
+        """A picture of the value, ``size`` pixels wide and high."""
+        raise NotImplementedError
+
+    def metrics(self, predictions: Sequence[Value], labels: Sequence[Value]) -> dict[str, float]:
+        """How well predictions match labels; keys and directions are in ``better``."""
+        return {}
+
+    def trivial(self, labels: Sequence[Value]) -> Value | None:
+        """The best constant prediction, made from training labels: what any model must beat."""
+        return None
+
+    def error(self, message: str) -> Open4MError:
+        """An error about a value of this modality."""
+        return Open4MError(f"{self.name}: {message}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelGrid(Modality):
+    """Pixels that the model reads as projected patches. Input only: nothing predicts them (paper C.1)."""
+
+    family = FAMILIES["pixels"]
+
+    channels: int = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of ImageNet, on the [0, 1] scale
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def extent(self, value: np.ndarray) -> tuple[int, int]:
+        return value.shape[:2]
+
+    def pixels(self, value: np.ndarray) -> np.ndarray:
+        """Normalized float32 (C, H, W) from a uint8 (H, W, C) value."""
+        scaled = value.astype(np.float32) / 255
+        return ((scaled - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenGrid(Modality):
+    """A dense, image-like modality with a learned tokenizer: one codebook index a cell of a grid (paper B.3).
+
+    ``forms`` names what users may have its values as; the first is the modality's own, which all else works on.
+    ``unitless`` are the metrics that also hold for values that are standardized, if there is such a form.
+    """
+
+    family = FAMILIES["grid"]
+
+    forms: ClassVar[tuple[str, ...]] = ("own",)
+    unitless: ClassVar[tuple[str, ...]] = ()
+
+    channels: int
+    loss: str  # "mse", "smooth_l1", "cosine" or "cross_entropy": the tokenizer's reconstruction loss (paper Table 3)
+    categorical: bool = False  # the value is a map of class ids; channels is then the width of the class embedding
+    resample: str = "nearest"  # how a crop is resized: "nearest" (no mixing across edges) or "linear"
+    feature_map: bool = False  # one vector a cell instead of pixels: the tokenizer has no patch projection
+    normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured on the training set a channel
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    image: bool = False  # the value is uint8 (H, W, 3), sRGB: networks that read images can judge it
+    error_unit: str = ""  # of :meth:`error_map`
+    crop_scale: tuple[float, float] = (0.8, 1.0)  # of the tokenizer's training crops, as area (paper Table 3)
+    generation: GenerationDefaults = GenerationDefaults()
+
+    def tensor(self, value: np.ndarray) -> np.ndarray:
+        """What the tokenizer sees before normalization: float32 (C, H, W), or int64 (H, W) if categorical."""
+        if self.categorical:
+            return value.astype(np.int64)
+        return np.ascontiguousarray(value.reshape(*value.shape[:2], -1).transpose(2, 0, 1), dtype=np.float32)
+
+    def value(self, tensor: np.ndarray) -> np.ndarray:
+        """The value from what the tokenizer gives back, un-normalized: the inverse of :meth:`tensor`."""
+        if self.categorical:
+            return tensor.astype(np.uint8 if tensor.max(initial=0) < 256 else np.int32)
+        return tensor.transpose(1, 2, 0).astype(np.float32)
+
+    def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
+        """The checked value, in the modality's own form, of what users have in one of ``forms``.
+
+        A standardized value stays one. ``palette``: the colors of classes, where a form needs them. Raises
+        :class:`Open4MError` for another form, and for what is no value in this one.
+        """
+        self.check_form(form)
+        return self.convert(value)
+
+    def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
+        """The value, given in the modality's own form, in another one: :meth:`from_form` gives it back.
+
+        Raises :class:`Open4MError` for another form, and for a value that this one cannot hold.
+        """
+        self.check_form(form)
+        return value
+
+    def check_form(self, form: str) -> None:
+        """Raise :class:`Open4MError`, with the forms that there are, for another one."""
+        if form not in self.forms:
+            raise self.error(f"no form is called {form!r}; its forms are {', '.join(self.forms)}")
+
+    def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """Where a prediction is wrong, and by how much: (H, W) float64, 0 where it is right, in ``error_unit``.
+
+        Of classes, bool: where the class is another one. Of features, 1 - cosine similarity. Of all else, the mean
+        absolute difference of the channels.
+        """
+        if self.categorical:
+            return prediction != label
+        prediction, label = prediction.astype(np.float64), label.astype(np.float64)
+        if self.feature_map:
+            lengths = np.linalg.norm(prediction, axis=-1) * np.linalg.norm(label, axis=-1)
+            return 1 - (prediction * label).sum(-1) / np.maximum(lengths, 1e-9)
+        difference = np.abs(prediction - label)
+        return difference.reshape(*difference.shape[:2], -1).mean(-1)
+
+    def extent(self, value: np.ndarray) -> tuple[int, int] | None:
+        return value.shape[:2]
+
+    def crop(self, value: np.ndarray, crop: Crop) -> np.ndarray:
+        return resample(value, crop, self.resample)
+
+    def flip(self, value: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(value[:, ::-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSequence(Modality):
+    """A sequence of word pieces of the text tokenizer that all sequences share (paper B.2)."""
+
+    family = FAMILIES["sequence"]
+
+    generation: GenerationDefaults = GenerationDefaults(scheme="left_to_right", steps=0, top_p=0.9)
+
+    def encode(self, value: Value, text: TextTokenizer, max_length: int = 256) -> list[int]:
+        """At most ``max_length`` token ids that end with [EOS]; what does not fit is left out."""
+        raise NotImplementedError
+
+    def decode(self, ids: Sequence[int], text: TextTokenizer) -> Value:
+        """The value of token ids, read up to the first [EOS]; never raises for ids of the vocabulary."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorSequence(Modality):
+    """A sequence of vectors, such as a text encoder's: (L, C) float. Input only: nothing predicts them."""
+
+    family = FAMILIES["vectors"]
+
+    def read(self, data: bytes) -> np.ndarray:
+        return self.convert(read_array(data, self.name, ndim=2))
+
+    def write(self, value: np.ndarray) -> bytes:
+        return write_array(value.astype(np.float16))
+
+    def convert(self, value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise self.error(f"expected finite float vectors (L, C), got {array.dtype} {array.shape}")
+        return array.astype(np.float32)
+
+    def can_flip(self, value: np.ndarray) -> bool:
+        return False  # what they say of left and right cannot be told
+
+    def vectors(self, value: Any, channels: int, max_length: int) -> np.ndarray:
+        """What the model reads: at most ``max_length`` vectors of ``channels``, float32 (L, C)."""
+        array = self.convert(value)
+        if array.shape[1] != channels:
+            raise self.error(f"expected vectors of {channels} channels, got {array.shape[1]}")
+        return array[:max_length]
+
+    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
+        """A row of color a vector: the first principal components."""
+        return picture(principal_components(value[:, None] if len(value) else np.zeros((1, 1, 1))), size, smooth=False)

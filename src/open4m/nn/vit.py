@@ -1,0 +1,88 @@
+"""The Vision Transformers around the codebook: a ViT encoder and a ViT decoder (paper B.3, Table 3).
+
+Pre-norm blocks with biases and GELU, fixed 2-D sine-cosine positions, and after the last block one more residual
+MLP with a tanh, which keeps what is quantized in a bounded range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from open4m.nn.attention import attend
+from open4m.nn.blocks import EncoderBlock, feed_forward, norm
+from open4m.nn.config import BlockConfig
+from open4m.nn.positions import sincos_2d
+from open4m.types import Open4MError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """The size of one Transformer; ViT-B is width 768, depth 12, heads 12."""
+
+    width: int = 192
+    depth: int = 4
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    post_mlp: bool = True  # one more residual MLP with a tanh after the last block
+
+    def __post_init__(self) -> None:
+        if self.width % 4:
+            raise Open4MError(f"ViTConfig: width {self.width} is not a multiple of 4, as 2-D positions need")
+        if self.heads < 1 or self.width % self.heads:
+            raise Open4MError(f"ViTConfig: width {self.width} is not a multiple of heads {self.heads}")
+
+    @property
+    def block(self) -> BlockConfig:
+        """The configuration of its blocks."""
+        biases = dict.fromkeys(("qkv_bias", "proj_bias", "mlp_bias", "norm_bias"), True)
+        return BlockConfig(dim=self.width, heads=self.heads, mlp_ratio=self.mlp_ratio, activation="gelu", **biases)
+
+
+class Trunk(nn.Module):
+    """What encoder and decoder share: positions, blocks, and the final residual MLP."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(EncoderBlock(config.block) for _ in range(config.depth))
+        if config.post_mlp:
+            self.norm_mlp = norm(config.block)
+        self.post_mlp = feed_forward(config.block, "tanh") if config.post_mlp else None
+
+    def transform(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, width, h, w) to (B, h·w, width)."""
+        _, width, h, w = x.shape
+        x = x.flatten(2).transpose(1, 2).contiguous()  # (B, h·w, width); not contiguous, every norm would copy it
+        x = x + sincos_2d(h, w, width, x.device)
+        for block in self.blocks:
+            x = block(x, attend)
+        return x if self.post_mlp is None else x + self.post_mlp(self.norm_mlp(x))
+
+
+class ViTEncoder(Trunk):
+    """(B, C, H, W) to (B, width, H / patch, W / patch). Feature maps have patch size 1: no patch is projected."""
+
+    def __init__(self, config: ViTConfig, channels: int, patch_size: int) -> None:
+        super().__init__(config)
+        self.proj = nn.Conv2d(channels, config.width, patch_size, stride=patch_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.proj(x)
+        return self.transform(x).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class ViTDecoder(Trunk):
+    """(B, width, h, w) to (B, C, h · patch, w · patch)."""
+
+    def __init__(self, config: ViTConfig, channels: int, patch_size: int) -> None:
+        super().__init__(config)
+        self.patch_size = patch_size
+        self.out_proj = nn.Linear(config.width, channels * patch_size**2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = x.shape[2:]
+        patches = self.out_proj(self.transform(x)).transpose(1, 2).unflatten(2, grid)  # (B, C·P·P, h, w)
+        return F.pixel_shuffle(patches, self.patch_size)

@@ -1,0 +1,103 @@
+"""The one progress display: a bar with the remaining time on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+logger = logging.getLogger("open4m")
+
+LINE_SECONDS = 10.0
+"""Seconds between two log lines where there is no terminal."""
+
+T = TypeVar("T")
+
+
+class Progress:
+    """How far something is. A context manager; ``advance`` and ``update`` are cheap enough to call at every step.
+
+    ``total``: how many steps there are, None if that is not known. ``start``: how many were done before. ``unit``:
+    what is counted, for the log lines: ``"shards"``.
+    """
+
+    def __init__(self, description: str, total: int | None = None, *, start: int = 0, unit: str = "") -> None:
+        self.description, self.total, self.start, self.done, self.unit = description, total, start, start, unit
+        self._began = self._reported = time.monotonic()
+        console = Console(stderr=True)
+        self._bar: Bar | None = None
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bar = Bar(*columns, console=console)
+            self._task = self._bar.add_task(description, total=total, completed=start, note="")
+            self._bar.start()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """``steps`` more are done; ``note`` is shown beside the count."""
+        self.update(self.done + steps, note)
+
+    def update(self, done: int, note: str = "") -> None:
+        """``done`` steps are done in all."""
+        self.done = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if done == self.total or now - self._reported >= LINE_SECONDS:
+            self._reported = now
+            logger.info("%s", self._line(now, note))
+
+    def close(self) -> None:
+        """Remove the bar. Where the total was not known, say how many there were."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self.total is None:
+            logger.info("%s: %d%s", self.description, self.done, f" {self.unit}" * bool(self.unit))
+
+    def _line(self, now: float, note: str) -> str:
+        seconds, steps = now - self._began, max(1, self.done - self.start)
+        count = f"{self.done}" if self.total is None else f"{self.done} of {self.total}"
+        parts = [f"{self.description}: {count}{f' {self.unit}' * bool(self.unit)}", *([note] if note else [])]
+        if self.total is None:
+            parts.append(f"{steps / max(seconds, 1e-9):.0f} per second")
+        elif self.done < self.total:
+            parts.append(f"{clock(seconds / steps * (self.total - self.done))} left")
+        return ", ".join(parts)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def track(items: Iterable[T], description: str, total: int | None = None, unit: str = "") -> Iterator[T]:
+    """The same items, their progress shown. ``total``: how many there are; by default ``len(items)``, if it has one."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with Progress(description, total, unit=unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: ``1:02:03``, or ``2:03`` below an hour."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,268 @@
+"""The whole line, from nothing to a measured model: render, label, fit tokenizers, tokenize, train, evaluate.
+
+Every stage writes into its own folder of a run directory and is skipped when that is complete, so the line can be
+stopped anywhere and run again::
+
+    raw/{train,validation,test}/<modality>/shard-*.tar       values
+    large/train/<modality>/shard-*.tar                       larger ones, for tokenizers of several resolutions
+    clip/, tokenizers/<modality>/, 4m/                       training runs, each with model/ when done
+    tokenizers/text/                                         the text tokenizer
+    tokens/{train,validation}/<modality>/shard-*.arrow       tokens
+    model/                                                   the result: model, tokenizers, CLIP
+    evaluation.json                                          its measured quality
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from open4m import files, labellers, modalities, weights
+from open4m.data import label, render, tokenize
+from open4m.datasets import scenes
+from open4m.datasets.classes import Classes
+from open4m.evaluate.card import model_card
+from open4m.evaluate.report import Result
+from open4m.evaluate.suites.scenes import evaluate
+from open4m.fourm import TEXT
+from open4m.generate.pipeline import FourM
+from open4m.hub import locate
+from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
+from open4m.modalities.families import PixelGrid, TokenGrid
+from open4m.store.shards import RawDataset
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.train.loop import TrainConfig, claim, train
+from open4m.train.recipes.pretrain import PretrainConfig, pretrain
+from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer
+from open4m.train.tasks.clip import CLIPTask
+from open4m.types import Open4MError
+
+logger = logging.getLogger("open4m")
+
+LARGE = "large"  # the folder of larger scenes
+CLIP = "clip"  # the folder of the CLIP in a run and in a model directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How many scenes, and how large. ``rendered`` modalities come from the renderer itself.
+
+    ``large`` training scenes are rendered again, ``large_size`` pixels wide and high: tokenizers are trained on them at
+    several resolutions.
+    """
+
+    train: int
+    validation: int
+    test: int
+    image_size: int = 128
+    patch_size: int = 16
+    large: int = 0
+    large_size: int = 256
+    shard_rows: int = 500
+    seed: int = 0
+    rendered: tuple[str, ...] = ("rgb", "depth", "normals", "semseg", "boxes", "caption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineConfig:
+    """Everything that determines the line."""
+
+    name: str
+    data: DataConfig
+    clip: SmallCLIP
+    clip_train: TrainConfig
+    tokenizers: dict[str, TokenizerRun]
+    text_vocab: int  # at most; coordinates, sentinels and classes included
+    max_length: dict[str, int]  # of sequences, in tokens
+    pretrain: PretrainConfig
+    evaluate_samples: int
+    processes: int = 2  # for rendering
+
+    def __post_init__(self) -> None:
+        for name, run in self.tokenizers.items():
+            if run.modality != name:
+                raise Open4MError(f"{self.name}: the tokenizer of {name} is configured for {run.modality}")
+
+
+STAGES = ("render", "clip", "label", "tokenizers", "tokenize", "train", "assemble", "evaluate")
+
+
+class Line:
+    """The stages of one configuration in one directory; each method is a stage and can be called again."""
+
+    def __init__(self, config: LineConfig, directory: Path, device: str = "cpu"):
+        self.config, self.directory, self.device = config, directory, device
+        self.model_directory = directory / "model"
+
+    def run(self, until: str = STAGES[-1], only: Sequence[str] | None = None) -> None:
+        """Run the stages in order up to ``until``, or those named in ``only``.
+
+        Raises :class:`Open4MError` if the directory holds a line of another configuration.
+        """
+        claim(self.directory, self.config)
+        for stage in only or STAGES[: STAGES.index(until) + 1]:
+            logger.info("%s: %s", self.config.name, stage)
+            getattr(self, stage)()
+
+    # ---- data
+    def scenes(self, split: str, image_size: int) -> scenes.Scenes:
+        return scenes.Scenes(split, seed=self.config.data.seed, resolution=image_size, device=self.device)
+
+    def raw(self, split: str, names: Sequence[str] | None = None) -> RawDataset:
+        return RawDataset(self.directory / "raw" / split, names or [*self.config.data.rendered])
+
+    def render(self) -> None:
+        """Render scenes with all their labels."""
+        data = self.config.data
+        parts = [("raw", split, data.image_size, data.rendered, getattr(data, split)) for split in scenes.SPLITS]
+        if data.large:
+            dense = [name for name in data.rendered if name in self.config.tokenizers]
+            parts.append((LARGE, "train", data.large_size, dense, data.large))
+        for folder, split, image_size, names, count in parts:
+            render.render(
+                self.scenes(split, image_size),
+                self.directory / folder / split,
+                names,
+                count,
+                shard_rows=data.shard_rows,
+                processes=self.config.processes,
+            )
+
+    def clip(self) -> None:
+        """Train the small CLIP on images and captions."""
+        run, config = self.directory / CLIP, self.config.clip_train
+        if self._trained(run):
+            return
+        training, validation = self.raw("train", ["rgb", "caption"]), self.raw("validation", ["rgb", "caption"])
+        captions = RawDataset(training.root, ["caption"])
+        words = fit_text_tokenizer(captions[i]["caption"] for i in range(len(captions)))
+        model = small_clip(words, self.config.clip, seed=config.seed).to(self.device)
+        task = CLIPTask(training, validation, model, words, config.batch_size, seed=config.seed)
+        train(task, config, run, task_config=self.config.clip)
+
+    def label(self) -> None:
+        """Add the CLIP's feature maps to the raw shards."""
+        labeller = self._labeller()
+        for split in scenes.SPLITS:
+            label.label(labeller, self.directory / "raw" / split)
+
+    # ---- tokens
+    def tokenizers(self) -> None:
+        """Train the grids' tokenizers and fit the text tokenizer."""
+        for name in self.config.tokenizers:
+            self.tokenizer(name)
+        if not self._text_folder.exists():
+            captions = self.raw("train", ["caption"])
+            text = TextTokenizer.fit(
+                (captions[i]["caption"] for i in range(len(captions))),
+                scenes.OBJECT_CLASSES,
+                vocab_size=self.config.text_vocab,
+                sentinels=max(self.config.max_length.values()) // 2 + 2,
+            )
+            files.write_folder(self._text_folder, text.save)
+
+    def tokenizer(self, name: str) -> None:
+        """Train one tokenizer."""
+        config, folder = self.config.tokenizers[name], self.directory / "tokenizers" / name
+        large = self.directory / LARGE if self.config.data.large and any(s.resolutions for s in config.stages) else None
+        classes = Classes(names=scenes.CLASSES if modalities.get(name).categorical else ())
+        fit_tokenizer(config, self.directory / "raw", folder, classes, self.device, large)
+
+    def tokenize(self) -> None:
+        """Turn the training and validation data into tokens."""
+        data = self.config.data
+        for split in ("train", "validation"):
+            for name in self.config.pretrain.modalities:
+                tokenize.tokenize(
+                    self.directory / "raw" / split,
+                    self.directory / "tokens" / split,
+                    name,
+                    self._tokenizer_of(name),
+                    image_size=data.image_size,
+                    max_length=self.config.max_length.get(name, 0),
+                )
+
+    # ---- the model
+    def train(self) -> None:
+        """Pre-train 4M."""
+        root = self.directory
+        pretrain(self.config.pretrain, root / "tokens", root / "tokenizers", root / "4m", self.device)
+
+    def assemble(self) -> None:
+        """Put the model directory together: model, tokenizers and the CLIP, in 16 bits."""
+        if self.model_directory.exists():
+            return
+
+        def write(folder: Path) -> None:
+            FourM.from_pretrained(self.directory / "4m" / "model").save(folder, half=True)
+            shutil.copytree(self.directory / CLIP / "model", folder / CLIP)
+
+        files.write_folder(self.model_directory, write)
+
+    def evaluate(self) -> Result:
+        """Measure the model on test scenes; writes ``evaluation.json`` and the model card."""
+        config = self.config
+        result = evaluate_pretrained(self.model_directory, config.evaluate_samples, device=self.device)
+        (self.directory / "evaluation.json").write_text(result.to_json())
+        (self.model_directory / weights.CARD).write_text(self._card(result))
+        return result
+
+    def _card(self, result: Result) -> str:
+        data, training, masking = self.config.data, self.config.pretrain.train, self.config.pretrain.masking
+        strategies = ", ".join(f"{s.name} ({s.weight:g})" for s in masking.strategies)
+        return model_card(
+            self.model_directory,
+            result,
+            {
+                "name": self.config.name,
+                "data": f"{data.train} scenes of the training split (seed {data.seed}) of the renderer in\n"
+                f"`open4m.datasets.scenes`, {data.image_size}×{data.image_size} pixels, with its exact labels. CLIP "
+                "feature maps are\nthose of the small CLIP in `clip/`, trained on the same images and captions.",
+                "training": f"{training.length} in batches of {training.batch_size}; input and target budgets of "
+                f"{masking.input_budget} and {masking.target_budget} tokens.\nMasking strategies by weight: "
+                f"{strategies}. `open4m reproduce {self.config.name}` makes all of it from nothing.",
+                "limits": "It knows rendered tabletop scenes and nothing else: a photograph gives an answer, but in "
+                "terms of such scenes.\nDepth is in meters of that world; boxes and captions know these classes: "
+                f"{', '.join(scenes.OBJECT_CLASSES)}.",
+            },
+        )
+
+    # ---- parts
+    def _trained(self, run: Path) -> bool:
+        return (run / "model").exists()
+
+    def _labeller(self) -> CLIPLabeller:
+        return labellers.get(CLIP).load(self.directory / CLIP / "model", self.device)
+
+    def _grid(self, name: str) -> Tokenizer:
+        return Tokenizer.load(self.directory / "tokenizers" / name / "model", self.device)
+
+    def _text(self) -> TextTokenizer:
+        return TextTokenizer.load(self._text_folder)
+
+    @property
+    def _text_folder(self) -> Path:
+        return self.directory / "tokenizers" / TEXT
+
+    def _tokenizer_of(self, name: str) -> Tokenizer | TextTokenizer | None:
+        modality = modalities.get(name)
+        if isinstance(modality, PixelGrid):
+            return None
+        return self._grid(name) if isinstance(modality, TokenGrid) else self._text()
+
+
+def evaluate_pretrained(name: str | Path, samples: int, seed: int = 0, device: str = "cpu") -> Result:
+    """Measure a model directory or a shipped model on freshly rendered test scenes."""
+    folder = locate.resolve(name)
+    model = FourM.from_pretrained(folder, device)
+    if not model.grids:
+        raise Open4MError(f"{folder}: has no grid modality, so there is nothing to measure on scenes")
+    clip = CLIPLabeller.load(folder / CLIP, device) if (folder / CLIP).is_dir() else None
+    size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
+    test, train = (scenes.Scenes(split, resolution=size, device=device) for split in ("test", "train"))
+    held_out, known = test.samples(range(samples)), train.samples(range(512))
+    return evaluate(model, held_out, known, clip, samples=samples, seed=seed, scenes=test)

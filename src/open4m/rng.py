@@ -1,0 +1,87 @@
+"""Every seeded stream of random numbers: what is random is a function of a key, never of a global generator.
+
+Keys are whole numbers, such as (seed, step) or (seed, step, row): who asks, and in which order, changes nothing. The
+streams are NumPy's Philox, whose raw output NumPy keeps stable across versions, and torch's generators.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def stream(*key: int) -> np.random.Generator:
+    """NumPy's generator for a key."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def torch_stream(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Torch's generator for a key, on a device: equal keys give equal numbers on devices of one type."""
+    import torch
+
+    entropy = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator(device=device).manual_seed(entropy)
+
+
+def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Torch's generator for one plain seed, as ``torch.manual_seed`` would start it."""
+    import torch
+
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def raw_numbers(count: int, *key: int, counter: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """``count`` random uint64 numbers for a key of two numbers and a counter: the same in every NumPy version."""
+    bits = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=[0, 0, *counter])
+    return bits.random_raw(count)
+
+
+class RowDraws:
+    """The random numbers of rows ``first_row``, ``first_row + 1``, ... of a training step.
+
+    Philox is a function of a key, here (seed, step), and of a counter, here (request, row): every request for numbers
+    has a stream of its own, in which every row has its place. So a row's numbers do not depend on which process asks
+    for them, nor on how many rows it asks for.
+    """
+
+    def __init__(self, seed: int, step: int, first_row: int, size: int):
+        self._key = np.random.SeedSequence((seed, step)).generate_state(2, np.uint64)
+        self._first_row, self._size, self._requests = first_row, size, 0
+
+    def bits(self, count: int) -> np.ndarray:
+        """(B, count) uint32."""
+        blocks = -(-count // 8)  # a counter gives 256 bits
+        philox = np.random.Philox(key=self._key, counter=[self._first_row * blocks, self._requests, 0, 0])
+        self._requests += 1
+        return philox.random_raw(self._size * blocks * 4).view(np.uint32).reshape(self._size, -1)[:, :count]
+
+    def uniform(self, count: int) -> np.ndarray:
+        """(B, count) in (0, 1)."""
+        return (self.bits(count) + 0.5) / 2**32
+
+    def one(self) -> np.ndarray:
+        """(B,) in (0, 1)."""
+        return self.uniform(1)[:, 0]
+
+    def between(self, low: np.ndarray | int, high: np.ndarray) -> np.ndarray:
+        """(B,) integers from ``low`` to ``high``, both included."""
+        return low + np.floor(self.one() * (high - low + 1)).astype(np.int64)
+
+    def choice(self, weights: list[float]) -> np.ndarray:
+        """(B,) indices, drawn in proportion to ``weights``."""
+        edges = np.cumsum(weights) / np.sum(weights)
+        return np.minimum(np.searchsorted(edges, self.one(), side="right"), len(weights) - 1)
+
+    def order(self, length: int) -> np.ndarray:
+        """(B, length): a uniformly random order of the numbers below ``length``, one per row.
+
+        Random numbers are sorted whose lowest bits are replaced by the position: much faster than ``argsort``.
+        """
+        position_bits = (length - 1).bit_length()
+        keys = self.bits(length) & ((1 << 32) - (1 << position_bits)) | np.arange(length, dtype=np.uint32)
+        keys.sort(axis=1)
+        return keys & ((1 << position_bits) - 1)

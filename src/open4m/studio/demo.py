@@ -1,0 +1,89 @@
+"""``open4m demo``: what a model does, as two pictures and a page that holds them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from open4m import modalities
+from open4m.datasets.scenes import Scenes
+from open4m.evaluate.predict import predict
+from open4m.evaluate.suites.scenes import IMAGES, PREDICTION
+from open4m.generate.pipeline import FourM
+from open4m.hub import locate
+from open4m.labellers.clip import CLIPLabeller
+from open4m.pictures import grid
+from open4m.reproduce import CLIP
+from open4m.types import Sample, Value
+
+SOURCE, TEXT = "rgb", "caption"
+SCENES = 4  # that are predicted
+SAMPLES = 4  # images a caption
+TILE = 168  # pixels
+
+
+def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu") -> list[Path]:
+    """Predict from held-out scenes and from captions; writes ``grid.png``, ``captions.png`` and ``index.html``."""
+    folder = locate.resolve(name)
+    model = FourM.from_pretrained(folder, device)
+    size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
+    samples = Scenes("test", resolution=size).samples(range(seed * SCENES, (seed + 1) * SCENES))
+    labeller = CLIPLabeller.load(folder / CLIP, device)
+    maps = labeller.label([sample[labeller.source] for sample in samples])
+    samples = [{**sample, labeller.modality: value} for sample, value in zip(samples, maps, strict=True)]
+    targets = [key for key in model.config.targets if modalities.get(key).name != SOURCE]
+    out.mkdir(parents=True, exist_ok=True)
+
+    predictions = {t: predict(model, samples, (SOURCE, t), seed=seed, options=PREDICTION) for t in targets}
+    rows, labels = [], []
+    for i, sample in enumerate(samples):
+        source = modalities.get(SOURCE).render(sample[SOURCE], TILE)
+        rows.append([source, *(modalities.get(t).render(predictions[t][i], TILE) for t in targets)])
+        rows.append([source, *(modalities.get(t).render(_truth(sample, t), TILE) for t in targets)])
+        labels += ["predicted", "truth"]
+    paths = [out / "grid.png", out / "captions.png"]
+    grid(rows, ["input", *targets], labels).save(paths[0])
+
+    captions = [{TEXT: sample[TEXT]} for sample in samples for _ in range(SAMPLES)]
+    drawn = [image.render(SOURCE, TILE) for image in model.generate(captions, [SOURCE], seed=seed, **IMAGES)]
+    rows = [
+        [modalities.get(TEXT).render(sample[TEXT], TILE), *drawn[i * SAMPLES : (i + 1) * SAMPLES]]
+        for i, sample in enumerate(samples)
+    ]
+    grid(rows, ["caption", *(f"sample {n + 1}" for n in range(SAMPLES))]).save(paths[1])
+
+    page = out / "index.html"
+    page.write_text(_page(name, [Image.open(path) for path in paths]))
+    return [*paths, page]
+
+
+def _truth(sample: Sample, key: str) -> Value:
+    """The exact value of a target: the sample's own, or derived from another of its values."""
+    modality = modalities.get(key)
+    return sample[modality.name] if modality.name in sample else modality.derive(sample[modality.source])
+
+
+def _page(name: str, images: list[Image.Image]) -> str:
+    titles = [
+        ("From one image", "Each column is predicted from the input alone, by one model. Below it, the exact label."),
+        ("From a caption", "Samples of images that fit the text on the left."),
+    ]
+    parts = []
+    for (title, text), image in zip(titles, images, strict=True):
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        parts.append(
+            f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
+            f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+        )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>open4m: {html.escape(name)}</title><style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;"
+        "max-width:80rem;padding:0 1rem;color:#1a1a24}img{max-width:100%;border:1px solid #ddd;border-radius:6px}"
+        f"</style><h1>open4m: the model {html.escape(name)!s}</h1>{''.join(parts)}</html>\n"
+    )

@@ -1,0 +1,204 @@
+"""The tokenizer of a dense modality: a VQ-VAE with a ViT encoder and a ViT or diffusion decoder (paper B.3, Table 3).
+Encoder and decoder of a single vector are MLPs (4M-21).
+
+    x ──encoder──▶ quant_proj ──▶ nearest code ──▶ post_quant_proj ──ViT──▶ reconstruction
+                                       └──codes, noise──▶ UNet, some times over ──▶ reconstruction
+
+A vector of C numbers is an image of one pixel, x (B, C, 1, 1). Its tokens are a row, one a codebook: (B, 1, codebooks).
+
+:class:`VQVAE` is what is trained, on batches of tensors. :class:`Tokenizer` is what is used and shared: it takes and
+gives values of its modality, and a folder holds all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from open4m import modalities
+from open4m.modalities.families import STANDARDIZED, TokenGrid
+from open4m.modalities.features import Vector
+from open4m.nn.mlp import MLPConfig
+from open4m.nn.unet import UNetConfig
+from open4m.nn.vit import ViTConfig
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.quantizers.base import QuantizerConfig
+from open4m.types import Open4MError, Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(QuantizerConfig):
+    """Everything about a tokenizer but its weights. :meth:`of` fills in what the modality knows.
+
+    A value is normalized as (x - mean) / std, one mean and std a channel or one for all. With ``standardize`` each is
+    standardized by itself before, as its modality says, and loses its units: so is what is decoded. A categorical
+    modality names its classes, and ``palette`` may give each a color; ``channels`` is then the width of the class
+    embedding that the encoder reads.
+    """
+
+    modality: str
+    image_size: int  # pixels; of a feature map: cells; of a vector: 1
+    patch_size: int = 16  # of a feature map and of a vector: 1
+    channels: int
+    encoder: ViTConfig | MLPConfig = ViTConfig()  # MLPs are for vectors
+    decoder: ViTConfig | UNetConfig | MLPConfig = ViTConfig()
+    diffusion: DiffusionConfig | None = None  # of a UNet decoder
+    frozen_encoder: bool = False  # train the decoder alone, on the tokens of a trained encoder
+    resolutions: tuple[int, ...] = ()  # of training batches: one is drawn each; (): image_size
+    loss: Literal["mse", "smooth_l1", "cosine", "cross_entropy"]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    standardize: bool = False
+    class_names: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()  # red, green, blue, 0 to 255, a class; (): no colors
+
+    def __post_init__(self) -> None:
+        where = f"tokenizer of {self.modality}"
+        for name in ("image_size", "patch_size", "channels", "codebook_size", "latent_dim"):
+            if getattr(self, name) < 1:
+                raise Open4MError(f"{where}: {name} is at least 1, got {getattr(self, name)}")
+        mlps = [isinstance(part, MLPConfig) for part in (self.encoder, self.decoder)]
+        if mlps[0] != mlps[1]:
+            raise Open4MError(
+                f"{where}: encoder and decoder of a vector are both MLPs, of all else neither is, got "
+                f"{type(self.encoder).__name__} and {type(self.decoder).__name__}"
+            )
+        if self.vector and (self.categorical or self.resolutions or (self.image_size, self.patch_size) != (1, 1)):
+            raise Open4MError(
+                f"{where}: MLPs are for single vectors that are no classes: image_size and patch_size are 1, without "
+                f"resolutions, got {self.image_size}, {self.patch_size}, {self.resolutions} and loss {self.loss!r}"
+            )
+        if self.codebooks != 1 and not self.vector:
+            raise Open4MError(f"{where}: codebooks is 1, several are for a single vector, got {self.codebooks}")
+        if self.image_size % self.patch_size:
+            raise Open4MError(
+                f"{where}: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        if wrong := [side for side in self.resolutions if side < 1 or side % self.patch_size]:
+            raise Open4MError(f"{where}: resolutions are multiples of patch_size {self.patch_size}, got {wrong}")
+        if isinstance(self.decoder, UNetConfig) != (self.diffusion is not None):
+            raise Open4MError(
+                f"{where}: a UNet decoder and diffusion go together, got decoder "
+                f"{type(self.decoder).__name__} and diffusion {self.diffusion}"
+            )
+        if self.diffusion and (self.categorical or self.patch_size % self.decoder.patch_size):
+            raise Open4MError(
+                f"{where}: a diffusion decoder is for values that are no classes, and its patch_size "
+                f"{self.decoder.patch_size} divides the tokens' {self.patch_size}"
+            )
+        if self.categorical != bool(self.class_names):
+            raise Open4MError(
+                f"{where}: class_names go with loss 'cross_entropy', got loss {self.loss!r} and "
+                f"{len(self.class_names)} class_names"
+            )
+        if self.palette and len(self.palette) != len(self.class_names):
+            raise Open4MError(
+                f"{where}: the palette has {len(self.palette)} colors for {len(self.class_names)} classes"
+            )
+        for i, color in enumerate(self.palette):
+            named = f"{where}: class {self.class_names[i]!r} has the color {color}"
+            if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+                raise Open4MError(f"{named}; red, green and blue are from 0 to 255")
+            if (first := self.palette.index(color)) < i:
+                raise Open4MError(f"{named} of {self.class_names[first]!r}; each class needs its own")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise Open4MError(
+                    f"{where}: {name} has 1 or {self.channels} (channels) values, got {len(getattr(self, name))}"
+                )
+        if min(self.std) <= 0:
+            raise Open4MError(f"{where}: std is above 0, got {min(self.std)}")
+
+    @property
+    def categorical(self) -> bool:
+        """Whether the values are class ids."""
+        return self.loss == "cross_entropy"
+
+    @property
+    def vector(self) -> bool:
+        """Whether a value is a single vector."""
+        return isinstance(self.encoder, MLPConfig)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens of an image: (h, w); of a vector: (1, codebooks)."""
+        side = self.image_size // self.patch_size
+        return (1, self.codebooks) if self.vector else (side, side)
+
+    @staticmethod
+    def of(modality: str, **fields: Any) -> TokenizerConfig:
+        """A configuration whose channels, loss, normalization and patch size are the modality's, unless given.
+
+        Of a vector, encoder and decoder are MLPs. Raises :class:`Open4MError` for what does not fit the modality.
+        """
+        grid = grid_modality(modality)
+        known: dict[str, Any] = {"loss": grid.loss, "mean": grid.mean, "std": grid.std}
+        if grid.channels:  # 0: the modality leaves it to its data
+            known["channels"] = grid.channels
+        if grid.feature_map:
+            known["patch_size"] = 1
+        if isinstance(grid, Vector):
+            known |= {"image_size": 1, "patch_size": 1, "encoder": MLPConfig(), "decoder": MLPConfig()}
+        missing = {"image_size", "codebook_size", "channels"} - {*known, *fields}
+        if missing:
+            raise Open4MError(f"tokenizer of {modality}: give {', '.join(sorted(missing))}")
+        config = TokenizerConfig(modality=modality, **{**known, **fields})
+        check_networks(config, grid)
+        return config
+
+
+def grid_modality(name: str) -> TokenGrid:
+    """The modality of a name, which must be a token grid."""
+    modality = modalities.get(name)
+    if not isinstance(modality, TokenGrid):
+        raise Open4MError(f"{name}: only grids have a VQ-VAE tokenizer, this modality is a {type(modality).__name__}")
+    return modality
+
+
+def tensor_of(value: Value, config: TokenizerConfig) -> np.ndarray:
+    """What the network of a tokenizer reads of a value in its modality's own form: :meth:`TokenGrid.tensor`.
+
+    Raises :class:`Open4MError` for a class that the tokenizer does not know.
+    """
+    modality = grid_modality(config.modality)
+    tensor = modality.tensor(modality.to_form(value, STANDARDIZED) if config.standardize else value)
+    if config.categorical and tensor.max() >= len(config.class_names):
+        raise modality.error(
+            f"class id {tensor.max()}, but the tokenizer knows {len(config.class_names)} classes, from 0; name all of "
+            "them, and map ids that mean no class to one of their own"
+        )
+    return tensor
+
+
+def check_networks(config: TokenizerConfig, modality: TokenGrid) -> None:
+    """Raise unless vectors are tokenized by MLPs, all else by other networks, and channels are the modality's."""
+    if modality.channels and not config.categorical and config.channels != modality.channels:
+        raise Open4MError(
+            f"tokenizer of {config.modality}: values have {modality.channels} channels, the tokenizer reads "
+            f"{config.channels}: is it of another modality?"
+        )
+    if config.vector != isinstance(modality, Vector):
+        fitting = "single vectors, encoded by an" if isinstance(modality, Vector) else "no single vectors, but by no"
+        raise Open4MError(
+            f"tokenizer of {config.modality}: values of this modality are {fitting} MLPConfig, got "
+            f"encoder {type(config.encoder).__name__}"
+        )
+
+
+MAKES_TOKENS = (
+    "modality",
+    "patch_size",
+    "channels",
+    "encoder",
+    "quantizer",
+    "codebook_size",
+    "codebooks",
+    "latent_dim",
+    "class_names",
+    "mean",
+    "std",
+    "standardize",
+)
+"""The fields of :class:`TokenizerConfig` that decide which tokens a value has, but for its size."""

@@ -1,0 +1,223 @@
+"""The networks of a tokenizer: encoder, quantizer, decoder, and their losses (paper B.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from open4m.nn.mlp import BottleneckMLP
+from open4m.nn.unet import PatchedUNet, UNetConfig
+from open4m.nn.vit import ViTDecoder, ViTEncoder
+from open4m.tokenizers import diffusion
+from open4m.tokenizers.config import MAKES_TOKENS, TokenizerConfig
+from open4m.tokenizers.diffusion import Solver
+from open4m.tokenizers.quantizers import make_quantizer
+from open4m.tokenizers.quantizers.base import code_usage
+from open4m.types import Open4MError
+
+DECODER = ("decoder.", "post_quant_proj.")  # what the weights' names begin with that make values of tokens
+
+
+class VQOutput(NamedTuple):
+    """``reconstruction`` (B, C, H, W): normalized values, or class logits; of a diffusion decoder, what it makes of one
+    noised image; ``ids`` (B, h, w); ``commitment`` scalar."""
+
+    reconstruction: torch.Tensor
+    ids: torch.Tensor
+    commitment: torch.Tensor
+
+
+class VQVAE(nn.Module):
+    """The network. It reads what :func:`tensor_of` gives: x (B, C, H, W) float, or (B, H, W) int64 class ids.
+
+    ``generator`` draws the initial weights; after that nothing is random but the restarts of stale codes and, for a
+    diffusion decoder, noise and its strength.
+    """
+
+    def __init__(self, config: TokenizerConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        outputs = len(config.class_names) if config.categorical else config.channels
+        with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made; the caller sees none of it
+            if config.categorical:
+                self.cls_emb = nn.Embedding(outputs, config.channels)
+            if config.vector:
+                self.encoder = BottleneckMLP(config.encoder, config.channels, config.encoder.width)
+            else:
+                self.encoder = ViTEncoder(config.encoder, config.channels, config.patch_size)
+            self.quant_proj = nn.Conv2d(config.encoder.width, config.latent_dim, 1)
+            if isinstance(config.decoder, UNetConfig):
+                scale = config.patch_size // config.decoder.patch_size
+                self.decoder = PatchedUNet(config.decoder, outputs, config.latent_dim, scale)
+            else:
+                self.post_quant_proj = nn.Conv2d(config.latent_dim, config.decoder.width, 1)
+                if config.vector:
+                    self.decoder = BottleneckMLP(config.decoder, config.decoder.width, outputs)
+                else:
+                    self.decoder = ViTDecoder(config.decoder, outputs, config.patch_size)
+        self.quantizer = make_quantizer(config, generator)
+        self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
+        self._alphas = torch.empty(0)  # of the noise's strengths, once they are needed
+        self._initialize(generator)
+        if config.frozen_encoder:
+            for module in self._encoding():
+                module.requires_grad_(False)
+
+    def _encoding(self) -> list[nn.Module]:
+        """What makes tokens."""
+        return [self.encoder, self.quant_proj, self.quantizer, *([self.cls_emb] if self.config.categorical else [])]
+
+    def train(self, mode: bool = True) -> VQVAE:
+        """Training mode or not; what is frozen stays out of it."""
+        super().train(mode)
+        if self.config.frozen_encoder:
+            for module in self._encoding():
+                module.eval()
+        return self
+
+    @torch.no_grad()
+    def _initialize(self, generator: torch.Generator | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=1.0, generator=generator)  # the scale of normalized pixels
+        if isinstance(self.decoder, PatchedUNet):
+            self.decoder.initialize(generator)
+        else:  # Codes have unit length: with unit weights the decoder sees them as loud as the positions beside them.
+            nn.init.trunc_normal_(self.post_quant_proj.weight, std=1.0, generator=generator)
+
+    @torch.no_grad()
+    def adopt(self, other: VQVAE) -> None:
+        """Take the weights of a trained tokenizer: all that makes tokens, and the decoder if it is of the same kind.
+
+        Raises :class:`Open4MError` if what makes tokens is not the same, or reads other values.
+        """
+        for name in MAKES_TOKENS:
+            if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
+                raise Open4MError(f"the tokenizer to start from differs: {name} is {was}, not {now}")
+        keeps_decoder = other.config.decoder == self.config.decoder
+        mine, theirs = self.state_dict(), other.state_dict()
+        for name, weight in mine.items():
+            if keeps_decoder or not name.startswith(DECODER):
+                weight.copy_(theirs[name])
+        self.quantizer.reset_statistics()
+
+    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> VQOutput:
+        """Encodes, quantizes and reconstructs x; in training mode the codebook moves.
+
+        ``generator`` draws restarts of codes, noise and timesteps.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_encoder):
+            codes, ids, commitment = self.quantizer(self._latents(x), generator)
+        if self.config.diffusion is None:
+            return VQOutput(self._reconstruct(codes), ids, commitment)
+        if not len(self._alphas):
+            self._alphas = diffusion.alphas_cumprod(self.config.diffusion)
+        self._alphas = self._alphas.to(x.device)
+        clean = self._normalized(x)
+        noise = torch.randn(clean.shape, generator=generator, device=x.device)
+        timesteps = diffusion.draw_steps(self.config.diffusion, len(x), generator, x.device)
+        noised = diffusion.add_noise(clean, noise, self._alphas[timesteps])
+        return VQOutput(self.decoder(noised, timesteps, codes), ids, commitment)
+
+    def loss(self, x: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, dict[str, float]]:
+        """Reconstruction plus commitment loss, float32 whatever the autocast state, and what to log.
+
+        Logged: ``reconstruction`` (on normalized values), ``commitment``, the batch's ``code_usage`` and ``perplexity``
+        (:func:`~open4m.tokenizers.quantizer.code_usage`), and ``restarted_codes`` since the beginning.
+        """
+        output = self(x, generator)
+        with torch.autocast(x.device.type, enabled=False):
+            reconstruction = self._error(output.reconstruction.float(), x)
+            total = reconstruction + output.commitment
+            usage, perplexity = code_usage(output.ids, self.config.codebook_size, self.config.codebooks)
+        logged = torch.stack([reconstruction.detach(), output.commitment.detach(), usage, perplexity]).tolist()
+        values = dict(zip(("reconstruction", "commitment", "code_usage", "perplexity"), logged, strict=True))
+        return total, {**values, "restarted_codes": float(self.quantizer.restarts().total)}
+
+    @torch.no_grad()
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, h, w) int64 of x."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.quantizer.lookup(self._latents(x))
+
+    @torch.no_grad()
+    def decode(
+        self, ids: torch.Tensor, seeds: Sequence[int] = (), solver: Solver | None = None, steps: int | None = None
+    ) -> torch.Tensor:
+        """What tokens (B, h, w) stand for: (B, C, H, W) float32, not normalized, or (B, H, W) int64 class ids.
+
+        A diffusion decoder starts each image from the noise of its own one of ``seeds`` (B,), by default 0, and uses
+        the configured solver and steps unless told others; a ViT decoder needs none of them.
+        """
+        with torch.autocast(ids.device.type, enabled=False):
+            codes = self.quantizer.codes(ids)
+            if self.config.diffusion is None:
+                reconstruction = self._reconstruct(codes)
+            else:
+                side = [n * self.config.patch_size for n in ids.shape[1:]]
+                generators = [torch.Generator().manual_seed(seed) for seed in seeds or [0] * len(ids)]
+                noise = torch.stack([torch.randn(self.config.channels, *side, generator=g) for g in generators])
+                reconstruction = diffusion.sample(
+                    lambda noised, timesteps: self.decoder(noised, timesteps, codes),
+                    noise.to(ids.device),
+                    self.config.diffusion,
+                    solver,
+                    steps,
+                    generators,
+                )
+        if self.config.categorical:
+            return reconstruction.argmax(1)
+        return reconstruction * self.std + self.mean
+
+    def _latents(self, x: torch.Tensor) -> torch.Tensor:
+        """What is quantized: (B, latent_dim, h, w)."""
+        return self.quant_proj(self.encoder(self._normalized(x)))
+
+    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
+        if self.config.categorical:
+            return self.cls_emb(x).movedim(-1, 1)
+        return (x - self.mean) / self.std
+
+    def _reconstruct(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.post_quant_proj(codes))
+
+    def _error(self, reconstruction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        if self.config.loss == "cross_entropy":
+            return F.cross_entropy(reconstruction, x)
+        target = self._normalized(x)
+        if self.config.loss == "cosine":
+            return 1 - F.cosine_similarity(reconstruction, target).mean()
+        distance = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.loss]
+        return distance(reconstruction, target)
+
+
+def weights_of(model: VQVAE) -> dict[str, torch.Tensor]:
+    """The model's tensors but for the statistics that only training needs."""
+    statistics = {f"quantizer.{name}" for name in model.quantizer.STATISTICS}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in statistics}
+
+
+PUBLISHED = (("attn.", "attention."), ("mlp.fc1.", "mlp.up."), ("mlp.fc2.", "mlp.down."))
+"""Parts of weights' names in the authors' public tokenizers, which tokenizers of format 1 have too, and here."""
+
+
+def own_name(name: str) -> str:
+    """The name of a weight here, from its public one."""
+    for theirs, ours in PUBLISHED:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def published_name(name: str) -> str:
+    """The public name of a weight, from that here."""
+    for theirs, ours in PUBLISHED:
+        name = name.replace(ours, theirs)
+    return name

@@ -1,0 +1,30 @@
+"""Quantizers: vectors become ids of codes, and back (paper B.3). One file per kind."""
+
+from __future__ import annotations
+
+import torch
+
+from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig
+from open4m.tokenizers.quantizers.lattice import FiniteScalarQuantizer, LookupFreeQuantizer
+from open4m.tokenizers.quantizers.product import ProductQuantizer
+from open4m.tokenizers.quantizers.simvq import SimVectorQuantizer
+from open4m.tokenizers.quantizers.vq import VectorQuantizer
+from open4m.types import Open4MError
+
+KINDS: dict[str, type[Quantizer]] = {
+    "vq": VectorQuantizer,
+    "fsq": FiniteScalarQuantizer,
+    "lfq": LookupFreeQuantizer,
+    "simvq": SimVectorQuantizer,
+}
+
+
+def make_quantizer(config: QuantizerConfig, generator: torch.Generator | None = None) -> Quantizer:
+    """The quantizer of the kind that ``config`` names; ``generator`` draws its initial weights."""
+    if config.quantizer not in KINDS:
+        raise Open4MError(f"quantizer is one of {', '.join(KINDS)}, got {config.quantizer!r}")
+    if config.codebooks < 1:
+        raise Open4MError(f"codebooks is at least 1, got {config.codebooks}")
+    if config.codebooks > 1:
+        return ProductQuantizer(config, generator, make_quantizer)
+    return KINDS[config.quantizer](config, generator)

@@ -1,0 +1,75 @@
+"""Product quantization: several codebooks share one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from open4m.tokenizers.quantizers.base import Quantized, Quantizer, QuantizerConfig, Restarts
+from open4m.types import Open4MError
+
+
+# ---- several codebooks
+class ProductQuantizer(Quantizer):
+    """Product quantization (https://ieeexplore.ieee.org/document/5432202) of one vector a sample.
+
+    x (B, D, 1, 1) is split into ``codebooks`` parts of D / codebooks channels. Each part has a quantizer of its own,
+    ``parts.N``, and becomes one token of a grid: ids (B, 1, codebooks), each from 0 to codebook_size - 1.
+    """
+
+    ROTATES = True  # if its parts do
+
+    def __init__(
+        self,
+        config: QuantizerConfig,
+        generator: torch.Generator | None,
+        make_part: Callable[[QuantizerConfig, torch.Generator | None], Quantizer],
+    ) -> None:
+        super().__init__(config, generator)
+        if config.latent_dim % config.codebooks:
+            raise Open4MError(f"latent_dim {config.latent_dim} is not a multiple of codebooks {config.codebooks}")
+        part = replace(config, codebooks=1, latent_dim=config.latent_dim // config.codebooks)
+        self.parts = nn.ModuleList(make_part(part, generator) for _ in range(config.codebooks))
+        self.STATISTICS = tuple(f"parts.{i}.{name}" for i, p in enumerate(self.parts) for name in p.STATISTICS)
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """The parts' codebooks (codebooks, V, d)."""
+        return torch.stack([part.codebook for part in self.parts])
+
+    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantizes x (B, D, 1, 1); the commitment is the parts' mean."""
+        parts = [part(piece, generator) for part, piece in zip(self.parts, self._split(x), strict=True)]
+        codes, ids, commitments = zip(*parts, strict=True)
+        return Quantized(torch.cat(codes, 1), torch.cat(ids, -1), torch.stack(commitments).mean())
+
+    def lookup(self, x: torch.Tensor) -> torch.Tensor:
+        """The ids (B, 1, codebooks) int64 of x (B, D, 1, 1)."""
+        pieces = zip(self.parts, self._split(x), strict=True)
+        return torch.cat([part.lookup(piece) for part, piece in pieces], -1)
+
+    def codes(self, ids: torch.Tensor) -> torch.Tensor:
+        """The codes (B, D, 1, 1) float32 of ids (B, 1, codebooks)."""
+        if ids.ndim != 3 or ids.shape[1:] != (1, len(self.parts)):
+            raise Open4MError(f"expected ids (B, 1, {len(self.parts)}), one a codebook, got {tuple(ids.shape)}")
+        columns = zip(self.parts, ids.split(1, -1), strict=True)
+        return torch.cat([part.codes(column) for part, column in columns], 1)
+
+    def restarts(self) -> Restarts:
+        each = [part.restarts() for part in self.parts]
+        return Restarts(sum(r.last for r in each), sum(r.total for r in each))
+
+    def reset_statistics(self) -> None:
+        for part in self.parts:
+            part.reset_statistics()
+
+    def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if x.shape[1:] != (self.config.latent_dim, 1, 1):
+            raise Open4MError(
+                f"several codebooks quantize one vector a sample, (B, {self.config.latent_dim}, 1, 1), "
+                f"got {tuple(x.shape)}"
+            )
+        return x.chunk(len(self.parts), 1)

@@ -1,0 +1,1 @@
+"""Whole trainings, from data on disk to a model directory."""

@@ -1,0 +1,143 @@
+"""Training the tokenizer of a dense modality on labelled data: ``open4m train tokenizer-rgb --data FOLDER``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from open4m import files, modalities
+from open4m.datasets.classes import Classes
+from open4m.modalities.features import Vector
+from open4m.nn.mlp import MLPConfig
+from open4m.nn.unet import UNetConfig
+from open4m.nn.vit import ViTConfig
+from open4m.store.shards import RawDataset
+from open4m.tokenizers.config import TokenizerConfig, grid_modality
+from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.quantizers.base import QuantizerConfig
+from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.train.loop import TrainConfig, claim, train
+from open4m.train.recipes import tokenizer
+from open4m.train.tasks.tokenizer import TokenizerTask
+from open4m.types import Open4MError
+
+NO_CLASSES = Classes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerStage:
+    """One training, from what the stage before it left. The fields are those of ``TokenizerConfig``."""
+
+    decoder: ViTConfig | UNetConfig | MLPConfig
+    train: TrainConfig
+    diffusion: DiffusionConfig | None = None
+    frozen_encoder: bool = False
+    continuous_steps: int = 0
+    resolutions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRun(QuantizerConfig):
+    """A tokenizer and its training. Feature maps and vectors have a size of their own, whatever ``image_size``.
+
+    ``continuous_steps`` are those of each stage.
+    """
+
+    modality: str
+    encoder: ViTConfig | MLPConfig
+    stages: tuple[TokenizerStage, ...]
+    image_size: int = 224  # pixels
+    patch_size: int = 16  # pixels
+    standardize: bool = False  # each value by itself, which loses its units: depth without a scale
+    start: str | None = None  # the folder of a trained tokenizer that the first stage starts from
+    continues: bool = False  # ``start`` has to be given
+
+
+def fit_tokenizer(
+    config: TokenizerRun,
+    data: Path,
+    directory: Path,
+    classes: Classes = NO_CLASSES,
+    device: str = "cpu",
+    large: Path | None = None,
+) -> None:
+    """Train a tokenizer in ``directory``, stage by stage; it is in ``model/`` when done. Resumes what is there.
+
+    ``data``: a folder with the raw shards ``train`` and ``validation``. ``large``: another one, of larger values, for
+    the stages of several resolutions. ``classes``: of a categorical modality. Raises :class:`Open4MError` if the data,
+    the classes, or what a stage starts from do not fit.
+    """
+    name, modality = config.modality, grid_modality(config.modality)
+    if modality.categorical != bool(classes.names):
+        raise Open4MError(
+            f"{name}: its tokenizer needs the names of the classes"
+            if modality.categorical
+            else f"{name}: has no classes, leave their names out"
+        )
+    if config.continues and config.start is None:
+        raise Open4MError(f"{name}: this training continues that of a tokenizer: start=FOLDER")
+    training, validation = (RawDataset(data / split, [name]) for split in ("train", "validation"))
+    fine = RawDataset(large / "train", [name]) if large else training
+    trained = Tokenizer.load(config.start, device) if config.start else None
+    known = _fields(config, training, classes, trained)
+    stages = [
+        TokenizerConfig.of(
+            name,
+            decoder=stage.decoder,
+            diffusion=stage.diffusion,
+            frozen_encoder=stage.frozen_encoder,
+            resolutions=stage.resolutions,
+            **{**known, "continuous_steps": stage.continuous_steps},
+        )
+        for stage in config.stages
+    ]
+    claim(directory, {"tokenizer": config, "classes": classes})
+    if (directory / "model").exists():
+        return
+    for number, (stage, task_config) in enumerate(zip(config.stages, stages, strict=True), 1):
+        run = directory / f"stage-{number}"
+        if not (run / "model").exists():
+            task = TokenizerTask(
+                task_config,
+                fine if stage.resolutions else training,
+                validation,
+                batch_size=stage.train.batch_size,
+                seed=stage.train.seed,
+                device=device,
+                start=trained,
+            )
+            train(task, stage.train, run, task_config=task_config)
+        trained = Tokenizer.load(run / "model", device)
+    files.write_folder(directory / "model", trained.save)
+
+
+def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, trained: Tokenizer | None) -> dict[str, Any]:
+    """The fields of ``TokenizerConfig`` that all stages share: the run's own, and what the data tell."""
+    modality = grid_modality(config.modality)
+    known = {f.name: getattr(config, f.name) for f in fields(QuantizerConfig)}
+    known |= {"encoder": config.encoder, "image_size": config.image_size, "patch_size": config.patch_size}
+    if config.standardize:
+        known["standardize"] = True
+    elif modality.normalization == "fit":
+        known["mean"], known["std"] = tokenizer.statistics(training, config.modality)
+    if modality.categorical:
+        known |= {"class_names": classes.names, "palette": classes.palette}
+    if modality.feature_map:
+        height, _, channels = training[0][config.modality].shape
+        known |= {"image_size": height, "channels": channels, "patch_size": 1}
+    if isinstance(modality, Vector):
+        known |= {"image_size": 1, "channels": len(training[0][config.modality]), "patch_size": 1}
+    if trained is not None:  # what it was normalized by stays
+        known |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
+    return known
+
+
+def statistics(raw: RawDataset, name: str, limit: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel of a grid modality, over ``limit`` samples spread over the data."""
+    chosen = np.linspace(0, len(raw) - 1, min(limit, len(raw))).astype(int)
+    tensors = [modalities.get(name).tensor(raw[int(i)][name]) for i in chosen]
+    flat = np.concatenate([t.reshape(t.shape[0], -1) for t in tensors], 1).astype(np.float64)  # (C, pixels)
+    return tuple(flat.mean(1).tolist()), tuple(np.maximum(flat.std(1), 1e-6).tolist())

@@ -1,0 +1,112 @@
+"""The commands that the documentation shows work: they are taken from the pages and run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"<!-- test: (\w+) -->\n```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(page: str, kind: str) -> list[tuple[str, str]]:
+    """(language, code) of the page's code blocks that are marked with a kind."""
+    return [(language, code) for mark, language, code in BLOCK.findall((ROOT / page).read_text()) if mark == kind]
+
+
+def run(command: list[str], folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment}, timeout=900
+    )
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def commands(page: str, kind: str) -> list[tuple[dict[str, str], list[str]]]:
+    """(environment, arguments after the program's name) of each line of the shell blocks."""
+    found = []
+    for language, code in blocks(page, kind):
+        for line in code.splitlines() if language == "bash" else ():
+            words = shlex.split(line, comments=True)
+            environment = dict(word.split("=", 1) for word in words if re.match(r"[A-Z0-9_]+=", word))
+            program, *arguments = words[len(environment) :]
+            assert program == ".venv/bin/open4m"
+            found.append((environment, arguments))
+    return found
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder that looks like the root of a clone to the commands."""
+    for name in ("docs", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    code = re.search(r"## Two commands\n\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    targets = [line.split()[1] for line in code.splitlines()]
+    assert targets == ["demo", "test"]
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+@pytest.mark.parametrize(("environment", "arguments"), commands("README.md", "run"))
+def test_a_command_of_the_readme_runs(environment, arguments, clone):
+    run([sys.executable, "-m", "open4m", *arguments], clone, **environment)
+
+
+@pytest.mark.parametrize(("environment", "arguments"), commands("README.md", "print"))
+def test_a_long_command_of_the_readme_parses(environment, arguments, clone):
+    run([sys.executable, "-m", "open4m", *arguments, "--print-config"], clone, **environment)
+
+
+def test_the_python_of_the_readme_runs(clone):
+    code = "".join(code for language, code in blocks("README.md", "run") if language == "python")
+    assert "from_pretrained" in code
+    run([sys.executable, "-c", code], clone)
+    assert (clone / "depth.png").stat().st_size > 0
+
+
+def test_the_new_modality_of_the_documentation_trains(clone):
+    ((environment, arguments),) = commands("docs/new_modality.md", "edges")
+    run([sys.executable, "-m", "open4m", *arguments], clone, **environment)
+    words = "generate --model runs/edges/model --input docs/images/scene.png --to edges"
+    assert "edges:" in run([sys.executable, "-m", "open4m", *words.split()], clone, **environment)
+    run([sys.executable, "-m", "open4m", "demo", "--model", "runs/edges/model"], clone, **environment)
+    assert (clone / "demo" / "grid.png").exists()
+
+
+def test_the_shown_table_is_the_measured_one():
+    results = re.compile(r"<!-- results -->\n(.*?)\n<!-- /results -->", re.DOTALL)
+    readme = results.search((ROOT / "README.md").read_text())[1].strip()
+    assert readme.count("\n") > 8
+    assert readme in (ROOT / "src/open4m/pretrained/scenes/README.md").read_text()
+
+
+def test_help_is_instant():
+    import time
+
+    start = time.perf_counter()
+    run([sys.executable, "-m", "open4m", "--help"], ROOT)
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    run([sys.executable, "-c", "pass"], ROOT)
+    assert first - (time.perf_counter() - start) < 0.5
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+    missing = [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def test_every_picture_of_the_tokenizers_page_is_shown():
+    folder, page = ROOT / "docs/images/tokenizers", (ROOT / "docs/tokenizers.md").read_text()
+    assert {path.name for path in folder.iterdir()} == set(re.findall(r"images/tokenizers/([\w-]+\.png)", page))
+    assert all(path.stat().st_size < 400_000 for path in folder.iterdir())

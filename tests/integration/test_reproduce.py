@@ -1,0 +1,161 @@
+"""The whole line from nothing at the debug size, through the command line, as a user runs it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from open4m import weights
+from open4m.cli.main import main
+from open4m.datasets.scenes import Scenes
+from open4m.hub import locate
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("line") / "debug"
+    assert main(["reproduce", "debug", "--out", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(Scenes("test").samples([0])[0]["rgb"]).resize((200, 150)).save(path)
+    return path
+
+
+def test_the_line_leaves_a_complete_model_directory(run):
+    files = {str(path.relative_to(run / "model")) for path in (run / "model").rglob("*") if path.is_file()}
+    assert {"config.json", "model.safetensors", "README.md", "clip/model.safetensors"} <= files
+    assert {f"tokenizers/{name}/model.safetensors" for name in ("rgb", "depth", "normals", "semseg", "clip")} <= files
+
+
+def test_the_line_measures_every_task_beside_its_bounds(run):
+    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    metrics = {row["metric"] for row in rows}
+    assert {
+        "abs_rel",
+        "standardized_l1",
+        "mean_angle",
+        "miou",
+        "ap",
+        "ap50",
+        "clip_score",
+        "frechet_distance",
+    } <= metrics
+    assert all(np.isfinite([row["model"], row["upper_bound"], row["trivial"]]).all() for row in rows)
+
+
+def test_the_model_card_states_what_the_model_is_and_how_good(run):
+    card = (run / "model" / "README.md").read_text()  # open4m.evaluate.card
+    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    assert all(heading in card for heading in ("## Data", "## Training", "## Measured", "## Limits"))
+    assert all(row["task"] in card for row in rows)
+    assert "| caption | sequence |" in card
+    assert "{" not in card  # nothing of the template is left open
+
+
+def test_every_training_left_its_metrics_and_pictures(run):
+    for name in ("4m", "clip", "tokenizers/rgb/stage-1", "tokenizers/rgb/stage-2"):
+        lines = [json.loads(line) for line in (run / name / "metrics.jsonl").read_text().splitlines()]
+        assert any("loss" in line for line in lines)
+        assert any(key.startswith("validation/") for line in lines for key in line)
+        assert list((run / name / "pictures").glob("*.png"))
+
+
+def test_running_the_line_again_changes_nothing(run):
+    before = {p: p.stat().st_mtime_ns for p in (run / "model").rglob("*.safetensors")}
+    assert main(["train", "debug", "--out", str(run)]) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (run / "model").rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    "change", ["pretrain.train.seed=1", "data.seed=1", "text_vocab=4700", "tokenizers.rgb.codebook_size=32"]
+)
+def test_another_configuration_in_the_same_directory_is_refused(run, change, capsys):
+    assert main(["train", "debug", "--out", str(run), change]) == 2
+    assert f"{change.split('=')[0]}: " in capsys.readouterr().err
+
+
+def test_settings_that_change_no_result_do_not_matter(run):
+    assert main(["train", "debug", "pretrain.train.log_every=7", "processes=1", "--out", str(run)]) == 0
+
+
+def test_generate_writes_values_and_pictures(run, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    targets = ["depth", "normals", "semseg", "clip", "boxes", "caption"]
+    assert (
+        main(["generate", "--model", str(run / "model"), "--input", str(photo), "--to", *targets, "--out", str(out)])
+        == 0
+    )
+    assert all(f"{target}:" in capsys.readouterr().out or True for target in targets)
+    assert {f"{t}_view.png" for t in targets} <= {path.name for path in out.iterdir()}
+    depth = np.load(out / "depth.depth.npy")
+    assert depth.shape == (64, 64)
+    assert np.isfinite(depth).all()
+
+
+def test_generate_from_a_caption_follows_the_seed(run, tmp_path):
+    def image(seed):
+        out = tmp_path / str(seed)
+        arguments = [
+            "--caption",
+            "a red cone",
+            "--to",
+            "rgb",
+            "--seed",
+            str(seed),
+            "--guidance",
+            "2",
+            "--out",
+            str(out),
+        ]
+        assert main(["generate", "--model", str(run / "model"), *arguments]) == 0
+        return (out / "rgb.png").read_bytes()
+
+    first = image(1)
+    assert first == image(1)
+    assert first != image(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "depht"], "did you mean depth?"),
+        (["--to", "depth"], "nothing to condition on"),
+        (["--to", "depth", "--input", "missing.png"], "missing.png: cannot be read"),
+        (["--to", "depth", "--input", __file__], "not a readable image"),
+        (
+            ["--to", "depth", "--input", "PHOTO", "--model", "nowhere"],
+            "nowhere: neither a directory",
+        ),
+        (["--to", "depth", "--input", "PHOTO", "--model", "."], "not a model directory"),
+        (["--to", "rgb_pixels", "--input", "PHOTO", "--model", "MODEL"], "this model was not trained to predict it"),
+        (["--to", "depth", "--input", "PHOTO", "--model", "MODEL", "--steps", "0"], "steps must be"),
+        (["--to", "depth", "--input", "PHOTO", "--model", "MODEL", "--guidance", "nan"], "guidance must be finite"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, photo, arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    places = {"PHOTO": str(photo), "MODEL": str(run / "model")}
+    assert main(["generate", *(places.get(a, a) for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_demo_draws_the_grid_and_the_page(run, tmp_path):
+    assert main(["demo", "--model", str(run / "model"), "--out", str(tmp_path / "demo")]) == 0
+    with Image.open(tmp_path / "demo" / "grid.png") as image:
+        assert image.width > 7 * 168
+    assert "data:image/png;base64," in (tmp_path / "demo" / "index.html").read_text()
+
+
+def test_shipped_weights_fit_their_budget():
+    folder = locate.resolve("scenes")
+    total = sum(path.stat().st_size for path in locate.SHIPPED.rglob("*") if path.is_file())
+    assert total < 48e6
+    assert (folder / weights.CARD).is_file()

@@ -1,0 +1,431 @@
+"""Pre-training on a token store that someone else made, by the command line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from open4m import FourM
+from open4m.cli.main import main
+from open4m.configs import fourm
+from open4m.data import render, tokenize
+from open4m.masking.config import MaskingConfig
+from open4m.model.config import Direction, FourMConfig, ModalitySpec
+from open4m.nn.blocks import DecoderBlock, EncoderBlock
+from open4m.nn.mlp import MLPConfig
+from open4m.nn.vit import ViTConfig
+from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
+from open4m.tokenizers.config import TokenizerConfig
+from open4m.tokenizers.network import VQVAE
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.tokenizer import Tokenizer
+
+CONFIG = """
+from open4m.config import Duration
+from open4m.configs.fourm import any_to_any
+from open4m.masking import MaskingConfig
+from open4m.model.config import SIZES
+from open4m.train.recipes.pretrain import PretrainConfig
+from open4m.train.loop import TrainConfig
+
+KEYS = ("rgb_pixels", "rgb", "caption")
+
+def config():
+    return PretrainConfig(
+        modalities=KEYS, architecture=SIZES["debug"], image_size=32, patch_size=8,
+        masking=MaskingConfig(input_budget=12, target_budget=10, strategies=(any_to_any("all", KEYS, KEYS),)),
+        train=TrainConfig(length=Duration.parse("4 steps"), batch_size=4, precision="fp32", workers=0, log_every=1),
+    )
+"""
+
+
+class Noise:
+    def samples(self, indices):
+        generators = [np.random.default_rng(i) for i in indices]
+        return [{"rgb": g.integers(0, 256, (32, 32, 3), dtype=np.uint8), "caption": "a cube"} for g in generators]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pretrain")
+    vit = ViTConfig(width=16, depth=1, heads=1)
+    tokenizer_config = TokenizerConfig.of(
+        "rgb", image_size=32, patch_size=8, codebook_size=12, encoder=vit, decoder=vit
+    )
+    grid = Tokenizer(VQVAE(tokenizer_config, torch.Generator().manual_seed(0)))
+    text = TextTokenizer.fit(["a cube"], ["cube"], vocab_size=4500, sentinels=8)
+    grid.save(root / "tokenizers" / "rgb")
+    text.save(root / "tokenizers" / "text")
+    for split in ("train", "validation"):
+        render.render(Noise(), root / "raw" / split, ["rgb", "caption"], 12)
+        for name, tokenizer in (("rgb", grid), ("caption", text), ("rgb_pixels", None)):
+            tokenize.tokenize(
+                root / "raw" / split, root / "tokens" / split, name, tokenizer, image_size=32, max_length=8
+            )
+    (root / "config.py").write_text(CONFIG)
+    return root
+
+
+def run(folder, out, *overrides):
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(folder / "tokenizers"), "--out", str(out)]
+    return main(["train", str(folder / "config.py"), *overrides, *options, "--device", "cpu"])
+
+
+def losses(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_a_token_store_becomes_a_model_that_generates(folder, tmp_path):
+    assert run(folder, tmp_path / "run") == 0
+    model = FourM.from_pretrained(tmp_path / "run" / "model")
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    result = model.generate({"rgb": image}, ["caption"], seed=1)
+    assert isinstance(result["caption"], str)
+
+
+def test_every_option_changes_the_training(folder, tmp_path):
+    assert run(folder, tmp_path / "plain") == 0
+    plain = losses(tmp_path / "plain")
+    options = {
+        "loss": ["loss=per_token"],
+        "repeats": ["repeats=3"],
+        "norm": ["architecture.qk_norm=true"],
+        "start": [f"start={tmp_path / 'plain' / 'model'}"],
+    }
+    for name, overrides in options.items():
+        assert run(folder, tmp_path / name, *overrides) == 0
+        assert losses(tmp_path / name) != plain
+    assert losses(tmp_path / "start")[0] < plain[0]
+
+
+def test_stochastic_depth_changes_the_training_and_depends_on_the_step_alone(folder, tmp_path):
+    for name, rate in (("none", 0.0), ("half", 0.5), ("again", 0.5)):
+        options = ["architecture.decoder_depth=2", f"architecture.drop_path={rate}"]
+        assert run(folder, tmp_path / name, *options) == 0
+    assert losses(tmp_path / "half") != losses(tmp_path / "none")
+    assert losses(tmp_path / "half") == losses(tmp_path / "again")
+
+
+def test_recomputing_runs_each_block_twice_a_step_and_changes_no_loss(folder, tmp_path, monkeypatch):
+    entered = []
+    for block in (EncoderBlock, DecoderBlock):
+
+        def forward(self, *args, original=block.forward, **options):
+            entered.append(torch.is_grad_enabled())  # which it is not in validation and generation
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(block, "forward", forward)
+    counts = {}
+    for name, recompute in (("kept", "false"), ("recomputed", "true")):
+        entered.clear()
+        assert run(folder, tmp_path / name, f"train.recompute={recompute}", "train.smoke_test=false") == 0
+        counts[name] = sum(entered)
+    assert counts == {"kept": 4 * 2, "recomputed": 2 * 4 * 2}  # four steps of one block on either side
+    assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
+
+
+def test_vectors_of_a_text_encoder_are_pre_trained_on(folder, tmp_path):
+    """They are read, and what they hold reaches the loss."""
+    header, curves = TokenHeader(kind="vectors", tokenizer="t5", channels=5, max_length=6), []
+    for scale in (1.0, 2.0):
+        root = tmp_path / str(scale)
+        (root / "tokens").mkdir(parents=True)
+        for split in ("train", "validation"):
+            shutil.copytree(folder / "tokens" / split / "rgb", root / "tokens" / split / "rgb")
+            rng, store = np.random.default_rng(0), TokenStore(root / "tokens" / split, ["rgb"])
+            vectors = [scale * rng.standard_normal((row % 7, 5)) for row in range(len(store))]
+            keys = store.keys(np.arange(len(store)))
+            write_token_shard(root / "tokens" / split, "t5_caption", 0, keys, vectors, header=header)
+        (root / "tokenizers").symlink_to(folder / "tokenizers")
+        (root / "config.py").write_text(CONFIG.replace('("rgb_pixels", "rgb", "caption")', '("t5_caption", "rgb")'))
+        assert run(root, root / "run") == 0
+        curves.append(losses(root / "run"))
+        model = FourM.from_pretrained(root / "run" / "model")
+        spec = model.config.spec("t5_caption")
+        assert (spec.family, spec.channels, spec.max_length) == ("vectors", 5, 6)
+        assert model.generate({"t5_caption": np.ones((3, 5), np.float32)}, ["rgb"], seed=1)["rgb"].shape == (32, 32, 3)
+    assert curves[0] != curves[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "4m-7-b"], "--tokens FOLDER --tokenizers FOLDER"),
+        (["reproduce", "4m-7-b"], "open4m train 4m-7-b"),
+        (["train", "debug", "--tokens", "x"], "makes its own tokens"),
+        (["train", "4m-7-bb"], "unknown configuration"),
+        (["train", "4m-7-b", "--tokens", "x", "--tokenizers", "y"], "x"),
+    ],
+)
+def test_a_misunderstanding_is_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_tokens_without_their_tokenizer_are_refused(folder, tmp_path, capsys):
+    (tmp_path / "tokenizers").mkdir()
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(tmp_path / "tokenizers")]
+    assert main(["train", str(folder / "config.py"), *options, "--out", str(tmp_path / "run")]) == 2
+    assert "rgb: holds no tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", fourm.CONFIGS)
+def test_the_papers_configurations_are_consistent(name):
+    config = fourm.CONFIGS[name]()
+    specs = []
+    for key in config.modalities:
+        base = key.split("@")[0]
+        if key == fourm.PIXELS:
+            specs.append(ModalitySpec(key=key, family="pixels", grid=(14, 14), patch_size=16, channels=3))
+        elif key == "t5_caption":
+            specs.append(ModalitySpec(key=key, family="vectors", channels=4096, max_length=77))
+        elif base in (*fourm.GRIDS, *fourm.MORE_GRIDS):
+            side = 28 if "@448" in key else 14
+            specs.append(ModalitySpec(key=key, family="grid", vocab_size=8192, grid=(side, side)))
+        else:
+            specs.append(ModalitySpec(key=key, family="sequence", vocab_size=30_000, max_length=256))
+    assert isinstance(config.masking, MaskingConfig)
+    config.masking.check(FourMConfig.of(config.architecture, tuple(specs)).modalities, sentinels=200)
+    assert config.train.length.unit == "tokens"
+
+
+# name: architecture, modalities, tokens seen, warm-up, batch, base learning rate, clip, recompute, budgets, strategies
+# as (weight, α of RGB pixels, α of captions, α of targets, leftover); Tables 4, 5 and 14, A.1, A.2
+ALL = [(1.0, 0.5, None, 0.5, "all"), (1.0, 0.5, 0.5, 0.5, "all")]
+SKEWED = (0.05, 5.0, 0.5, "none")
+PAPER = {
+    "4m-7-ti": ((6, 6, 384, 6), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
+    "4m-7-s": ((8, 8, 512, 8), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
+    "4m-7-b": ((12, 12, 768, 12), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
+    "4m-7-l": ((24, 24, 1024, 16), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
+    "4m-7-xl": ((24, 24, 2048, 32), 8, "500B", "10B", 8192, 2e-5, 3.0, True, 128, 128, ALL),
+    "4m-reference": (
+        (12, 12, 768, 12),
+        8,
+        "100B",
+        "10B",
+        4096,
+        1e-4,
+        None,
+        False,
+        128,
+        128,
+        [(1.0, 0.2, 0.2, 0.2, "all")],
+    ),
+    "4m-7-l-sr": (
+        (24, 24, 1024, 16),
+        13,
+        "100B",
+        "1B",
+        8192,
+        1e-4,
+        None,
+        False,
+        (64, 1024),
+        1024,
+        [(0.75, 0.5, 0.5, 0.5, "all"), (0.25, *SKEWED)],
+    ),
+    "4m-7-xl-t2i": (
+        (24, 24, 2048, 32),
+        8,
+        "50B",
+        "1B",
+        8192,
+        2e-5,
+        3.0,
+        True,
+        (64, 256),
+        256,
+        [(1 / 3, *ALL[0][1:]), (1 / 3, *ALL[1][1:]), (1 / 3, *SKEWED)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_settings(name):
+    config = fourm.CONFIGS[name]()
+    a, t, m = config.architecture, config.train, config.masking
+    strategies = [
+        (s.weight, s.input_alpha["rgb_pixels"], s.input_alpha.get("caption"), *set(s.target_alpha.values()), s.leftover)
+        for s in m.strategies
+    ]
+    assert (
+        (a.encoder_depth, a.decoder_depth, a.dim, a.heads),
+        len(config.modalities),
+        str(t.length).split()[0],
+        str(t.warmup).split()[0],
+        t.batch_size,
+        t.optim.base_lr,
+        t.optim.clip,
+        t.recompute,
+        m.input_budget,
+        m.target_budget,
+        strategies,
+    ) == PAPER[name]
+    assert (t.optim.betas, t.optim.weight_decay, t.precision, config.repeats) == ((0.9, 0.95), 0.05, "bf16", 4)
+    assert config.loss == "per_modality"
+
+
+def test_the_ablations_reference_model_has_gelu_and_biases():
+    reference, model = (fourm.CONFIGS[name]().architecture for name in ("4m-reference", "4m-7-b"))
+    assert (reference.activation, reference.qkv_bias, reference.proj_bias, reference.mlp_bias) == (
+        "gelu",
+        True,
+        True,
+        True,
+    )
+    assert reference.norm_bias
+    assert (model.activation, model.qkv_bias, model.norm_bias) == ("swiglu", False, False)
+
+
+def test_super_resolution_predicts_only_the_high_one():
+    strategies = fourm.CONFIGS["4m-7-l-sr"]().masking.strategies
+    assert all(key.endswith("@448") for strategy in strategies for key in strategy.target_alpha)
+    assert {key for key in strategies[0].input_alpha if "@" not in key} == set(fourm.MODALITIES_7)
+
+
+def test_4m_21_sees_twice_the_tokens_and_two_kinds_of_texts():
+    config = fourm.CONFIGS["4m-21-b"]()
+    assert len(config.modalities) == 8 + 6 + 4 + 1
+    assert (config.masking.input_budget, config.masking.target_budget, config.train.batch_size) == (256, 256, 4096)
+    assert [s.unmasked for s in config.masking.strategies] == [(), (), ("caption",), ("t5_caption",)]
+    assert sum(s.weight for s in config.masking.strategies) == pytest.approx(1)
+    assert {"dinov2", "imagebind", "dinov2_global", "imagebind_global"} <= set(config.tokens_only)
+    assert set(config.tokens_only) <= set(config.modalities)
+
+
+def test_codebooks_are_those_of_table_3():
+    assert fourm.GRIDS == {"rgb": 16384, "depth": 8192, "normals": 8192, "semseg": 4096, "clip": 8192}
+
+
+def test_only_what_is_asked_for_is_a_target_and_only_what_is_shown_an_input(folder, tmp_path):
+    config = (folder / "config.py").read_text()
+    (tmp_path / "config.py").write_text(config.replace('("all", KEYS, KEYS)', '("captions", KEYS[:2], KEYS[2:])'))
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(folder / "tokenizers"), "--device", "cpu"]
+    assert main(["train", str(tmp_path / "config.py"), *options, "--out", str(tmp_path / "run")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["loss"] == line["loss/caption"] for line in lines if "loss" in line)  # of one modality, not three
+    config = FourM.from_pretrained(tmp_path / "run" / "model").config
+    assert [(s.is_input, s.is_target) for s in config.modalities] == [(True, False), (True, False), (False, True)]
+
+
+def test_a_model_knows_what_it_was_trained_for_and_its_run_resumes_whether_or_not_it_said_so(folder, tmp_path):
+    strategies = 'any_to_any("a", KEYS[:1], KEYS[2:]), any_to_any("b", KEYS[2:], KEYS[1:])'
+    config = (folder / "config.py").read_text().replace('any_to_any("all", KEYS, KEYS)', strategies)
+    (tmp_path / "config.py").write_text(config)
+    options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(folder / "tokenizers"), "--device", "cpu"]
+    command = ["train", str(tmp_path / "config.py"), *options, "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    model = FourM.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.directions == (
+        Direction(inputs=("rgb_pixels",), targets=("caption",)),
+        Direction(inputs=("caption",), targets=("rgb", "caption")),
+    )
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    assert list(model.generate({"rgb": image}, ["caption"]).values) == ["caption"]
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    del content["task"]["model"]["directions"]  # as a run has it that began before models said so
+    path.write_text(json.dumps(content))
+    shutil.rmtree(tmp_path / "run" / "model")
+    assert main(command) == 0
+    assert FourM.from_pretrained(tmp_path / "run" / "model").config == model.config
+
+
+def test_a_run_resumes_without_the_model_that_it_started_from(folder, tmp_path):
+    assert run(folder, tmp_path / "first") == 0
+    start = tmp_path / "first" / "model"
+    assert run(folder, tmp_path / "second", f"start={start}", "train.checkpoint_every=2") == 0
+    whole = losses(tmp_path / "second")
+    for path in (tmp_path / "second" / "checkpoints").iterdir():
+        if path.name.endswith("4"):  # as if it had been stopped after the second step
+            shutil.rmtree(path)
+    shutil.rmtree(tmp_path / "second" / "model")
+    shutil.rmtree(start)
+    assert run(folder, tmp_path / "second", f"start={start}", "train.checkpoint_every=2") == 0
+    assert losses(tmp_path / "second") == whole
+
+
+class Features:
+    """Images, and a vector of each that tells its brightness."""
+
+    def samples(self, indices):
+        vectors = np.random.default_rng(0).standard_normal((2, 12)).astype(np.float32)
+        return [
+            {"rgb": np.full((32, 32, 3), 200 * (i % 2), np.uint8), "dinov2_global": (1 + i) * vectors[i % 2]}
+            for i in indices
+        ]
+
+
+@pytest.fixture
+def vectors(folder, tmp_path):
+    """Tokens and the tokenizer of single vectors, beside those of images: a folder as ``folder`` is."""
+    mlp = MLPConfig(width=16, depth=1)
+    config = TokenizerConfig.of("dinov2_global", channels=12, codebook_size=8, codebooks=4, encoder=mlp, decoder=mlp)
+    feature = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    shutil.copytree(folder / "tokenizers", tmp_path / "tokenizers")
+    feature.save(tmp_path / "tokenizers" / "dinov2_global")
+    for split in ("train", "validation"):
+        raw, tokens = tmp_path / "raw" / split, tmp_path / "tokens" / split
+        render.render(Features(), raw, ["rgb", "dinov2_global"], 12)
+        tokenize.tokenize(raw, tokens, "dinov2_global", feature)
+        tokenize.tokenize(raw, tokens, "rgb", Tokenizer.load(folder / "tokenizers" / "rgb"))
+    (tmp_path / "config.py").write_text(CONFIG.replace('"rgb_pixels", "rgb", "caption"', '"rgb", "dinov2_global"'))
+    return tmp_path
+
+
+def test_single_vectors_are_read_and_predicted(vectors):
+    store = TokenStore(vectors / "tokens" / "train", ["dinov2_global"])
+    header = store.header("dinov2_global")
+    assert (header.kind, tuple(header.grid), header.vocab_size, header.placeless) == ("grid", (1, 4), 8, True)
+    assert not TokenStore(vectors / "tokens" / "train", ["rgb"]).header("rgb").placeless
+    feature = Tokenizer.load(vectors / "tokenizers" / "dinov2_global")
+    values = [sample["dinov2_global"] for sample in Features().samples(range(12))]
+    assert np.array_equal(store.grid("dinov2_global", np.arange(12)), feature.encode_batch(values))
+    assert run(vectors, vectors / "run", "masking.input_budget=8", "masking.target_budget=8") == 0
+    lines = [json.loads(line) for line in (vectors / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss/dinov2_global" in line for line in lines)
+    model = FourM.from_pretrained(vectors / "run" / "model")
+    spec = model.config.spec("dinov2_global")
+    assert (spec.is_input, spec.is_target, spec.learned_positions) == (True, True, True)
+    assert not model.config.spec("rgb").learned_positions
+    image = np.zeros((32, 48, 3), np.uint8)
+    guess = model.generate({"rgb": image}, ["dinov2_global"], seed=1)["dinov2_global"]
+    assert guess.shape == (12,)
+    assert model.generate({"dinov2_global": values[3]}, ["rgb"], seed=1)["rgb"].shape == (32, 32, 3)
+
+
+def test_tokens_only_are_trained_on_without_their_tokenizer(vectors, capsys, caplog):
+    """As those of the authors' tokenizers of single vectors."""
+    shutil.rmtree(vectors / "tokenizers" / "dinov2_global")
+    budgets = ("masking.input_budget=8", "masking.target_budget=8")
+    assert run(vectors, vectors / "strict", *budgets) == 2
+    assert "dinov2_global: holds no tokenizer" in capsys.readouterr().err
+    assert run(vectors, vectors / "run", *budgets, 'tokens_only=["dinov2_global"]') == 0
+    assert "dinov2_global: trained, but never shown: no tokenizer in" in caplog.text
+    model = FourM.from_pretrained(vectors / "run" / "model")
+    assert model.config.spec("dinov2_global").learned_positions
+    assert set(model.grids) == {"rgb"}
+
+
+def test_tokens_of_a_modality_without_a_file_are_trained_on(folder, tmp_path, caplog):
+    """As those of 4M-21: the store says all that the model needs; they only cannot be shown."""
+    tokens = tmp_path / "tokens"
+    shutil.copytree(folder / "tokens", tokens)
+    for split in ("train", "validation"):
+        store = TokenStore(folder / "tokens" / split, ["rgb"])
+        header = TokenHeader(kind="grid", tokenizer="theirs", vocab_size=12, grid=(4, 4), placeless=True)
+        ids = store.grid("rgb", np.arange(12))
+        write_token_shard(tokens / split, "sound", 0, store.keys(np.arange(12)), ids, header=header)
+    config = (folder / "config.py").read_text().replace('("rgb_pixels", "rgb", "caption")', '("rgb_pixels", "sound")')
+    (tmp_path / "config.py").write_text(config)
+    options = ["--tokens", str(tokens), "--tokenizers", str(folder / "tokenizers"), "--device", "cpu"]
+    assert main(["train", str(tmp_path / "config.py"), *options, "--out", str(tmp_path / "run")]) == 0
+    assert "sound: trained, but never shown" in caplog.text
+    config = FourM.from_pretrained(tmp_path / "run" / "model").config
+    assert config.spec("sound").learned_positions  # placeless tokens have no place on the grid

@@ -1,0 +1,174 @@
+"""Pre-training 4M: batches from a token store, resumed runs."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from open4m import modalities
+from open4m.config import Duration
+from open4m.data import render, tokenize
+from open4m.data.order import rows_for_step
+from open4m.data.rows import check_store, read_rows, specs_of
+from open4m.masking.config import MaskingConfig, Strategy
+from open4m.model.config import FourMConfig
+from open4m.nn.vit import ViTConfig
+from open4m.store.tokens import TokenStore
+from open4m.tokenizers.config import TokenizerConfig
+from open4m.tokenizers.network import VQVAE
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.train.loop import TrainConfig, train
+from open4m.train.tasks.fourm import FourMTask
+from open4m.types import Open4MError
+
+KEYS = ("rgb_pixels", "rgb", "caption")
+WORDS = ["red", "green", "blue", "cube", "ball", "cone"]
+
+
+class Noise:
+    """Random images and captions, by index."""
+
+    def samples(self, indices):
+        out = []
+        for i in indices:
+            generator = np.random.default_rng(i)
+            words = generator.choice(WORDS, generator.integers(0, 6))
+            out.append({"rgb": generator.integers(0, 256, (32, 32, 3), dtype=np.uint8), "caption": " ".join(words)})
+        return out
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tokens")
+    render.render(Noise(), root / "raw", ["rgb", "caption"], 24, shard_rows=10)
+    vit = ViTConfig(width=16, depth=1, heads=1)
+    config = TokenizerConfig.of("rgb", image_size=32, patch_size=8, codebook_size=12, encoder=vit, decoder=vit)
+    grid = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    text = TextTokenizer.fit([" ".join(WORDS)], ["cube"], vocab_size=4500, sentinels=8)
+    tokenize.tokenize(root / "raw", root / "tokens", "rgb", grid)
+    tokenize.tokenize(root / "raw", root / "tokens", "caption", text, max_length=8)
+    tokenize.tokenize(root / "raw", root / "tokens", "rgb_pixels", None, image_size=32)
+    return TokenStore(root / "tokens", KEYS), grid, text
+
+
+def make_task(parts, seed=0):
+    store, grid, text = parts
+    config = FourMConfig(modalities=specs_of(store, 32, 8), dim=32, encoder_depth=1, decoder_depth=1, heads=2)
+    alphas = dict.fromkeys(KEYS, 1.0)
+    strategy = Strategy(name="all", input_alpha=alphas, target_alpha={"rgb": 1.0, "caption": 1.0})
+    masking = MaskingConfig(input_budget=12, target_budget=10, strategies=(strategy,))
+    return FourMTask(config, masking, store, store, {"rgb": grid}, text, batch_size=8, seed=seed, validation_samples=8)
+
+
+def losses(directory):
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_the_specification_is_that_of_the_store(parts):
+    store, _, text = parts
+    pixels, rgb, caption = specs_of(store, 32, 8)
+    assert (pixels.family, pixels.grid, pixels.channels, pixels.is_target) == ("pixels", (4, 4), 3, False)
+    assert (rgb.family, rgb.vocab_size, rgb.grid) == ("grid", 12, (4, 4))
+    assert (caption.family, caption.vocab_size, caption.max_length) == ("sequence", text.vocab_size, 8)
+
+
+def test_the_model_reads_and_predicts_what_its_strategies_do(parts):
+    store, *_ = parts
+    strategy = Strategy(name="s", input_alpha={"rgb_pixels": 1.0, "caption": 1.0}, target_alpha={"rgb": 1.0})
+    pixels, rgb, caption = specs_of(store, 32, 8, (strategy,))
+    assert [(s.is_input, s.is_target) for s in (pixels, rgb, caption)] == [(True, False), (False, True), (True, False)]
+    alone = dataclasses.replace(strategy, input_alpha={"rgb_pixels": 1.0})
+    with pytest.raises(Open4MError, match="no masking strategy shows or asks for caption"):
+        specs_of(store, 32, 8, (alone,))
+
+
+def test_pixels_of_another_size_than_the_models_are_refused(parts):
+    store, *_ = parts
+    for image, patch in ((16, 4), (64, 8)):
+        with pytest.raises(Open4MError, match=f"rgb_pixels, row 5: an image 32×32, the model expects {image}×{image}"):
+            read_rows(store, specs_of(store, image, patch), np.array([5]))
+    with pytest.raises(Open4MError, match="image_size 30 is not a multiple of patch_size 8"):
+        specs_of(store, 30, 8)
+
+
+def test_validation_is_the_mean_over_all_its_batches(parts):
+    """Every target of every sample counts the same, whatever batch it is in."""
+    task = make_task(parts)
+    values, costs = task.evaluate(), {}
+    for step, first in enumerate(range(0, len(task.validation_rows), task.batch_size)):
+        rows = task.validation_rows[first : first + task.batch_size]
+        batch = task._masked(task.validation, rows, task.masking, 1 << 20, step)
+        with torch.no_grad():
+            for key, cost in task.model(batch).items():
+                costs.setdefault(key, []).extend(cost.tolist())
+    assert len(costs["rgb"]) > 0
+    for key, cost in costs.items():
+        assert values[f"{task.masking.strategies[0].name}/{key}"] == pytest.approx(np.mean(cost), rel=1e-5)
+
+
+def test_a_batch_holds_tokens_of_the_rows_of_its_step(parts):
+    task = make_task(parts)
+    batch, rows = task.batch(3), rows_for_step(0, 3, 8, 24)
+    data = read_rows(parts[0], task.config.modalities, rows)
+    assert np.allclose(batch.pixels["rgb_pixels"].numpy(), data.pixels["rgb_pixels"])
+    chosen = (batch.target_modality == 1) & batch.target_valid
+    for b, m in chosen.nonzero().tolist():
+        assert batch.target_id[b, m] == data.ids["rgb"][b, batch.target_position[b, m]]
+
+
+def test_pixels_are_normalized_with_the_mean_and_deviation_of_the_modality(parts):
+    store, *_ = parts
+    data = read_rows(store, specs_of(store, 32, 8), np.array([5]))
+    pixels = modalities.get("rgb_pixels")
+    image = pixels.read(store.pixels("rgb_pixels", np.array([5]))[0]).astype(np.float64) / 255
+    expected = (image - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert np.allclose(data.pixels["rgb_pixels"][0], expected.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_the_initial_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone(parts):
+    state = torch.random.get_rng_state()
+    first, again, other = make_task(parts, 1), make_task(parts, 1), make_task(parts, 2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    weights = [task.model.encoder[0].mlp.down.weight for task in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one_bit_for_bit(parts, tmp_path):
+    config = TrainConfig(
+        length=Duration(8, "steps"),
+        warmup=Duration(2, "steps"),
+        batch_size=8,
+        precision="fp32",
+        log_every=1,
+        evaluate_every=8,
+        checkpoint_every=3,
+        workers=0,
+    )
+    train(make_task(parts), config, tmp_path / "whole")
+    train(make_task(parts), config, tmp_path / "parts", stop_at=4)
+    train(make_task(parts), dataclasses.replace(config), tmp_path / "parts")
+    whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert list(whole) == list(range(1, 9))
+    assert whole == resumed
+    assert (tmp_path / "parts" / "model" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_store_of_another_tokenizer_is_refused(parts):
+    store, grid, text = parts
+    tokenizers = {"rgb": grid, "caption": text}
+    pixels, rgb, caption = specs_of(store, 32, 8)
+    sizes = {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
+    check_store(FourMConfig(modalities=(pixels, rgb, caption), **sizes), store, tokenizers)
+    for wrong in (dataclasses.replace(rgb, vocab_size=13), dataclasses.replace(rgb, grid=(2, 8))):
+        with pytest.raises(Open4MError, match=r"rgb has .*the model expects"):
+            check_store(FourMConfig(modalities=(pixels, wrong, caption), **sizes), store, tokenizers)
+    retrained = Tokenizer(VQVAE(grid.config, torch.Generator().manual_seed(1)))
+    with pytest.raises(Open4MError, match=r"rgb has .*tokenize again"):
+        check_store(FourMConfig(modalities=(pixels, rgb, caption), **sizes), store, {**tokenizers, "rgb": retrained})

@@ -1,0 +1,96 @@
+"""Training a tokenizer: batches, augmentation, what it reports and saves."""
+
+import numpy as np
+import pytest
+import torch
+
+from open4m.config import Duration
+from open4m.data import render
+from open4m.nn.vit import ViTConfig
+from open4m.store.shards import RawDataset
+from open4m.tokenizers.config import TokenizerConfig
+from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.train.loop import TrainConfig, train
+from open4m.train.tasks.tokenizer import TokenizerTask
+from open4m.types import Open4MError
+
+
+class Ramps:
+    """Normals that lean right by an amount that grows with the index."""
+
+    def samples(self, indices):
+        out = []
+        for i in indices:
+            angle = np.linspace(0, 0.02 * (i + 1), 24, dtype=np.float32)[None].repeat(24, 0)
+            out.append({"normals": np.stack([np.sin(angle), np.zeros_like(angle), np.cos(angle)], -1)})
+        return out
+
+
+@pytest.fixture
+def raw(tmp_path):
+    render.render(Ramps(), tmp_path, ["normals"], 20, shard_rows=8)
+    return RawDataset(tmp_path, ["normals"])
+
+
+def make_task(raw, flip=True):
+    vit = ViTConfig(width=16, depth=1, heads=1)
+    config = TokenizerConfig.of("normals", image_size=24, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)
+    return TokenizerTask(config, raw, raw, batch_size=6, flip=flip)
+
+
+def test_a_batch_is_a_function_of_the_step(raw):
+    task = make_task(raw)
+    assert torch.equal(task.batch(4), make_task(raw).batch(4))
+    assert not torch.equal(task.batch(4), task.batch(5))
+    assert task.batch(0).shape == (6, 3, 24, 24)
+
+
+def test_a_flipped_normal_map_leans_the_other_way(raw):
+    x = torch.cat([make_task(raw).batch(step)[:, 0] for step in range(10)])
+    leans_right, leans_left = (x > -0.01).all(2).all(1), (x < 0.01).all(2).all(1)
+    assert (leans_right | leans_left).all()
+    assert 10 < int(leans_left.sum()) < 50  # of 60, about half
+    flipped = x[leans_left][0]
+    assert flipped[0, 0] < flipped[0, -1]  # the strongest lean is now on the left side
+    assert (torch.cat([make_task(raw, flip=False).batch(step)[:, 0] for step in range(5)]) > -0.01).all()
+
+
+def test_it_evaluates_draws_and_saves_what_loads(raw, tmp_path):
+    task = make_task(raw)
+    task.model.eval()
+    values = task.evaluate()
+    assert values["mean_angle"] > 0
+    assert 0 < values["code_usage"] <= 1
+    assert task.pictures()["reconstructions"].width > 8 * 128
+    task.save(tmp_path / "model")
+    value = raw[3]["normals"]
+    assert (Tokenizer.load(tmp_path / "model").encode(value) == Tokenizer(task.model).encode(value)).all()
+
+
+def test_what_it_logs_warns_of_dead_codes(raw, tmp_path, caplog):
+    """The real task: with one live code of eight, the loop's warning of training data comes."""
+    task = make_task(raw)
+    quantizer = task.model.quantizer
+    with torch.no_grad():
+        quantizer.codebook.copy_(-quantizer.codebook[:1].expand_as(quantizer.codebook))
+    quantizer.reset_statistics()
+    assert task.loss(task.batch(0), torch.Generator())[1]["code_usage"] == 1 / 8
+    few = TrainConfig(length=Duration.parse("1 steps"), batch_size=6, precision="fp32", workers=0, smoke_test=False)
+    with caplog.at_level("WARNING", logger="open4m"):
+        train(task, few, tmp_path / "run")
+    assert "training data use only 12% of the codebook" in caplog.text
+
+
+def test_classes_that_the_tokenizer_does_not_know_are_explained_in_training_too(tmp_path):
+    class Maps:
+        def samples(self, indices):
+            return [{"semseg": np.full((24, 24), 255 if i == 3 else 1, dtype=np.uint8)} for i in indices]
+
+    render.render(Maps(), tmp_path, ["semseg"], 4, shard_rows=4)
+    raw, vit = RawDataset(tmp_path, ["semseg"]), ViTConfig(width=16, depth=1, heads=1)
+    config = TokenizerConfig.of(
+        "semseg", image_size=24, patch_size=8, codebook_size=8, encoder=vit, decoder=vit, class_names=("sky", "floor")
+    )
+    task = TokenizerTask(config, raw, raw, batch_size=8, validation_samples=2)
+    with pytest.raises(Open4MError, match="semseg: class id 255, but the tokenizer knows 2 classes, from 0"):
+        task.batch(0)
