@@ -34,7 +34,7 @@ def test_a_larger_model_computes_what_the_one_that_it_starts_from_did():
         return model.target_logits(pack(model.config, inputs, targets, pixels=pixels, modalities=old.config.keys))
 
     expected, before = logits(old), logits(new)
-    assert new.adopt(old) == ["rgb@448"]
+    assert new.init_from(old) == ["rgb@448"]
     after = logits(new)
     for key in ("rgb", "caption", "global"):
         torch.testing.assert_close(after[key], expected[key], rtol=0, atol=1e-6)  # measured: 3e-7
@@ -47,10 +47,10 @@ def test_a_modality_may_become_an_input_alone_or_a_target_as_well():
     given = dataclasses.replace(RGB, is_target=False)  # as those of the lower resolution (paper A.1)
     old = make(RGB, CAPTION)
     new = make(given, FINER, CAPTION, seed=1)
-    assert new.adopt(old) == ["rgb@448"]
+    assert new.init_from(old) == ["rgb@448"]
     assert torch.equal(new.embeddings.of("rgb")["inputs"], old.embeddings.of("rgb")["inputs"])
     again, untouched = make(RGB, FINER, CAPTION, seed=2), make(RGB, FINER, CAPTION, seed=2)
-    assert again.adopt(new) == []
+    assert again.init_from(new) == []
     assert torch.equal(again.embeddings.of("rgb")["inputs"], old.embeddings.of("rgb")["inputs"])
     assert torch.equal(again.embeddings.of("rgb")["outputs"], untouched.embeddings.of("rgb")["outputs"])
 
@@ -69,7 +69,7 @@ def test_another_architecture_is_refused(other, message):
     model = make(RGB, CAPTION)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(Open4MError, match=message):
-        model.adopt(other())
+        model.init_from(other())
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -92,7 +92,7 @@ def test_another_kind_of_a_modality_that_both_have_is_refused(spec, change, mess
     model = make(more, spec)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(Open4MError, match=message):
-        model.adopt(make(more, dataclasses.replace(spec, **change)))
+        model.init_from(make(more, dataclasses.replace(spec, **change)))
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -100,7 +100,7 @@ def test_a_larger_grid_and_a_longer_sequence_keep_the_places_that_they_had():
     """With fixed positions; the last cell of 2 × 2 is the sixth of 3 × 4."""
     old = make(RGB, CAPTION)
     new = make(dataclasses.replace(RGB, grid=(3, 4)), dataclasses.replace(CAPTION, max_length=600), seed=1)
-    assert new.adopt(old) == []
+    assert new.init_from(old) == []
     cells = {old: (0, 1, 2, 3), new: (0, 1, 4, 5)}
     found = []
     for model, places in cells.items():

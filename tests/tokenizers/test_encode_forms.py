@@ -191,7 +191,7 @@ def test_training_reads_what_using_reads():
     standardized = tensor_of(depth, config("depth", standardize=True))[0]
     assert np.array_equal(standardized, DEPTH.to_form(depth, STANDARDIZED))
     with pytest.raises(Open4MError, match="standardize is True, not False"):
-        tokenizer("depth", mean=(0.0,), std=(1.0,)).model.adopt(tokenizer("depth", standardize=True).model)
+        tokenizer("depth", mean=(0.0,), std=(1.0,)).model.init_from(tokenizer("depth", standardize=True).model)
 
 
 # ---- normals

@@ -280,7 +280,7 @@ def test_fingerprints_tell_tokenizers_apart():
 def test_another_decoder_for_the_same_tokens_keeps_the_fingerprint():
     model = vqvae("rgb")
     other = diffusion_vqvae("rgb", frozen_encoder=True)
-    other.adopt(model)
+    other.init_from(model)
     assert Tokenizer(other).fingerprint == Tokenizer(model).fingerprint
     with torch.no_grad():
         other.encoder.proj.weight[0, 0, 0, 0] += 1e-3
@@ -457,7 +457,7 @@ def test_a_saved_diffusion_tokenizer_decodes_the_same_and_tells_its_quality(tmp_
 def test_a_frozen_encoder_keeps_its_tokens_while_the_decoder_learns():
     trained = vqvae("rgb", seed=1).eval()
     model = vqvae("rgb", **UNET, frozen_encoder=True)
-    model.adopt(trained)
+    model.init_from(trained)
     x, before = batch(model), {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
     model.train()
@@ -475,7 +475,7 @@ def test_adopt_takes_a_decoder_of_the_same_kind_and_refuses_another_encoder():
     trained = vqvae("rgb", seed=1).eval()
     model = vqvae("rgb", seed=2, resolutions=(16, 32)).eval()
     x = batch(model)
-    model.adopt(trained)
+    model.init_from(trained)
     torch.testing.assert_close(model.decode(model.encode(x)), trained.decode(trained.encode(x)))
     for fields, message in (
         ({"codebook_size": 64}, "codebook_size is 64, not 32"),
@@ -484,7 +484,7 @@ def test_adopt_takes_a_decoder_of_the_same_kind_and_refuses_another_encoder():
         ({"encoder": ViTConfig(width=32, depth=2, heads=2)}, "encoder is "),
     ):
         with pytest.raises(Open4MError, match=message):
-            model.adopt(vqvae("rgb", **fields))
+            model.init_from(vqvae("rgb", **fields))
 
 
 @pytest.mark.parametrize(
@@ -615,10 +615,10 @@ def test_a_tokenizer_of_vectors_starts_from_another_with_as_many_codebooks():
     trained, model = vector_vqvae(seed=1).eval(), vector_vqvae(seed=2).eval()
     x = vectors(8, 12)
     assert not torch.equal(model.encode(x), trained.encode(x))
-    model.adopt(trained)
+    model.init_from(trained)
     assert torch.equal(model.encode(x), trained.encode(x))
     with pytest.raises(Open4MError, match="codebooks is 4, not 2"):
-        vector_vqvae(codebooks=2).adopt(trained)
+        vector_vqvae(codebooks=2).init_from(trained)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class FourMTransformer(nn.Module):
         return self
 
     @torch.no_grad()
-    def adopt(self, other: FourMTransformer) -> list[str]:
+    def init_from(self, other: FourMTransformer) -> list[str]:
         """Start from a trained model of the same architecture (paper A.1, A.2): its blocks, and the embeddings of the
         modalities that both have. Returns the modalities that it lacks, which keep their weights.
 

@@ -94,7 +94,7 @@ class VQVAE(nn.Module):
             nn.init.trunc_normal_(self.post_quant_proj.weight, std=1.0, generator=generator)
 
     @torch.no_grad()
-    def adopt(self, other: VQVAE) -> None:
+    def init_from(self, other: VQVAE) -> None:
         """Take the weights of a trained tokenizer: all that makes tokens, and the decoder if it is of the same kind.
 
         Raises :class:`Open4MError` if what makes tokens is not the same, or reads other values.

@@ -80,7 +80,7 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         device=device,
     )
     if config.start is not None and checkpoint.latest(directory) is None:
-        new = task.model.adopt(FourM.from_pretrained(config.start).model)
+        new = task.model.init_from(FourM.from_pretrained(config.start).model)
         logger.info("starting from %s; new modalities: %s", config.start, ", ".join(new) or "none")
     length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
     determining = {

@@ -50,7 +50,7 @@ class TokenizerTask:
         self.flip = flip
         self.model = VQVAE(config, torch.Generator().manual_seed(seed)).to(device)
         if start is not None:
-            self.model.adopt(start.model)
+            self.model.init_from(start.model)
         elif config.frozen_encoder:
             raise Open4MError(f"{self.name}: a frozen encoder needs a trained tokenizer to start from")
         self._measured: dict[str, float] = {}  # at the last evaluation: the training loop ends with one
