@@ -15,10 +15,10 @@ from open4m.model.config import FourMConfig
 
 @dataclass
 class Record:
-    """How sure the model was of what it generated, a token (B, L) float32; NaN where nothing was generated.
+    """How sure the model was of each generated token: (B, L) float32, NaN where nothing was generated.
 
-    Of the model's own distribution, guidance included, temperature, top-k and top-p not: the token's
-    ``log_probability``, and the ``entropy`` in nats if it was asked for.
+    ``log_probability`` of the token and, if asked for, ``entropy`` in nats are those of the model's distribution with
+    guidance, before temperature, top-k and top-p.
     """
 
     log_probability: Tensor
@@ -26,28 +26,29 @@ class Record:
 
     @staticmethod
     def of(shape: tuple[int, ...], entropies: bool) -> Record:
-        """Of nothing generated yet."""
+        """The record of a canvas on which nothing is generated yet."""
         return Record(*(torch.full(shape, torch.nan) for _ in range(1 + entropies)))
 
     def put(self, where: Tensor, log_probability: Tensor, entropy: Tensor | None) -> None:
-        """Set values at the places ``where`` (B, L) is True, row by row."""
+        """Set values where ``where`` (B, L) is True; they are listed row by row."""
         self.log_probability[where] = log_probability.cpu()
         if self.entropy is not None:
             self.entropy[where] = entropy.cpu()
 
     def forget(self, row: int, place: int) -> None:
-        """Set what was recorded of a place, and of those after it, to NaN."""
+        """Set the record of a place and of all after it to NaN."""
         for values in filter(torch.is_tensor, (self.log_probability, self.entropy)):
             values[row, place:] = torch.nan
 
 
 @dataclass
 class Canvas:
-    """Known tokens by modality key. Generation is filling it in; in-painting is starting with part of a grid.
+    """Known tokens by modality key. Generation fills it in; in-painting starts with a part of a grid.
 
-    ``grids``: ids (B, L) int64, and ``known`` (B, L) bool. ``sequences``: a list of token ids a sample, or None
-    where the sample has no such sequence. ``pixels``: (B, C, H, W), and ``known`` (B, L) bool. ``vectors``: an array
-    (L, C) a sample, or None. ``records`` are kept of what was generated.
+    ``grids``: ids (B, L) int64. ``pixels``: (B, C, H, W). ``known``: for both, which cells are known, (B, L) bool.
+    ``sequences``: one list of token ids per sample, or None where a sample has no such sequence.
+    ``vectors``: one tensor (L, C) per sample, or None.
+    ``records``: one per generated modality.
     """
 
     config: FourMConfig
@@ -96,7 +97,7 @@ class Canvas:
         return Canvas(self.config, self.size, *({k: v for k, v in part.items() if k in keys} for part in parts))
 
     def with_(self, other: Canvas) -> Canvas:
-        """A canvas of all that both know, ``other``'s in place of what is here, tensors shared."""
+        """A canvas of all that both know, tensors shared; where both know a modality, ``other`` counts."""
         return Canvas(
             self.config,
             self.size,

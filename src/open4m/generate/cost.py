@@ -13,8 +13,8 @@ from open4m.model.flops import decoder_flops, decoder_weights, encoder_flops, en
 
 @dataclass(frozen=True)
 class Cost:
-    """``flops``: multiplications and additions for one sample. ``weights``: how many are read, once a pass whatever the
-    batch."""
+    """``flops``: multiplications and additions per sample. ``weights``: how many are read, once per pass whatever the
+    batch size."""
 
     flops: int
     weights: int
@@ -26,10 +26,10 @@ def cost(
     given: Mapping[str, int],
     conditions: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Cost:
-    """The least that a plan needs, matrix products only (:mod:`open4m.model.flops`).
+    """The least that a plan needs: matrix products only (:mod:`open4m.model.flops`).
 
-    ``given``: how many tokens of each modality are known, of a target that is given in part too; ``conditions``: the
-    same of those that only guidance refers to, by name. Sequences are taken to be as long as they may be.
+    ``given``: how many tokens of each modality are known, also of a target that is given in part. ``conditions``: the
+    same for each condition that only guidance refers to, by name. Sequences are taken to be as long as they may be.
     """
     given, conditions, free = dict(given), conditions or {}, []
     flops = weights = 0
@@ -55,8 +55,8 @@ def cost(
 
 
 def _passes(step: Step, spec: ModalitySpec, known: int) -> Iterator[tuple[int, int, int]]:
-    """Of each pass: how many tokens of the target are visible, how many are asked for, and the pairs of them that see
-    each other."""
+    """For each pass: how many tokens of the target are visible, how many are queried, and how many pairs of queries
+    see each other."""
     if spec.is_causal:
         yield from ((0, 1, place + 1) for place in range(_longest(step, spec)))
         return

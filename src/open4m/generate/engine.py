@@ -1,8 +1,8 @@
 """Generation: fill the canvas in, target after target (paper A.3, Figure 3).
 
-Every pass encodes what is visible and decodes only what is asked for; padding is not computed. Guidance combines a
-pass without the conditions and one with each of them, which are rows of the same batch. What is finished conditions
-what follows: chained generation.
+Every pass encodes the visible tokens and decodes only the queried ones; nothing is computed for padding. Guidance
+combines one pass without the conditions with one pass per condition, all rows of the same batch. A finished target
+conditions the ones after it: chained generation.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from open4m.generate.schemes import SCHEMES, first
 from open4m.model.fourm import FourMTransformer
 from open4m.types import MaskedBatch, Open4MError
 
-LOGITS = 1 << 24  # numbers that are in memory at a time; 64 MiB
+MAX_LOGITS = 1 << 24
+"""Logits that are in memory at a time: 64 MiB."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass that was made: the ``number``th, from 1, of at most ``total`` of ``step``."""
+    """A finished forward pass: number ``number``, from 1, of at most ``total`` passes of ``step``."""
 
     step: Step
     number: int
@@ -35,16 +36,16 @@ class Pass:
 
 @dataclass(frozen=True)
 class Views:
-    """What the passes of one step are shown. With guidance, the first is shown no conditions, and ``weights`` are those
-    of the others; without (None) there is one pass."""
+    """The canvases that the passes of one step see. With guidance, the first has no conditions, and ``weights`` belong
+    to the others; without guidance (None) there is one canvas."""
 
     shown: list[Canvas]
     weights: list[float] | None = None
 
     def combine(self, hidden: Tensor) -> Tensor:
-        """Guided hidden states (T, D) of those of all passes (passes · T, D).
+        """Guided hidden states (T, D) from those of all passes (passes · T, D).
 
-        Their logits are the guided logits, since the output layer is linear; so all passes share its cost.
+        The output layer is linear, so their logits are the guided logits, and it is computed once for all passes.
         """
         if self.weights is None:
             return hidden
@@ -55,8 +56,8 @@ class Views:
 class Engine:
     """Generates with one model.
 
-    ``start``, ``ends`` and ``eos`` are token ids of the text tokenizer: the first sentinel, which a sequence is
-    generated after, the ids that end it ([EOS] and the sentinels), and [EOS].
+    ``start``, ``ends`` and ``eos`` are token ids of the text tokenizer: the first sentinel, after which a sequence is
+    generated; the ids that end it ([EOS] and the sentinels); and [EOS].
     """
 
     def __init__(self, model: FourMTransformer, start: int = 0, ends: Sequence[int] = (), eos: int | None = None):
@@ -89,16 +90,16 @@ class Engine:
         conditions: Mapping[str, Canvas] | None = None,
         entropies: bool = False,
     ) -> Iterator[Pass]:
-        """Fill in the plan's targets, yielding after every forward pass; the canvas shows how far it is.
+        """Fill in the plan's targets; yields after every forward pass, when the canvas holds what is known so far.
 
-        ``seeds``: one a sample; a sample's result depends on its own seed only. ``conditions``: canvases that only
-        guidance refers to, by name. ``entropies``: record them too.
+        ``seeds``: one per sample; a sample's result depends on its own seed only. ``conditions``: canvases that only
+        guidance refers to, by name. ``entropies``: whether to record them too.
         """
         conditions = conditions or {}
         for name, other in {"": canvas, **conditions}.items():
             if len(seeds) != other.size:
                 where = f" of {name}" * bool(name)
-                raise Open4MError(f"expected one seed a sample, got {len(seeds)} for {other.size} samples{where}")
+                raise Open4MError(f"expected one seed per sample, got {len(seeds)} for {other.size} samples{where}")
         for step in plan[:-1]:
             if not self.config.spec(step.target).is_input:
                 raise Open4MError(f"{step.target} is no input of the model: what follows would not see it")
@@ -109,7 +110,7 @@ class Engine:
         for step in plan:
             canvas.start(step.target)
             decode = self._sequence if self.config.spec(step.target).is_causal else self._grid
-            with torch.inference_mode():  # not around a yield: the caller's mode is not ours
+            with torch.inference_mode():  # never around a yield, which would change the caller's mode
                 decoding = decode(canvas, step, draws, conditions, free, entropies)
             while True:
                 with torch.inference_mode():
@@ -123,7 +124,7 @@ class Engine:
     def views(
         self, canvas: Canvas, step: Step, done: int, conditions: Mapping[str, Canvas], free: Collection[str]
     ) -> Views:
-        """What the passes of ``step`` see after ``done`` of them: what is known of the target, and
+        """What the passes of ``step`` see after ``done`` of them: the known part of the target, and
         :meth:`Step.views`."""
         others = [key for key in canvas.present if key != step.target]
         named = step.guidance if isinstance(step.guidance, Mapping) else {}
@@ -146,7 +147,7 @@ class Engine:
         total = (~known).sum(1).tolist()
         order = SCHEMES[step.scheme](draws.uniform(spec.length), spec.grid)
         for done in range(step.passes):
-            uniform = draws.uniform(spec.length)  # a number a cell, used or not: no other sample matters
+            uniform = draws.uniform(spec.length)  # one per cell, used or not, so that no other sample matters
             noise = gumbel(draws.uniform(spec.length)) if step.choice_temperature else None
             unknown = ~known
             count = unknown.sum(1) - torch.tensor([step.remaining(done + 1, n) for n in total])
@@ -159,7 +160,7 @@ class Engine:
                 kept = queried
                 if order is None:
                     confidence = torch.zeros(queried.shape).masked_scatter(queried, sure[0])
-                    if noise is not None:  # less and less of it
+                    if noise is not None:  # it falls to 0
                         confidence = confidence + step.choice_temperature * (1 - (done + 1) / step.passes) * noise
                     kept = first(-confidence, queried, count)
                 answers = ids.masked_scatter(queried, token)
@@ -176,7 +177,7 @@ class Engine:
         context, copies = self._encode(views).contiguous(), len(views.shown)
         like = context.keys_values[0][0][0]  # keys of the first run
         caches = [varlen.Cache(copies * size, longest, self.config.heads, like) for _ in self.model.decoder]
-        uniform = draws.uniform(longest)  # all at once: how many are used depends on the other samples
+        uniform = draws.uniform(longest)  # all at once, since how many are used depends on other samples
         record = canvas.records[step.target] = Record.of((size, spec.max_length), entropies)
         made: list[list[int]] = [[] for _ in range(size)]
         canvas.sequences[step.target] = made
@@ -204,8 +205,7 @@ class Engine:
         yield Pass(step, n + 1, longest)
 
     def _end(self, sequences: list[list[int]], record: Record, room: int) -> None:
-        """End sequences as in training: whatever ended one, its last token is [EOS], which none was drawn for if it is
-        put in."""
+        """End all sequences with [EOS], as in training, whatever ended them. An [EOS] that is put in has no record."""
         ends = set(self.ends.tolist())
         for row, tokens in enumerate(sequences):
             if tokens[-1] != self.eos:
@@ -216,11 +216,10 @@ class Engine:
     def _drawn(
         self, hidden: Tensor, step: Step, done: int, uniform: Tensor, entropies: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens of hidden states (T, D), their log-probabilities and, if asked for, entropies, (T,) each on the CPU.
-
-        Logits are made of a part of the rows at a time.
+        """Tokens drawn from hidden states (T, D), their log-probabilities and, if asked for, entropies: (T,) each, on
+        the CPU. Logits are computed for a part of the rows at a time.
         """
-        rows = max(1, LOGITS // self.config.spec(step.target).vocab_size)
+        rows = max(1, MAX_LOGITS // self.config.spec(step.target).vocab_size)
         parts = []
         for some, numbers in zip(hidden.split(rows), uniform.to(hidden.device).split(rows), strict=True):
             logits = self.model.logits(some, step.target)
@@ -230,7 +229,7 @@ class Engine:
         return token, log_probability, unsure[0] if entropies else None
 
     def _encode(self, views: Views) -> varlen.Context:
-        """The encoded views, as rows of one batch: all samples of the first one, then of the next."""
+        """The encoded views as rows of one batch: all samples of the first view, then those of the next."""
         parts = [canvas.visible(self.device) for canvas in views.shown]
         names = ("input_id", "input_modality", "input_position", "input_valid")
         fields = {name: joined([part[name] for part in parts]) for name in names}
@@ -279,7 +278,7 @@ class Engine:
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Batches (B, N, ...) one after another, each filled up with zeros to the largest N."""
+    """Batches (B, N, ...) one after another, each padded with zeros to the largest N."""
     width = max(part.shape[1] for part in parts)
     return torch.cat(
         [torch.cat([part, part.new_zeros(len(part), width - part.shape[1], *part.shape[2:])], 1) for part in parts]

@@ -58,8 +58,8 @@ class FourM(FourMBase):
         results. A target may be given in part, :class:`Masked`: the rest is generated. ``options``: fields of
         :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for one (``caption={"top_p": 0.8}``).
         ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
-        "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one a sample, or
-        the first one's; sample i then has ``seed`` + i. ``watch`` is called after every pass. The central square of an
+        "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one per sample, or
+        that of the first; sample i then has ``seed`` + i. ``watch`` is called after every pass. The central square of an
         image is seen; boxes, given and generated, are fractions of the given image and of that square, respectively.
         A value that several samples share, the same object, is converted and tokenized once.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from open4m.rng import seeded
 from open4m.types import Open4MError
 
 COLDEST = 1e-30  # below this temperature the likeliest token is taken
@@ -30,9 +31,9 @@ def guide(unconditional: Tensor, conditional: Sequence[Tensor], weights: Sequenc
 
 
 def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float) -> Drawn:
-    """Tokens from logits (..., V) and one uniform number in [0, 1) a draw (...).
+    """Tokens from logits (..., V) and uniform random numbers (...) in [0, 1), one per token.
 
-    The number is put through the inverse of the distribution function, entries in the order of the vocabulary.
+    The inverse of the distribution function, over the entries in the order of the vocabulary, maps a number to a token.
     Entries as likely as the last one that ``top_k`` or ``top_p`` keep are kept too. Raises :class:`Open4MError` for
     logits that are not finite; -inf may be among them.
     """
@@ -97,10 +98,10 @@ def least_kept(values: Tensor, top_p: float) -> Tensor:
 
 
 class Draws:
-    """Uniform numbers, a generator a sample: a sample's draws do not depend on the batch it is in."""
+    """Uniform random numbers from one generator per sample: they do not depend on the batch that a sample is in."""
 
     def __init__(self, seeds: Sequence[int]):
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._generators = [seeded(seed) for seed in seeds]
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) in [0, 1)."""

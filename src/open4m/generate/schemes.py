@@ -1,9 +1,9 @@
 """Decoding schemes of grids (paper A.3): in which order cells are decoded.
 
-A scheme is one function of a random number a cell (B, L), drawn once a sample, and the grid's (h, w). It gives a
-number a cell (B, L): those of the smallest numbers are asked for first, and only as many as are kept. A scheme that
-gives None asks for all unknown cells in every pass and keeps the most confident answers. Sequences are decoded left
-to right by the engine itself.
+A scheme is one function of random numbers (B, L), one per cell, drawn once per generation, and of the grid's (h, w). It
+gives numbers (B, L): cells with the smallest ones are queried first, and only as many as are kept. A scheme that gives
+None queries all unknown cells in every pass and keeps the most confident answers. Sequences are decoded left to right by
+the engine itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def halton(uniform: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 SCHEMES: dict[str, Scheme | None] = {"maskgit": maskgit, "roar": roar, "halton": halton, "left_to_right": None}
-"""By name; None: for sequences, which have one order."""
+"""All schemes by name; that of sequences is None, since they have one order."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What is masked how: strategies, their mixture and budgets (paper C.1, Table 20)."""
+"""How samples are masked: strategies, their mixture, and token budgets (paper C.1, Table 20)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from open4m.types import Open4MError
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """One way to mask. α is the concentration of the symmetric Dirichlet distribution, a modality.
+    """One way to mask a sample.
 
-    ``input_alpha`` and ``target_alpha`` map modality keys to α (``inf``: equal shares); a modality that is not
-    named is not shown, or not asked for. ``input_budget`` and ``target_budget``: the fewest and the most tokens of a
-    sample, drawn uniformly (paper A.1, A.2); None: those of the :class:`MaskingConfig`. ``unmasked`` sequences are
-    shown whole as far as their budget allows (p_mask = 0, paper A.2). ``leftover``: how much of the budget that
-    sequences are too short for is passed on to the grids; all of it, none, or ("uniform") a uniformly drawn part: from
-    a text alone to nearly all of an image, which generation from a text goes through. Without ``overlap`` no grid is
-    asked for at a place where another is shown (paper E.8). ``weight`` is the share of samples that are masked this
-    way, relative to the others.
+    ``input_alpha``, ``target_alpha``: α by modality key: the Dirichlet concentration, one per modality (``inf``: equal
+    shares). A modality without an α is not shown, or not predicted.
+    ``input_budget``, ``target_budget``: the fewest and the most tokens per sample, drawn uniformly (paper A.1, A.2);
+    None: those of the :class:`MaskingConfig`.
+    ``unmasked``: sequences that are shown whole as far as their budget allows (p_mask = 0, paper A.2).
+    ``leftover``: what happens to the budget that sequences are too short to use. The grids get all of it ("all"), none
+    ("none"), or a uniformly drawn part ("uniform"): then inputs range from a text alone to a text with nearly all of an
+    image, as generation from a text passes through them.
+    ``overlap``: whether a grid may be predicted at a place where another grid is shown (paper E.8).
+    ``weight``: the share of samples that are masked this way, relative to the other strategies.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Strategy:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig:
-    """Token budgets of a sample, and the mixture of strategies (paper Table 20).
+    """Token budgets per sample, and the mixture of strategies (paper Table 20).
 
     A budget is the fewest and the most tokens, or one number for both; batches are as wide as the most.
     """
@@ -66,14 +68,15 @@ class MaskingConfig:
 
     @property
     def tokens_per_sample(self) -> float:
-        """Input and target budget of a sample on average, by which a length in tokens seen is divided (paper E.5)."""
+        """The mean input plus target budget per sample, which converts tokens seen into samples (paper E.5)."""
         total = sum(strategy.weight for strategy in self.strategies)
         ranges = [(s.weight, (*self.input_range(s), *self.target_range(s))) for s in self.strategies]
         return sum(weight * sum(ends) / 2 for weight, ends in ranges) / total
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """What each strategy trains; nothing, if one of them trains all of it: any target from any input."""
+        """The directions that the strategies train, one per strategy; empty if one strategy trains any target from
+        any input."""
         found = [Direction(inputs=tuple(s.input_alpha), targets=tuple(s.target_alpha)) for s in self.strategies]
         inputs, targets = ({key for d in found for key in getattr(d, side)} for side in ("inputs", "targets"))
         if any(inputs == {*d.inputs} and targets == {*d.targets} for d in found):
@@ -81,7 +84,8 @@ class MaskingConfig:
         return tuple(dict.fromkeys(found))
 
     def check(self, specs: tuple[ModalitySpec, ...], sentinels: int) -> None:
-        """Raise :class:`Open4MError` for what cannot work with these modalities."""
+        """Raise :class:`Open4MError` if a strategy cannot work with these modalities, or the text tokenizer has too
+        few ``sentinels`` for them."""
         if not self.strategies:
             raise Open4MError("masking: needs at least one strategy")
         for strategy in self.strategies:

@@ -12,18 +12,19 @@ def span_mask(
 ) -> np.ndarray:
     """Which tokens of sequences are masked, bool (B, L): those whose random key lies below p_mask ~ U(0, 1).
 
-    p_mask is raised until what is shown fits its budget (paper C.1); ``unmasked`` sequences start from 0. With a budget
-    of 0 all tokens are masked.
+    ``lengths``, ``budget``, ``unmasked``: (B,). p_mask is raised until the shown tokens fit the budget (paper C.1);
+    where ``unmasked``, it starts at 0. With a budget of 0 all tokens are masked.
     """
-    never = np.uint32(1 << 31)  # above all keys: the key of padding
+    never = np.uint32(1 << 31)  # the key of padding: above all others
     place_bits = 2 + (longest - 1).bit_length()
     p_mask = np.where(unmasked, 0, draw.bits(1)[:, 0] >> 1)
-    places = np.arange(longest, dtype=np.uint32)  # in the low bits of the keys, so that no two are equal
+    places = np.arange(longest, dtype=np.uint32)  # their bits make keys differ
     key = draw.bits(longest) & ((1 << 31) - (1 << place_bits)) | places << 2
     key[places >= lengths[:, None]] = never
 
-    # Masking one token more, in the order of the keys, shortens the input by its number of neighbors already masked
-    # (a span grows, or two spans meet), which the lowest bits hold: the shortest p_mask that fits is found by one sort.
+    # Masking one more token, in the order of the keys, shortens the input by the number of its neighbors that are masked
+    # already: a span grows by it, or two spans meet. The lowest bits hold this number, so that one sort and a cumulative
+    # sum find the smallest p_mask that fits the budget.
     before, after = key[:, :-1], key[:, 1:]
     neighbors = np.zeros_like(key)
     neighbors[:, 1:] += before < after
@@ -40,10 +41,10 @@ def span_mask(
 
 
 class Spans:
-    """What a batch of sequences with masked spans shows and asks for (paper C.1).
+    """The input and target tokens of a batch of sequences with masked spans (paper C.1).
 
-    A masked span is shown as its sentinel. The whole target is the spans, each after its sentinel, and a final
-    sentinel. Here the tokens of all rows stand one after another.
+    The input has a sentinel in place of each masked span. The target lists the spans, each after its sentinel, and ends
+    with one more sentinel. All arrays here are flat: the tokens of one row after those of another.
     """
 
     def __init__(self, masked: np.ndarray, lengths: np.ndarray, budget: np.ndarray):
@@ -61,7 +62,7 @@ class Spans:
         self._shown_starts = starts.reshape(-1)[self._shown]
         self._input_spans = np.where(budget > 0, spans, 0)
 
-        # Before every token is a place for the sentinel of a span that it starts; after the last, for the final one.
+        # Each token has a place before it for the sentinel of a span that it starts; one more is for the final sentinel.
         target = np.zeros((size, longest + 1, 2), dtype=bool)
         target[:, :-1, 0] = starts
         target[np.arange(size), lengths, 0] = spans > 0
@@ -70,7 +71,7 @@ class Spans:
         self._target_sentinels = spans + (spans > 0)
 
     def shown(self, ids: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
-        """The tokens shown, ``input_count`` a row; ``ids``: (B, L)."""
+        """The input tokens, ``input_count`` per row; ``ids``: (B, L)."""
         tokens = ids.reshape(-1)[self._shown].astype(np.int64)
         tokens[self._shown_starts] = sentinels[entries(self._input_spans)[1]]
         return tokens
@@ -78,7 +79,7 @@ class Spans:
     def asked(
         self, ids: np.ndarray, sentinels: np.ndarray, budget: np.ndarray, uniform: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Queries and answers, ``budget`` a row: a part of the target that starts at a random sentinel."""
+        """Queries and answers, ``budget`` (B,) per row: a part of the target that starts at a random sentinel."""
         size = len(budget)
         start = np.flatnonzero(self._target % 2 == 0)  # the sentinels in self._target, and their rows
         row = np.repeat(np.arange(size), self._target_sentinels)
@@ -86,7 +87,7 @@ class Spans:
         enough = start < (end - np.minimum(budget, self.target_count))[row]
         chosen = np.floor(uniform * np.bincount(row[enough], minlength=size)).astype(np.int64)
         first = np.cumsum(self._target_sentinels) - self._target_sentinels
-        begin = np.append(start, 0)[first + chosen]  # where nothing is masked there is none, and nothing is asked
+        begin = np.append(start, 0)[first + chosen]  # rows without a masked token have no sentinel, and no query
 
         row, column = entries(np.where(budget > 0, budget + 1, 0))
         place = self._target[begin[row] + column]
@@ -98,6 +99,6 @@ class Spans:
 
 
 def entries(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(row, column), both (n,), of the first ``count`` (B,) entries of every row, one row after another."""
+    """(row, column), both (n,), of the first ``count`` (B,) entries of each row, one row after another."""
     row = np.repeat(np.arange(len(count)), count)
     return row, np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)

@@ -22,13 +22,14 @@ def patchify(pixels: Tensor, patch: int) -> Tensor:
 
 
 class Embeddings(nn.Module):
-    """What a token is (content), what it belongs to (modality) and where it is (position).
+    """The sum that represents a token: its content, its modality and its position.
 
-    ``inputs``: the encoder's table, the rows of all tokenized input modalities one after another.
-    ``outputs``: the output layer of all targets, one after another. For sequences the same rows embed the
-    decoder's input: input and output embeddings of the decoder are shared (paper C.1), unless the configuration is
-    not ``tied``: then ``queries`` has rows of their own.
-    ``modality``: shared by encoder and decoder. Positions are fixed, or learned for the modalities that say so.
+    ``inputs``: the encoder's table: the rows of all tokenized input modalities, one modality after another.
+    ``outputs``: the output layers of all targets, one after another. The rows of a sequence also embed the decoder's
+    input: the decoder's input and output embeddings are shared (paper C.1), unless the configuration is not ``tied``:
+    then ``queries`` has separate rows.
+    ``modality``: one row per modality, shared by encoder and decoder.
+    Positions are fixed, or learned for the modalities whose specification says so.
     """
 
     def __init__(self, config: FourMConfig):
@@ -153,7 +154,7 @@ class Embeddings(nn.Module):
         return x
 
     def with_registers(self, x: Tensor, where: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, what is re-injected of them, and which are real, with the register tokens before them."""
+        """Tokens, their positions plus modalities, and which are real, each with the register tokens in front."""
         if self.registers is None:
             return x, where, valid
         count = len(self.registers)
@@ -203,13 +204,13 @@ def _positions(spec: ModalitySpec, dim: int) -> Tensor:
 
 
 def consecutive(sizes: Sequence[int]) -> list[slice]:
-    """Where each of several parts is when they follow one another."""
+    """The slices of parts of these sizes that follow one another."""
     ends = list(itertools.accumulate(sizes))
     return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _starts(slices: list[slice]) -> Tensor:
-    """Where each part starts; 0 for an empty one, so that padding, which may name it, reads a row that exists."""
+    """Where each part starts; 0 for an empty part, so that padding that names it reads a row that exists."""
     return torch.tensor([s.start if s.stop > s.start else 0 for s in slices], device=CPU)
 
 

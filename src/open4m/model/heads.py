@@ -10,17 +10,17 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 class LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of linear classifiers, each with its own rows of the hidden states and of one fused table.
 
-    The logits are the largest tensors of a training step. They are held once, and turned into their own gradient in
-    place; the gradients of the classifiers are written into that of the fused table, without a copy.
+    The logits are the largest tensors of a training step. They are kept once and become their own gradient in place;
+    the gradients of the classifiers are written into that of the fused table without a copy.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, table: Tensor, target: Tensor, parts: list[tuple[slice, slice]]):
         """The cross-entropy (n,) of each target, in nats.
 
-        ``hidden`` (n, D); ``table`` (V, D), with all entries in one of the parts; ``target`` (n,): ids that count from
-        the first entry of their part; ``parts``: (rows of ``hidden``, entries of ``table``). Under autocast the logits
-        have its type; what is computed from them has single precision, or the hidden states' if that is higher.
+        ``hidden`` (n, D); ``table`` (V, D), each of its entries in one of the parts; ``target`` (n,): ids that count
+        from the first entry of their part; ``parts``: (rows of ``hidden``, entries of ``table``). Under autocast the
+        logits have its type; all that follows has single precision, or that of the hidden states if it is higher.
         """
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
