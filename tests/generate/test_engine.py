@@ -319,7 +319,7 @@ def test_logits_are_made_of_a_part_of_the_rows_at_a_time(engine, recorded, monke
     make, plan = canvases(), [Step(target="depth", steps=2, top_p=0.9)]
     whole = engine.run(make(), plan, [0, 1, 2, 3], entropies=True)
     count = len(recorded)
-    monkeypatch.setattr("open4m.generate.engine.LOGITS", 50)  # 5 rows of 9
+    monkeypatch.setattr("open4m.generate.engine.MAX_LOGITS", 50)  # 5 rows of 9
     parts = engine.run(make(), plan, [0, 1, 2, 3], entropies=True)
     assert torch.equal(whole.grids["depth"], parts.grids["depth"])
     torch.testing.assert_close(whole.records["depth"].entropy, parts.records["depth"].entropy, equal_nan=True, **close)

@@ -58,13 +58,13 @@ class FourM(FourMBase):
         results. A target may be given in part, :class:`Masked`: the rest is generated. ``options``: fields of
         :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for one (``caption={"top_p": 0.8}``).
         ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
-        "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one per sample, or
-        that of the first; sample i then has ``seed`` + i. ``watch`` is called after every pass. The central square of an
-        image is seen; boxes, given and generated, are fractions of the given image and of that square, respectively.
-        A value that several samples share, the same object, is converted and tokenized once.
+        "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one per
+        sample, or that of the first; sample i then has ``seed`` + i. ``watch`` is called after every pass. The model
+        sees the central square of an image; given boxes are fractions of the whole image, generated ones of that
+        square. A value that several samples share, as the same object, is converted and tokenized once.
 
-        Raises :class:`Open4MError`, before the first pass, for what cannot be given, generated or generated from what
-        is given, and for options that cannot be: what it lists is allowed.
+        Raises :class:`Open4MError` before the first pass, with what is allowed, for values that cannot be given,
+        targets that cannot be generated from them, and impossible options.
         """
         passes = self.passes(inputs, targets, seed=seed, conditions=conditions, entropies=entropies, **options)
         progress = None

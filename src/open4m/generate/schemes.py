@@ -2,8 +2,8 @@
 
 A scheme is one function of random numbers (B, L), one per cell, drawn once per generation, and of the grid's (h, w). It
 gives numbers (B, L): cells with the smallest ones are queried first, and only as many as are kept. A scheme that gives
-None queries all unknown cells in every pass and keeps the most confident answers. Sequences are decoded left to right by
-the engine itself.
+None queries all unknown cells in every pass and keeps the most confident answers. Sequences are decoded left to right
+by the engine itself.
 """
 
 from __future__ import annotations

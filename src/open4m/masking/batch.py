@@ -24,11 +24,12 @@ from open4m.types import MaskedBatch, Open4MError
 
 @dataclass
 class TokenRows:
-    """The whole tokens of a batch, by modality key, before masking.
+    """The unmasked tokens of a batch, by modality key.
 
-    ``ids``: integers (B, L) of grids, raster order, and of sequences, padded, [EOS] included. ``vectors``: float32
-    (B, L, C) of sequences of vectors, padded. ``lengths``: (B,) of both kinds of sequences. ``pixels``: float32
-    (B, C, H, W). A modality a sample lacks has length 0 there, or is False in ``present`` (B,); one that all lack may
+    ``ids``: integers (B, L): grids in raster order; sequences padded, [EOS] included.
+    ``vectors``: float32 (B, L, C), padded. ``lengths``: (B,), of sequences of ids and of vectors.
+    ``pixels``: float32 (B, C, H, W).
+    Where a sample lacks a modality, its length is 0, or ``present`` (B,) is False. A modality that all samples lack may
     be left out.
     """
 
@@ -49,12 +50,12 @@ def mask_batch(
     step: int,
     first_row: int = 0,
 ) -> MaskedBatch:
-    """The packed batch of these rows, which are rows ``first_row``… of the global batch of ``step``.
+    """The packed batch of these rows, the first of which is row ``first_row`` of the global batch of ``step``.
 
     ``sentinels``: the token ids of the sentinels, in order.
 
-    Raises :class:`Open4MError` for rows of no sample, of a modality that ``specs`` lacks, or of another shape than
-    ``specs`` say.
+    Raises :class:`Open4MError` if the rows hold no sample, a modality that ``specs`` lack, or arrays of other shapes
+    than ``specs`` say.
     """
     size = _batch_size(rows, specs)
     draw = RowDraws(seed, step, first_row, size)
@@ -157,10 +158,10 @@ def dirichlet(draw: RowDraws, alpha: np.ndarray) -> np.ndarray:
 
 
 def allocate(shares: np.ndarray, total: np.ndarray, capacity: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Integer budgets (B, n) in proportion to ``shares`` that sum to ``total`` (B,), or to all that can be had.
+    """Whole budgets (B, n) in proportion to ``shares`` that sum to ``total`` (B,), or to all capacity if that is less.
 
-    Where a share exceeds its ``capacity`` the rest goes to the others, in proportion. Fractions are rounded by
-    systematic sampling with ``offset`` (B,) in [0, 1): a budget's expectation is its exact fraction.
+    Where a share exceeds its ``capacity`` (B, n), the rest goes to the others in proportion. Fractions are rounded by
+    systematic sampling with ``offset`` (B,) in [0, 1), so that the expectation of a budget is its exact fraction.
     """
     shares = np.where(capacity > 0, shares, 0.0)
     full = np.zeros(shares.shape, dtype=bool)
@@ -187,12 +188,12 @@ class _Packer:
         self._fields: list[tuple[np.ndarray, ...]] = []
 
     def add(self, count: np.ndarray, *fields: np.ndarray) -> None:
-        """The next modality has ``count`` (B,) tokens; ``fields`` (n,) are their values, row after row."""
+        """Append a modality with ``count`` (B,) tokens per row; ``fields`` (n,) hold their values, row after row."""
         self._counts.append(count)
         self._fields.append(fields)
 
     def packed(self) -> list[torch.Tensor]:
-        """(B, width) of every field, of the modality and of whether there is a token."""
+        """Each field, the modality, and whether there is a token: (B, width) each."""
         counts = np.stack(self._counts)  # (modalities, B)
         first = np.arange(self._size) * self._width + np.cumsum(counts, 0) - counts  # place of the first of each count
         move = first.reshape(-1) - (np.cumsum(counts) - counts.reshape(-1))
@@ -206,12 +207,12 @@ class _Packer:
 
 
 def _at(array: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """``array[row, column]``, in a quarter of its time."""
+    """``array[row, column]`` for a contiguous array (B, L), four times as fast."""
     return array.reshape(-1).take(row * array.shape[1] + column)
 
 
 def _batch_size(rows: TokenRows, specs: tuple[ModalitySpec, ...]) -> int:
-    """B, the number of samples of these rows, after a check that they are what ``specs`` say."""
+    """The number of samples B, after checking that all arrays are what ``specs`` say."""
     content = {"ids": rows.ids, "pixels": rows.pixels, "vectors": rows.vectors}
     size = max((len(array) for table in content.values() for array in table.values()), default=0)
     if size == 0:
@@ -239,18 +240,21 @@ def _batch_size(rows: TokenRows, specs: tuple[ModalitySpec, ...]) -> int:
 
 
 def _shapes(spec: ModalitySpec, size: int) -> dict[str, tuple[int, ...]]:
-    """What ``size`` rows of a modality are made of, by the names of :class:`TokenRows`, and its shapes."""
-    height, width = (side * spec.patch_size for side in spec.grid)
-    return {
-        "pixels": {"pixels": (size, spec.channels, height, width)},
-        "grid": {"ids": (size, spec.length)},
-        "sequence": {"ids": (size, spec.length), "lengths": (size,)},
-        "vectors": {"vectors": (size, spec.length, spec.channels), "lengths": (size,)},
-    }[spec.family] | {"present": (size,)}
+    """The fields of :class:`TokenRows` that ``size`` rows of a modality have, with their shapes."""
+    if spec.content == "pixels":
+        height, width = (side * spec.patch_size for side in spec.grid)
+        shapes: dict[str, tuple[int, ...]] = {"pixels": (size, spec.channels, height, width)}
+    elif spec.content == "vectors":
+        shapes = {"vectors": (size, spec.length, spec.channels)}
+    else:
+        shapes = {"ids": (size, spec.length)}
+    if spec.is_sequence:
+        shapes["lengths"] = (size,)
+    return {**shapes, "present": (size,)}
 
 
 def _capacity(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
-    """(B,): the tokens of a modality that each sample has."""
+    """How many tokens of a modality each sample has, (B,)."""
     if spec.is_sequence:
         return rows.lengths.get(spec.key, np.zeros(size)).astype(np.int64)
     present = np.full(size, spec.key in rows.ids or spec.key in rows.pixels)
@@ -260,12 +264,12 @@ def _capacity(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
 
 
 def _ids(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
-    """(B, L): token ids; of vectors 1 + their row; zeros of pixels and of a modality that no sample has."""
+    """Token ids (B, L): of a vector 1 + its row; zeros for pixels and for a modality that no sample has."""
     if spec.content == "vectors":
         return np.broadcast_to(1 + np.arange(spec.length), (size, spec.length))
     return rows.ids.get(spec.key, np.broadcast_to(0, (size, spec.length)))
 
 
 def _alphas(strategies: tuple[Strategy, ...], specs: tuple[ModalitySpec, ...], side: str) -> np.ndarray:
-    """(strategies, modalities), 0 where a modality does not take part."""
+    """The α of each strategy and modality, (strategies, modalities); 0 where a modality does not take part."""
     return np.array([[getattr(s, side).get(spec.key, 0.0) for spec in specs] for s in strategies])

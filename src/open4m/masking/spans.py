@@ -22,9 +22,9 @@ def span_mask(
     key = draw.bits(longest) & ((1 << 31) - (1 << place_bits)) | places << 2
     key[places >= lengths[:, None]] = never
 
-    # Masking one more token, in the order of the keys, shortens the input by the number of its neighbors that are masked
-    # already: a span grows by it, or two spans meet. The lowest bits hold this number, so that one sort and a cumulative
-    # sum find the smallest p_mask that fits the budget.
+    # Masking one more token, in the order of the keys, shortens the input by the number of its neighbors that are
+    # masked already: a span grows by it, or two spans meet. The lowest bits hold this number, so that one sort and a
+    # cumulative sum find the smallest p_mask that fits the budget.
     before, after = key[:, :-1], key[:, 1:]
     neighbors = np.zeros_like(key)
     neighbors[:, 1:] += before < after
@@ -62,7 +62,7 @@ class Spans:
         self._shown_starts = starts.reshape(-1)[self._shown]
         self._input_spans = np.where(budget > 0, spans, 0)
 
-        # Each token has a place before it for the sentinel of a span that it starts; one more is for the final sentinel.
+        # Each token has a place before it for the sentinel of a span that it starts; one more is for the last one.
         target = np.zeros((size, longest + 1, 2), dtype=bool)
         target[:, :-1, 0] = starts
         target[np.arange(size), lengths, 0] = spans > 0

@@ -16,9 +16,9 @@ Number = TypeVar("Number", Tensor, int)  # of one row, or of each (B,)
 def forward_flops(config: FourMConfig, batch: MaskedBatch) -> float:
     """Multiplications and additions of a forward pass over the valid tokens of ``batch``, padding not counted.
 
-    Matrix products only, two operations a weight and token: projections, attention scores and values between tokens
-    that see each other, feed-forward layers, embeddings of patches and vectors, and the output layer of each target's
-    own modality. A training step needs three times as much: the backward pass has two products for each of these.
+    Only matrix products count, two operations per weight and token: projections, attention scores and values between
+    tokens that see each other, feed-forward layers, embeddings of patches and vectors, and for each target the output
+    layer of its modality. A training step needs three times as much: the backward pass has two products for each.
     """
     n = batch.input_valid.sum(1).double()  # (B,)
     m = batch.target_valid.sum(1).double()
@@ -27,29 +27,30 @@ def forward_flops(config: FourMConfig, batch: MaskedBatch) -> float:
 
 
 def encoder_flops(config: FourMConfig, n: Number) -> Number:
-    """Of encoding n tokens, of one row or of each (B,), and of the keys and values of them that the decoder reads."""
+    """Operations for encoding n tokens, of one row or of each (B,), and for the keys and values that the decoder reads
+    of them."""
     n = n + config.register_tokens
     return 2 * n * encoder_weights(config) + 4 * config.dim * config.encoder_depth * n * n
 
 
 def decoder_flops(config: FourMConfig, m: Number, n: Number, seen: Number) -> Number:
-    """Of decoding m queries that read n encoded tokens; ``seen``: pairs of a query and one that it sees.
+    """Operations for decoding m queries that read n encoded tokens; ``seen``: pairs of a query and one that it sees.
 
-    Scores and values are 2·D each for a pair of tokens.
+    The scores and the values cost 2·D each per pair of tokens.
     """
     pairs = seen + m * (n + config.register_tokens)
     return 2 * m * decoder_weights(config) + 4 * config.dim * config.decoder_depth * pairs
 
 
 def encoder_weights(config: FourMConfig) -> int:
-    """The weights that each encoded token is multiplied by: blocks, the projection, each decoder block's keys and
-    values."""
+    """The number of weights that multiply each encoded token: blocks, projection, and the keys and values of each
+    decoder block."""
     square = config.dim**2
     return config.encoder_depth * (4 * square + _mlp(config)) + square * (1 + 2 * config.decoder_depth)
 
 
 def decoder_weights(config: FourMConfig) -> int:
-    """The weights that each query is multiplied by, without the output layer."""
+    """The number of weights that multiply each query, without the output layer."""
     return config.decoder_depth * (6 * config.dim**2 + _mlp(config))
 
 
@@ -70,7 +71,7 @@ def _seen(config: FourMConfig, batch: MaskedBatch) -> Tensor:
 
 
 def input_flops(config: FourMConfig, spec: ModalitySpec) -> int:
-    """Of embedding one token: of a patch or a vector its projection, else nothing."""
+    """Operations for embedding one token: the projection of a patch or a vector; reading a table needs none."""
     size = {"pixels": spec.channels * spec.patch_size**2, "vectors": spec.channels}.get(spec.content, 0)
     return 2 * config.dim * size
 

@@ -1,4 +1,4 @@
-"""A packed batch from exact tokens, for those who bring their own instead of having them masked."""
+"""A packed batch from explicit tokens, for those who choose tokens themselves instead of having them masked."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import MaskedBatch, Open4MError
 
-DENSE = -1  # the token id of what is not in a table: a pixel patch, a vector; the query id of the mask token
-SPAN = -2  # the token id of a masked span of vectors
+DENSE = -1
+"""The token id of what has no row in a table, a pixel patch or a vector; also the query id of the mask token."""
+SPAN = -2
+"""The token id of a masked span of vectors."""
 
 
 def pack(
