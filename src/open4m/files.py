@@ -62,6 +62,12 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def check_new(folder: Path) -> None:
+    """Raise :class:`Open4MError` if a folder that is to be written is a file, or is there and not empty."""
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise Open4MError(f"{folder}: exists and is not empty; name another directory")
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power failure. Windows has no such call, and renames there need none."""
     if os.name == "nt":

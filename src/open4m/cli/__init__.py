@@ -1,1 +1,1 @@
-"""The command line: ``open4m <command>``."""
+"""The command line: ``open4m <command>``; ``main.py`` is the entry, each other file a group of commands."""

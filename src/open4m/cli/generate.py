@@ -6,6 +6,7 @@ A folder that a command writes holds each generated value (``rgb.png``, ``depth.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from PIL import Image
 
 from open4m import config as configs
 from open4m import files, modalities
+from open4m.cli import device
 from open4m.generate import record, verbs
 from open4m.generate.drawing import frame, highest, overview, tile, tiles, uncertainty
 from open4m.generate.masks import Cells
@@ -38,6 +40,141 @@ PASS, END = 200, 2000  # milliseconds that an animation shows a pass, and the re
 SAID = 5  # images that could not be done of which it is said why
 BLANK = np.zeros((64, 64, 3), dtype=np.uint8)  # an image that stands for any
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+# ---- the words
+
+
+class _Several(argparse.Action):
+    """Values that add up where the option is repeated; a default is what there is without any."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
+
+
+def add_arguments(command: argparse.ArgumentParser, verb: str) -> None:
+    """The parser of a command that generates: what it is given, what it makes, how, and where that goes."""
+    command.epilog = "docs/generation.md shows each with its picture."
+    device.add_argument(command)
+    command.set_defaults(run=_run, verb=verb)
+    if verb == "replay":
+        command.add_argument("result", type=Path, help="a result.json, or the folder that holds it")
+        command.add_argument("--model", help="the model that made it (default: by its name, unless that is on the hub)")
+        command.add_argument(
+            "--out", type=Path, help="a folder to write the result to, if it is the same (default: only compare)"
+        )
+        return
+    box = "x_min,y_min,x_max,y_max as fractions"
+    several, sweep = {"nargs": "+", "action": _Several}, {"nargs": "+", "action": "append"}
+
+    given = command.add_argument_group("what is given")
+    given.add_argument("--input", type=Path, metavar="IMAGE", help="an image file")
+    given.add_argument("--caption", metavar="TEXT")
+    given.add_argument("--boxes", type=Path, help='a JSON file: [{"box": [x0, y0, x1, y1], "label": name}, ...]')
+    given.add_argument("--given", **several, metavar="NAME=FILE", help="any modality: depth=depth.npy normals=n.png")
+
+    what = command.add_argument_group("what is done")
+    if verb in ("inpaint", "outpaint"):
+        what.add_argument("--of", default="rgb", metavar="MODALITY", help="what is painted (default: rgb)")
+    else:
+        required = verb in ("generate", "extract", "guide")
+        what.add_argument(
+            "--to",
+            **several,
+            required=required,
+            default=["rgb"],
+            metavar="MODALITY",
+            help=f"what to predict, in this order{'' if required else ' (default: rgb)'}",
+        )
+    if verb == "inpaint":
+        what.add_argument(
+            "--mask", type=Path, metavar="IMAGE", help="white where to paint, as large as what is painted"
+        )
+        what.add_argument("--box", action="append", metavar="BOX", help=f"where to paint: {box}; may be repeated")
+        what.add_argument("--cells", **several, type=int, metavar="N", help="where to paint: tokens, row by row from 0")
+    if verb == "outpaint":
+        what.add_argument("--box", required=True, help=f"where in the larger frame the image is: {box}")
+    if verb == "vary":
+        what.add_argument(
+            "--by",
+            **several,
+            default=["normals"],
+            metavar="MODALITY",
+            help="what variations share, extracted from the image (default: normals)",
+        )
+    if verb in ("edit", "probe"):
+        what.add_argument(
+            "--of",
+            metavar="MODALITY",
+            help="what is changed, extracted from the image unless given (default: boxes, or semseg for --swap)",
+        )
+    if verb == "edit":
+        what.add_argument(
+            "--move",
+            nargs=2,
+            action="append",
+            metavar=("LABEL", "BOX"),
+            help=f"a box: {box}; of several with this label, LABEL:2 is the second",
+        )
+        what.add_argument("--rename", nargs=2, action="append", metavar=("LABEL", "CLASS"), help="a box")
+        what.add_argument("--delete", action="append", metavar="LABEL", help="a box")
+        what.add_argument("--swap", nargs=2, action="append", metavar=("CLASS", "CLASS"), help="a class of a map")
+        what.add_argument(
+            "--keep",
+            **several,
+            default=[],
+            metavar="MODALITY",
+            help="what else of the image is kept; of what is predicted again (rgb), all where nothing changed",
+        )
+    if verb == "probe":
+        what.add_argument("--values", **sweep, metavar=("MODALITY", "VALUE"), help="texts or files, one after another")
+        what.add_argument("--move", **sweep, metavar=("LABEL", "BOX"), help=f"a box to one place after another: {box}")
+        what.add_argument("--swap", **sweep, metavar=("CLASS", "CLASS"), help="a class of a map to one after another")
+        what.add_argument("--weights", **sweep, metavar=("MODALITY", "W"), help="one guidance weight after another")
+    if verb != "probe":
+        number = 4 if verb == "vary" else 1
+        what.add_argument(
+            "--samples", type=int, default=number, help=f"how many, of seeds one apart (default: {number})"
+        )
+
+    how = command.add_argument_group("how (unsaid: the modality's own)")
+    how.add_argument("--scheme", help="of grids: maskgit, roar or halton")
+    how.add_argument("--steps", type=int, help="forward passes a grid")
+    how.add_argument("--tokens", **several, type=int, metavar="N", help="a pass, instead of --steps and --schedule")
+    how.add_argument("--schedule", help="cosine or linear: how many tokens a pass commits")
+    how.add_argument("--temperature", nargs="+", type=float, metavar="T", help="of grids also two: first, last pass")
+    how.add_argument("--choice-temperature", type=float, metavar="T", help="of MaskGIT's choice of cells")
+    how.add_argument("--top-p", type=float, metavar="P")
+    how.add_argument("--top-k", type=int, metavar="K")
+    how.add_argument(
+        "--guidance",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="weight of all conditions together (1: "
+        "none; two: first, last pass); with --weight or --avoid, of each that has none",
+    )
+    how.add_argument("--weight", **several, metavar="NAME=W", help="weight of one condition: caption=3 normals=0.5")
+    how.add_argument("--avoid", action="append", metavar="TEXT", help="a caption to go away from; may be repeated")
+    how.add_argument("--avoid-weight", type=float, default=-1.0, metavar="W", help="of --avoid (default: -1)")
+    how.add_argument("--option", **several, metavar="TARGET.FIELD=VALUE", help="of one target: rgb.steps=16")
+    how.add_argument("--seed", type=int, default=0)
+
+    where = command.add_argument_group("where")
+    where.add_argument("--model", default="scenes", help="a shipped model or a model directory (default: scenes)")
+    where.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
+    where.add_argument("--entropy", action="store_true", help="record and draw how unsure the model is of each token")
+    where.add_argument("--animate", type=Path, metavar="GIF", help="a picture of every pass")
+    if verb in ("generate", "extract", "guide"):
+        where.add_argument("--input-dir", type=Path, metavar="DIR", help="a folder of images, instead of --input ...")
+        where.add_argument("--output-dir", type=Path, metavar="DIR", help="... whose results go here; resumes")
+        where.add_argument("--batch-size", type=int, default=8, help="images of a folder at once (default: 8)")
+
+
+def _run(options: Namespace) -> None:
+    for line in globals()[options.verb](options, device.chosen(options)):
+        print(line)
 
 
 # ---- the commands

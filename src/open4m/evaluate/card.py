@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,54 +38,6 @@ constant prediction.
 
 {limits}
 """
-
-IMPORTED = """\
-# 4M {kind}, imported
-
-Imported from `{source}`, a checkpoint in the format of the authors of 4M.
-Its weights, and the terms of their use, are those of the source.
-
-## Format
-
-`config.json` and `model.safetensors`, in the format of open4m and in float32.
-
-## Names
-
-| in the source | here |
-|---|---|
-{names}
-
-## Tensors of the source
-
-- Without effect, and left out: {unused}
-- Not stored, since another tensor is the same: {repeated}
-"""
-
-TOKENIZER = """
-## The tokenizer
-
-```
-{description}
-```
-"""
-
-
-def import_card(
-    source: str, kind: str, names: Mapping[str, str], unused: Iterable[str], repeated: Mapping[str, str]
-) -> str:
-    """The card of what was imported from ``source``. ``names``: ours by theirs, of what may have another name here."""
-    return IMPORTED.format(
-        source=source,
-        kind=kind,
-        names="\n".join(f"| {theirs} | {ours} |" for theirs, ours in names.items()),
-        unused=", ".join(unused) or "none",
-        repeated=repetitions(repeated),
-    )
-
-
-def repetitions(repeated: Mapping[str, str]) -> str:
-    """The tensors that a file leaves out, and the ones that stand for them, as one line."""
-    return ", ".join(f"{name} (by {source})" for name, source in repeated.items()) or "none"
 
 
 def model_card(folder: Path, result: Result, texts: Mapping[str, Any]) -> str:

@@ -60,6 +60,14 @@ def get(name: str) -> Modality:
     return _load(stem, path)
 
 
+def of_role(role: str) -> Modality:
+    """The modality that a request means where it names none: see :data:`open4m.modalities.families.ROLES`."""
+    found = [modality for modality in map(get, names()) if modality.role == role]
+    if len(found) != 1:
+        raise Open4MError(f"expected one modality of role {role!r}, got {', '.join(m.name for m in found) or 'none'}")
+    return found[0]
+
+
 def unknown(name: str, allowed: list[str]) -> Open4MError:
     """The error for a modality that is not among ``allowed``, with the nearest match."""
     near = difflib.get_close_matches(str(name), allowed, n=1)

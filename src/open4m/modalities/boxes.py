@@ -202,4 +202,6 @@ def average_precision(predictions: list[Boxes], labels: list[Boxes]) -> dict[str
     return {"ap": float(evaluation.stats[0]), "ap50": float(evaluation.stats[1])}
 
 
-MODALITY = BoundingBoxes(name="boxes", description="bounding boxes with classes", extension="boxes.json")
+MODALITY = BoundingBoxes(
+    name="boxes", description="bounding boxes with classes", extension="boxes.json", role="objects", flag="boxes"
+)

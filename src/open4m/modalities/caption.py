@@ -61,4 +61,4 @@ def draw_text(text: str, size: int) -> Image.Image:
     return image
 
 
-MODALITY = Caption(name="caption", description="caption", extension="txt")
+MODALITY = Caption(name="caption", description="caption", extension="txt", role="text", flag="caption")

@@ -77,6 +77,15 @@ FAMILIES = {
 }
 """All families by name."""
 
+ROLES = {
+    "photo": "what an image is, given or generated, and what other modalities are extracted from",
+    "text": "what is said in words: of the command line, and to avoid something",
+    "objects": "what can be moved, renamed and deleted one by one",
+    "classes": "a map in which one class can be swapped for another",
+    "shape": "what variations of a photo share",
+}
+"""What a modality can stand for where a request names none; each is the role of one modality."""
+
 STANDARDIZED = "standardized"
 """The form, of the modalities that have it, whose values are each standardized by themselves: what units they had is
 lost, so no other form can be made of it."""
@@ -101,7 +110,9 @@ class Modality:
     """What every modality file provides.
 
     ``extension`` names the member in a raw shard (``<key>.<extension>``). ``source`` and :meth:`derive` let a
-    modality be computed from the values of another one instead of being stored.
+    modality be computed from the values of another one instead of being stored. ``role`` is what a request that names
+    no modality means by it, one of :data:`ROLES`; ``flag`` is its own option of the command line, for example
+    ``input`` in ``--input FILE``.
     """
 
     family: ClassVar[Family]  # each class below has one
@@ -110,6 +121,8 @@ class Modality:
     description: str
     extension: str = ""
     source: str | None = None
+    role: str = ""
+    flag: str = ""
     better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
 
     # ---- at rest

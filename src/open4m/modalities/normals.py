@@ -96,6 +96,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 MODALITY = Normals(
     name="normals",
     description="surface normals (x right, y up, z to the viewer)",
+    role="shape",
     extension="normals.png",
     channels=3,
     loss="mse",

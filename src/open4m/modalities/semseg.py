@@ -136,6 +136,7 @@ def _palette(classes: int) -> np.ndarray:
 MODALITY = Semseg(
     name="semseg",
     description="semantic segmentation",
+    role="classes",
     extension="semseg.png",
     channels=16,
     loss="cross_entropy",

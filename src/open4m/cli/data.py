@@ -1,0 +1,19 @@
+"""``open4m modalities``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser, command: str) -> None:
+    parser.set_defaults(run=list_modalities)
+
+
+def list_modalities(options: Namespace) -> None:
+    """Print each known modality with its family and what it is."""
+    from open4m import modalities
+
+    for name in modalities.names():
+        modality = modalities.get(name)
+        family = next(c.__name__ for c in type(modality).__mro__ if c.__module__ == "open4m.modalities.families")
+        print(f"{name:12} {family:10} {modality.description}")
