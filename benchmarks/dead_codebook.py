@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from open4m.data import render
+from open4m.data.jobs import local as jobs
+from open4m.data.render import Render
 from open4m.datasets.scenes import Scenes
 from open4m.hub import locate
 from open4m.store.shards import RawDataset
@@ -36,7 +37,7 @@ def main() -> None:
         data = {}
         for split, count in (("train", options.images), ("validation", 64)):
             scenes = Scenes(split, resolution=start.config.image_size)
-            render.render(scenes, Path(folder) / split, (start.modality.name,), count, processes=2)
+            jobs.run(Render(scenes, Path(folder) / split, (start.modality.name,), count), processes=2)
             data[split] = RawDataset(Path(folder) / split, [start.modality.name])
         runs = {
             name: run(start, data, coefficient, options)

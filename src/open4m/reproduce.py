@@ -20,8 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from open4m import files, labellers, modalities, weights
-from open4m.data import label, render, tokenize
+from open4m import files, modalities, weights
+from open4m.data.jobs import local as jobs
+from open4m.data.label import Label
+from open4m.data.render import Render
+from open4m.data.tokenize import Output, Tokenize
 from open4m.datasets import scenes
 from open4m.datasets.classes import Classes
 from open4m.evaluate.card import model_card
@@ -31,10 +34,8 @@ from open4m.fourm import TEXT
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
-from open4m.modalities.families import PixelGrid, TokenGrid
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.text import TextTokenizer
-from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train.loop import TrainConfig, claim, train
 from open4m.train.recipes.pretrain import PretrainConfig, pretrain
 from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer
@@ -123,14 +124,9 @@ class Line:
             dense = [name for name in data.rendered if name in self.config.tokenizers]
             parts.append((LARGE, "train", data.large_size, dense, data.large))
         for folder, split, image_size, names, count in parts:
-            render.render(
-                self.scenes(split, image_size),
-                self.directory / folder / split,
-                names,
-                count,
-                shard_rows=data.shard_rows,
-                processes=self.config.processes,
-            )
+            root = self.directory / folder / split
+            job = Render(self.scenes(split, image_size), root, tuple(names), count, shard_rows=data.shard_rows)
+            jobs.run(job, self.config.processes)
 
     def clip(self) -> None:
         """Train the small CLIP on images and captions."""
@@ -146,9 +142,8 @@ class Line:
 
     def label(self) -> None:
         """Add the CLIP's feature maps to the raw shards."""
-        labeller = self._labeller()
         for split in scenes.SPLITS:
-            label.label(labeller, self.directory / "raw" / split)
+            jobs.run(Label(CLIP, str(self.directory / CLIP / "model"), self.directory / "raw" / split, self.device))
 
     # ---- tokens
     def tokenizers(self) -> None:
@@ -174,17 +169,10 @@ class Line:
 
     def tokenize(self) -> None:
         """Turn the training and validation data into tokens."""
-        data = self.config.data
+        outputs = tuple(map(self._output, self.config.pretrain.modalities))
         for split in ("train", "validation"):
-            for name in self.config.pretrain.modalities:
-                tokenize.tokenize(
-                    self.directory / "raw" / split,
-                    self.directory / "tokens" / split,
-                    name,
-                    self._tokenizer_of(name),
-                    image_size=data.image_size,
-                    max_length=self.config.max_length.get(name, 0),
-                )
+            raw, tokens = self.directory / "raw" / split, self.directory / "tokens" / split
+            jobs.run(Tokenize(raw, tokens, outputs, device=self.device))
 
     # ---- the model
     def train(self) -> None:
@@ -235,24 +223,16 @@ class Line:
     def _trained(self, run: Path) -> bool:
         return (run / "model").exists()
 
-    def _labeller(self) -> CLIPLabeller:
-        return labellers.get(CLIP).load(self.directory / CLIP / "model", self.device)
-
-    def _grid(self, name: str) -> Tokenizer:
-        return Tokenizer.load(self.directory / "tokenizers" / name / "model", self.device)
-
-    def _text(self) -> TextTokenizer:
-        return TextTokenizer.load(self._text_folder)
-
     @property
     def _text_folder(self) -> Path:
         return self.directory / "tokenizers" / TEXT
 
-    def _tokenizer_of(self, name: str) -> Tokenizer | TextTokenizer | None:
-        modality = modalities.get(name)
-        if isinstance(modality, PixelGrid):
-            return None
-        return self._grid(name) if isinstance(modality, TokenGrid) else self._text()
+    def _output(self, key: str) -> Output:
+        """What is tokenized for a modality of the model, and by which tokenizer."""
+        family = modalities.get(key).family
+        grids = self.directory / "tokenizers" / key / "model"
+        folder = grids if family.has_codebook else self._text_folder if family.is_causal else None
+        return Output(key, folder, self.config.data.image_size, self.config.max_length.get(key, 0))
 
 
 def evaluate_pretrained(name: str | Path, samples: int, seed: int = 0, device: str = "cpu") -> Result:

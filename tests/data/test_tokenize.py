@@ -1,10 +1,18 @@
 """Jobs that make raw shards, labels and tokens."""
 
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
-from open4m import modalities
-from open4m.data import label, render, tokenize
+from open4m import labellers, modalities
+from open4m.data.jobs import local as jobs
+from open4m.data.label import Label
+from open4m.data.render import Render
+from open4m.data.tokenize import Output, Tokenize
 from open4m.modalities.crops import Crop
 from open4m.nn.vit import ViTConfig
 from open4m.store.shards import RawDataset
@@ -38,31 +46,51 @@ class Numbers:
 
 
 class Brightness:
-    """A labeller: depth from brightness."""
+    """A labeller: depth from brightness; ``loaded`` counts how often it was loaded."""
 
-    modality, source, fingerprint = "depth", "rgb", "brightness"
+    modality, source = "depth", "rgb"
+    loaded: ClassVar[list[tuple[str, str]]] = []
+
+    @classmethod
+    def load(cls, weights, device="cpu"):
+        cls.loaded.append((weights, device))
+        return cls()
 
     def label(self, values):
         return [value.mean(2).astype(np.float32) + 1 for value in values]
 
 
 @pytest.fixture
-def text():
-    return TextTokenizer.fit(CAPTIONS, ["cube"], vocab_size=4500, sentinels=8)
+def text(tmp_path):
+    text = TextTokenizer.fit(CAPTIONS, ["cube"], vocab_size=4500, sentinels=8)
+    text.save(tmp_path / "text")
+    return text
 
 
 @pytest.fixture
-def rgb_tokenizer():
+def rgb_tokenizer(tmp_path):
     import torch
 
     vit = ViTConfig(width=16, depth=1, heads=1)
     config = TokenizerConfig.of("rgb", image_size=16, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)
-    return Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    tokenizer = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    tokenizer.save(tmp_path / "rgb")
+    return tokenizer
+
+
+def job_of(folder, keys):
+    """Tokenizing with the tokenizers of the fixtures, which are saved in ``folder``."""
+    outputs = {
+        "rgb": Output("rgb", folder / "rgb"),
+        "caption": Output("caption", folder / "text", max_length=6),
+        "rgb_pixels": Output("rgb_pixels", image_size=16),
+    }
+    return Tokenize(folder / "raw", folder / "tokens", tuple(outputs[key] for key in keys))
 
 
 def test_rendered_shards_hold_the_samples_and_a_rerun_does_what_is_missing(tmp_path):
     dataset = Numbers()
-    counts = render.render(dataset, tmp_path, ["rgb", "caption"], 70, shard_rows=32)
+    counts = jobs.run(Render(dataset, tmp_path, ["rgb", "caption"], 70, shard_rows=32))
     assert counts == (3, 0)
     assert dataset.asked == list(range(70))
     raw = RawDataset(tmp_path, ["rgb", "caption"])
@@ -70,24 +98,26 @@ def test_rendered_shards_hold_the_samples_and_a_rerun_does_what_is_missing(tmp_p
     assert raw[67]["caption"] == CAPTIONS[67 % 3]
     assert (raw[67]["rgb"] == 67 * 9 % 256).all()
     (tmp_path / "caption" / "shard-00001.tar").unlink()
-    assert render.render(dataset, tmp_path, ["rgb", "caption"], 70, shard_rows=32) == (1, 2)
+    assert jobs.run(Render(dataset, tmp_path, ["rgb", "caption"], 70, shard_rows=32)) == (1, 2)
     assert dataset.asked[70:] == list(range(32, 64))
 
 
-def test_labels_are_aligned_with_their_source(tmp_path):
-    render.render(Numbers(), tmp_path, ["rgb"], 40, shard_rows=16)
-    label.label(Brightness(), tmp_path)
+def test_labels_are_aligned_with_their_source(tmp_path, monkeypatch):
+    monkeypatch.setattr(labellers, "get", {"brightness": Brightness}.__getitem__)
+    jobs.run(Render(Numbers(), tmp_path, ["rgb"], 40, shard_rows=16))
+    job = Label("brightness", "folder", tmp_path)
+    assert jobs.run(job) == (3, 0)
+    assert Brightness.loaded == [("folder", "cpu")]  # once for all shards
     raw = RawDataset(tmp_path, ["rgb", "depth"])
     assert [float(raw[i]["depth"].mean()) for i in (0, 17, 39)] == [
         float(raw[i]["rgb"].mean()) + 1 for i in (0, 17, 39)
     ]
+    assert jobs.run(job) == (0, 3)
 
 
 def test_tokens_are_those_of_the_tokenizer_on_the_central_square(tmp_path, text, rgb_tokenizer):
-    render.render(Numbers(), tmp_path / "raw", ["rgb", "caption"], 40, shard_rows=16)
-    tokenize.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", rgb_tokenizer)
-    tokenize.tokenize(tmp_path / "raw", tmp_path / "tokens", "caption", text, max_length=6)
-    tokenize.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb_pixels", None, image_size=16)
+    jobs.run(Render(Numbers(), tmp_path / "raw", ["rgb", "caption"], 40, shard_rows=16))
+    assert jobs.run(job_of(tmp_path, ("rgb", "caption", "rgb_pixels"))) == (3, 0)
     store = TokenStore(tmp_path / "tokens", ["rgb", "caption", "rgb_pixels"])
     rows = np.array([3, 39, 16])
     images = [modalities.get("rgb").crop(Numbers().samples([int(r)])[0]["rgb"], Crop.center(20, 30, 16)) for r in rows]
@@ -101,27 +131,78 @@ def test_tokens_are_those_of_the_tokenizer_on_the_central_square(tmp_path, text,
         assert np.abs(pixels.read(file).astype(int) - image).max() <= 3  # JPEG of a flat image
 
 
+def test_one_pass_makes_what_is_missing_of_each_shard(tmp_path, text, rgb_tokenizer, monkeypatch):
+    """Every sample is read once for all modalities, and not at all where nothing is missing."""
+    jobs.run(Render(Numbers(), tmp_path / "raw", ["rgb", "caption"], 40, shard_rows=16))
+    job, read = job_of(tmp_path, ("rgb", "caption", "rgb_pixels")), []
+    monkeypatch.setattr(RawDataset, "__getitem__", counted(read, RawDataset.__getitem__))
+    jobs.run(job)
+    assert read == list(range(40))
+    files = {path: path.read_bytes() for path in (tmp_path / "tokens").glob("*/shard-*")}
+    for name, shard in (("rgb", 1), ("caption", 1), ("rgb_pixels", 2)):
+        (tmp_path / "tokens" / name / f"shard-{shard:05d}.arrow").unlink()
+    read.clear()
+    kept = tmp_path / "tokens" / "caption" / "shard-00002.arrow"
+    written = kept.stat().st_mtime_ns
+    assert jobs.run(job) == (2, 1)
+    assert read == list(range(16, 40))
+    assert {path: path.read_bytes() for path in (tmp_path / "tokens").glob("*/shard-*")} == files
+    assert kept.stat().st_mtime_ns == written
+
+
+def counted(read, get):
+    def getitem(self, i):
+        read.append(i)
+        return get(self, i)
+
+    return getitem
+
+
+def test_jobs_are_pickled_without_what_they_opened(tmp_path, text, rgb_tokenizer):
+    jobs.run(Render(Numbers(), tmp_path / "raw", ["rgb", "caption"], 4))
+    job = job_of(tmp_path, ("rgb", "caption"))
+    before = pickle.dumps(job)
+    jobs.run(job)
+    assert pickle.dumps(job) == before
+    assert pickle.loads(before) == job
+    assert jobs.run(pickle.loads(before)) == (0, 1)
+
+
 def test_statistics_are_the_mean_and_deviation_of_each_channel(tmp_path):
-    render.render(Numbers(), tmp_path, ["depth"], 10, shard_rows=16)
+    jobs.run(Render(Numbers(), tmp_path, ["depth"], 10, shard_rows=16))
     mean, std = tokenizer.statistics(RawDataset(tmp_path, ["depth"]), "depth")
     assert mean == pytest.approx([5.5])
     assert std == pytest.approx([np.arange(1, 11).std()])
 
 
-def test_a_modality_and_a_tokenizer_that_do_not_fit_are_refused(tmp_path, text):
-    render.render(Numbers(), tmp_path / "raw", ["rgb"], 4)
-    with pytest.raises(Open4MError, match="rgb: a RGB cannot be tokenized by TextTokenizer"):
-        tokenize.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", text)
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (Output("rgb", Path("text")), "config.json: no such file"),
+        (Output("depth", Path("rgb")), "depth: .*rgb tokenizes rgb"),
+        (Output("caption", Path("rgb")), "text.json: no such file"),
+        (Output("rgb"), "rgb: name the folder of its tokenizer"),
+        (Output("rgb_pixels"), "rgb_pixels: give the image_size"),
+        (Output("t5_caption"), "t5_caption: a VectorSequence is not tokenized"),
+    ],
+)
+def test_a_modality_and_a_tokenizer_that_do_not_fit_are_refused(tmp_path, text, rgb_tokenizer, output, message):
+    jobs.run(Render(Numbers(), tmp_path / "raw", ["rgb", "depth", "caption"], 4))
+    output = replace(output, tokenizer=output.tokenizer and tmp_path / output.tokenizer)
+    with pytest.raises(Open4MError, match=message):
+        jobs.run(Tokenize(tmp_path / "raw", tmp_path / "tokens", (output,)))
+    assert not (tmp_path / "tokens").exists()
 
 
 def test_tokens_of_a_retrained_tokenizer_do_not_join_the_old_ones(tmp_path, rgb_tokenizer):
     import torch
 
-    render.render(Numbers(), tmp_path / "raw", ["rgb"], 4)
-    tokenize.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", rgb_tokenizer)
-    retrained = Tokenizer(VQVAE(rgb_tokenizer.config, torch.Generator().manual_seed(1)))
+    jobs.run(Render(Numbers(), tmp_path / "raw", ["rgb"], 4))
+    jobs.run(job_of(tmp_path, ("rgb",)))
+    Tokenizer(VQVAE(rgb_tokenizer.config, torch.Generator().manual_seed(1))).save(tmp_path / "retrained")
+    output = Output("rgb", tmp_path / "retrained")
     with pytest.raises(Open4MError, match=r"tokenizer .*delete this one to start over"):
-        tokenize.tokenize(tmp_path / "raw", tmp_path / "tokens", "rgb", retrained)
+        jobs.run(Tokenize(tmp_path / "raw", tmp_path / "tokens", (output,)))
 
 
 class Wide:
@@ -133,8 +214,8 @@ class Wide:
 
 
 def test_boxes_of_images_that_are_not_square_follow_the_central_crop(tmp_path, text):
-    render.render(Wide(), tmp_path / "raw", ["rgb", "boxes"], 1)
-    tokenize.tokenize(tmp_path / "raw", tmp_path / "tokens", "boxes", text, image="rgb")
+    jobs.run(Render(Wide(), tmp_path / "raw", ["rgb", "boxes"], 1))
+    jobs.run(Tokenize(tmp_path / "raw", tmp_path / "tokens", (Output("boxes", tmp_path / "text"),), image="rgb"))
     ids, lengths = TokenStore(tmp_path / "tokens", ["boxes"]).sequence("boxes", np.array([0]))
     boxes = modalities.get("boxes").decode(ids[0, : lengths[0]].tolist(), text)
     assert np.allclose(boxes.corners, [[0.0, 0.0, 0.5, 1.0]], atol=1e-3)  # the square is x from 0.25 to 0.75

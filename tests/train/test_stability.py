@@ -13,7 +13,8 @@ from faulty_task import CONFIG, PlantedTask, lines, same, weights
 
 from open4m.cli.main import main
 from open4m.config import Duration
-from open4m.data import render
+from open4m.data.jobs import local as jobs
+from open4m.data.render import Render
 from open4m.nn.vit import ViTConfig
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig
@@ -236,7 +237,7 @@ class BrokenTokenizer(TokenizerTask):
 
 
 def test_a_codebook_is_not_poisoned_by_a_bad_batch_even_the_one_that_initializes_it(tmp_path):
-    render.render(Values(), tmp_path / "raw", ["normals"], 12, shard_rows=6)
+    jobs.run(Render(Values(), tmp_path / "raw", ["normals"], 12, shard_rows=6))
     raw = RawDataset(tmp_path / "raw", ["normals"])
     vit = ViTConfig(width=16, depth=1, heads=1)
     config = TokenizerConfig.of("normals", image_size=16, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)

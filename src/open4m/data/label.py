@@ -1,41 +1,67 @@
-"""Labelling: a network adds a modality to raw shards (paper 3.1)."""
+"""Labelling: a network adds a modality to raw shards (pseudo labels, paper 3.1)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from open4m import modalities
-from open4m.data.jobs.local import JobCounts, run_shards
+from open4m import labellers, modalities
+from open4m.data.jobs import Job, batches
 from open4m.labellers.base import Labeller
 from open4m.modalities.families import Modality
-from open4m.store.manifest import committed
+from open4m.store.manifest import is_committed
 from open4m.store.shards import RawDataset, write_shard
 
-BATCH = 32  # samples rendered, labelled or tokenized at once
 
+@dataclass(frozen=True)
+class Label(Job):
+    """Add a labeller's modality to the raw shards below ``root``.
 
-def label(labeller: Labeller, root: Path) -> JobCounts:
-    """Add a labeller's modality to raw shards. It is shown the central square, which is what tokenizers see."""
-    raw = RawDataset(root, [labeller.source])
-    source, modality = modalities.get(labeller.source), modalities.get(labeller.modality)
+    ``labeller`` is the name of its file in :mod:`open4m.labellers`, ``weights`` the folder or the name on the Hugging
+    Face hub from which each process loads it. It is shown the central square, which is what tokenizers see.
+    """
 
-    def work(shard: int) -> None:
+    labeller: str
+    weights: str
+    root: Path
+    device: str = "cpu"
+
+    @property
+    def description(self) -> str:
+        return f"label {self._kind.modality}"
+
+    def shards(self) -> Sequence[int]:
+        return list(self._raw.shards)
+
+    def is_done(self, shard: int) -> bool:
+        return is_committed(self.root, self._kind.modality, shard)
+
+    def run(self, shard: int) -> None:
+        source, modality = modalities.get(self._kind.source), modalities.get(self._kind.modality)
         items = []
-        for batch in batches(raw.shards[shard]):
-            values = labeller.label([square(source, raw[i][labeller.source]) for i in batch])
-            items += [(raw.key(i), modality.write(value)) for i, value in zip(batch, values, strict=True)]
-        write_shard(root, labeller.modality, shard, items)
+        for batch in batches(self._raw.shards[shard]):
+            images = [square(source, self._raw[i][self._kind.source]) for i in batch]
+            values = self._network.label(images)
+            items += [(self._raw.key(i), modality.write(value)) for i, value in zip(batch, values, strict=True)]
+        write_shard(self.root, self._kind.modality, shard, items)
 
-    done = committed(root, labeller.modality)
-    return run_shards(list(raw.shards), work, done=done.__contains__, description=f"label {labeller.modality}")
+    @cached_property
+    def _kind(self) -> type[Labeller]:
+        return labellers.get(self.labeller)
+
+    @cached_property
+    def _network(self) -> Labeller:
+        return self._kind.load(self.weights, self.device)
+
+    @cached_property
+    def _raw(self) -> RawDataset:
+        return RawDataset(self.root, [self._kind.source])
 
 
 def square(modality: Modality, value: np.ndarray) -> np.ndarray:
     """The central square of an image or map, at its own resolution."""
     return value if value.shape[0] == value.shape[1] else modality.fit(value, min(value.shape[:2]))
-
-
-def batches(indices: range) -> list[range]:
-    return [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]

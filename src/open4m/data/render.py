@@ -8,48 +8,46 @@ from pathlib import Path
 from typing import Protocol
 
 from open4m import modalities
-from open4m.data.jobs.local import JobCounts, run_shards
-from open4m.data.label import batches
-from open4m.store.manifest import committed
+from open4m.data.jobs import Job, batches
+from open4m.store.manifest import is_committed
 from open4m.store.shards import write_shard
 from open4m.types import Value
 
 
 class Generated(Protocol):
-    """A data set that makes samples of given indices."""
+    """A data set that makes samples of given indices. It has to be picklable if several processes render it."""
 
     def samples(self, indices: Sequence[int]) -> list[dict[str, Value]]:
-        """Samples with values of the same modalities each."""
+        """One sample per index, with values of the same modalities each."""
 
 
 @dataclass(frozen=True)
-class _Render:
+class Render(Job):
+    """Write ``modalities`` of the first ``samples`` samples of a generated data set below ``root``."""
+
     dataset: Generated
     root: Path
-    names: tuple[str, ...]
-    count: int
-    shard_rows: int
+    modalities: Sequence[str]
+    samples: int
+    shard_rows: int = 500
 
-    def __call__(self, shard: int) -> None:
-        indices = range(shard * self.shard_rows, min(self.count, (shard + 1) * self.shard_rows))
-        files: dict[str, list[tuple[str, bytes]]] = {name: [] for name in self.names}
-        for batch in batches(indices):
+    @property
+    def description(self) -> str:
+        return f"render {self.root.name}"
+
+    def shards(self) -> range:
+        return range(-(-self.samples // self.shard_rows))
+
+    def is_done(self, shard: int) -> bool:
+        return all(is_committed(self.root, name, shard) for name in self.modalities)
+
+    def run(self, shard: int) -> None:
+        known = {name: modalities.get(name) for name in self.modalities}
+        files: dict[str, list[tuple[str, bytes]]] = {name: [] for name in known}
+        first = shard * self.shard_rows
+        for batch in batches(range(first, min(self.samples, first + self.shard_rows))):
             for i, sample in zip(batch, self.dataset.samples(batch), strict=True):
-                for name in self.names:
-                    files[name].append((f"{i:08d}", modalities.get(name).write(sample[name])))
+                for name, modality in known.items():
+                    files[name].append((f"{i:08d}", modality.write(sample[name])))
         for name, items in files.items():
             write_shard(self.root, name, shard, items)
-
-
-def render(
-    dataset: Generated, root: Path, names: Sequence[str], count: int, *, shard_rows: int = 500, processes: int = 1
-) -> JobCounts:
-    """Write the first ``count`` samples of a generated data set as raw shards."""
-    work = _Render(dataset, root, tuple(names), count, shard_rows)
-    return run_shards(
-        range(-(-count // shard_rows)),
-        work,
-        done=lambda s: all(s in committed(root, n) for n in names),
-        processes=processes,
-        description=f"render {root.name}",
-    )

@@ -1,86 +1,174 @@
-"""Tokenizing: raw shards become token shards."""
+"""Tokenizing: raw shards become token shards, all modalities of a sample in one pass over the raw data."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from open4m import modalities
-from open4m.data.jobs.local import JobCounts, run_shards
-from open4m.data.label import batches
+from open4m.data.jobs import Job, batches
 from open4m.modalities.crops import centered
-from open4m.modalities.families import PixelGrid, TokenGrid, TokenSequence
+from open4m.modalities.families import Modality
 from open4m.modalities.features import Vector
-from open4m.store.manifest import Manifest, check_header, committed, folder_of
+from open4m.store.manifest import Manifest, check_header, folder_of, is_committed
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import TokenHeader, write_token_shard
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.types import Open4MError
+from open4m.types import Open4MError, Value
 
 
-def tokenize(
-    raw_root: Path,
-    token_root: Path,
-    name: str,
-    tokenizer: Tokenizer | TextTokenizer | None,
-    *,
-    image_size: int = 0,
-    max_length: int = 256,
-    image: str | None = None,
-) -> JobCounts:
-    """Tokenize one modality of raw shards.
+@dataclass(frozen=True)
+class Output:
+    """One modality that is tokenized.
 
-    Pixel modalities are stored as JPEG of ``image_size`` pixels a side, sequences with up to ``max_length`` tokens.
-    Values whose size is not the tokenizer's are center-cropped and resized. ``image`` names the modality whose central
-    square sequences that tell positions, like boxes, must follow; without it, images are taken to be square.
-    Raises :class:`Open4MError` if shards that are there were made by another tokenizer.
+    ``key`` is its name, with a resolution if there are several. ``tokenizer`` is the folder of its tokenizer, which
+    each process loads; pixels have none. Pixels are stored as JPEG files, ``image_size`` pixels wide and high,
+    sequences with up to ``max_length`` tokens.
     """
-    names = [name] if image is None else [name, image]
-    raw = RawDataset(raw_root, names)
-    known = {n: modalities.get(n) for n in names}
-    modality = known[name]
-    header = token_header(name, tokenizer, max_length)
 
-    def work(shard: int) -> None:
+    key: str
+    tokenizer: Path | None = None
+    image_size: int = 0
+    max_length: int = 256
+
+
+@dataclass(frozen=True)
+class Tokenize(Job):
+    """Tokenize modalities of the raw shards below ``raw`` into token shards below ``tokens``.
+
+    A shard that has some of its modalities gets the missing ones; each is committed on its own. Values whose size is
+    not the tokenizer's are center-cropped and resized, and those that tell positions, like boxes, follow the crop of
+    the sample's images. ``image`` names a modality that is read for that alone, where none of the outputs is an image:
+    without any, images are taken to be square.
+
+    Raises :class:`Open4MError` if a modality and its tokenizer do not fit, or if shards that are there were made by
+    another tokenizer.
+    """
+
+    raw: Path
+    tokens: Path
+    outputs: tuple[Output, ...]
+    image: str | None = None
+    device: str = "cpu"
+
+    @property
+    def description(self) -> str:
+        return f"tokenize {self.raw.name}"
+
+    def shards(self) -> Sequence[int]:
+        for key, encoder in self._encoders.items():
+            folder = folder_of(self.tokens, key)
+            check_header(folder, Manifest.read(folder), dataclasses.asdict(encoder.header))
+        return list(self._data.shards)
+
+    def is_done(self, shard: int) -> bool:
+        return not self._missing(shard)
+
+    def run(self, shard: int) -> None:
+        missing = self._missing(shard)
         keys: list[str] = []
-        tokens: list[Any] = []
-        for batch in batches(raw.shards[shard]):
-            values = [centered(raw[i], known)[name] for i in batch]
-            keys += [raw.key(i) for i in batch]
-            if isinstance(modality, PixelGrid):
-                tokens += [modality.write(modality.fit(value, image_size)) for value in values]
-            elif isinstance(tokenizer, Tokenizer):
-                tokens += [ids.ravel() for ids in tokenizer.encode(values)]
-            else:
-                tokens += [modality.encode(value, tokenizer, max_length) for value in values]
-        write_token_shard(token_root, name, shard, keys, tokens, header=header)
+        tokens: dict[str, list[Any]] = {key: [] for key in missing}
+        for batch in batches(self._data.shards[shard]):
+            samples = [centered(self._data[i], self._modalities) for i in batch]
+            keys += [self._data.key(i) for i in batch]
+            for key in missing:
+                tokens[key] += self._encoders[key].encode([sample[key] for sample in samples])
+        for key in missing:
+            write_token_shard(self.tokens, key, shard, keys, tokens[key], header=self._encoders[key].header)
 
-    folder = folder_of(token_root, name)
-    check_header(folder, Manifest.read(folder), dataclasses.asdict(header))
-    done = committed(token_root, name)
-    return run_shards(list(raw.shards), work, done=done.__contains__, description=f"tokenize {name}")
+    def _missing(self, shard: int) -> list[str]:
+        return [output.key for output in self.outputs if not is_committed(self.tokens, output.key, shard)]
+
+    @cached_property
+    def _modalities(self) -> dict[str, Modality]:
+        """What is read of every sample: all of it even where only some is missing, since images say how the rest is
+        cropped."""
+        names = [output.key for output in self.outputs] + [self.image] * (self.image is not None)
+        return {name: modalities.get(name) for name in names}
+
+    @cached_property
+    def _data(self) -> RawDataset:
+        return RawDataset(self.raw, tuple(self._modalities))
+
+    @cached_property
+    def _encoders(self) -> dict[str, Encoder]:
+        return {output.key: encoder_of(output, self._modalities[output.key], self.device) for output in self.outputs}
 
 
-def token_header(name: str, tokenizer: Tokenizer | TextTokenizer | None, max_length: int = 256) -> TokenHeader:
-    """What the token store records of a modality and its tokenizer."""
-    modality = modalities.get(name)
-    if isinstance(modality, PixelGrid):
-        return TokenHeader(kind="pixels", tokenizer="jpeg")
-    if isinstance(modality, TokenGrid) and isinstance(tokenizer, Tokenizer):
-        return TokenHeader(
-            kind="grid",
-            tokenizer=tokenizer.fingerprint,
-            vocab_size=tokenizer.config.codebook_size,
-            grid=tokenizer.config.grid,
+# ---- one encoder per family
+
+
+class Encoder(Protocol):
+    """Makes the tokens of values of one modality, as the token store takes them. Made of an output, its modality and
+    a device."""
+
+    header: TokenHeader
+
+    def encode(self, values: Sequence[Value]) -> list[Any]:
+        """One row of tokens per value."""
+
+
+class PixelEncoder:
+    def __init__(self, output: Output, modality: Modality, device: str) -> None:
+        if output.image_size < 1:
+            raise Open4MError(f"{output.key}: give the image_size that its pixels are stored in")
+        self.modality, self.size = modality, output.image_size
+        self.header = TokenHeader(kind=modality.family.name, tokenizer="jpeg")
+
+    def encode(self, values: Sequence[Value]) -> list[bytes]:
+        return [self.modality.write(self.modality.fit(value, self.size)) for value in values]
+
+
+class GridEncoder:
+    def __init__(self, output: Output, modality: Modality, device: str) -> None:
+        self.tokenizer = Tokenizer.load(output.tokenizer, device)
+        if self.tokenizer.config.modality != modality.name:
+            raise Open4MError(f"{output.key}: {output.tokenizer} tokenizes {self.tokenizer.config.modality}")
+        self.header = TokenHeader(
+            kind=modality.family.name,
+            tokenizer=self.tokenizer.fingerprint,
+            vocab_size=self.tokenizer.config.codebook_size,
+            grid=self.tokenizer.config.grid,
             placeless=isinstance(modality, Vector),
         )
-    if isinstance(modality, TokenSequence) and isinstance(tokenizer, TextTokenizer):
-        return TokenHeader(
-            kind="sequence",
-            tokenizer=tokenizer.fingerprint,
-            vocab_size=tokenizer.vocab_size,
-            max_length=max_length,
+
+    def encode(self, values: Sequence[Value]) -> list[Any]:
+        return [ids.ravel() for ids in self.tokenizer.encode(values)]
+
+
+class SequenceEncoder:
+    def __init__(self, output: Output, modality: Modality, device: str) -> None:
+        self.modality, self.max_length = modality, output.max_length
+        self.text = TextTokenizer.load(output.tokenizer)
+        self.header = TokenHeader(
+            kind=modality.family.name,
+            tokenizer=self.text.fingerprint,
+            vocab_size=self.text.vocab_size,
+            max_length=output.max_length,
         )
-    raise Open4MError(f"{name}: a {type(modality).__name__} cannot be tokenized by {type(tokenizer).__name__}")
+
+    def encode(self, values: Sequence[Value]) -> list[list[int]]:
+        return [self.modality.encode(value, self.text, self.max_length) for value in values]
+
+
+ENCODERS: dict[str, Callable[[Output, Modality, str], Encoder]] = {
+    "pixels": PixelEncoder,
+    "grid": GridEncoder,
+    "sequence": SequenceEncoder,
+}
+"""By family. Vectors, which are not tokenized, have none."""
+
+
+def encoder_of(output: Output, modality: Modality, device: str) -> Encoder:
+    """The encoder of an output's family. Raises :class:`Open4MError` if there is none, or no tokenizer for it."""
+    family = modality.family
+    if family.name not in ENCODERS:
+        raise Open4MError(f"{output.key}: a {type(modality).__name__} is not tokenized")
+    if family.has_vocabulary and output.tokenizer is None:
+        raise Open4MError(f"{output.key}: name the folder of its tokenizer")
+    return ENCODERS[family.name](output, modality, device)

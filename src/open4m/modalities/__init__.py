@@ -1,4 +1,7 @@
-"""The registry of modalities: the file name is the name. ``families.py`` says what a file provides."""
+"""The registry of modalities: the file's name is the modality's name. ``families.py`` says what a file provides.
+
+Names are resolved where a request, a job or a data set enters; inside, :class:`Modality` objects travel.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from open4m.types import Open4MError
@@ -16,27 +21,36 @@ from open4m.types import Open4MError
 if TYPE_CHECKING:
     from open4m.modalities.families import Modality
 
-NOT_MODALITIES = ("__init__", "codecs", "crops", "families", "features")
-"""The files of this folder that all modalities share."""
+SHARED_FILES = ("__init__", "codecs", "crops", "families", "features")
+"""The files of this folder that are no modalities, but what modalities are made of."""
 
 FOLDERS_VARIABLE = "OPEN4M_MODALITIES"
+"""The environment variable that names the user's folders of modalities, separated as in ``PATH``."""
 
 
-def files() -> dict[str, Path]:
-    """The modality files by name: this folder's, then those of the folders in ``OPEN4M_MODALITIES``."""
-    folders = [Path(__file__).parent]
-    folders += [Path(f) for f in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if f]
+def files() -> Mapping[str, Path]:
+    """The modality files by name: this folder's, then those of the folders in ``OPEN4M_MODALITIES``.
+
+    The folders are listed once for each value of the variable, so that looking a name up touches no disk. Raises
+    :class:`Open4MError` for a folder that does not exist and for a name that is defined twice.
+    """
+    return _files(os.environ.get(FOLDERS_VARIABLE, ""))
+
+
+@cache
+def _files(user_folders: str) -> Mapping[str, Path]:
+    folders = [Path(__file__).parent, *(Path(f) for f in user_folders.split(os.pathsep) if f)]
     found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise Open4MError(f"{FOLDERS_VARIABLE} names {folder}, which is not a folder")
         for path in sorted(folder.glob("*.py")):
-            if path.stem in NOT_MODALITIES:
+            if path.stem in SHARED_FILES:
                 continue
             if path.stem in found:
                 raise Open4MError(f"modality {path.stem} is defined twice: {found[path.stem]} and {path}")
             found[path.stem] = path
-    return found
+    return MappingProxyType(found)
 
 
 def names() -> list[str]:
@@ -45,15 +59,18 @@ def names() -> list[str]:
 
 
 def is_known(name: str) -> bool:
-    """Whether there is a modality of a name or key."""
-    return name.split("@")[0] in files()
+    """Whether there is a modality of this name, or of this key with a resolution, like ``rgb@256``."""
+    return name.partition("@")[0] in files()
 
 
 def get(name: str) -> Modality:
-    """The modality of a name; of a key with a resolution, like ``rgb@256``, the part before the ``@``."""
+    """The modality of a name; of a key with a resolution, like ``rgb@256``, that of the part before the ``@``.
+
+    Raises :class:`Open4MError`, with the nearest match, for an unknown name.
+    """
     if not isinstance(name, str):
         raise unknown(name, names())
-    stem = name.split("@")[0]
+    stem = name.partition("@")[0]
     path = files().get(stem)
     if path is None:
         raise unknown(name, names())

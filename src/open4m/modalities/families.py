@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from PIL import Image
 
+from open4m import modalities
 from open4m.modalities.codecs import read_array, write_array
 from open4m.modalities.crops import Crop, resample
 from open4m.pictures import picture, principal_components
@@ -181,6 +182,10 @@ class Modality:
     def error(self, message: str) -> Open4MError:
         """An error about a value of this modality."""
         return Open4MError(f"{self.name}: {message}")
+
+    def __reduce__(self) -> tuple:
+        """Pickled as its name: another process finds the modality's file itself, a user's file included."""
+        return modalities.get, (self.name,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from open4m.modalities.codecs import decode_image, encode_png
 from open4m.modalities.crops import Crop
@@ -29,6 +29,8 @@ class RGB(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
+            if value.mode == "RGB" and not _is_turned(value):
+                return np.asarray(value)  # without the copies that what follows makes
             upright = ImageOps.exif_transpose(value)
             if upright.mode.startswith("I;16"):
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
@@ -81,6 +83,11 @@ class RGB(TokenGrid):
 
     def trivial(self, labels) -> np.ndarray:
         return np.mean([label.astype(np.float64) for label in labels], axis=0).round().astype(np.uint8)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether the file says that the image is to be shown turned or mirrored."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:

@@ -1,15 +1,14 @@
 """The manifest of a modality's folder, and the one way in which a shard enters it.
 
 A folder ``<root>/<modality>`` holds shard files and ``manifest.json``: a header that describes all shards, and one
-entry a shard. A shard exists for readers when its entry does. It is committed in this order: temporary file, fsync,
-atomic rename, entry. A writer that dies at any instant leaves the folder as it was, plus at most one temporary
-file, which the next writer removes.
+entry per shard. A shard exists for readers when its entry does. It is committed in this order: temporary file, fsync,
+atomic rename, entry. A writer that dies at any instant leaves the folder as it was, plus at most one temporary file
+and its lock file, which the next writer removes.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,14 +17,20 @@ import secrets
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
+from open4m import files
 from open4m.types import Open4MError
 
 FILE = "manifest.json"
+
 FORMAT = 1
+"""The newest version of the manifest's format, and so far the only one."""
 
 _MODALITY = re.compile(r"\w+(@\w+)?")
 _SHARD = re.compile(r"shard-(\d{5,})\.(tar|arrow)")
@@ -73,15 +78,17 @@ class Manifest:
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Open4MError(f"{path}: not readable JSON ({error}); write the modality again") from error
-        try:
-            version, lines = content.pop("format"), content.pop("shards")
-            entries = [ShardEntry(**line) for line in lines]
-        except (AttributeError, KeyError, TypeError, Open4MError) as error:
-            raise Open4MError(f"{path}: not a shard manifest ({error}); write the modality again") from error
+        version = content.pop("format", None) if isinstance(content, dict) else None
+        if isinstance(version, int) and version > FORMAT:
+            raise Open4MError(f"{path}: has format {version}, this open4m reads up to {FORMAT}: update open4m")
         if version != FORMAT:
-            raise Open4MError(f"{path}: expected format {FORMAT}, got {version!r}; use the open4m that wrote it")
+            raise Open4MError(f"{path}: expected format {FORMAT}, got {version!r}; write the modality again")
+        try:
+            entries = [ShardEntry(**line) for line in content.pop("shards")]
+        except (KeyError, TypeError, Open4MError) as error:
+            raise Open4MError(f"{path}: not a shard manifest ({error}); write the modality again") from error
         shards = {entry.index: entry for entry in sorted(entries, key=lambda entry: entry.index)}
         if len(shards) != len(entries):
             raise Open4MError(f"{path}: lists a shard twice; write the modality again")
@@ -90,13 +97,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Replace the folder's manifest atomically. The caller holds the folder's lock."""
         lines = [asdict(entry) for _, entry in sorted(self.shards.items())]
-        temporary = folder / f".{FILE}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, **self.header, "shards": lines}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / FILE)
-        sync_folder(folder)
+        files.write_text(folder / FILE, json.dumps({"format": FORMAT, **self.header, "shards": lines}, indent=1))
 
 
 def folder_of(root: str | Path, modality: str) -> Path:
@@ -134,6 +135,24 @@ def committed(root: str | Path, modality: str) -> frozenset[int]:
     return frozenset(index for index, entry in manifest.shards.items() if (folder / entry.file).is_file())
 
 
+def is_committed(root: str | Path, modality: str, index: int) -> bool:
+    """Whether a shard is in the manifest and its file exists. The manifest is parsed again only after it changed."""
+    folder = folder_of(root, modality)
+    try:
+        state = (folder / FILE).stat()
+    except FileNotFoundError:
+        return False
+    names = _listed(folder, (state.st_ino, state.st_mtime_ns, state.st_size))
+    return index in names and (folder / names[index]).is_file()
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: Path, state: tuple[int, int, int]) -> dict[int, str]:
+    """The shard files in the manifest that has this inode, time and size: every commit makes a new file."""
+    manifest = Manifest.read(folder)
+    return {index: entry.file for index, entry in manifest.shards.items()} if manifest else {}
+
+
 def verify(root: str | Path, modality: str) -> int:
     """Hash every shard of a modality and compare with its manifest; the number of shards, if all are intact.
 
@@ -143,8 +162,7 @@ def verify(root: str | Path, modality: str) -> int:
     faults = []
     for entry in manifest.shards.values():
         try:
-            with (folder / entry.file).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = files.sha256(folder / entry.file)
         except OSError as error:
             faults.append(f"{entry.file}: {error.strerror}")
             continue
@@ -181,16 +199,13 @@ def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Se
     folder.mkdir(parents=True, exist_ok=True)
     check_header(folder, Manifest.read(folder), header)  # before the work, and again below, under the lock
     try:
-        with _temporary(path) as (temporary, file):
-            keys = write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            file.seek(0)
+        with _temporary(path) as temporary:
+            with temporary.open("xb") as file:
+                keys = write(file)
+                file.flush()
+                os.fsync(file.fileno())
             entry = ShardEntry(
-                file=path.name,
-                rows=len(keys),
-                sha256=hashlib.file_digest(file, "sha256").hexdigest(),
-                keys_sha256=keys_digest(keys),
+                file=path.name, rows=len(keys), sha256=files.sha256(temporary), keys_sha256=keys_digest(keys)
             )
             with _locked(folder):
                 manifest = Manifest.read(folder)
@@ -200,7 +215,7 @@ def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Se
                     del shards[entry.index]
                     Manifest(header=header, shards=shards).write(folder)
                 temporary.replace(path)
-                sync_folder(folder)
+                files.sync_folder(folder)
                 Manifest(header=header, shards={**shards, entry.index: entry}).write(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -260,47 +275,45 @@ def check_header(folder: Path, manifest: Manifest | None, header: Mapping[str, A
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file beside ``path``, gone afterwards unless it was renamed.
+def _temporary(path: Path) -> Iterator[Path]:
+    """The path of a new file beside ``path``; the file is removed afterwards unless it was renamed.
 
-    It stays locked while its writer lives; that is how :func:`_remove_stale` tells the living from the dead, on any
-    host that shares the file system.
+    Its writer holds a lock file of the same name, which the operating system releases when the writer dies. That is how
+    :func:`_remove_stale` tells the files of living writers from those of dead ones, among hosts as well if their file
+    system shares locks.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    lock = FileLock(_lock_of(temporary))
     with _locked(path.parent):
         _remove_stale(path.parent)
-        file = temporary.open("x+b")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock.acquire()
     try:
-        with file:
-            yield temporary, file
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+        lock.release()
+        _lock_of(temporary).unlink(missing_ok=True)
+
+
+def _lock_of(temporary: Path) -> Path:
+    return temporary.with_suffix(".lock")
 
 
 def _remove_stale(folder: Path) -> None:
-    """Delete temporary files of dead writers. The caller holds the folder's lock."""
-    for temporary in folder.glob(".*.tmp"):
-        with temporary.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            temporary.unlink()
+    """Delete temporary files of dead writers, and their locks. The caller holds the folder's lock."""
+    found = {temporary.stem for pattern in (".*.tmp", ".shard-*.lock") for temporary in folder.glob(pattern)}
+    for stem in found:
+        temporary = folder / f"{stem}.tmp"
+        try:
+            with FileLock(_lock_of(temporary), timeout=0):
+                temporary.unlink(missing_ok=True)
+        except Timeout:
+            continue  # its writer lives
+        _lock_of(temporary).unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, among threads, processes and hosts."""
-    with (folder / ".lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with files.locked(folder / ".lock"):
         yield
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

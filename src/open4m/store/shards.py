@@ -10,15 +10,15 @@ from __future__ import annotations
 import io
 import tarfile
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 
 from open4m import modalities
+from open4m.modalities.families import Modality
 from open4m.store.manifest import (
     FILE,
     ShardEntry,
@@ -32,12 +32,15 @@ from open4m.store.manifest import (
 )
 from open4m.types import Open4MError, Value
 
-MEMBER_LIMIT = 256 << 20  # bytes
+MEMBER_LIMIT = 256 << 20
+"""The most bytes that a stored file has."""
+
 HEADER = {"kind": "raw"}
+"""The manifest's header of every raw modality."""
 
 
 class UnreadableSample(Open4MError):
-    """The bytes of one sample hold no value of the modality: what a job may skip and count."""
+    """The bytes of one sample hold no value of the modality; a job may skip and count such samples."""
 
 
 def write_shard(root: str | Path, modality: str, index: int, items: Iterable[tuple[str, bytes]]) -> ShardEntry:
@@ -68,13 +71,22 @@ def write_shard(root: str | Path, modality: str, index: int, items: Iterable[tup
 
 
 @dataclass(frozen=True)
-class _Members:
-    """Where the samples of one shard lie: keys, and int64 (rows,) offsets and sizes in bytes."""
+class Members:
+    """Where the samples of one modality lie in one shard."""
 
     keys: list[str]
-    offsets: np.ndarray
-    sizes: np.ndarray
-    content: pa.Buffer  # the memory-mapped file
+    places: list[slice]  # of the content, one per key
+    content: memoryview  # of the memory-mapped file
+
+
+@dataclass(frozen=True)
+class _Source:
+    """How the value of one modality is made."""
+
+    name: str
+    stored: int | None  # its folder's place among the stored ones; None: derived from another value
+    origin: str | None  # the name of that other value
+    decode: Callable[[Any], Value]  # of the file's bytes, or of the other value
 
 
 class RawDataset:
@@ -82,7 +94,7 @@ class RawDataset:
 
     A modality without a folder of its own that names a ``source`` is derived from the source's value. Opening
     reads only manifests; a shard's headers are scanned when it is first touched. Instances may be pickled and
-    used from several threads. ``shards`` has the range of global indices of every shard, by shard index.
+    used from several threads. ``shards`` maps a shard's index to its range of global indices.
 
     Raises :class:`Open4MError` if a modality is missing, or if two hold different samples.
     """
@@ -92,103 +104,122 @@ class RawDataset:
         self.modalities = tuple(modalities)
         if not self.modalities:
             raise Open4MError(f"{self.root}: name at least one modality to read")
-        self._stored = tuple(dict.fromkeys(map(self._stored_name, self.modalities)))
+        self._known: dict[str, Modality] = {}
+        self._stored: list[str] = []
+        self._sources: dict[str, _Source] = {}  # sources before what is derived from them
+        for name in self.modalities:
+            self._add(name)
         self._manifests = {name: open_manifest(self.root, name) for name in self._stored}
         for name, manifest in self._manifests.items():
             if manifest.header != HEADER:
                 raise Open4MError(f"{self.root / name}: expected raw shards, got kind {manifest.header.get('kind')!r}")
-        self._scanned: dict[tuple[str, int], _Members] = {}
+        self._opened: dict[int, list[Members]] = {}
         self.shards = align(self.root, self._manifests, lambda name, shard: self._scan(name, shard).keys)
         self._shard_indices = list(self.shards)
         self._starts = [rows.start for rows in self.shards.values()]
+        self._length = sum(map(len, self.shards.values()))
+        self._files = [(name, self._stored.index(self._stored_name(name))) for name in self.modalities]
 
     def __len__(self) -> int:
-        return sum(map(len, self.shards.values()))
+        return self._length
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_scanned": {}}
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}
 
     @property
     def keys(self) -> list[str]:
         """All keys, in order. Scans every shard; :meth:`key` scans one."""
-        return [key for shard in self.shards for key in self._members(self._stored[0], shard).keys]
+        return [key for shard in self.shards for key in self._members(shard)[0].keys]
 
     def key(self, i: int) -> str:
         """The key of sample ``i``."""
-        shard, row = self._locate(i)
-        return self._members(self._stored[0], shard).keys[row]
+        members, row = self._locate(i)
+        return members[0].keys[row]
+
+    def files(self, i: int) -> dict[str, bytes]:
+        """The stored files of sample ``i`` by modality; of a derived modality, its source's file."""
+        members, row = self._locate(i)
+        files = {}
+        for name, stored in self._files:
+            shard = members[stored]
+            files[name] = bytes(shard.content[shard.places[row]])
+        return files
 
     def read(self, i: int, modality: str) -> bytes:
         """The stored file of sample ``i``; of a derived modality, its source's file."""
-        shard, row = self._locate(i)
-        members = self._members(self._stored_name(modality), shard)
-        offset = members.offsets[row]
-        return bytes(memoryview(members.content)[offset : offset + members.sizes[row]])
+        return self.files(i)[modality]
 
     def __getitem__(self, i: int) -> dict[str, Value]:
         """The values of sample ``i`` by modality. Raises :class:`UnreadableSample` if a file does not decode."""
+        members, row = self._locate(i)
         values: dict[str, Value] = {}
-        for name in self.modalities:
-            self._value(i, name, values)
+        for source in self._sources.values():
+            if source.stored is None:
+                content = values[source.origin]
+            else:
+                shard = members[source.stored]
+                content = bytes(shard.content[shard.places[row]])
+            try:
+                values[source.name] = source.decode(content)
+            except Exception as error:  # decoders of user modalities raise anything
+                raise self._unreadable(i, source.name, error) from error
         return {name: values[name] for name in self.modalities}
 
-    def _value(self, i: int, name: str, values: dict[str, Value]) -> Value:
-        """The value of a modality, kept in ``values`` so that a source is decoded once a sample."""
-        if name not in values:
-            modality = modalities.get(name)
-            stored = self._stored_name(name)
-            if stored == name:
-                decode, content = modality.read, self.read(i, name)
-            else:
-                decode, content = modality.derive, self._value(i, modality.source, values)
-            try:
-                values[name] = decode(content)
-            except Exception as error:  # decoders of user modalities raise anything
-                shard, _ = self._locate(i)
-                path = shard_path(self.root, stored, shard, "tar")
-                raise UnreadableSample(
-                    f"{path}: key {self.key(i)}, modality {name}: {error}; repair or leave out this sample"
-                ) from error
-        return values[name]
+    def _add(self, name: str) -> None:
+        """Resolve a modality, after its source if it is derived."""
+        if name in self._sources:
+            return
+        modality = self._known[name] = modalities.get(name)
+        if modality.source is None or (folder_of(self.root, name) / FILE).exists():
+            self._sources[name] = _Source(name, len(self._stored), None, modality.read)
+            self._stored.append(name)
+        else:
+            self._add(modality.source)
+            self._sources[name] = _Source(name, None, modality.source, modality.derive)
 
     def _stored_name(self, name: str) -> str:
         """The modality whose folder holds what ``name`` is made from."""
-        modality = modalities.get(name)
-        if modality.source is None or (folder_of(self.root, name) / FILE).exists():
-            return name
-        return self._stored_name(modality.source)
+        source = self._sources[name]
+        return name if source.origin is None else self._stored_name(source.origin)
 
-    def _locate(self, i: int) -> tuple[int, int]:
-        """(shard index, row in the shard) of a global index."""
-        if not 0 <= i < len(self):
-            raise IndexError(f"{self.root}: sample {i} of {len(self)}")
-        place = bisect_right(self._starts, i) - 1
-        return self._shard_indices[place], i - self._starts[place]
+    def _unreadable(self, i: int, name: str, error: Exception) -> UnreadableSample:
+        shard = self._shard_indices[bisect_right(self._starts, i) - 1]
+        path = shard_path(self.root, self._stored_name(name), shard, "tar")
+        return UnreadableSample(f"{path}: key {self.key(i)}, modality {name}: {error}; repair or leave out this sample")
 
-    def _members(self, modality: str, shard: int) -> _Members:
-        if (modality, shard) not in self._scanned:
-            members = self._scan(modality, shard)
-            entry = self._manifests[modality].shards[shard]
-            if keys_digest(members.keys) != entry.keys_sha256:
-                raise Open4MError(
-                    f"{shard_path(self.root, modality, shard, 'tar')}: expected the {entry.rows} samples of "
-                    f"{FILE}, got {len(members.keys)} or other keys: the shard is truncated or was changed; "
-                    "restore it or write it again"
-                )
-            self._scanned[modality, shard] = members
-        return self._scanned[modality, shard]
+    def _locate(self, i: int) -> tuple[list[Members], int]:
+        """The members of a sample's shard, one per stored modality, and its row in the shard."""
+        if not 0 <= i < self._length:
+            raise IndexError(f"{self.root}: sample {i} of {self._length}")
+        place = bisect_right(self._starts, i) - 1  # the last shard that starts at or before it: empty ones hold none
+        return self._members(self._shard_indices[place]), i - self._starts[place]
 
-    def _scan(self, modality: str, shard: int) -> _Members:
-        return scan(shard_path(self.root, modality, shard, "tar"), modalities.get(modality).extension)
+    def _members(self, shard: int) -> list[Members]:
+        if (members := self._opened.get(shard)) is None:
+            members = self._opened[shard] = [self._checked(name, shard) for name in self._stored]
+        return members
+
+    def _checked(self, name: str, shard: int) -> Members:
+        members, entry = self._scan(name, shard), self._manifests[name].shards[shard]
+        if keys_digest(members.keys) != entry.keys_sha256:
+            raise Open4MError(
+                f"{shard_path(self.root, name, shard, 'tar')}: expected the {entry.rows} samples of "
+                f"{FILE}, got {len(members.keys)} or other keys: the shard is truncated or was changed; "
+                "restore it or write it again"
+            )
+        return members
+
+    def _scan(self, name: str, shard: int) -> Members:
+        return scan(shard_path(self.root, name, shard, "tar"), self._known[name].extension)
 
 
-def scan(path: Path, extension: str) -> _Members:
+def scan(path: Path, extension: str) -> Members:
     """Find the members ``<key>.<extension>`` of a tar by reading its headers; others are passed over.
 
     Raises :class:`Open4MError` for a truncated file and for anything that a shard never has: links, absolute names,
     ``..``, repeated keys, members above 256 MiB.
     """
-    places: dict[str, tuple[int, int]] = {}  # offset and size by key
+    places: dict[str, slice] = {}  # by key
     try:
         with pa.memory_map(str(path)) as file:
             content = file.read_buffer()  # outlives the file, so that open shards hold no descriptors
@@ -198,13 +229,12 @@ def scan(path: Path, extension: str) -> _Members:
                 key, _, rest = member.name.removeprefix("./").partition(".")
                 if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse() and rest == extension:
                     check_key(key, places, path)
-                    places[key] = (member.offset_data, member.size)
+                    places[key] = slice(member.offset_data, member.offset_data + member.size)
     except FileNotFoundError as error:
         raise Open4MError(f"{path}: listed in {FILE} but not there; restore it or write it again") from error
     except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         raise Open4MError(f"{path}: truncated or not a tar file ({error}); restore it or write it again") from error
-    offsets, sizes = np.array(list(places.values()), dtype=np.int64).reshape(-1, 2).T
-    return _Members(list(places), offsets, sizes, content)
+    return Members(list(places), list(places.values()), memoryview(content))
 
 
 def _check_member(path: Path, member: tarfile.TarInfo, file_size: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from open4m.store.manifest import sync_folder
+from open4m.files import sync_folder
 from open4m.types import Open4MError
 
 KEPT = 2

@@ -10,7 +10,9 @@ import torch
 from open4m import FourM
 from open4m.cli.main import main
 from open4m.configs import fourm
-from open4m.data import render, tokenize
+from open4m.data.jobs import local as jobs
+from open4m.data.render import Render
+from open4m.data.tokenize import Output, Tokenize
 from open4m.masking.config import MaskingConfig
 from open4m.model.config import Direction, FourMConfig, ModalitySpec
 from open4m.nn.blocks import DecoderBlock, EncoderBlock
@@ -59,11 +61,13 @@ def folder(tmp_path_factory):
     grid.save(root / "tokenizers" / "rgb")
     text.save(root / "tokenizers" / "text")
     for split in ("train", "validation"):
-        render.render(Noise(), root / "raw" / split, ["rgb", "caption"], 12)
-        for name, tokenizer in (("rgb", grid), ("caption", text), ("rgb_pixels", None)):
-            tokenize.tokenize(
-                root / "raw" / split, root / "tokens" / split, name, tokenizer, image_size=32, max_length=8
-            )
+        jobs.run(Render(Noise(), root / "raw" / split, ["rgb", "caption"], 12))
+        outputs = (
+            Output("rgb", root / "tokenizers" / "rgb"),
+            Output("caption", root / "tokenizers" / "text", max_length=8),
+            Output("rgb_pixels", image_size=32),
+        )
+        jobs.run(Tokenize(root / "raw" / split, root / "tokens" / split, outputs))
     (root / "config.py").write_text(CONFIG)
     return root
 
@@ -372,9 +376,9 @@ def vectors(folder, tmp_path):
     feature.save(tmp_path / "tokenizers" / "dinov2_global")
     for split in ("train", "validation"):
         raw, tokens = tmp_path / "raw" / split, tmp_path / "tokens" / split
-        render.render(Features(), raw, ["rgb", "dinov2_global"], 12)
-        tokenize.tokenize(raw, tokens, "dinov2_global", feature)
-        tokenize.tokenize(raw, tokens, "rgb", Tokenizer.load(folder / "tokenizers" / "rgb"))
+        jobs.run(Render(Features(), raw, ["rgb", "dinov2_global"], 12))
+        names = ("dinov2_global", "rgb")
+        jobs.run(Tokenize(raw, tokens, tuple(Output(name, tmp_path / "tokenizers" / name) for name in names)))
     (tmp_path / "config.py").write_text(CONFIG.replace('"rgb_pixels", "rgb", "caption"', '"rgb", "dinov2_global"'))
     return tmp_path
 

@@ -10,7 +10,8 @@ import torch
 from open4m import configs
 from open4m.cli.main import main
 from open4m.config import Duration
-from open4m.data import render
+from open4m.data.jobs import local as jobs
+from open4m.data.render import Render
 from open4m.datasets.classes import Classes
 from open4m.datasets.scenes import CLASSES, Scenes
 from open4m.nn.mlp import MLPConfig
@@ -54,9 +55,7 @@ def run(modality="rgb", stages=(VIT,), **fields):
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("raw")
     for split in ("train", "validation"):
-        render.render(
-            Scenes(split, resolution=48), root / split, ("rgb", "depth", "semseg"), 12, shard_rows=12, processes=1
-        )
+        jobs.run(Render(Scenes(split, resolution=48), root / split, ("rgb", "depth", "semseg"), 12, shard_rows=12))
     return root
 
 
@@ -127,7 +126,7 @@ class Directions:
 @pytest.mark.parametrize(("modality", "metric"), [("dinov2_global", "cosine"), ("human_pose", "mean_absolute_error")])
 def test_a_tokenizer_of_vectors_learns(modality, metric, tmp_path):
     for split, rows in (("train", 60), ("validation", 20)):
-        render.render(Directions(), tmp_path / split, [modality], rows)
+        jobs.run(Render(Directions(), tmp_path / split, [modality], rows))
     mlp = MLPConfig(width=32, depth=1)
     train = TrainConfig(
         length=Duration.parse("80 steps"),
@@ -166,7 +165,7 @@ def test_a_tokenizer_of_vectors_learns(modality, metric, tmp_path):
 
 def test_vectors_are_not_trained_with_a_vit(tmp_path):
     for split in ("train", "validation"):
-        render.render(Directions(), tmp_path / split, ["human_pose"], 6)
+        jobs.run(Render(Directions(), tmp_path / split, ["human_pose"], 6))
     with pytest.raises(Open4MError, match=r"human_pose: .*vectors, encoded by an MLPConfig, got encoder ViTConfig"):
         fit_tokenizer(run("human_pose"), tmp_path, tmp_path / "run")
 
@@ -257,7 +256,7 @@ def test_what_starts_from_a_tokenizer_that_standardizes_does_so_too(data, tmp_pa
 
 def test_stages_of_several_resolutions_read_the_larger_values(data, tmp_path, monkeypatch):
     large, seen = tmp_path / "large", []
-    render.render(Scenes("train", resolution=64), large / "train", ("rgb",), 4, shard_rows=4)
+    jobs.run(Render(Scenes("train", resolution=64), large / "train", ("rgb",), 4, shard_rows=4))
 
     class Spied(fit_tokenizer.TokenizerTask):
         def __init__(self, config, train, *others, **options):

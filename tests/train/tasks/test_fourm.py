@@ -9,9 +9,11 @@ import torch
 
 from open4m import modalities
 from open4m.config import Duration
-from open4m.data import render, tokenize
+from open4m.data.jobs import local as jobs
 from open4m.data.order import rows_for_step
+from open4m.data.render import Render
 from open4m.data.rows import check_store, read_rows, specs_of
+from open4m.data.tokenize import Output, Tokenize
 from open4m.masking.config import MaskingConfig, Strategy
 from open4m.model.config import FourMConfig
 from open4m.nn.vit import ViTConfig
@@ -43,14 +45,19 @@ class Noise:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     root = tmp_path_factory.mktemp("tokens")
-    render.render(Noise(), root / "raw", ["rgb", "caption"], 24, shard_rows=10)
+    jobs.run(Render(Noise(), root / "raw", ["rgb", "caption"], 24, shard_rows=10))
     vit = ViTConfig(width=16, depth=1, heads=1)
     config = TokenizerConfig.of("rgb", image_size=32, patch_size=8, codebook_size=12, encoder=vit, decoder=vit)
     grid = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
     text = TextTokenizer.fit([" ".join(WORDS)], ["cube"], vocab_size=4500, sentinels=8)
-    tokenize.tokenize(root / "raw", root / "tokens", "rgb", grid)
-    tokenize.tokenize(root / "raw", root / "tokens", "caption", text, max_length=8)
-    tokenize.tokenize(root / "raw", root / "tokens", "rgb_pixels", None, image_size=32)
+    grid.save(root / "grid")
+    text.save(root / "text")
+    outputs = (
+        Output("rgb", root / "grid"),
+        Output("caption", root / "text", max_length=8),
+        Output("rgb_pixels", image_size=32),
+    )
+    jobs.run(Tokenize(root / "raw", root / "tokens", outputs))
     return TokenStore(root / "tokens", KEYS), grid, text
 
 

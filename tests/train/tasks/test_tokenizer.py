@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from open4m.config import Duration
-from open4m.data import render
+from open4m.data.jobs import local as jobs
+from open4m.data.render import Render
 from open4m.nn.vit import ViTConfig
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig
@@ -28,7 +29,7 @@ class Ramps:
 
 @pytest.fixture
 def raw(tmp_path):
-    render.render(Ramps(), tmp_path, ["normals"], 20, shard_rows=8)
+    jobs.run(Render(Ramps(), tmp_path, ["normals"], 20, shard_rows=8))
     return RawDataset(tmp_path, ["normals"])
 
 
@@ -86,7 +87,7 @@ def test_classes_that_the_tokenizer_does_not_know_are_explained_in_training_too(
         def samples(self, indices):
             return [{"semseg": np.full((24, 24), 255 if i == 3 else 1, dtype=np.uint8)} for i in indices]
 
-    render.render(Maps(), tmp_path, ["semseg"], 4, shard_rows=4)
+    jobs.run(Render(Maps(), tmp_path, ["semseg"], 4, shard_rows=4))
     raw, vit = RawDataset(tmp_path, ["semseg"]), ViTConfig(width=16, depth=1, heads=1)
     config = TokenizerConfig.of(
         "semseg", image_size=24, patch_size=8, codebook_size=8, encoder=vit, decoder=vit, class_names=("sky", "floor")
