@@ -1,25 +1,32 @@
 # Everything happens in a private environment, .venv: nothing else on the machine is touched.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test clean
+# Tests run in one process per core, each with one thread: networks of a few thousand weights gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+
+.PHONY: demo test test-all clean
 
 demo: .venv/demo.done  ## what the shipped model does: demo/grid.png, demo/captions.png, demo/index.html
 	$(BIN)/open4m demo --out demo
 
-test: .venv/test.done  ## lint, then every test
+test: .venv/test.done  ## lint, then every test but the slow ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
 
-.venv/demo.done: pyproject.toml
+test-all: test  ## the slow ones too: what repeats, or takes long
+	$(PYTEST) -m slow
+
+.venv/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[labellers,diffusion]'
+	$(PIP) --editable '.[labellers,diffusion]'
 	touch $@
 
-.venv/test.done: pyproject.toml
+.venv/test.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PIP) --editable '.[test]'
 	touch $@
 
 clean:  ## remove the environment and what the commands wrote

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from open4m.generate.pipeline import FourM as FourM
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["FourM", "__version__"]
 
 

@@ -165,6 +165,9 @@ class FourMBase:
                 "features: expected values of one modality that lies on a grid, got "
                 f"{', '.join(sorted(keys)) or 'none'}; token_features takes any"
             )
+        for row, sample in enumerate(samples):
+            if len(sample) != 1:
+                raise Open4MError(f"features: expected one value per sample, sample {row} has {len(sample)} values")
         return self.token_features(samples).tokens.unflatten(1, self.config.spec(*keys).grid)
 
     @torch.inference_mode()

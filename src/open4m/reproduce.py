@@ -29,7 +29,7 @@ from open4m.datasets import scenes
 from open4m.datasets.classes import Classes
 from open4m.evaluate.card import model_card
 from open4m.evaluate.report import Result
-from open4m.evaluate.suites.scenes import evaluate
+from open4m.evaluate.suites.scenes import TRAINING_SAMPLES, evaluate
 from open4m.fourm import TEXT
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
@@ -65,7 +65,7 @@ class DataConfig:
     large_size: int = 256
     shard_rows: int = 500
     seed: int = 0
-    rendered: tuple[str, ...] = ("rgb", "depth", "normals", "semseg", "boxes", "caption")
+    rendered: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,8 @@ class Line:
     def evaluate(self) -> Result:
         """Measure the model on test scenes; writes ``evaluation.json`` and the model card."""
         config = self.config
-        result = evaluate_pretrained(self.model_directory, config.evaluate_samples, device=self.device)
+        known = min(TRAINING_SAMPLES, config.data.train)
+        result = evaluate_pretrained(self.model_directory, config.evaluate_samples, device=self.device, known=known)
         (self.directory / "evaluation.json").write_text(result.to_json())
         (self.model_directory / weights.CARD).write_text(self._card(result))
         return result
@@ -235,8 +236,14 @@ class Line:
         return Output(key, folder, self.config.data.image_size, self.config.max_length.get(key, 0))
 
 
-def evaluate_pretrained(name: str | Path, samples: int, seed: int = 0, device: str = "cpu") -> Result:
-    """Measure a model directory or a shipped model on freshly rendered test scenes."""
+def evaluate_pretrained(
+    name: str | Path, samples: int, seed: int = 0, device: str = "cpu", known: int = TRAINING_SAMPLES
+) -> Result:
+    """Measure a model directory or a shipped model on freshly rendered test scenes.
+
+    The trivial predictors are made from ``known`` training scenes. Raises :class:`Open4MError` for a model without a
+    grid modality.
+    """
     folder = locate.resolve(name)
     model = FourM.from_pretrained(folder, device)
     if not model.grids:
@@ -244,5 +251,12 @@ def evaluate_pretrained(name: str | Path, samples: int, seed: int = 0, device: s
     clip = CLIPLabeller.load(folder / CLIP, device) if (folder / CLIP).is_dir() else None
     size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
     test, train = (scenes.Scenes(split, resolution=size, device=device) for split in ("test", "train"))
-    held_out, known = test.samples(range(samples)), train.samples(range(512))
-    return evaluate(model, held_out, known, clip, samples=samples, seed=seed, scenes=test)
+    return evaluate(
+        model,
+        test.samples(range(samples)),
+        train.samples(range(known)),
+        clip,
+        samples=samples,
+        seed=seed,
+        scenes=test,
+    )

@@ -68,7 +68,8 @@ def test_positions_made_in_inference_mode_can_be_trained_with_later():
     with torch.inference_mode():
         sincos_2d(3, 7, 8, torch.device("cpu"))
     encoder = ViTEncoder(ViTConfig(width=8, depth=1, heads=2), channels=1, patch_size=1)
-    encoder(torch.ones(1, 1, 3, 7)).sum().backward()
+    encoder(torch.ones(1, 1, 3, 7)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 
 
 @pytest.mark.parametrize("fields", [{"width": 10, "heads": 2}, {"width": 16, "heads": 3}, {"width": 16, "heads": 0}])

@@ -1,4 +1,4 @@
-"""The whole line in under three minutes on two cores: every stage for real, at a size that learns next to nothing.
+"""The whole line in less than a minute on two cores: every stage for real, at a size that learns next to nothing.
 
 ``open4m reproduce debug``. It is what the tests run, and what to copy when you start your own.
 """
@@ -13,41 +13,24 @@ from open4m.configs.scenes import config as scenes
 from open4m.model.config import SIZES
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
-from open4m.reproduce import DataConfig, LineConfig
+from open4m.reproduce import LineConfig
+from open4m.train.loop import TrainConfig
+from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage
+
+STAGES = {"rgb": None, "depth": 3}
+"""How many of the stages of scenes' tokenizers are trained; None: all of them. By default only the first."""
+TINY = ViTConfig(width=32, depth=1, heads=1)
 
 
 def config() -> LineConfig:
-    """The scenes' line with little data, short trainings and narrow networks."""
+    """The line of scenes with little data, short trainings, narrow networks, and fewer stages of tokenizers."""
     full = scenes()
-    tiny = ViTConfig(width=32, depth=1, heads=1)
-    few = Duration.parse("20 steps")
-
-    def shortened(train):
-        return dataclasses.replace(
-            train,
-            length=few,
-            warmup=Duration.parse("4 steps"),
-            batch_size=16,
-            evaluate_every=20,
-            checkpoint_every=10,
-            log_every=5,
-            workers=0,
-        )
-
-    def small(stage):
-        unet = UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1)
-        return dataclasses.replace(
-            stage,
-            decoder=unet if stage.diffusion else tiny,
-            continuous_steps=min(5, stage.continuous_steps),
-            resolutions=tuple(side // 2 for side in stage.resolutions),
-            train=shortened(stage.train),
-        )
-
     return dataclasses.replace(
         full,
         name="debug",
-        data=DataConfig(train=96, validation=32, test=32, image_size=64, large=32, large_size=128, shard_rows=32),
+        data=dataclasses.replace(
+            full.data, train=48, validation=16, test=16, image_size=64, large=16, large_size=128, shard_rows=16
+        ),
         clip=dataclasses.replace(
             full.clip,
             image_size=64,
@@ -60,12 +43,7 @@ def config() -> LineConfig:
             text_heads=1,
         ),
         clip_train=shortened(full.clip_train),
-        tokenizers={
-            name: dataclasses.replace(
-                run, codebook_size=64, encoder=tiny, image_size=64, stages=tuple(map(small, run.stages))
-            )
-            for name, run in full.tokenizers.items()
-        },
+        tokenizers={name: tokenizer(run, STAGES.get(name, 1)) for name, run in full.tokenizers.items()},
         pretrain=dataclasses.replace(
             full.pretrain,
             architecture=SIZES["debug"],
@@ -74,4 +52,36 @@ def config() -> LineConfig:
             image_size=64,
         ),
         evaluate_samples=8,
+    )
+
+
+def shortened(train: TrainConfig) -> TrainConfig:
+    """The same training for eight steps of eight samples."""
+    return dataclasses.replace(
+        train,
+        length=Duration(8, "steps"),
+        warmup=Duration(2, "steps"),
+        batch_size=8,
+        evaluate_every=8,
+        checkpoint_every=4,
+        log_every=2,
+        workers=0,
+    )
+
+
+def tokenizer(run: TokenizerRun, stages: int | None) -> TokenizerRun:
+    """The first ``stages`` of a tokenizer's training, with a small codebook and small networks."""
+    return dataclasses.replace(
+        run, codebook_size=64, encoder=TINY, image_size=64, stages=tuple(map(stage, run.stages[:stages]))
+    )
+
+
+def stage(full: TokenizerStage) -> TokenizerStage:
+    """The same stage for images of half the size."""
+    return dataclasses.replace(
+        full,
+        decoder=UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1) if full.diffusion else TINY,
+        continuous_steps=min(3, full.continuous_steps),
+        resolutions=tuple(side // 2 for side in full.resolutions),
+        train=shortened(full.train),
     )

@@ -24,6 +24,7 @@ from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage
 
 PIXELS = "rgb_pixels"
 SEQUENCES = ("caption", "boxes")
+RENDERED = ("rgb", "depth", "normals", "semseg", "boxes", "caption")  # modalities that the renderer makes itself
 RESOLUTIONS = (128, 160, 192, 224, 256)  # of tokenizers, in pixels
 MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", *SEQUENCES)
 
@@ -32,7 +33,14 @@ def config() -> LineConfig:
     """What the shipped model was made by."""
     return LineConfig(
         name="scenes",
-        data=DataConfig(train=24_000, validation=512, test=512, large=3_000, large_size=max(RESOLUTIONS)),
+        data=DataConfig(
+            train=24_000,
+            validation=512,
+            test=512,
+            large=3_000,
+            large_size=max(RESOLUTIONS),
+            rendered=RENDERED,
+        ),
         clip=SmallCLIP(),
         clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
