@@ -1,7 +1,7 @@
 """Where the authors' reference cases are: inputs, and what their code made of them.
 
-They are no part of the project. ``OPEN4M_REFERENCE`` names their folder; by default it is ``../shared/reference`` beside
-the clone. Where they are absent, tests of parity are skipped, saying so.
+They are no part of the project. ``OPEN4M_REFERENCE`` names their folder; by default it is ``../shared/reference``
+beside the clone. Where they are absent, tests of parity are skipped, saying so.
 """
 
 import os
