@@ -1,9 +1,9 @@
 """Whether a tokenizer recovers from a dead codebook: ``python -m benchmarks.dead_codebook``; prints JSON.
 
-The codebook of the shipped RGB tokenizer of scenes is planted far from everything that its encoder says, but for one
-code; then it is trained further on freshly rendered scenes, with restarts of stale codes (paper B.3) and without.
-Printed are the share of the codes that 64 other scenes use and the metrics of their reconstructions, at the beginning
-and after every ``--every`` steps.
+All codes but one of the shipped RGB tokenizer of scenes are moved far from everything that its encoder outputs. Then it
+is trained further on freshly rendered scenes, with restarts of stale codes (paper B.3) and without. Printed are the
+share of the codes that 64 other scenes use and the metrics of their reconstructions, at the beginning and after every
+``--every`` steps.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from open4m.data.jobs import local as jobs
 from open4m.data.render import Render
 from open4m.datasets.scenes import Scenes
 from open4m.hub import locate
+from open4m.rng import seeded
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train.optim import OptimConfig
@@ -47,20 +48,23 @@ def main() -> None:
 
 
 def run(start: Tokenizer, data: dict[str, RawDataset], coefficient: float, options: argparse.Namespace) -> list[dict]:
-    """What is measured from the planted codebook on."""
+    """What is measured, beginning with the dead codebook."""
     config = dataclasses.replace(start.config, stale_coefficient=coefficient, frozen_encoder=False)
-    task = TokenizerTask(config, data["train"], data["validation"], batch_size=32, validation_samples=64, start=start)
-    plant(task.model.quantizer)
-    optimizer = build_optimizer(task.model, OptimConfig())
-    generator, seen = torch.Generator().manual_seed(0), []
+    task = TokenizerTask(config, data["train"], data["validation"], batch_size=32, validation_samples=64)
+    model = task.build_model()
+    model.init_from(start.model)
+    model.train()
+    plant(model.quantizer)
+    optimizer = build_optimizer(model, OptimConfig())
+    generator, seen = seeded(0), []
     for step in range(options.steps + 1):
         if step % options.every == 0:
-            task.model.eval()
-            seen.append({"step": step, **task.evaluate()})
-            task.model.train()
+            model.eval()
+            seen.append({"step": step, **task.evaluate(model)})
+            model.train()
         for group in optimizer.param_groups:
             group["lr"] = 1e-3
-        loss, logged = task.loss(task.batch(step), generator)
+        loss, logged = task.loss(model, task.batch(step, range(task.batch_size)), generator)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from open4m.config import Duration
-from open4m.train.loop import TrainConfig
+from open4m.train.config import TrainConfig
 from open4m.train.optim import OptimConfig
 
 CONFIG = TrainConfig(
     length=Duration(16, "steps"),
     warmup=Duration(2, "steps"),
-    batch_size=64,
-    optim=OptimConfig(base_lr=0.08, clip=1.0),
+    batch_size=8,
+    optim=OptimConfig(base_lr=0.64, clip=1.0),
     precision="fp32",
     workers=0,
     log_every=1,
@@ -28,31 +28,38 @@ CONFIG = TrainConfig(
 class PlantedTask:
     """Fits a line; batch normalization has buffers. ``faults``: what goes wrong, by step.
 
-    "nan batch": the data; "nan loss"; "inf gradient", of a finite loss; "spike": 100 times the loss.
+    "nan batch": the data; "nan loss"; "inf gradient", of a finite loss; "spike": 100 times the loss. ``model`` is the
+    one that was built last, to look at.
     """
 
     name = "planted"
 
     def __init__(self, faults=None, seed=0, code_usage=1.0):
-        torch.manual_seed(seed)
-        self.model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
-        self.faults, self.code_usage = faults or {}, code_usage
+        self.seed, self.faults, self.code_usage = seed, faults or {}, code_usage
         self.evaluated, self.saved = [], []
 
-    def batch(self, step):
-        x = torch.from_numpy(np.random.default_rng(step).standard_normal((8, 2)).astype(np.float32))
+    def build_model(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            layers = torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)
+            self.model = torch.nn.Sequential(*layers)
+        return self.model
+
+    def batch(self, step, rows):
+        x = np.random.default_rng(step).standard_normal((8, 2)).astype(np.float32)[rows.start : rows.stop]
+        x = torch.from_numpy(x)
         if self.faults.get(step) == "nan batch":
             x[3, 1] = math.nan
         return {"step": step, "x": x}
 
-    def loss(self, batch, generator):
+    def loss(self, model, batch, generator):
         fault = self.faults.get(batch["step"])
         noise = 0.1 * torch.randn(8, generator=generator)
-        error = (self.model(batch["x"]).float()[:, 0] + noise - batch["x"].sum(1)).square().mean()
+        error = (model(batch["x"]).float()[:, 0] + noise - batch["x"].sum(1)).square().mean()
         if fault == "nan loss":
             error = error * math.nan
         if fault == "inf gradient":  # the derivative of a square root at 0
-            error = error + (self.model[0].weight[0, 0] * 0).sqrt()
+            error = error + (model[0].weight[0, 0] * 0).sqrt()
         if fault == "spike":
             error = error * 100
         return error, {"half": error.detach() / 2, "code_usage": torch.tensor(self.code_usage)}
@@ -60,22 +67,22 @@ class PlantedTask:
     def tokens(self, batch):
         return 10
 
-    def evaluate(self):
-        self.evaluated.append(weights(self))
-        return {"bias": float(self.model[2].bias), "code_usage": self.code_usage}
+    def evaluate(self, model):
+        self.evaluated.append(weights(model))
+        return {"bias": float(model[2].bias), "code_usage": self.code_usage}
 
-    def pictures(self):
+    def pictures(self, model):
         return {"dot": Image.new("RGB", (2, 2))}
 
-    def save(self, folder):
+    def save(self, model, folder):
         folder.mkdir()
-        self.saved.append(weights(self))
-        (folder / "weights").write_text(repr(self.model[2].bias.tolist()))
+        self.saved.append(weights(model))
+        (folder / "weights").write_text(repr(model[2].bias.tolist()))
 
 
-def weights(task):
-    """All that the model holds, buffers included."""
-    return {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+def weights(model):
+    """All that a model holds, buffers included."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def same(a, b):

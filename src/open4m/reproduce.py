@@ -33,10 +33,11 @@ from open4m.evaluate.suites.scenes import TRAINING_SAMPLES, evaluate
 from open4m.fourm import TEXT
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
-from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
+from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.text import TextTokenizer
-from open4m.train.loop import TrainConfig, claim, train
+from open4m.train.config import TrainConfig, claim
+from open4m.train.loop import train
 from open4m.train.recipes.pretrain import PretrainConfig, pretrain
 from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer
 from open4m.train.tasks.clip import CLIPTask
@@ -136,9 +137,8 @@ class Line:
         training, validation = self.raw("train", ["rgb", "caption"]), self.raw("validation", ["rgb", "caption"])
         captions = RawDataset(training.root, ["caption"])
         words = fit_text_tokenizer(captions[i]["caption"] for i in range(len(captions)))
-        model = small_clip(words, self.config.clip, seed=config.seed).to(self.device)
-        task = CLIPTask(training, validation, model, words, config.batch_size, seed=config.seed)
-        train(task, config, run, task_config=self.config.clip)
+        task = CLIPTask(training, validation, self.config.clip, words, config.batch_size, seed=config.seed)
+        train(task, config, run, task.build_model().to(self.device), task_config=self.config.clip)
 
     def label(self) -> None:
         """Add the CLIP's feature maps to the raw shards."""

@@ -12,7 +12,7 @@ from open4m.nn.vit import ViTConfig
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.network import VQVAE
-from open4m.train.activation_checkpointing import recompute_blocks
+from open4m.train.distributed import checkpoint_activations
 
 
 class Blocks(nn.Module):
@@ -44,7 +44,7 @@ def test_gradients_stay_and_less_is_kept():
     torch.manual_seed(0)
     model, x = Blocks(), torch.randn(4, 8)
     other = copy.deepcopy(model)
-    recompute_blocks(other)
+    checkpoint_activations(other)
     again = copy.deepcopy(other)  # a copy computes with its own weights
     expected, whole = kept(model, x)
     for candidate in (other, again):
@@ -76,7 +76,7 @@ def test_tokenizers_are_recomputed_once_and_their_codebooks_not_at_all(kind, mon
     for recomputed in (False, True):
         model = VQVAE(config, torch.Generator().manual_seed(0)).train()
         if recomputed:
-            recompute_blocks(model)
+            checkpoint_activations(model)
         calls.clear()
         model.loss(x, torch.Generator().manual_seed(1))[0].backward()
         found.append(([p.grad for p in model.parameters()], model.quantizer.state_dict(), len(calls)))

@@ -53,7 +53,7 @@ def test_it_is_the_moving_average_of_the_definition():
 
 
 def test_a_run_averages_its_weights_after_each_step(tmp_path):
-    start = {n: p.detach().double() for n, p in PlantedTask().model.named_parameters()}
+    start = {n: p.detach().double() for n, p in PlantedTask().build_model().named_parameters()}
     expected = start
     for step in range(7):  # a checkpoint a step shows the weights
         task = PlantedTask()
@@ -71,13 +71,13 @@ def test_a_run_averages_its_weights_after_each_step(tmp_path):
 def test_it_changes_no_step_and_is_what_is_evaluated_and_saved(tmp_path):
     train(plain := PlantedTask(), CONFIG, tmp_path / "plain")
     train(averaged := PlantedTask(), AVERAGED, tmp_path / "averaged")
-    assert same(weights(plain), weights(averaged))  # the trained weights are back, bit for bit
+    assert same(weights(plain.model), weights(averaged.model))  # the trained weights are back, bit for bit
     values = load_file(checkpoint.latest(tmp_path / "averaged") / "average.safetensors")
     for shown in (averaged.saved[0], averaged.evaluated[-1]):
         assert same({name: shown[name] for name in values}, values)
         for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):  # buffers are the model's
             assert torch.equal(shown[name], plain.model.state_dict()[name])
-    assert same(plain.saved[0], weights(plain))
+    assert same(plain.saved[0], weights(plain.model))
     assert not same(plain.saved[0], averaged.saved[0])
     files = [p.name for p in checkpoint.latest(tmp_path / "plain").iterdir()]
     assert "average.safetensors" not in files
@@ -90,7 +90,7 @@ def test_a_resumed_run_averages_bit_for_bit_as_an_uninterrupted_one(tmp_path, st
     train(whole := PlantedTask(), config, tmp_path / "whole")
     for stop in [*stops, None]:
         train(task := PlantedTask(seed=0 if stop == stops[0] else 9), config, tmp_path / "run", stop_at=stop)
-    assert same(weights(task), weights(whole))
+    assert same(weights(task.model), weights(whole.model))
     assert same(task.saved[0], whole.saved[0])
     assert same(task.evaluated[-1], whole.evaluated[-1])
 

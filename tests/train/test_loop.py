@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from open4m.config import Duration
-from open4m.train.loop import Preempted, TrainConfig, step_generator, train
+from open4m.train.config import FORMAT, TrainConfig
+from open4m.train.loop import train
 from open4m.train.optim import OptimConfig
 from open4m.train.schedules import learning_rate
-from open4m.types import Open4MError
+from open4m.types import Open4MError, Preempted
 
 
 @pytest.fixture(autouse=True)
@@ -33,46 +33,49 @@ class LineTask:
     name = "line"
 
     def __init__(self, seed=0, pause=0.0):
-        torch.manual_seed(seed)
-        self.model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
-        self.pause = pause
+        self.seed, self.pause = seed, pause
         self.steps, self.modes, self.saved = [], [], 0
 
-    def batch(self, step):
+    def build_model(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+
+    def batch(self, step, rows):
         time.sleep(self.pause * (1 + step % 3))
         x = np.random.default_rng(step).standard_normal((8, 2)).astype(np.float32)
-        return {"step": step, "x": torch.from_numpy(x)}
+        return {"step": step, "x": torch.from_numpy(x[rows.start : rows.stop])}
 
-    def loss(self, batch, generator):
+    def loss(self, model, batch, generator):
         self.steps.append(batch["step"])
-        self.modes.append((self.model.training, torch.is_autocast_enabled("cpu")))
-        y = self.model(batch["x"]).float()[:, 0] + 0.1 * torch.randn(8, generator=generator)
+        self.modes.append((model.training, torch.is_autocast_enabled("cpu")))
+        y = model(batch["x"]).float()[:, 0] + 0.1 * torch.randn(8, generator=generator)
         error = (y - batch["x"].sum(1)).square().mean()
         return error, {"half": error.detach() / 2}
 
     def tokens(self, batch):
         return 10
 
-    def evaluate(self):
-        assert not self.model.training
+    def evaluate(self, model):
+        assert not model.training
         assert not torch.is_grad_enabled()
-        return {"bias": float(self.model[1].bias)}
+        return {"bias": float(model[1].bias)}
 
-    def pictures(self):
+    def pictures(self, model):
         return {"dot": Image.new("RGB", (2, 2))}
 
-    def save(self, folder):
+    def save(self, model, folder):
         folder.mkdir()
-        assert not self.model.training
+        assert not model.training
         self.saved += 1
-        (folder / "weights").write_text(str(self.model[1].bias.item()))
+        (folder / "weights").write_text(str(model[1].bias.item()))
 
 
 CONFIG = TrainConfig(
     length=Duration(23, "steps"),
     warmup=Duration(5, "steps"),
-    batch_size=64,
-    optim=OptimConfig(base_lr=0.04, clip=0.5),
+    batch_size=8,
+    optim=OptimConfig(base_lr=0.32, clip=0.5),
     workers=0,
     log_every=1,
     evaluate_every=10,
@@ -93,17 +96,17 @@ def uninterrupted(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torch.utils.tensorboard", None)
         task = LineTask()
-        train(task, CONFIG, directory)
-    return directory, task
+        model = train(task, CONFIG, directory)
+    return directory, task, model
 
 
 def test_a_run_records_everything(uninterrupted):
-    directory, task = uninterrupted
+    directory, task, _ = uninterrupted
     recorded = metrics(directory)
     losses = {line["step"]: line for line in recorded if "loss" in line}
     assert sorted(losses) == list(range(1, 24))
     for done, line in losses.items():
-        assert line["lr"] == learning_rate(done - 1, 23, 5, 0.04 * 64 / 256)
+        assert line["lr"] == learning_rate(done - 1, 23, 5, 0.32 * 8 / 256)
         assert line["tokens"] == 10 * done
         assert line["half"] == pytest.approx(line["loss"] / 2)
     assert [line["step"] for line in recorded if "validation/bias" in line] == [10, 20, 23]
@@ -111,17 +114,18 @@ def test_a_run_records_everything(uninterrupted):
     assert task.steps == list(range(23))
     assert set(task.modes) == {(True, True)}  # bf16 autocast, and back in training mode after each evaluation
     assert (directory / "model" / "weights").exists()
-    assert json.loads((directory / "config.json").read_text())["train"]["length"] == "23 steps"
+    config = json.loads((directory / "config.json").read_text())
+    assert (config["train"]["length"], config["format"]) == ("23 steps", FORMAT)
 
 
 @pytest.mark.parametrize("stops", [[4], [5], [7, 10], [1, 2, 22]])
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, uninterrupted, stops):
     for stop in [*stops, None]:
         task = LineTask(seed=0 if stop == stops[0] else 99)  # what a resumed run starts with does not matter
-        train(task, CONFIG, tmp_path / "run", stop_at=stop)
+        model = train(task, CONFIG, tmp_path / "run", stop_at=stop)
         assert (tmp_path / "run" / "model").exists() == (stop is None)
     assert metrics(tmp_path / "run") == metrics(uninterrupted[0])
-    assert torch.equal(task.model[0].weight, uninterrupted[1].model[0].weight)
+    assert torch.equal(model[0].weight, uninterrupted[2][0].weight)
     assert (tmp_path / "run" / "model" / "weights").read_text() == (uninterrupted[0] / "model" / "weights").read_text()
 
 
@@ -156,13 +160,32 @@ def test_a_finished_run_does_nothing_more(tmp_path, uninterrupted):
 
 def test_another_configuration_is_refused_with_what_differs(tmp_path):
     train(LineTask(), CONFIG, tmp_path / "run", task_config={"width": 4}, stop_at=2)
-    other = dataclasses.replace(CONFIG, batch_size=32, optim=OptimConfig(base_lr=0.04, clip=None))
+    other = dataclasses.replace(CONFIG, batch_size=4, optim=OptimConfig(base_lr=0.32, clip=None))
     with pytest.raises(Open4MError) as error:
         train(LineTask(), other, tmp_path / "run", task_config={"width": 5})
-    for part in ("train.batch_size: 64 -> 32", "train.optim.clip: 0.5 -> None", "task.width: 4 -> 5"):
+    for part in ("train.batch_size: 8 -> 4", "train.optim.clip: 0.5 -> None", "task.width: 4 -> 5"):
         assert part in str(error.value)
     assert "base_lr" not in str(error.value)
     assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_a_run_of_a_newer_format_is_refused(tmp_path):
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=1)
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
+    with pytest.raises(Open4MError, match=rf"config.json: has format {FORMAT + 1}, this open4m reads .*update open4m"):
+        train(LineTask(), CONFIG, tmp_path / "run")
+
+
+def test_a_run_from_before_there_were_formats_is_resumed(tmp_path, uninterrupted):
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=6)
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["format"], config["train"]["activation_checkpointing"]
+    config["train"]["recompute"] = True
+    path.write_text(json.dumps(config))
+    train(LineTask(), CONFIG, tmp_path / "run")
+    assert metrics(tmp_path / "run") == metrics(uninterrupted[0])
 
 
 def test_what_changes_no_result_may_change_when_a_run_is_resumed(tmp_path, uninterrupted):
@@ -185,8 +208,8 @@ def test_gradients_are_clipped_to_the_configured_norm(tmp_path):
 
 def test_a_model_is_saved_whole_or_not_at_all(tmp_path):
     class Fails(LineTask):
-        def save(self, folder):
-            super().save(folder)
+        def save(self, model, folder):
+            super().save(model, folder)
             raise OSError(28, "No space left on device")
 
     config = dataclasses.replace(CONFIG, length=Duration(3, "steps"))
@@ -210,46 +233,34 @@ def test_lengths_in_tokens_and_samples():
     assert (config.steps, config.warmup_steps) == (157, 16)  # 156.25 and 15.6, rounded up
 
 
-def test_a_steps_generator_is_a_function_of_seed_and_step():
-    draws = [torch.rand(3, generator=step_generator(*key)).tolist() for key in ((0, 1), (0, 1), (0, 2), (1, 1))]
-    assert draws[0] == draws[1]
-    assert len({tuple(d) for d in draws}) == 3
-
-
 LONG = dataclasses.replace(
     CONFIG, length=Duration(100_000, "steps"), evaluate_every=10**6, checkpoint_every=10**6, workers=1
 )
-SCRIPT = """
-import sys
-sys.modules["torch.utils.tensorboard"] = None
-sys.path.insert(0, sys.argv[1])
-import test_loop
-from pathlib import Path
-try:
-    test_loop.train(test_loop.LineTask(pause=0.005), test_loop.LONG, Path(sys.argv[2]))
-except test_loop.Preempted as stopped:
-    sys.exit(f"preempted: {stopped}")
-"""
+
+
+def long_run(directory):
+    """A run in a session of its own, as a scheduler starts one, that notes how it was stopped."""
+    os.setsid()
+    try:
+        train(LineTask(pause=0.005), LONG, directory)
+    except Preempted as stopped:
+        (directory / "stopped").write_text(str(stopped))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_run_saves_it_and_it_can_be_resumed(tmp_path, number):
     """Schedulers and Ctrl-C signal all processes of a run: its workers too."""
     directory = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(directory)],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = multiprocessing.get_context("fork").Process(target=long_run, args=(directory,))
+    process.start()
     deadline = time.monotonic() + 400
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         if (directory / "metrics.jsonl").exists() and (directory / "metrics.jsonl").read_text().count("\n") > 3:
             break
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.killpg(process.pid, number)
-    stderr = process.communicate(timeout=120)[1]
-    assert "preempted: line: stopped at step" in stderr, stderr
+    process.join(120)
+    assert "line: stopped at step" in (directory / "stopped").read_text()
     lines = metrics(directory)
     done = lines[-1]["step"]
     assert [p.name for p in (directory / "checkpoints").iterdir()] == [f"step-{done:08d}"]
@@ -267,10 +278,10 @@ def test_signals_are_handled_as_before_after_a_run(tmp_path):
 
 def test_a_signal_in_the_middle_of_a_step_lets_it_finish(tmp_path):
     class Interrupted(LineTask):
-        def loss(self, batch, generator):
+        def loss(self, model, batch, generator):
             if batch["step"] == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super().loss(batch, generator)
+            return super().loss(model, batch, generator)
 
     with pytest.raises(Preempted, match="stopped at step 3; saved in"):
         train(Interrupted(), CONFIG, tmp_path / "run")

@@ -21,15 +21,15 @@ def _no_tensorboard(monkeypatch):
 class Messy(PlantedTask):
     """Draws from the global generator, and clamps a weight and changes its batch in the loss, which none should do."""
 
-    def loss(self, batch, generator):
+    def loss(self, model, batch, generator):
         with torch.no_grad():
-            self.model[0].bias.clamp_(max=0.05)
+            model[0].bias.clamp_(max=0.05)
             batch["x"].mul_(1 + 0.1 * torch.rand(1))
-        return super().loss(batch, generator)
+        return super().loss(model, batch, generator)
 
-    def evaluate(self):
+    def evaluate(self, model):
         torch.rand(3)
-        return super().evaluate()
+        return super().evaluate(model)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -45,7 +45,7 @@ def test_it_changes_nothing(tmp_path, settings, workers):
         assert len(task.saved) == 1 + smoke_test
         assert len(task.evaluated) == 2 + smoke_test
     (a, state_a, metrics_a), (b, state_b, metrics_b) = found
-    assert same(weights(a), weights(b))
+    assert same(weights(a.model), weights(b.model))
     assert same(a.saved[-1], b.saved[-1])
     assert torch.equal(state_a, state_b)
     assert metrics_a == metrics_b
@@ -62,8 +62,8 @@ def test_what_would_fail_at_the_end_fails_before_the_first_step(tmp_path, caplog
 
     def fails(*arguments):
         if method == "save":
-            arguments[0].mkdir()
-            (arguments[0] / "half").write_text("written")
+            arguments[1].mkdir()
+            (arguments[1] / "half").write_text("written")
         raise RuntimeError("no such thing")
 
     setattr(task, method, fails)
@@ -77,7 +77,7 @@ def test_what_would_fail_at_the_end_fails_before_the_first_step(tmp_path, caplog
 
 def test_a_loss_without_a_gradient_fails_before_the_first_step(tmp_path, caplog):
     task = PlantedTask()
-    task.loss = lambda batch, generator: (torch.tensor(1.0), {})
+    task.loss = lambda model, batch, generator: (torch.tensor(1.0), {})
     with pytest.raises(RuntimeError, match="does not require grad"):
         train(task, REHEARSED, tmp_path / "run")
     assert "failed: backward pass" in caplog.text

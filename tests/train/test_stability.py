@@ -11,15 +11,17 @@ import pytest
 import torch
 from faulty_task import CONFIG, PlantedTask, lines, same, weights
 
+from open4m import reproduce
 from open4m.cli.main import main
 from open4m.config import Duration
 from open4m.data.jobs import local as jobs
 from open4m.data.render import Render
 from open4m.nn.vit import ViTConfig
+from open4m.rng import torch_stream
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.train import checkpoint
-from open4m.train.loop import step_generator, train
+from open4m.train.loop import train
 from open4m.train.optim import OptimConfig
 from open4m.train.optim import build as build_optimizer
 from open4m.train.schedules import learning_rate
@@ -34,17 +36,18 @@ def _no_tensorboard(monkeypatch):
 
 def plain(task, steps, without):
     """Training as a dozen lines, some steps of which do not take place."""
-    optimizer = build_optimizer(task.model, CONFIG.optim)
+    model = task.build_model()
+    optimizer = build_optimizer(model, CONFIG.optim)
     for step in range(steps):
         if step not in without:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, CONFIG.steps, CONFIG.warmup_steps, 0.08 * 64 / 256)
-            loss, _ = task.loss(task.batch(step), step_generator(CONFIG.seed, step))
+                group["lr"] = learning_rate(step, CONFIG.steps, CONFIG.warmup_steps, 0.64 * 8 / 256)
+            loss, _ = task.loss(model, task.batch(step, range(8)), torch_stream(CONFIG.seed, step))
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(task.model.parameters(), CONFIG.optim.clip)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CONFIG.optim.clip)
             optimizer.step()
             optimizer.zero_grad()
-    return weights(task)
+    return weights(model)
 
 
 @pytest.mark.parametrize("fault", ["nan batch", "nan loss", "inf gradient"])
@@ -52,7 +55,7 @@ def plain(task, steps, without):
 def test_a_bad_step_leaves_no_trace_in_weights_and_buffers(tmp_path, fault, at):
     task = PlantedTask({at: fault})
     train(task, CONFIG, tmp_path / "run")
-    found = weights(task)
+    found = weights(task.model)
     assert same(found, plain(PlantedTask(), 16, without={at}))
     assert not same(found, plain(PlantedTask(), 16, without={}))
     assert found["1.num_batches_tracked"] == 15
@@ -91,21 +94,21 @@ def test_too_many_bad_steps_stop_the_run_and_are_named(tmp_path, limits, last):
     for part in (f"planted: step {last + 1}: loss nan", "3 in a row, 4 in all", "bad_steps.jsonl", "optim.base_lr"):
         assert part in message
     assert [line["batch"] for line in lines(tmp_path / "run" / "bad_steps.jsonl")] == [2, 7, 8, 9]
-    assert all(torch.isfinite(tensor).all() for tensor in weights(task).values())
+    assert all(torch.isfinite(tensor).all() for tensor in weights(task.model).values())
     with pytest.raises(Open4MError):  # again: what the checkpoint knows counts
         train(PlantedTask(faults), config, tmp_path / "run")
     assert [line["batch"] for line in lines(tmp_path / "run" / "bad_steps.jsonl")] == [2, 7, 8, 9]
     train(again := PlantedTask(faults), dataclasses.replace(CONFIG, max_skips=4), tmp_path / "run")  # limits may change
     train(whole := PlantedTask(faults), CONFIG, tmp_path / "whole")
-    assert same(weights(again), weights(whole))
+    assert same(weights(again.model), weights(whole.model))
 
 
 def test_data_that_are_never_finite_end_the_command_with_an_error(tmp_path, monkeypatch, capsys):
-    def run(options):
+    def run(*_, **__):
         train(PlantedTask(dict.fromkeys(range(4, 100), "nan batch")), CONFIG, tmp_path / "run")
 
-    monkeypatch.setattr(main, "_modalities", run)
-    assert main(["modalities"]) == 2
+    monkeypatch.setattr(reproduce.Line, "run", run)
+    assert main(["reproduce", "debug"]) == 2
     assert "open4m: planted: step 15: loss nan, gradient norm nan: not finite" in capsys.readouterr().err
 
 
@@ -117,7 +120,7 @@ def test_resuming_among_bad_steps_is_bit_identical(tmp_path, stops, precision):
     train(whole := PlantedTask(faults), config, tmp_path / "whole")
     for stop in [*stops, None]:
         train(task := PlantedTask(faults, seed=0 if stop == stops[0] else 9), config, tmp_path / "run", stop_at=stop)
-    assert same(weights(task), weights(whole))
+    assert same(weights(task.model), weights(whole.model))
     assert same(task.saved[0], whole.saved[0])
     for name in ("metrics.jsonl", "bad_steps.jsonl"):
         assert lines(tmp_path / "run" / name) == lines(tmp_path / "whole" / name)
@@ -148,10 +151,14 @@ class Steep(PlantedTask):
     def __init__(self, steepness, **settings):
         super().__init__(**settings)
         self.steepness, self.dtypes = steepness, set()
-        self.model[0].register_forward_hook(lambda module, inputs, output: self.dtypes.add(output.dtype))
 
-    def loss(self, batch, generator):
-        loss, details = super().loss(batch, generator)
+    def build_model(self):
+        model = super().build_model()
+        model[0].register_forward_hook(lambda module, inputs, output: self.dtypes.add(output.dtype))
+        return model
+
+    def loss(self, model, batch, generator):
+        loss, details = super().loss(model, batch, generator)
         return loss + self.steepness * (loss - loss.detach()), details
 
 
@@ -166,7 +173,7 @@ def test_in_float16_the_scale_falls_until_gradients_fit_and_that_is_no_bad_step(
     assert not (tmp_path / "run" / "bad_steps.jsonl").exists()
     skipped = 16 - recorded[-1]["tokens"] // 10
     assert skipped == round(math.log2(65536 / scales[-1])) > 0
-    assert weights(task)["1.num_batches_tracked"] == 16 - skipped
+    assert weights(task.model)["1.num_batches_tracked"] == 16 - skipped
 
 
 def test_in_float16_gradients_that_no_scale_can_cure_stop_the_run(tmp_path):
@@ -178,13 +185,17 @@ def test_in_float16_gradients_that_no_scale_can_cure_stop_the_run(tmp_path):
 
 def test_float16_learns_what_float32_learns(tmp_path):
     """The worst difference measured is 6e-5."""
-    single, half, start = Steep(-0.99), Steep(-0.99), weights(PlantedTask())  # so flat that no step overflows
+    single, half, start = (
+        Steep(-0.99),
+        Steep(-0.99),
+        weights(PlantedTask().build_model()),
+    )  # so flat that no step overflows
     train(single, CONFIG, tmp_path / "single")
     train(half, HALF, tmp_path / "half")
-    assert not same(weights(single), weights(half))
+    assert not same(weights(single.model), weights(half.model))
     for name in ("0.weight", "2.weight"):
-        assert (weights(single)[name] - start[name]).abs().max() > 0.05
-        torch.testing.assert_close(weights(half)[name], weights(single)[name], rtol=0, atol=5e-4)
+        assert (weights(single.model)[name] - start[name]).abs().max() > 0.05
+        torch.testing.assert_close(weights(half.model)[name], weights(single.model)[name], rtol=0, atol=5e-4)
 
 
 def test_the_scale_is_checkpointed(tmp_path):
@@ -208,7 +219,7 @@ def test_a_checkpoint_from_before_there_were_guards_is_resumed(tmp_path):
     saved.write_text(json.dumps(config))
     train(resumed := PlantedTask(seed=9), CONFIG, tmp_path / "run")
     train(whole := PlantedTask(), CONFIG, tmp_path / "whole")
-    assert same(weights(resumed), weights(whole))
+    assert same(weights(resumed.model), weights(whole.model))
 
 
 # ---- codebooks
@@ -229,8 +240,8 @@ class Values:
 class BrokenTokenizer(TokenizerTask):
     broken = ()
 
-    def batch(self, step):
-        x = super().batch(step)
+    def batch(self, step, rows):
+        x = super().batch(step, rows)
         if step in self.broken:
             x[0, 0, 2, 3] = math.nan
         return x
@@ -240,13 +251,13 @@ def test_a_codebook_is_not_poisoned_by_a_bad_batch_even_the_one_that_initializes
     jobs.run(Render(Values(), tmp_path / "raw", ["normals"], 12, shard_rows=6))
     raw = RawDataset(tmp_path / "raw", ["normals"])
     vit = ViTConfig(width=16, depth=1, heads=1)
-    config = TokenizerConfig.of("normals", image_size=16, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)
+    tokenizer = TokenizerConfig.of("normals", image_size=16, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)
 
     def run(broken, name):
-        task = BrokenTokenizer(config, raw, raw, batch_size=6)
+        task = BrokenTokenizer(tokenizer, raw, raw, batch_size=6)
         task.broken = broken
-        train(task, dataclasses.replace(CONFIG, evaluate_every=100), tmp_path / name, stop_at=6)
-        return weights(task)
+        config = dataclasses.replace(CONFIG, batch_size=6, evaluate_every=100)
+        return weights(train(task, config, tmp_path / name, stop_at=6))
 
     whole, found = run((), "whole"), run((0, 3), "broken")
     assert all(torch.isfinite(tensor).all() for tensor in found.values())

@@ -13,7 +13,7 @@ from functools import partial
 from open4m.config import Duration
 from open4m.masking.config import MaskingConfig, Strategy
 from open4m.model.config import SIZES, Architecture, ModalitySpec
-from open4m.train.loop import TrainConfig
+from open4m.train.config import TrainConfig
 from open4m.train.optim import OptimConfig
 from open4m.train.recipes.pretrain import PretrainConfig
 
@@ -88,14 +88,14 @@ def pretraining(size: str, keys: Sequence[str] = MODALITIES_7) -> PretrainConfig
             warmup=Duration.parse("10B tokens"),
             batch_size=8192,
             optim=OptimConfig(base_lr=2e-5 if largest else 1e-4, clip=3.0 if largest else None),
-            recompute=largest,
+            activation_checkpointing=largest,
         ),
         repeats=4,
     )
 
 
 def pretraining_21(size: str) -> PretrainConfig:
-    """4M-21 (Bachmann et al., 2024), which continues a 4M-7: ``start=MODEL``. Twice the tokens of a sample, and a third
+    """4M-21 (Bachmann et al., 2024), which continues a 4M-7: ``init_from=MODEL``. Twice the tokens of a sample, and a third
     of the samples are whole captions or their T5 embeddings, with little else; the rest is as for 4M-7."""
     base, keys = pretraining(size, MODALITIES_21), MODALITIES_21
     targets = [key for key in keys if key not in INPUT_ONLY]
@@ -128,7 +128,7 @@ def reference(architecture: Architecture = REFERENCE) -> PretrainConfig:
 
 
 def text_to_image(size: str) -> PretrainConfig:
-    """The caption-skewed specialization: ``start=MODEL`` and 50B tokens more (paper A.2; the warm-up is ours)."""
+    """The caption-skewed specialization: ``init_from=MODEL`` and 50B tokens more (paper A.2; the warm-up is ours)."""
     base = pretraining(size)
     targets = [key for key in MODALITIES_7 if key not in INPUT_ONLY]
     others = tuple(dataclasses.replace(s, weight=1 / 3) for s in base.masking.strategies)
@@ -141,7 +141,7 @@ def text_to_image(size: str) -> PretrainConfig:
 
 
 def super_resolution(size: str) -> PretrainConfig:
-    """224² → 448², which continues ``start=MODEL`` for 100B tokens (paper A.1; the warm-up is ours)."""
+    """224² → 448², which continues ``init_from=MODEL`` for 100B tokens (paper A.1; the warm-up is ours)."""
     base, keys = pretraining(size), (*MODALITIES_7, *HIGH_RESOLUTION)
     strategies = (
         any_to_any("all_to_high", keys, HIGH_RESOLUTION, weight=3 / 4),

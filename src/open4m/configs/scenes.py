@@ -17,7 +17,7 @@ from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
 from open4m.reproduce import DataConfig, LineConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
-from open4m.train.loop import TrainConfig
+from open4m.train.config import TrainConfig
 from open4m.train.optim import OptimConfig
 from open4m.train.recipes.pretrain import PretrainConfig
 from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage

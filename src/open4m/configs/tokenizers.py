@@ -2,7 +2,7 @@
 --data FOLDER``.
 
 ``tokenizer-<modality>`` is trained on ImageNet-1K; ``tokenizer-<modality>-cc12m`` continues one on CC12M, and
-``tokenizer-<modality>-448`` at 224² to 448² in steps of 32, a resolution a batch: ``start=FOLDER``. What the data are
+``tokenizer-<modality>-448`` at 224² to 448² in steps of 32, a resolution a batch: ``init_from=FOLDER``. What the data are
 is up to you; lengths are those of the paper.
 
 The sizes of 4M-21's are those of the authors' public tokenizers, such as ``4M_tokenizers_DINOv2-B14-global_8k_16_224``.
@@ -21,7 +21,7 @@ from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
-from open4m.train.loop import TrainConfig
+from open4m.train.config import TrainConfig
 from open4m.train.optim import OptimConfig
 from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage
 
@@ -96,7 +96,7 @@ def more_data(modality: str, size: str = "B") -> TokenizerRun:
     run = base(modality, size)
     (stage,) = run.stages
     train = dataclasses.replace(stage.train, length=Duration(15 * CC12M, "samples"), warmup=Duration(CC12M, "samples"))
-    return dataclasses.replace(run, stages=(dataclasses.replace(stage, train=train),), continues=True)
+    return dataclasses.replace(run, stages=(dataclasses.replace(stage, train=train),), requires_init_from=True)
 
 
 def multi_resolution(modality: str, size: str = "B") -> TokenizerRun:
@@ -111,7 +111,7 @@ def multi_resolution(modality: str, size: str = "B") -> TokenizerRun:
     )
     resolutions = tuple(cells * column.unit for cells in column.cells)
     stages = (dataclasses.replace(stage, train=train, resolutions=resolutions),)
-    return dataclasses.replace(run, stages=stages, continues=True)
+    return dataclasses.replace(run, stages=stages, requires_init_from=True)
 
 
 def vector(modality: str) -> TokenizerRun:

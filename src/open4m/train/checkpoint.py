@@ -1,57 +1,56 @@
-"""Checkpoints of a run: a directory a step, written whole or not at all, with no pickle in it."""
+"""Checkpoints of a run: one directory per step, written whole or not at all, with no pickle in it."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from open4m.files import sync_folder
+from open4m import files, weights
 from open4m.types import Open4MError
 
-KEPT = 2
+KEPT_CHECKPOINTS = 2
+"""The newest ones, which are kept."""
+
+OPTIMIZER, AVERAGE, STATE = "optimizer.safetensors", "average.safetensors", "state.json"
+"""The files of a checkpoint beside those of the weights."""
 
 
 def save(
     directory: Path,
     step: int,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    optimizer: Optimizer,
     state: dict,
-    average: Mapping[str, torch.Tensor] | None = None,
+    average: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write ``checkpoints/step-…`` into a temporary directory, then rename it; older ones beyond two are removed.
+    """Write ``checkpoints/step-…`` atomically, and remove all but the two newest; returns the new folder.
 
     ``state``: what else a resumed run needs, as JSON values. ``average``: averaged weights by name, if there are any.
+    Raises :class:`Open4MError` if it cannot be written, such as on a full disk; earlier ones stay.
     """
     folder = directory / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
-    temporary = folder / f".step-{step:08d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
-        save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+
+    def write(temporary: Path) -> None:
+        temporary.mkdir(parents=True)
+        weights.write_tensors(temporary / weights.WEIGHTS, model.state_dict())
+        weights.write_tensors(temporary / OPTIMIZER, _optimizer_tensors(model, optimizer))
         if average:
-            save_file({k: v.contiguous() for k, v in average.items()}, temporary / "average.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, **state}))
-        for file in temporary.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            weights.write_tensors(temporary / AVERAGE, average)
+        files.write_text(temporary / STATE, json.dumps({"step": step, **state}))
         shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        sync_folder(folder)
+
+    try:
+        files.write_folder(final, write)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise Open4MError(f"{final}: the checkpoint could not be written ({error}); earlier ones are intact") from error
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+    for old in sorted(folder.glob("step-*"))[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return final
 
@@ -62,21 +61,19 @@ def latest(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def restore(
-    path: Path,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Mapping[str, torch.Tensor] | None = None,
-) -> dict:
-    """Load a checkpoint into a model, its optimizer and ``average``; gives the state that was saved with it."""
+def restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping[str, Tensor] | None = None) -> dict:
+    """Load a checkpoint into a model, its optimizer and ``average``; returns the state that was saved with it.
+
+    Raises :class:`Open4MError` if it is damaged, or is that of another model.
+    """
     try:
-        model.load_state_dict(load_file(path / "model.safetensors"))
-        tensors = load_file(path / "optimizer.safetensors")
-        averaged = load_file(path / "average.safetensors") if average else {}
+        weights.load_weights(path / weights.WEIGHTS, model)
+        tensors = weights.read_tensors(path / OPTIMIZER)
+        averaged = weights.read_tensors(path / AVERAGE) if average else {}
         for name, value in (average or {}).items():
             value.copy_(averaged[name])
-        state = json.loads((path / "state.json").read_text())
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        state = json.loads((path / STATE).read_text())
+    except (OSError, ValueError, KeyError, RuntimeError, Open4MError) as error:
         raise Open4MError(f"{path}: not a checkpoint of this run ({error})") from error
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"
@@ -86,9 +83,10 @@ def restore(
     return state
 
 
-def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by parameter and name. Counts of steps share memory, which safetensors refuses: copied."""
     return {
-        f"{name}/{key}": value.clone() if key == "step" else value.contiguous()
+        f"{name}/{key}": value.clone() if key == "step" else value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }

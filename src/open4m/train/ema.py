@@ -1,4 +1,5 @@
-"""Averaged weights: what is evaluated and saved may be a moving average of what is trained (paper Tables 8 to 11)."""
+"""Averaged weights: an exponential moving average of the trained weights, evaluated and saved in their place (paper
+Tables 8 to 11)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from open4m.types import Open4MError
 class Average:
     """The exponential moving average of a model's trainable weights; without a ``decay``, of none of them.
 
-    ``values`` are the averages by the weights' names. Buffers are not averaged: those of the model count.
+    ``values``: the averages by the names of the weights. Buffers are not averaged: the model's own are used. Raises
+    :class:`Open4MError` if the decay is not in [0, 1).
     """
 
     def __init__(self, model: torch.nn.Module, decay: float | None):
@@ -26,9 +28,9 @@ class Average:
         self.values = {name: weight.detach().clone() for name, weight in trained.items()}
 
     def update(self, step: int) -> None:
-        """Move towards the weights that a step, counted from 0, has made.
+        """Move towards the weights after a step, counted from 0.
 
-        The decay is min(``decay``, (1 + step) / (10 + step)): the initial weights are soon forgotten.
+        The decay is min(``decay``, (1 + step) / (10 + step)), so that the initial weights are soon forgotten.
         """
         if self.values:
             move = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
@@ -36,7 +38,8 @@ class Average:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside; nothing is copied, so it has its own ones again after it."""
+        """A context in which the model has the averaged weights. Storage is exchanged, not copied, and restored at the
+        end."""
         self._exchange()
         try:
             yield

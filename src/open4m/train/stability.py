@@ -1,4 +1,4 @@
-"""What keeps a bad step from spoiling a run: no update, and an end to the run if it does not stay an exception."""
+"""What keeps a bad step from spoiling a run: it changes nothing, and too many of them end the run."""
 
 from __future__ import annotations
 
@@ -7,35 +7,42 @@ import math
 import statistics
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from open4m.train.config import TrainConfig
+from open4m.train.log import RunLog
 from open4m.types import Open4MError
-
-if TYPE_CHECKING:
-    from open4m.train.log import RunLog
-    from open4m.train.loop import Task, TrainConfig
 
 logger = logging.getLogger("open4m")
 
-SPIKE = 20.0  # times the median of the latest losses
-LATEST = 50  # losses that a spike is compared with,
-ENOUGH = 10  # as soon as there are this many
+SPIKE_FACTOR = 20.0
+"""A loss above this many times the median of the latest ones is a spike."""
+
+MEDIAN_LOSSES = 50
+"""The latest losses, of which the median is taken."""
+
+MIN_LOSSES = 10
+"""With fewer losses than this, none is called a spike."""
 
 
 class Guard:
     """Judges every step by its loss and its gradient's norm.
 
-    A step in which one of them is not finite is skipped: weights, averages and optimizer stay, and buffers, which a
-    forward pass may have changed (codebooks are learned in it), become what they were. Of losses that are finite but
-    far above the latest ones it only warns. Steps of both kinds are written to ``bad_steps.jsonl``.
+    A step in which one of them is not finite is skipped: weights, averages and optimizer stay, and persistent buffers,
+    which a forward pass may have changed (it moves codebooks), are restored. A finite loss far above the latest ones
+    only gives a warning. Steps of both kinds are written to ``bad_steps.jsonl``.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, scaler: torch.amp.GradScaler, log: RunLog):
-        self.task, self.config, self.scaler, self.log = task, config, scaler, log
+    def __init__(
+        self, name: str, model: torch.nn.Module, config: TrainConfig, scaler: torch.amp.GradScaler, log: RunLog
+    ):
+        self.name, self.model, self.config, self.scaler, self.log = name, model, config, scaler, log
         self.skipped = self.in_a_row = self.spikes = 0
-        self._losses: deque[float] = deque(maxlen=LATEST)
+        self._losses: deque[float] = deque(maxlen=MEDIAN_LOSSES)
+        # Buffers that are not saved follow from the configuration; no forward pass changes them.
+        self._persistent = model.state_dict().keys() & dict(model.named_buffers()).keys()
         self._buffers: dict[str, torch.Tensor] = {}
 
     def state(self) -> dict[str, Any]:
@@ -48,33 +55,33 @@ class Guard:
         self._losses.extend(state["losses"])
 
     def metrics(self) -> dict[str, float]:
-        """Steps skipped and spikes so far, and the scale of the loss if it has one."""
+        """Skipped steps and spikes so far; with float16, the scale of the loss."""
         scale = {"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}
         return {"skipped": self.skipped, "loss_spikes": self.spikes, **scale}
 
     def watch(self) -> None:
-        """Remember the buffers. Called before the forward pass."""
-        self._buffers = {name: buffer.clone() for name, buffer in self.task.model.named_buffers()}
+        """Remember the persistent buffers. Called before the forward pass."""
+        self._buffers = {name: self.model.get_buffer(name).clone() for name in self._persistent}
 
     def accepts(self, step: int, loss: float, norm: float) -> bool:
-        """Whether the optimizer may take a step, counted from 0; if not, buffers are restored.
+        """Whether the optimizer may take this step, counted from 0; if not, buffers are restored.
 
-        ``norm`` is that of the gradient, which is no longer scaled. Raises :class:`Open4MError` after more skipped
-        steps, in all or in a row, than the configuration allows. Those in which only the scaled gradient of float16
-        overflows do not count: a smaller scale cures that.
+        ``norm`` is that of the unscaled gradient. Raises :class:`Open4MError` after more skipped steps, in all or in a
+        row, than the configuration allows. Steps in which only the scaled float16 gradient overflows do not count: the
+        scaler lowers its scale.
         """
         if math.isfinite(loss):
             self._note_spike(step, loss, norm)
             if math.isfinite(norm):
                 self.in_a_row = 0
                 return True
-        for name, buffer in self.task.model.named_buffers():
-            buffer.copy_(self._buffers[name])
+        for name, buffer in self._buffers.items():
+            self.model.get_buffer(name).copy_(buffer)
         if math.isfinite(loss) and self._overflowed():
             return False
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         path = self._write(step, "no update", loss, norm)
-        what = f"{self.task.name}: step {step + 1}: loss {loss:g}, gradient norm {norm:g}: not finite"
+        what = f"{self.name}: step {step + 1}: loss {loss:g}, gradient norm {norm:g}: not finite"
         count = f"{self.in_a_row} in a row, {self.skipped} in all"
         if self.in_a_row > self.config.max_skips_in_a_row or self.skipped > self.config.max_skips:
             raise Open4MError(
@@ -86,17 +93,17 @@ class Guard:
         return False
 
     def _note_spike(self, step: int, loss: float, norm: float) -> None:
-        limit = SPIKE * statistics.median(self._losses) if len(self._losses) >= ENOUGH else math.inf
+        limit = SPIKE_FACTOR * statistics.median(self._losses) if len(self._losses) >= MIN_LOSSES else math.inf
         if loss > limit > 0:
             self.spikes += 1
             path = self._write(step, "loss spike", loss, norm)
             if self._losses[-1] <= limit:  # the first of some in a row
                 logger.warning(
                     "%s: step %d: loss %g is more than %g times the median of the latest ones, see %s",
-                    self.task.name,
+                    self.name,
                     step + 1,
                     loss,
-                    SPIKE,
+                    SPIKE_FACTOR,
                     path,
                 )
         self._losses.append(loss)
@@ -105,7 +112,7 @@ class Guard:
         return self.log.bad_step(step, what, {"loss": loss, "gradient_norm": norm, "seed": self.config.seed})
 
     def _overflowed(self) -> bool:
-        """Whether a gradient left the range of float16 and a smaller scale, which the scaler now takes, may help."""
+        """Whether a gradient left the range of float16, and the smaller scale that the scaler takes next may help."""
         return self.scaler.get_scale() > 1 and any(
-            not torch.isfinite(p.grad).all() for p in self.task.model.parameters() if p.grad is not None
+            not torch.isfinite(p.grad).all() for p in self.model.parameters() if p.grad is not None
         )

@@ -27,10 +27,10 @@ from open4m.tokenizers.tokenizer import Tokenizer
 CONFIG = """
 from open4m.config import Duration
 from open4m.configs.fourm import any_to_any
-from open4m.masking import MaskingConfig
+from open4m.masking.config import MaskingConfig
 from open4m.model.config import SIZES
 from open4m.train.recipes.pretrain import PretrainConfig
-from open4m.train.loop import TrainConfig
+from open4m.train.config import TrainConfig
 
 KEYS = ("rgb_pixels", "rgb", "caption")
 
@@ -97,12 +97,12 @@ def test_every_option_changes_the_training(folder, tmp_path):
         "loss": ["loss=per_token"],
         "repeats": ["repeats=3"],
         "norm": ["architecture.qk_norm=true"],
-        "start": [f"start={tmp_path / 'plain' / 'model'}"],
+        "init_from": [f"init_from={tmp_path / 'plain' / 'model'}"],
     }
     for name, overrides in options.items():
         assert run(folder, tmp_path / name, *overrides) == 0
         assert losses(tmp_path / name) != plain
-    assert losses(tmp_path / "start")[0] < plain[0]
+    assert losses(tmp_path / "init_from")[0] < plain[0]
 
 
 def test_stochastic_depth_changes_the_training_and_depends_on_the_step_alone(folder, tmp_path):
@@ -125,7 +125,9 @@ def test_recomputing_runs_each_block_twice_a_step_and_changes_no_loss(folder, tm
     counts = {}
     for name, recompute in (("kept", "false"), ("recomputed", "true")):
         entered.clear()
-        assert run(folder, tmp_path / name, f"train.recompute={recompute}", "train.smoke_test=false") == 0
+        assert (
+            run(folder, tmp_path / name, f"train.activation_checkpointing={recompute}", "train.smoke_test=false") == 0
+        )
         counts[name] = sum(entered)
     assert counts == {"kept": 4 * 2, "recomputed": 2 * 4 * 2}  # four steps of one block on either side
     assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")
@@ -198,8 +200,8 @@ def test_the_papers_configurations_are_consistent(name):
     assert config.train.length.unit == "tokens"
 
 
-# name: architecture, modalities, tokens seen, warm-up, batch, base learning rate, clip, recompute, budgets, strategies
-# as (weight, α of RGB pixels, α of captions, α of targets, leftover); Tables 4, 5 and 14, A.1, A.2
+# name: architecture, modalities, tokens seen, warm-up, batch, base learning rate, clip, activation checkpointing,
+# budgets, strategies as (weight, α of RGB pixels, α of captions, α of targets, leftover); Tables 4, 5 and 14, A.1, A.2
 ALL = [(1.0, 0.5, None, 0.5, "all"), (1.0, 0.5, 0.5, 0.5, "all")]
 SKEWED = (0.05, 5.0, 0.5, "none")
 PAPER = {
@@ -266,7 +268,7 @@ def test_the_papers_settings(name):
         t.batch_size,
         t.optim.base_lr,
         t.optim.clip,
-        t.recompute,
+        t.activation_checkpointing,
         m.input_budget,
         m.target_budget,
         strategies,
@@ -344,14 +346,14 @@ def test_a_model_knows_what_it_was_trained_for_and_its_run_resumes_whether_or_no
 def test_a_run_resumes_without_the_model_that_it_started_from(folder, tmp_path):
     assert run(folder, tmp_path / "first") == 0
     start = tmp_path / "first" / "model"
-    assert run(folder, tmp_path / "second", f"start={start}", "train.checkpoint_every=2") == 0
+    assert run(folder, tmp_path / "second", f"init_from={start}", "train.checkpoint_every=2") == 0
     whole = losses(tmp_path / "second")
     for path in (tmp_path / "second" / "checkpoints").iterdir():
         if path.name.endswith("4"):  # as if it had been stopped after the second step
             shutil.rmtree(path)
     shutil.rmtree(tmp_path / "second" / "model")
     shutil.rmtree(start)
-    assert run(folder, tmp_path / "second", f"start={start}", "train.checkpoint_every=2") == 0
+    assert run(folder, tmp_path / "second", f"init_from={start}", "train.checkpoint_every=2") == 0
     assert losses(tmp_path / "second") == whole
 
 

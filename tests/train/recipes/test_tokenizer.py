@@ -21,7 +21,7 @@ from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.train.loop import TrainConfig
+from open4m.train.config import TrainConfig
 from open4m.train.optim import OptimConfig
 from open4m.train.recipes import tokenizer as recipe
 from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage, fit_tokenizer
@@ -190,18 +190,19 @@ def test_several_resolutions_start_from_a_trained_tokenizer_and_keep_its_normali
     fit_tokenizer(run("depth"), data, tmp_path / "base")
     stage = dataclasses.replace(VIT, resolutions=(32, 48))
     start = str(tmp_path / "base" / "model")
-    fit_tokenizer(run("depth", (stage,), start=start), data, tmp_path / "several")
+    fit_tokenizer(run("depth", (stage,), init_from=start), data, tmp_path / "several")
     base, several = (Tokenizer.load(tmp_path / name / "model") for name in ("base", "several"))
     assert several.config.resolutions == (32, 48)
     assert (several.config.mean, several.config.std) == (base.config.mean, base.config.std)
     with pytest.raises(Open4MError, match="codebook_size is 32, not 64"):
-        fit_tokenizer(run("depth", codebook_size=64, start=start), data, tmp_path / "other")
+        fit_tokenizer(run("depth", codebook_size=64, init_from=start), data, tmp_path / "other")
 
 
 def test_mistakes_are_found_before_anything_is_trained_or_written(data, tmp_path):
     cases = [
         (run("depth", (VIT, dataclasses.replace(VIT, resolutions=(40,)))), {}, "multiples of patch_size 16"),
-        (run(continues=True), {}, "start=FOLDER"),
+        (run(requires_init_from=True), {}, "init_from=FOLDER"),
+        (run(stages=(UNET,)), {}, "a frozen encoder needs a trained tokenizer to start from: init_from=FOLDER"),
         (run(), {"classes": Classes(names=CLASSES)}, "rgb: has no classes"),
         (run("semseg"), {}, "semseg: its tokenizer needs the names of the classes"),
         (run(), {"large": tmp_path / "nowhere"}, "nowhere"),
@@ -217,8 +218,8 @@ def test_mistakes_are_found_before_anything_is_trained_or_written(data, tmp_path
 def test_continued_trainings_of_the_paper():
     for modality in TABLE_3:
         more, several = (configs.get(f"tokenizer-{modality}-{kind}") for kind in ("cc12m", "448"))
-        assert more.continues
-        assert several.continues
+        assert more.requires_init_from
+        assert several.requires_init_from
         samples = more.stages[0].train.steps * more.stages[0].train.batch_size
         assert samples == pytest.approx(15 * 12e6, rel=1e-3)
         assert more.stages[0].train.warmup_steps / more.stages[0].train.steps == pytest.approx(1 / 15, rel=1e-4)
@@ -246,7 +247,7 @@ def test_what_starts_from_a_tokenizer_that_standardizes_does_so_too(data, tmp_pa
     fields = {"image_size": 32, "patch_size": 16, "codebook_size": 32, "encoder": TINY, "decoder": TINY}
     start = Tokenizer(VQVAE(TokenizerConfig.of("depth", standardize=True, **fields), torch.Generator().manual_seed(0)))
     start.save(tmp_path / "start")
-    fit_tokenizer(run("depth", (UNET,), start=str(tmp_path / "start")), data, tmp_path / "run")
+    fit_tokenizer(run("depth", (UNET,), init_from=str(tmp_path / "start")), data, tmp_path / "run")
     trained = Tokenizer.load(tmp_path / "run" / "model")
     assert trained.config.standardize
     assert set(trained.quality) == {"standardized_l1", "code_usage"}
@@ -258,7 +259,7 @@ def test_stages_of_several_resolutions_read_the_larger_values(data, tmp_path, mo
     large, seen = tmp_path / "large", []
     jobs.run(Render(Scenes("train", resolution=64), large / "train", ("rgb",), 4, shard_rows=4))
 
-    class Spied(fit_tokenizer.TokenizerTask):
+    class Spied(recipe.TokenizerTask):
         def __init__(self, config, train, *others, **options):
             seen.append((config.resolutions, train.root))
             super().__init__(config, train, *others, **options)
@@ -280,7 +281,7 @@ def test_on_the_command_line(data, tmp_path, capsys):
         "from open4m.config import Duration\n"
         "from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage\n"
         "from open4m.nn.vit import ViTConfig\n"
-        "from open4m.train.loop import TrainConfig\n"
+        "from open4m.train.config import TrainConfig\n"
         "def config():\n"
         "    vit = ViTConfig(width=32, depth=1, heads=2)\n"
         "    train = TrainConfig(length=Duration.parse('2 steps'), batch_size=4, precision='fp32', workers=0)\n"

@@ -22,7 +22,8 @@ from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.train.loop import TrainConfig, train
+from open4m.train.config import TrainConfig
+from open4m.train.loop import train
 from open4m.train.tasks.fourm import FourMTask
 from open4m.types import Open4MError
 
@@ -105,12 +106,13 @@ def test_pixels_of_another_size_than_the_models_are_refused(parts):
 def test_validation_is_the_mean_over_all_its_batches(parts):
     """Every target of every sample counts the same, whatever batch it is in."""
     task = make_task(parts)
-    values, costs = task.evaluate(), {}
+    model = task.build_model()
+    values, costs = task.evaluate(model), {}
     for step, first in enumerate(range(0, len(task.validation_rows), task.batch_size)):
         rows = task.validation_rows[first : first + task.batch_size]
         batch = task._masked(task.validation, rows, task.masking, 1 << 20, step)
         with torch.no_grad():
-            for key, cost in task.model(batch).items():
+            for key, cost in model(batch).items():
                 costs.setdefault(key, []).extend(cost.tolist())
     assert len(costs["rgb"]) > 0
     for key, cost in costs.items():
@@ -119,12 +121,39 @@ def test_validation_is_the_mean_over_all_its_batches(parts):
 
 def test_a_batch_holds_tokens_of_the_rows_of_its_step(parts):
     task = make_task(parts)
-    batch, rows = task.batch(3), rows_for_step(0, 3, 8, 24)
+    batch, rows = task.batch(3, range(8)), rows_for_step(0, 3, 8, 24)
     data = read_rows(parts[0], task.config.modalities, rows)
     assert np.allclose(batch.pixels["rgb_pixels"].numpy(), data.pixels["rgb_pixels"])
     chosen = (batch.target_modality == 1) & batch.target_valid
     for b, m in chosen.nonzero().tolist():
         assert batch.target_id[b, m] == data.ids["rgb"][b, batch.target_position[b, m]]
+
+
+def test_rows_of_a_split_batch_are_those_of_the_whole_one(parts):
+    task = make_task(parts)
+    for step in range(3):
+        whole = task.batch(step, range(8))
+        for rows in (range(3), range(3, 8)):
+            part, chosen = task.batch(step, rows), slice(rows.start, rows.stop)
+            for field in dataclasses.fields(part):
+                mine, all_rows = getattr(part, field.name), getattr(whole, field.name)
+                if torch.is_tensor(mine):
+                    assert torch.equal(mine, all_rows[chosen]), field.name
+                elif isinstance(mine, dict):
+                    assert all(torch.equal(mine[key], all_rows[key][chosen]) for key in all_rows)
+            assert part.target_counts == part_counts(part)
+        both = [task.batch(step, rows).target_counts for rows in (range(3), range(3, 8))]
+        assert tuple(map(sum, zip(*both, strict=True))) == whole.target_counts
+
+
+def part_counts(batch):
+    return tuple(batch.target_modality[batch.target_valid].bincount(minlength=len(KEYS)).tolist())
+
+
+def test_the_model_needs_no_memory_on_the_meta_device(parts):
+    with torch.device("meta"):
+        model = make_task(parts).build_model()
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
 
 
 def test_pixels_are_normalized_with_the_mean_and_deviation_of_the_modality(parts):
@@ -140,7 +169,7 @@ def test_the_initial_weights_are_a_function_of_the_seed_and_leave_the_global_gen
     state = torch.random.get_rng_state()
     first, again, other = make_task(parts, 1), make_task(parts, 1), make_task(parts, 2)
     assert torch.equal(torch.random.get_rng_state(), state)
-    weights = [task.model.encoder[0].mlp.down.weight for task in (first, again, other)]
+    weights = [task.build_model().encoder[0].mlp.down.weight for task in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 

@@ -11,9 +11,12 @@ from open4m.nn.vit import ViTConfig
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.train.loop import TrainConfig, train
+from open4m.train.config import TrainConfig
+from open4m.train.loop import train
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
+
+ROWS = range(6)
 
 
 class Ramps:
@@ -33,52 +36,72 @@ def raw(tmp_path):
     return RawDataset(tmp_path, ["normals"])
 
 
-def make_task(raw, flip=True):
+def make_task(raw, flip=True, resolutions=()):
     vit = ViTConfig(width=16, depth=1, heads=1)
-    config = TokenizerConfig.of("normals", image_size=24, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)
-    return TokenizerTask(config, raw, raw, batch_size=6, flip=flip)
+    sizes = {"image_size": 24, "patch_size": 8, "codebook_size": 8, "resolutions": resolutions}
+    return TokenizerTask(
+        TokenizerConfig.of("normals", encoder=vit, decoder=vit, **sizes), raw, raw, batch_size=6, flip=flip
+    )
 
 
 def test_a_batch_is_a_function_of_the_step(raw):
     task = make_task(raw)
-    assert torch.equal(task.batch(4), make_task(raw).batch(4))
-    assert not torch.equal(task.batch(4), task.batch(5))
-    assert task.batch(0).shape == (6, 3, 24, 24)
+    assert torch.equal(task.batch(4, ROWS), make_task(raw).batch(4, ROWS))
+    assert not torch.equal(task.batch(4, ROWS), task.batch(5, ROWS))
+    assert task.batch(0, ROWS).shape == (6, 3, 24, 24)
+
+
+def test_rows_of_a_split_batch_are_those_of_the_whole_one(raw):
+    """Crop and flip are a row's own, the resolution is the step's: ranks can share a batch."""
+    task, sizes = make_task(raw, resolutions=(16, 24, 32)), set()
+    for step in range(6):
+        whole = task.batch(step, ROWS)
+        for rows in (range(4), range(4, 6)):
+            assert torch.equal(task.batch(step, rows), whole[rows.start : rows.stop])
+        sizes.add(whole.shape[-1])
+    assert len(sizes) > 1
+
+
+def test_the_model_needs_no_memory_on_the_meta_device(raw):
+    with torch.device("meta"):
+        model = make_task(raw).build_model()
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
 
 
 def test_a_flipped_normal_map_leans_the_other_way(raw):
-    x = torch.cat([make_task(raw).batch(step)[:, 0] for step in range(10)])
+    x = torch.cat([make_task(raw).batch(step, ROWS)[:, 0] for step in range(10)])
     leans_right, leans_left = (x > -0.01).all(2).all(1), (x < 0.01).all(2).all(1)
     assert (leans_right | leans_left).all()
     assert 10 < int(leans_left.sum()) < 50  # of 60, about half
     flipped = x[leans_left][0]
     assert flipped[0, 0] < flipped[0, -1]  # the strongest lean is now on the left side
-    assert (torch.cat([make_task(raw, flip=False).batch(step)[:, 0] for step in range(5)]) > -0.01).all()
+    assert (torch.cat([make_task(raw, flip=False).batch(step, ROWS)[:, 0] for step in range(5)]) > -0.01).all()
 
 
 def test_it_evaluates_draws_and_saves_what_loads(raw, tmp_path):
     task = make_task(raw)
-    task.model.eval()
-    values = task.evaluate()
+    model = task.build_model().eval()
+    values = task.evaluate(model)
     assert values["mean_angle"] > 0
     assert 0 < values["code_usage"] <= 1
-    assert task.pictures()["reconstructions"].width > 8 * 128
-    task.save(tmp_path / "model")
+    assert task.pictures(model)["reconstructions"].width > 8 * 128
+    task.save(model, tmp_path / "model")
     value = raw[3]["normals"]
-    assert (Tokenizer.load(tmp_path / "model").encode(value) == Tokenizer(task.model).encode(value)).all()
+    assert (Tokenizer.load(tmp_path / "model").encode(value) == Tokenizer(model).encode(value)).all()
 
 
 def test_what_it_logs_warns_of_dead_codes(raw, tmp_path, caplog):
     """The real task: with one live code of eight, the loop's warning of training data comes."""
     task = make_task(raw)
-    quantizer = task.model.quantizer
+    model = task.build_model()
+    quantizer = model.quantizer
     with torch.no_grad():
         quantizer.codebook.copy_(-quantizer.codebook[:1].expand_as(quantizer.codebook))
     quantizer.reset_statistics()
-    assert task.loss(task.batch(0), torch.Generator())[1]["code_usage"] == 1 / 8
+    assert task.loss(model, task.batch(0, ROWS), torch.Generator())[1]["code_usage"] == 1 / 8
     few = TrainConfig(length=Duration.parse("1 steps"), batch_size=6, precision="fp32", workers=0, smoke_test=False)
     with caplog.at_level("WARNING", logger="open4m"):
-        train(task, few, tmp_path / "run")
+        train(task, few, tmp_path / "run", model)
     assert "training data use only 12% of the codebook" in caplog.text
 
 
@@ -94,4 +117,4 @@ def test_classes_that_the_tokenizer_does_not_know_are_explained_in_training_too(
     )
     task = TokenizerTask(config, raw, raw, batch_size=8, validation_samples=2)
     with pytest.raises(Open4MError, match="semseg: class id 255, but the tokenizer knows 2 classes, from 0"):
-        task.batch(0)
+        task.batch(0, ROWS)

@@ -1,4 +1,4 @@
-"""Pre-training 4M on a token store, whoever made it: the step from tokens to a model directory (paper C.2, Table 5)."""
+"""Pre-training 4M on a token store, whoever made it: from tokens to a model directory (paper C.2, Table 5)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from open4m import modalities, weights
 from open4m.data.rows import specs_of
-from open4m.fourm import TEXT
-from open4m.generate.pipeline import FourM
+from open4m.fourm import TEXT, FourMBase
 from open4m.masking.config import MaskingConfig
 from open4m.model.config import Architecture, FourMConfig
 from open4m.store.tokens import TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train import checkpoint
-from open4m.train.loop import TrainConfig, train
+from open4m.train.config import TrainConfig
+from open4m.train.loop import train
 from open4m.train.losses import Aggregation
 from open4m.train.tasks.fourm import FourMTask
 from open4m.types import Open4MError
@@ -34,27 +34,27 @@ class PretrainConfig:
     masking: MaskingConfig
     train: TrainConfig
     loss: Aggregation = "per_modality"
-    start: str | None = None  # a model to start from, of the same architecture; None: from random weights
+    init_from: str | None = None  # a model of the same architecture to start from; None: random weights
     repeats: int = 1  # how often a sample is masked anew in an epoch (paper E.7)
     image_size: int = 224  # of pixel modalities
     patch_size: int = 16  # of pixel modalities
-    tokens_only: tuple[str, ...] = ()  # grids that are trained on, and never shown, if their tokenizer is not there
+    tokens_only: tuple[str, ...] = ()  # grids that are trained on, but not shown, if their tokenizer is not there
 
 
 def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: Path, device: str = "cpu") -> None:
     """Train a model in ``directory``, which holds it in ``model/`` when done; resumes what is there.
 
-    ``tokens``: the folder of the token stores ``train`` and ``validation``. ``tokenizers``: a folder a grid modality
-    with its tokenizer, or with the training run that made it, and ``text``; they are saved with the model. Modalities
-    that have no file here are trained on the tokens that the store holds, and need no tokenizer; nor do those that the
-    configuration lists as ``tokens_only``.
+    ``tokens``: the folder of the token stores ``train`` and ``validation``. ``tokenizers``: a folder with ``text`` and
+    one tokenizer, or the training run that made it, per grid modality; they are saved with the model. Modalities that
+    have no file in this package need no tokenizer: they are trained on the tokens that the store holds. So are those
+    that the configuration lists as ``tokens_only``, if their tokenizer is not there.
     Raises :class:`Open4MError` if tokens and tokenizers do not fit.
     """
     if (directory / "model").exists():
         return
     stores = {split: TokenStore(tokens / split, config.modalities) for split in ("train", "validation")}
     specs = specs_of(stores["train"], config.image_size, config.patch_size, config.masking.strategies)
-    model = FourMConfig.of(config.architecture, specs, config.masking.directions)
+    model_config = FourMConfig.of(config.architecture, specs, config.masking.directions)
     if unknown := [key for key in config.modalities if not modalities.is_known(key)]:
         logger.warning("%s: trained, but never shown: there is no modality of that name", ", ".join(unknown))
     absent = [key for key in config.tokens_only if key not in unknown and not (tokenizers / key).is_dir()]
@@ -67,7 +67,7 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     }
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.is_causal for s in specs) else None
     task = FourMTask(
-        model,
+        model_config,
         config.masking,
         stores["train"],
         stores["validation"],
@@ -77,24 +77,24 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         seed=config.train.seed,
         repeats=config.repeats,
         loss=config.loss,
-        device=device,
     )
-    if config.start is not None and checkpoint.latest(directory) is None:
-        new = task.model.init_from(FourM.from_pretrained(config.start).model)
-        logger.info("starting from %s; new modalities: %s", config.start, ", ".join(new) or "none")
+    model = task.build_model()
+    if config.init_from is not None and checkpoint.latest(directory) is None:
+        new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
+        logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
     length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
     determining = {
-        "model": model,
+        "model": model_config,
         "masking": config.masking,
         "repeats": config.repeats,
         "loss": config.loss,
-        "start": config.start,
+        "init_from": config.init_from,
     }
-    train(task, length, directory, task_config=determining)
+    train(task, length, directory, model.to(device), task_config=determining)
 
 
 def _tokenizer(folder: Path) -> Path:
-    """The folder of a tokenizer: this one, or ``model`` in it if it is a finished training run."""
+    """The folder of a tokenizer: ``model`` in this one, if that is a finished training run, or this one."""
     for path in (folder / "model", folder):
         if (path / weights.CONFIG).is_file() and (path / weights.WEIGHTS).is_file():
             return path

@@ -19,8 +19,8 @@ from open4m.tokenizers.config import TokenizerConfig, grid_modality
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.quantizers.base import QuantizerConfig
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.train.loop import TrainConfig, claim, train
-from open4m.train.recipes import tokenizer
+from open4m.train.config import TrainConfig, claim
+from open4m.train.loop import train
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
 
@@ -29,7 +29,7 @@ NO_CLASSES = Classes()
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerStage:
-    """One training, from what the stage before it left. The fields are those of ``TokenizerConfig``."""
+    """One training, which starts from the tokenizer of the stage before. Fields are those of ``TokenizerConfig``."""
 
     decoder: ViTConfig | UNetConfig | MLPConfig
     train: TrainConfig
@@ -43,7 +43,7 @@ class TokenizerStage:
 class TokenizerRun(QuantizerConfig):
     """A tokenizer and its training. Feature maps and vectors have a size of their own, whatever ``image_size``.
 
-    ``continuous_steps`` are those of each stage.
+    ``continuous_steps`` is a matter of each stage: the run's own value is not used.
     """
 
     modality: str
@@ -52,8 +52,8 @@ class TokenizerRun(QuantizerConfig):
     image_size: int = 224  # pixels
     patch_size: int = 16  # pixels
     standardize: bool = False  # each value by itself, which loses its units: depth without a scale
-    start: str | None = None  # the folder of a trained tokenizer that the first stage starts from
-    continues: bool = False  # ``start`` has to be given
+    init_from: str | None = None  # the folder of a trained tokenizer that the first stage starts from
+    requires_init_from: bool = False
 
 
 def fit_tokenizer(
@@ -67,8 +67,8 @@ def fit_tokenizer(
     """Train a tokenizer in ``directory``, stage by stage; it is in ``model/`` when done. Resumes what is there.
 
     ``data``: a folder with the raw shards ``train`` and ``validation``. ``large``: another one, of larger values, for
-    the stages of several resolutions. ``classes``: of a categorical modality. Raises :class:`Open4MError` if the data,
-    the classes, or what a stage starts from do not fit.
+    the stages of several resolutions. ``classes``: of a categorical modality. Raises :class:`Open4MError` if the data
+    or the classes do not fit, or the tokenizer that a stage starts from.
     """
     name, modality = config.modality, grid_modality(config.modality)
     if modality.categorical != bool(classes.names):
@@ -77,11 +77,13 @@ def fit_tokenizer(
             if modality.categorical
             else f"{name}: has no classes, leave their names out"
         )
-    if config.continues and config.start is None:
-        raise Open4MError(f"{name}: this training continues that of a tokenizer: start=FOLDER")
+    if config.requires_init_from and config.init_from is None:
+        raise Open4MError(f"{name}: this training continues that of a tokenizer: init_from=FOLDER")
+    if config.stages[0].frozen_encoder and config.init_from is None:
+        raise Open4MError(f"{name}: a frozen encoder needs a trained tokenizer to start from: init_from=FOLDER")
     training, validation = (RawDataset(data / split, [name]) for split in ("train", "validation"))
     fine = RawDataset(large / "train", [name]) if large else training
-    trained = Tokenizer.load(config.start, device) if config.start else None
+    trained = Tokenizer.load(config.init_from, device) if config.init_from else None
     known = _fields(config, training, classes, trained)
     stages = [
         TokenizerConfig.of(
@@ -106,23 +108,24 @@ def fit_tokenizer(
                 validation,
                 batch_size=stage.train.batch_size,
                 seed=stage.train.seed,
-                device=device,
-                start=trained,
             )
-            train(task, stage.train, run, task_config=task_config)
+            model = task.build_model().to(device)
+            if trained is not None:
+                model.init_from(trained.model)
+            train(task, stage.train, run, model, task_config=task_config)
         trained = Tokenizer.load(run / "model", device)
     files.write_folder(directory / "model", trained.save)
 
 
 def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, trained: Tokenizer | None) -> dict[str, Any]:
-    """The fields of ``TokenizerConfig`` that all stages share: the run's own, and what the data tell."""
+    """The fields of ``TokenizerConfig`` that all stages share: those of the run, and those that the data determine."""
     modality = grid_modality(config.modality)
     known = {f.name: getattr(config, f.name) for f in fields(QuantizerConfig)}
     known |= {"encoder": config.encoder, "image_size": config.image_size, "patch_size": config.patch_size}
     if config.standardize:
         known["standardize"] = True
     elif modality.normalization == "fit":
-        known["mean"], known["std"] = tokenizer.statistics(training, config.modality)
+        known["mean"], known["std"] = statistics(training, config.modality)
     if modality.categorical:
         known |= {"class_names": classes.names, "palette": classes.palette}
     if modality.feature_map:
@@ -130,13 +133,13 @@ def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, traine
         known |= {"image_size": height, "channels": channels, "patch_size": 1}
     if isinstance(modality, Vector):
         known |= {"image_size": 1, "channels": len(training[0][config.modality]), "patch_size": 1}
-    if trained is not None:  # what it was normalized by stays
+    if trained is not None:  # its encoder knows values of this normalization only
         known |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
     return known
 
 
 def statistics(raw: RawDataset, name: str, limit: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel of a grid modality, over ``limit`` samples spread over the data."""
+    """Mean and standard deviation per channel of a grid modality, over ``limit`` samples spread over the data."""
     chosen = np.linspace(0, len(raw) - 1, min(limit, len(raw))).astype(int)
     tensors = [modalities.get(name).tensor(raw[int(i)][name]) for i in chosen]
     flat = np.concatenate([t.reshape(t.shape[0], -1) for t in tensors], 1).astype(np.float64)  # (C, pixels)

@@ -13,23 +13,23 @@ from open4m import modalities
 from open4m.data.order import rows_for_step
 from open4m.modalities.crops import Crop, augment
 from open4m.pictures import grid
+from open4m.rng import seeded, stream
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig, tensor_of
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.quantizers.base import code_usage
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.types import Open4MError
+from open4m.types import Sample
 
-BATCH = 32  # validation values at once
-SHOWN = 8  # reconstructions in a picture
+BATCH = 32
+"""Validation values that are encoded or decoded at a time."""
+
+SHOWN_VALUES = 8
+"""Reconstructions in a picture."""
 
 
 class TokenizerTask:
-    """A task of :func:`open4m.train.loop.train`. Training values are cropped at random, and flipped if ``flip``.
-
-    ``start``: a trained tokenizer whose weights are the first ones, as far as its parts are the same: for a short
-    training at several resolutions, or for a diffusion decoder on a frozen encoder (paper B.3).
-    """
+    """A task of :func:`open4m.train.loop.train`. Training values are cropped at random, and flipped if ``flip``."""
 
     def __init__(
         self,
@@ -41,47 +41,52 @@ class TokenizerTask:
         seed: int = 0,
         flip: bool = True,
         validation_samples: int = 128,
-        device: str = "cpu",
-        start: Tokenizer | None = None,
     ):
         self.name = f"tokenizer {config.modality}"
         self.modality = modalities.get(config.modality)
         self.config, self.train_data, self.batch_size, self.seed = config, train, batch_size, seed
         self.flip = flip
-        self.model = VQVAE(config, torch.Generator().manual_seed(seed)).to(device)
-        if start is not None:
-            self.model.init_from(start.model)
-        elif config.frozen_encoder:
-            raise Open4MError(f"{self.name}: a frozen encoder needs a trained tokenizer to start from")
-        self._measured: dict[str, float] = {}  # at the last evaluation: the training loop ends with one
+        self._measured: dict[str, float] = {}  # in the last evaluation, with which the training loop ends
         count = min(validation_samples, len(validation))
         self.validation = [self.modality.fit(validation[i][config.modality], config.image_size) for i in range(count)]
 
-    def batch(self, step: int) -> torch.Tensor:
-        rows = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, step))))
-        size = int(generator.choice(self.config.resolutions or [self.config.image_size]))
-        values = [self._augmented(self.train_data[int(row)][self.config.modality], generator, size) for row in rows]
+    def build_model(self) -> VQVAE:
+        return VQVAE(self.config, seeded(self.seed))
+
+    def batch(self, step: int, rows: range) -> torch.Tensor:
+        """Normalization is left to the model: (B, C, H, W) float32, or (B, H, W) int64 class ids.
+
+        Height and width are those of the step: one of the configured resolutions.
+        """
+        order = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
+        size = int(stream(self.seed, step).choice(self.config.resolutions or [self.config.image_size]))
+        values = [
+            # A key that ends in 0 is the key without it: rows count from 1, so that none shares the step's stream.
+            self._augmented(self.train_data[int(order[row])], stream(self.seed, step, row + 1), size)
+            for row in rows
+        ]
         return torch.from_numpy(np.stack([tensor_of(value, self.config) for value in values]))
 
-    def _augmented(self, value: np.ndarray, generator: np.random.Generator, size: int) -> np.ndarray:
-        extent = self.modality.extent(value)
-        if extent is None:
-            return value
-        crop = Crop.random(*extent, size, generator, self.modality.crop_scale)
+    def _augmented(self, sample: Sample, generator: np.random.Generator, size: int) -> np.ndarray:
         name = self.config.modality
-        return augment({name: value}, {name: self.modality}, crop, self.flip and generator.random() < 0.5)[name]
+        extent = self.modality.extent(sample[name])
+        if extent is None:
+            return sample[name]
+        crop = Crop.random(*extent, size, generator, self.modality.crop_scale)
+        return augment(sample, {name: self.modality}, crop, self.flip and generator.random() < 0.5)[name]
 
-    def loss(self, batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
-        return self.model.loss(batch.to(self.model.mean.device), generator)
+    def loss(
+        self, model: VQVAE, batch: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        return model.loss(batch.to(model.mean.device), generator)
 
     def tokens(self, batch: torch.Tensor) -> int:
         height, width = (side // self.config.patch_size for side in batch.shape[-2:])
         return len(batch) * height * width * self.config.codebooks
 
-    def evaluate(self) -> dict[str, float]:
-        """The modality's own metrics of reconstructions, and the ``code_usage`` of validation data."""
-        tokenizer = Tokenizer(self.model)
+    def evaluate(self, model: VQVAE) -> dict[str, float]:
+        """The modality's own metrics of reconstructions, and ``code_usage``, both on validation data."""
+        tokenizer = Tokenizer(model)
         parts = (self.validation[start : start + BATCH] for start in range(0, len(self.validation), BATCH))
         ids = np.concatenate([tokenizer.encode_batch(part) for part in parts])
         batches = range(0, len(ids), BATCH)
@@ -90,13 +95,13 @@ class TokenizerTask:
         self._measured = {**tokenizer.metrics(decoded, self.validation), "code_usage": float(usage)}
         return self._measured
 
-    def pictures(self) -> dict[str, Image.Image]:
-        tokenizer = Tokenizer(self.model)
-        shown = self.validation[:SHOWN]
+    def pictures(self, model: VQVAE) -> dict[str, Image.Image]:
+        tokenizer = Tokenizer(model)
+        shown = self.validation[:SHOWN_VALUES]
         decoded = tokenizer.decode_batch(tokenizer.encode_batch(shown))
         return {"reconstructions": grid([[self.modality.render(v, 128) for v in row] for row in (shown, decoded)])}
 
-    def save(self, folder: Path) -> None:
-        tokenizer = Tokenizer(self.model)
-        tokenizer.quality = self._measured or self.evaluate()
+    def save(self, model: VQVAE, folder: Path) -> None:
+        tokenizer = Tokenizer(model)
+        tokenizer.quality = self._measured or self.evaluate(model)
         tokenizer.save(folder)

@@ -1,0 +1,88 @@
+"""How a run is configured, and how its directory keeps to that configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from open4m import config as configs
+from open4m.config import Duration
+from open4m.train.optim import OptimConfig
+from open4m.types import Open4MError
+
+FORMAT = 1
+"""The version of a run directory's format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how to train (paper Table 5)."""
+
+    length: Duration
+    warmup: Duration = Duration(0, "steps")
+    batch_size: int = 256  # samples per step, over all ranks
+    tokens_per_sample: float = 256  # divides lengths in tokens; pre-training takes it from its masking
+    optim: OptimConfig = OptimConfig()
+    ema: float | None = None  # decay of the averaged weights that are evaluated and saved; None: no average
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"  # of autocast; fp16 scales the loss dynamically
+    activation_checkpointing: bool = False  # recompute blocks in the backward pass to save memory (paper C.2)
+    seed: int = 0
+    workers: int = 1  # processes that make batches; 0: the training process itself
+    log_every: int = 20  # steps
+    evaluate_every: int = 500  # steps
+    checkpoint_every: int = 500  # steps
+    max_skips: int = 100  # steps that may be skipped because loss or gradient is not finite; then the run ends
+    max_skips_in_a_row: int = 10
+    smoke_test: bool = True  # before the first step, rehearse the whole run with one batch
+
+    @property
+    def steps(self) -> int:
+        return self.length.steps(self.batch_size, self.tokens_per_sample)
+
+    @property
+    def warmup_steps(self) -> int:
+        return self.warmup.steps(self.batch_size, self.tokens_per_sample)
+
+
+FREE = (
+    "activation_checkpointing",
+    "recompute",  # what activation_checkpointing was called in older runs
+    "workers",
+    "processes",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "evaluate_samples",
+    "max_skips",
+    "max_skips_in_a_row",
+    "smoke_test",
+    "directions",  # of a model: they follow from the masking, which is compared
+    "requires_init_from",
+    "continues",  # what requires_init_from was called in older runs
+)
+"""Fields that change no result: they may differ when a run is resumed."""
+
+
+def claim(directory: Path, description: Any) -> None:
+    """Write what determines a run to its ``config.json``; of a directory that has one, compare all but :data:`FREE`.
+
+    Raises :class:`Open4MError` if the directory holds a run with another configuration, or of a newer format.
+    """
+    path, description = directory / "config.json", configs.to_dict(description)
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        configs.save(description, path, FORMAT)
+        return
+    held = configs.load(dict[str, Any], path, FORMAT)
+    if different := configs.differences(_determining(held), _determining(description)):
+        raise Open4MError(
+            f"{directory} holds a run with another configuration ({'; '.join(different)}): "
+            "use another directory, or the same configuration to resume"
+        )
+
+
+def _determining(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _determining(value) for key, value in values.items() if key not in FREE}
+    return [_determining(value) for value in values] if isinstance(values, list) else values
