@@ -14,7 +14,7 @@ from open4m.model.config import SIZES
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
 from open4m.reproduce import LineConfig
-from open4m.train.loop import TrainConfig
+from open4m.train.config import TrainConfig
 from open4m.train.recipes.tokenizer import TokenizerRun, TokenizerStage
 
 STAGES = {"rgb": None, "depth": 3}

@@ -95,8 +95,8 @@ def pretraining(size: str, keys: Sequence[str] = MODALITIES_7) -> PretrainConfig
 
 
 def pretraining_21(size: str) -> PretrainConfig:
-    """4M-21 (Bachmann et al., 2024), which continues a 4M-7: ``init_from=MODEL``. Twice the tokens of a sample, and a third
-    of the samples are whole captions or their T5 embeddings, with little else; the rest is as for 4M-7."""
+    """4M-21 (Bachmann et al., 2024), which continues a 4M-7: ``init_from=MODEL``. It sees twice the tokens per sample,
+    and a third of the samples are whole captions or their T5 embeddings with little else; the rest is as for 4M-7."""
     base, keys = pretraining(size, MODALITIES_21), MODALITIES_21
     targets = [key for key in keys if key not in INPUT_ONLY]
     skewed = [skewed_to_texts(keys, targets, 1 / 3, text) for text in ("caption", "t5_caption")]

@@ -2,8 +2,8 @@
 --data FOLDER``.
 
 ``tokenizer-<modality>`` is trained on ImageNet-1K; ``tokenizer-<modality>-cc12m`` continues one on CC12M, and
-``tokenizer-<modality>-448`` at 224² to 448² in steps of 32, a resolution a batch: ``init_from=FOLDER``. What the data are
-is up to you; lengths are those of the paper.
+``tokenizer-<modality>-448`` at 224² to 448² in steps of 32, one resolution per batch: ``init_from=FOLDER``. The data
+are your choice; lengths are those of the paper.
 
 The sizes of 4M-21's are those of the authors' public tokenizers, such as ``4M_tokenizers_DINOv2-B14-global_8k_16_224``.
 Theirs of single vectors have another quantizer.
