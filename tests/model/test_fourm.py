@@ -27,8 +27,8 @@ from tiny_model import (
 )
 
 from open4m.model.config import SIZES, FourMConfig, ModalitySpec
-from open4m.model.embeddings import patchify
 from open4m.model.fourm import FourMTransformer
+from open4m.model.patches import patchify
 from open4m.nn.positions import sincos_1d, sincos_2d
 from open4m.train import optim, schedules
 from open4m.train.losses import aggregate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from open4m import modalities
 from open4m.modalities.families import FAMILIES, Family
@@ -94,6 +95,15 @@ class Architecture(BlockConfig):
     depth in the last block of encoder and of decoder; it grows linearly from 0 in their first (paper D).
     ``register_tokens``: learned tokens that the encoder sees besides its input. ``tied``: a sequence's decoder input
     and output embeddings are the same (paper C.1).
+
+    The rest is ours, for small grids, and off by default (``docs/log.md`` has what each gains).
+    ``position_temperature``: the longest wavelength of the fixed positions of grids, over 2π. On a grid of 8 × 8 they
+    hardly vary at the paper's 10,000.
+    ``position_deviation``: those positions are centered over the grid and scaled to this standard deviation.
+    ``patch_embedding``: how patches are read; "whitened": a linear projection of patches whose second moments are
+    equal in all directions (``WhitenedLinear``), "conv": convolutions of stride 2 over the image before it.
+    ``patch_norm``: a LayerNorm after it. ``aligned_attention``: half of the heads of cross-attention start with equal
+    query and key weights, so that a query first reads what lies at its own place.
     """
 
     encoder_depth: int
@@ -101,6 +111,11 @@ class Architecture(BlockConfig):
     register_tokens: int = 0
     drop_path: float = 0.0
     tied: bool = True
+    position_temperature: float = 10_000.0
+    position_deviation: float | None = None
+    patch_embedding: Literal["linear", "whitened", "conv"] = "linear"
+    patch_norm: bool = False
+    aligned_attention: bool = False
 
     def __post_init__(self) -> None:
         counts = {n: getattr(self, n) for n in ("dim", "encoder_depth", "decoder_depth", "heads")}
@@ -112,6 +127,11 @@ class Architecture(BlockConfig):
             raise Open4MError(
                 f"drop_path must be in [0, 1) and register_tokens not negative, got {self.drop_path} and "
                 f"{self.register_tokens}"
+            )
+        if self.position_temperature <= 1 or (self.position_deviation is not None and self.position_deviation <= 0):
+            raise Open4MError(
+                "position_temperature must be above 1 and position_deviation above 0, got "
+                f"{self.position_temperature} and {self.position_deviation}"
             )
 
 

@@ -10,15 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.model.config import FourMConfig, ModalitySpec
-from open4m.nn.positions import CPU, sincos_1d, sincos_2d
+from open4m.model.patches import make_patches
+from open4m.nn.blocks import norm
+from open4m.nn.positions import CPU, sincos_1d, sincos_2d, spread
 from open4m.types import MaskedBatch, Open4MError
-
-
-def patchify(pixels: Tensor, patch: int) -> Tensor:
-    """Patches (B, h·w, C·patch·patch) of images (B, C, H, W), raster order."""
-    b, c, height, width = pixels.shape
-    grid = pixels.view(b, c, height // patch, patch, width // patch, patch)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * patch * patch)
 
 
 class Embeddings(nn.Module):
@@ -51,13 +46,9 @@ class Embeddings(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.registers = nn.Parameter(torch.zeros(config.register_tokens, dim)) if config.register_tokens else None
         self.projected = [(i, m) for i, m in enumerate(specs) if not m.has_vocabulary]
-        self.patches = nn.ModuleDict(
-            {
-                module_name(m.key): nn.Linear(m.channels * m.patch_size**2, dim, bias=False)
-                for _, m in self.projected
-                if m.content == "pixels"
-            }
-        )
+        pixels = [m for _, m in self.projected if m.content == "pixels"]
+        self.patches = nn.ModuleDict({module_name(m.key): make_patches(m, config) for m in pixels})
+        self.patch_norms = nn.ModuleDict({module_name(m.key): norm(config) for m in pixels if config.patch_norm})
         self.vectors = nn.ModuleDict(
             {module_name(m.key): nn.Linear(m.channels, dim) for _, m in self.projected if m.content == "vectors"}
         )
@@ -72,7 +63,7 @@ class Embeddings(nn.Module):
     def _constants(self) -> dict[str, Tensor]:
         """The buffers, which follow from the configuration: fixed positions, and where each modality's rows begin."""
         specs, dim = self.config.modalities, self.config.dim
-        fixed = [torch.zeros(0, dim, device=CPU) if m.learned_positions else _positions(m, dim) for m in specs]
+        fixed = [torch.zeros(0, dim, device=CPU) if m.learned_positions else _positions(m, self.config) for m in specs]
         fixed_rows = consecutive([len(table) for table in fixed])
         learned_rows, first_learned = self.slices["positions"], sum(map(len, fixed))  # they follow the fixed ones
         starts = [
@@ -111,7 +102,10 @@ class Embeddings(nn.Module):
         ):
             if weight is not None:
                 nn.init.normal_(weight, std=std, generator=generator)
-        for layer in [*self.patches.values(), *self.vectors.values()]:
+        for layer in self.patches.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+        for layer in self.vectors.values():
             nn.init.xavier_uniform_(layer.weight, generator=generator)
 
     def where(self, modality: Tensor, position: Tensor, decoder: bool = False) -> Tensor:
@@ -142,14 +136,16 @@ class Embeddings(nn.Module):
             _check_dense(spec, dense, len(batch))
             chosen = ((modality == index) & batch.input_valid).flatten()
             places = chosen.logical_not().argsort(stable=True)[:count]  # of the chosen tokens, in their order
-            row = places // modality.shape[1]
+            row, name = places // modality.shape[1], module_name(spec.key)
             if spec.content == "pixels":
-                layer = self.patches[module_name(spec.key)]
-                shown = patchify(dense, spec.patch_size)[row, batch.input_position.flatten()[places]]
+                projected = self.patches[name](dense, row, batch.input_position.flatten()[places])
+                if name in self.patch_norms:
+                    projected = self.patch_norms[name](projected)
             else:
-                layer = self.vectors[module_name(spec.key)]
+                layer = self.vectors[name]
                 shown = F.pad(dense, (0, 0, 1, 0))[row, batch.input_id.flatten()[places]]  # id 0: a masked span, zeros
-            projected = layer(shown.to(layer.weight.dtype)).to(x.dtype)
+                projected = layer(shown.to(layer.weight.dtype))
+            projected = projected.to(x.dtype)
             x = x.flatten(0, 1).index_copy(0, places, projected).view_as(x)
         return x
 
@@ -180,9 +176,9 @@ class Embeddings(nn.Module):
         found = {name: table[self.slices[name][index]] for name, table in tables.items()}
         for side, table in self.learned_positions.items():
             found[f"{side} positions"] = table[self.slices["positions"][index]]
-        for layers in (self.patches, self.vectors):
+        for name, layers in (("patch", self.patches), ("patch norm", self.patch_norms), ("vector", self.vectors)):
             if module in layers:
-                found |= dict(layers[module].named_parameters())
+                found |= {f"{name} {part}": t for part, t in layers[module].state_dict(keep_vars=True).items()}
         return {**found, "modality": self.modality.weight[index]}
 
 
@@ -196,11 +192,12 @@ def _check_dense(spec: ModalitySpec, dense: Tensor, size: int) -> None:
         raise Open4MError(f"{spec.key}: expected {spec.family} of shape {expected}, got {tuple(dense.shape)}")
 
 
-def _positions(spec: ModalitySpec, dim: int) -> Tensor:
+def _positions(spec: ModalitySpec, config: FourMConfig) -> Tensor:
     """The fixed positions of a modality (n, dim)."""
     if spec.is_sequence:
-        return sincos_1d(torch.arange(spec.positions, device=CPU), dim)
-    return sincos_2d(*spec.grid, dim)
+        return sincos_1d(torch.arange(spec.positions, device=CPU), config.dim)
+    table = sincos_2d(*spec.grid, config.dim, temperature=config.position_temperature)
+    return table if config.position_deviation is None else spread(table, config.position_deviation)
 
 
 def consecutive(sizes: Sequence[int]) -> list[slice]:

@@ -45,6 +45,10 @@ class FourMTransformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.embeddings.initialize(generator)
+        if self.config.aligned_attention:
+            half = self.config.heads // 2 * (self.config.dim // self.config.heads)
+            for block in self.decoder:
+                block.cross_attention.q.weight[:half] = block.cross_attention.kv.weight[:half]
         return self
 
     @torch.no_grad()
@@ -63,7 +67,8 @@ class FourMTransformer(nn.Module):
         shared = [key for key in self.config.keys if key in other.config.keys]
         for key in shared:
             then, spec = other.config.spec(key), self.config.spec(key)
-            free = ("is_input", "is_target", *(() if spec.learned_positions else ("grid", "max_length")))
+            depends = spec.learned_positions or self.config.position_deviation is not None  # on the number of places
+            free = ("is_input", "is_target", *(() if depends else ("grid", "max_length")))
             for name in (f.name for f in fields(ModalitySpec) if f.name not in free):
                 if (was := getattr(then, name)) != (now := getattr(spec, name)):
                     raise Open4MError(f"the model to start from has another {key}: {name} is {was}, not {now}")

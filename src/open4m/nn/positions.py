@@ -12,16 +12,23 @@ CPU = torch.device("cpu")
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
-def sincos_2d(h: int, w: int, width: int, device: torch.device = CPU) -> Tensor:
+def sincos_2d(h: int, w: int, width: int, device: torch.device = CPU, temperature: float = 10_000.0) -> Tensor:
     """Fixed positions of an h × w grid: (h·w, width) float32, raster order.
 
     A quarter of the channels each: sine and cosine of the row, sine and cosine of the column, at frequencies
-    10000^(-k / (width / 4)). The tensor is shared: do not change it.
+    ``temperature``^(-k / (width / 4)). The tensor is shared: do not change it.
     """
-    frequencies = 10000.0 ** -(torch.arange(width // 4, device=device) / (width // 4))
+    frequencies = temperature ** -(torch.arange(width // 4, device=device) / (width // 4))
     rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     phases = [axis.reshape(-1, 1) * frequencies for axis in (rows, columns)]  # each (h·w, width / 4)
     return torch.cat([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)], dim=1)
+
+
+def spread(positions: Tensor, deviation: float) -> Tensor:
+    """Positions (n, dim) without their mean over the n places, scaled so that all entries together have a standard
+    deviation of ``deviation``: what all places share tells none of them apart."""
+    centered = positions - positions.mean(0)
+    return centered * (deviation / centered.std(correction=0).clamp(min=1e-6))
 
 
 def sincos_1d(positions: Tensor, dim: int) -> Tensor:
