@@ -1,7 +1,7 @@
 """How fast 4M-7's tokens are read from a store and masked: ``python -m benchmarks.loader``; prints JSON.
 
 The rows of a batch are those of a training step, spread over all shards, whose files are in memory; without pixels.
-Samples a second of process CPU time, which other work on the machine disturbs less, and of wall time.
+Samples per second of process CPU time, which other work on the machine disturbs less, and of wall time.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.masking import SENTINELS, SPECS, masking, random_rows, samples_per_second
 
 from open4m.data.order import rows_for_step
-from open4m.data.rows import read_rows
+from open4m.data.rows import RowReader
 from open4m.masking.batch import mask_batch
 from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
 
@@ -22,10 +22,9 @@ def write(root: str, shards: int, shard_rows: int) -> None:
     rows = random_rows(shard_rows)
     for spec in SPECS:
         tokens = rows.ids[spec.key]
-        if spec.family == "grid":
-            header = TokenHeader(kind="grid", vocab_size=spec.vocab_size, grid=spec.grid)
-        else:
-            header = TokenHeader(kind="sequence", vocab_size=spec.vocab_size, max_length=spec.max_length)
+        sizes = {"max_length": spec.max_length} if spec.is_sequence else {"grid": spec.grid}
+        header = TokenHeader(kind=spec.family, vocab_size=spec.vocab_size, **sizes)
+        if spec.is_sequence:
             tokens = [row[:length] for row, length in zip(tokens, rows.lengths[spec.key], strict=True)]
         for shard in range(shards):
             keys = [f"{shard}-{row}" for row in range(shard_rows)]
@@ -39,23 +38,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--budget", type=int, default=128, help="input tokens, and as many target tokens")
-    parser.add_argument("--repeats", type=int, default=1, help="of a sample in an epoch")
+    parser.add_argument("--repeats", type=int, default=1, help="visits of each sample per epoch")
     options = parser.parse_args()
     config = masking(options.budget)
     with tempfile.TemporaryDirectory() as root:
         write(root, options.shards, options.shard_rows)
         store = TokenStore(root, [spec.key for spec in SPECS])
+        read = RowReader(store, SPECS)
         for shard in store.shards.values():  # open it and bring it into memory
-            read_rows(store, SPECS, np.array(shard))
+            read(np.array(shard))
 
         def rows(step: int) -> np.ndarray:
             return rows_for_step(0, step, options.batch, len(store), options.repeats)
 
-        reading = samples_per_second(options.batch, options.steps, lambda step: read_rows(store, SPECS, rows(step)))
+        reading = samples_per_second(options.batch, options.steps, lambda step: read(rows(step)))
         both = samples_per_second(
             options.batch,
             options.steps,
-            lambda step: mask_batch(read_rows(store, SPECS, rows(step)), SPECS, config, SENTINELS, seed=0, step=step),
+            lambda step: mask_batch(read(rows(step)), SPECS, config, SENTINELS, seed=0, step=step),
         )
     print(json.dumps({**vars(options), "reading": reading, "reading_and_masking": both}))
 

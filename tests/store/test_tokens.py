@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from open4m.data import order
 from open4m.data.order import epoch_order, rows_for_step
-from open4m.data.rows import read_rows
+from open4m.data.rows import RowReader
 from open4m.model.config import ModalitySpec
 from open4m.store import TokenHeader, TokenStore, verify, write_token_shard
 from open4m.types import Open4MError
@@ -90,7 +90,7 @@ def test_rows_are_read_for_masking_by_family(store, data):
         ModalitySpec(key="caption", family="sequence", vocab_size=500, max_length=7),
         ModalitySpec(key="t5", family="vectors", channels=3, max_length=4),
     )
-    rows = read_rows(store, specs, np.array([9, 2]))
+    rows = RowReader(store, specs)(np.array([9, 2]))
     assert {key: value.shape for key, value in rows.ids.items()} == {"depth": (2, 12), "caption": (2, 7)}
     assert np.array_equal(rows.ids["depth"], grids[[9, 2]])
     assert rows.lengths["caption"].tolist() == [len(sequences[9]), len(sequences[2])]

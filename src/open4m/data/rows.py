@@ -9,8 +9,9 @@ import numpy as np
 from open4m import modalities
 from open4m.masking.batch import TokenRows
 from open4m.masking.config import Strategy
+from open4m.modalities.families import FAMILIES
 from open4m.model.config import FourMConfig, ModalitySpec
-from open4m.store.tokens import TokenStore
+from open4m.store.tokens import SIZES, TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError
@@ -30,21 +31,17 @@ def specs_of(
     asked = {key for s in strategies for key in s.target_alpha} if strategies else {*store.modalities}
     if idle := [key for key in store.modalities if key not in shown | asked]:
         raise Open4MError(f"no masking strategy shows or asks for {', '.join(idle)}: leave out of the modalities")
+    side = image_size // patch_size
     specs = []
     for key in store.modalities:
         header = store.header(key)
-        if header.kind == "pixels":
-            side = image_size // patch_size
+        family = FAMILIES[header.kind]
+        sizes = {name: size for name in SIZES if (size := getattr(header, name)) is not None}
+        if family.content == "pixels":  # stored as files: the model chooses the patches
             sizes = {"grid": (side, side), "patch_size": patch_size, "channels": modalities.get(key).channels}
-        elif header.kind == "grid":
-            sizes = {"vocab_size": header.vocab_size, "grid": tuple(header.grid), "learned_positions": header.placeless}
-        elif header.kind == "vectors":
-            sizes = {"channels": header.channels, "max_length": header.max_length}
-        else:
-            sizes = {"vocab_size": header.vocab_size, "max_length": header.max_length}
-        if header.kind in ("grid", "sequence"):
+        if family.has_vocabulary:
             sizes |= {"is_input": key in shown, "is_target": key in asked}
-        specs.append(ModalitySpec(key=key, family=header.kind, **sizes))
+        specs.append(ModalitySpec(key=key, family=family.name, learned_positions=header.placeless, **sizes))
     return tuple(specs)
 
 
@@ -60,35 +57,41 @@ def check_store(
             continue
         header, tokenizer = store.header(spec.key), tokenizers.get(spec.key)
         fingerprint = header.tokenizer if tokenizer is None else tokenizer.fingerprint
-        expected = (spec.vocab_size, spec.grid if spec.has_codebook else spec.max_length, fingerprint)
-        size = tuple(header.grid) if header.kind == "grid" else header.max_length
-        if (got := (header.vocab_size, size, header.tokenizer)) != expected:
+        expected = (spec.vocab_size, spec.max_length if spec.is_sequence else spec.grid, fingerprint)
+        if (got := (header.vocab_size, header.grid or header.max_length, header.tokenizer)) != expected:
             raise Open4MError(
                 f"{store.root}: {spec.key} has (vocabulary, size, tokenizer) {got}, the model expects {expected}: "
                 "tokenize again"
             )
 
 
-def read_rows(store: TokenStore, specs: Sequence[ModalitySpec], rows: np.ndarray) -> TokenRows:
-    """Whole tokens, vectors and pixels of rows of a store."""
-    data = TokenRows({}, {}, {})
-    for spec in specs:
-        if spec.has_codebook:
-            data.ids[spec.key] = store.grid(spec.key, rows)
-        elif spec.is_causal:
-            data.ids[spec.key], data.lengths[spec.key] = store.sequence(spec.key, rows)
-        elif spec.content == "vectors":
-            data.vectors[spec.key], data.lengths[spec.key] = store.vectors(spec.key, rows)
-        else:
-            modality, images = modalities.get(spec.key), []
-            height, width = (n * spec.patch_size for n in spec.grid)
-            for row, file in zip(rows, store.pixels(spec.key, rows), strict=True):
-                image = modality.pixels(modality.read(file))
-                if image.shape != (spec.channels, height, width):
-                    raise Open4MError(
-                        f"{store.root}: {spec.key}, row {row}: an image {image.shape[1]}×{image.shape[2]}, the model "
-                        f"expects {height}×{width}: make the tokens again, or set image_size"
-                    )
-                images.append(image)
-            data.pixels[spec.key] = np.stack(images)
-    return data
+class RowReader:
+    """Reads rows of a store as masking takes them: whole tokens, vectors and pixels of the model's modalities."""
+
+    def __init__(self, store: TokenStore, specs: Sequence[ModalitySpec]) -> None:
+        self._store, self._specs = store, tuple(specs)
+        self._images = {spec.key: modalities.get(spec.key) for spec in specs if spec.content == "pixels"}
+
+    def __call__(self, rows: np.ndarray) -> TokenRows:
+        """The rows ``rows`` (B,). Raises :class:`Open4MError` for images of another size than the model's."""
+        data = TokenRows({}, {}, {})
+        for spec in self._specs:
+            values, lengths = self._store.read(spec.key, spec.family, rows)
+            if lengths is not None:
+                data.lengths[spec.key] = lengths
+            if spec.content == "pixels":
+                values = np.stack([self._pixels(spec, file, row) for row, file in zip(rows, values, strict=True)])
+            getattr(data, spec.content)[spec.key] = values
+        return data
+
+    def _pixels(self, spec: ModalitySpec, file: bytes, row: int) -> np.ndarray:
+        """Normalized pixels (C, H, W) of a stored image."""
+        modality = self._images[spec.key]
+        pixels = modality.pixels(modality.read(file))
+        height, width = (n * spec.patch_size for n in spec.grid)
+        if pixels.shape != (spec.channels, height, width):
+            raise Open4MError(
+                f"{self._store.root}: {spec.key}, row {row}: an image {pixels.shape[1]}×{pixels.shape[2]}, the model "
+                f"expects {height}×{width}: make the tokens again, or set image_size"
+            )
+        return pixels

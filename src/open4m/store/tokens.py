@@ -1,17 +1,7 @@
-"""The token store: every sample's tokens, memory-mapped, and the order in which training visits them.
+"""The token store: every sample's tokens, memory-mapped, read in batches.
 
 ``<root>/<modality>/shard-00000.arrow`` is an uncompressed Arrow IPC file of one record batch, rows in the raw shard's
-order, with the columns ``key`` and
-
-=========  =========== ===================================================
-kind       column      Arrow type
-=========  =========== ===================================================
-grid       ``tokens``  fixed_size_list<uint16>[h·w], raster order
-sequence   ``tokens``  list<uint16>
-vectors    ``vectors`` list<fixed_size_list<float16>[channels]>
-pixels     ``bytes``   large_binary, one JPEG file a row
-=========  =========== ===================================================
-
+order, with the columns ``key`` and that of the modality's family (:mod:`open4m.store.columns`).
 :mod:`open4m.store.manifest` describes ``manifest.json`` and how a shard is committed.
 """
 
@@ -25,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from open4m.store.columns import COLUMNS, MAX_VOCAB, Column, Views
 from open4m.store.manifest import (
     FILE,
     Manifest,
@@ -39,21 +30,23 @@ from open4m.store.manifest import (
 )
 from open4m.types import Open4MError
 
-MAX_VOCAB = 1 << 16  # ids are stored as uint16
-
-LARGEST = float(np.finfo(np.float16).max)  # vectors are stored as float16
+SIZES = ("vocab_size", "grid", "max_length", "channels")
+"""The fields of :class:`TokenHeader` of which each family needs some."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenHeader:
     """What is true of all tokens of a modality.
 
-    ``tokenizer`` is the fingerprint of what made them: tokens of two tokenizers never mix. Grids have ``grid``,
-    sequences ``max_length``, both ``vocab_size`` (1 to 65536); vectors have ``channels`` and ``max_length``; pixels
-    have none of them. ``placeless``: of a grid whose tokens are the parts of one vector, like a global feature.
+    ``kind`` is the name of its family. ``tokenizer`` is the fingerprint of what made them: tokens of two tokenizers
+    never mix. Grids have ``grid``, sequences ``max_length``, both ``vocab_size`` (1 to 65536); vectors have
+    ``channels`` and ``max_length``; pixels have none of them. ``placeless``: the cells of a grid are the parts of one
+    vector, like a global feature, and no places in the image.
+
+    Raises :class:`Open4MError` for an unknown kind, and for sizes that it does not have or that are impossible.
     """
 
-    kind: str  # "grid", "sequence", "vectors" or "pixels"
+    kind: str
     tokenizer: str = ""
     vocab_size: int | None = None
     grid: tuple[int, int] | None = None  # (h, w) in tokens
@@ -62,23 +55,17 @@ class TokenHeader:
     placeless: bool = False
 
     def __post_init__(self) -> None:
-        needed = {
-            "grid": {"vocab_size", "grid"},
-            "sequence": {"vocab_size", "max_length"},
-            "vectors": {"channels", "max_length"},
-            "pixels": set(),
-        }
-        if self.kind not in needed:
-            raise Open4MError(f"token header: kind {self.kind!r}, expected one of {', '.join(needed)}")
-        if self.placeless and self.kind != "grid":
-            raise Open4MError(f"token header: only the tokens of a grid are placeless, got kind {self.kind}")
+        if self.kind not in COLUMNS:
+            raise Open4MError(f"token header: kind {self.kind!r}, expected one of {', '.join(COLUMNS)}")
         if self.grid is not None:
             object.__setattr__(self, "grid", tuple(self.grid))
-        sizes = ("vocab_size", "grid", "max_length", "channels")
-        given = {name for name in sizes if getattr(self, name) is not None}
-        if given != needed[self.kind]:
+        elif self.placeless:
+            raise Open4MError(f"token header: only the tokens of a grid are placeless, got kind {self.kind}")
+        needed = self.column.sizes
+        given = {name for name in SIZES if getattr(self, name) is not None}
+        if given != needed:
             raise Open4MError(
-                f"token header: kind {self.kind} takes {', '.join(sorted(needed[self.kind])) or 'no sizes'}, "
+                f"token header: kind {self.kind} takes {', '.join(sorted(needed)) or 'no sizes'}, "
                 f"got {', '.join(sorted(given)) or 'none'}"
             )
         if self.vocab_size is not None and not 1 <= self.vocab_size <= MAX_VOCAB:
@@ -90,17 +77,14 @@ class TokenHeader:
                 raise Open4MError(f"token header: {name} {value}, expected at least 1")
 
     @property
+    def column(self) -> Column:
+        """How the tokens are stored."""
+        return COLUMNS[self.kind]
+
+    @property
     def schema(self) -> pa.Schema:
         """The columns of a shard."""
-        if self.kind == "pixels":
-            column = ("bytes", pa.large_binary())
-        elif self.kind == "grid":
-            column = ("tokens", pa.list_(pa.uint16(), self.grid[0] * self.grid[1]))
-        elif self.kind == "vectors":
-            column = ("vectors", pa.list_(pa.list_(pa.float16(), self.channels)))
-        else:
-            column = ("tokens", pa.list_(pa.uint16()))
-        return pa.schema([("key", pa.string()), column])
+        return pa.schema([("key", pa.string()), (self.column.name, self.column.type(self))])
 
 
 def write_token_shard(
@@ -108,7 +92,7 @@ def write_token_shard(
 ) -> ShardEntry:
     """Write ``<root>/<modality>/shard-<index>.arrow``; writing a shard again replaces it.
 
-    ``tokens`` has one row a key: for grids an integer array (n, h·w), for sequences n integer vectors of 0 to
+    ``tokens`` has one row per key: for grids an integer array (n, h·w), for sequences n integer vectors of 0 to
     ``max_length`` ids, for vectors n float arrays (0 to ``max_length``, channels), which are rounded to float16, for
     pixels n JPEG files as bytes. Raises :class:`Open4MError`, before anything is written, for rows of another number or
     shape, for ids outside [0, vocab_size), for vectors that float16 cannot hold, and if the modality's other shards
@@ -120,118 +104,40 @@ def write_token_shard(
         check_key(key, seen, path)
         seen[key] = None
     if len(tokens) != len(seen):
-        raise Open4MError(f"{path}: {modality}: expected one row of tokens a key, got {len(seen)} and {len(tokens)}")
-    rows = _Rows(path, modality, list(seen))
-    encode = {
-        "grid": _grid_column,
-        "sequence": _sequence_column,
-        "vectors": _vectors_column,
-        "pixels": _pixels_column,
-    }[header.kind]
-    columns = [pa.array(rows.keys, pa.string()), encode(rows, tokens, header)]
+        raise Open4MError(f"{path}: {modality}: expected one row of tokens per key, got {len(seen)} and {len(tokens)}")
+    rows = list(seen)
+
+    def error(row: int | None, message: str) -> Open4MError:
+        what = modality if row is None else f"key {rows[row]}, modality {modality}"
+        return Open4MError(f"{path}: {what}: {message}")
+
+    columns = [pa.array(rows, pa.string()), header.column.encode(tokens, len(rows), header, error)]
     batch = pa.record_batch(columns, schema=header.schema)
 
     def write(file: BinaryIO) -> list[str]:
         with pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
-        return rows.keys
+        return rows
 
     return commit(path, asdict(header), write)
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows of a shard, for errors that name them."""
-
-    path: Path
-    modality: str
-    keys: list[str]
-
-    def error(self, row: int, message: str) -> Open4MError:
-        return Open4MError(f"{self.path}: key {self.keys[row]}, modality {self.modality}: {message}")
-
-
-def _grid_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
-    length = header.grid[0] * header.grid[1]
-    ids = np.asarray(tokens) if len(tokens) else np.empty((0, length), np.uint16)
-    if ids.shape != (len(rows.keys), length) or ids.dtype.kind not in "iu":
-        raise Open4MError(
-            f"{rows.path}: {rows.modality}: expected integers of shape {(len(rows.keys), length)} for a grid of "
-            f"{header.grid[0]}x{header.grid[1]} tokens, got {ids.dtype} {ids.shape}"
-        )
-    wrong = (ids < 0) | (ids >= header.vocab_size)
-    if wrong.any():
-        row, cell = np.argwhere(wrong)[0]
-        raise rows.error(row, f"token id {ids[row, cell]} at cell {cell}, expected 0 to {header.vocab_size - 1}")
-    values = pa.array(ids.astype(np.uint16).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(values, length)
-
-
-def _sequence_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
-    vectors = [np.asarray(vector) if len(vector) else np.empty(0, np.int64) for vector in tokens]
-    for row, vector in enumerate(vectors):
-        if vector.ndim != 1 or vector.dtype.kind not in "iu":
-            raise rows.error(row, f"expected a vector of integers, got {vector.dtype} {vector.shape}")
-        if len(vector) > header.max_length:
-            raise rows.error(row, f"{len(vector)} tokens, expected at most {header.max_length}")
-    offsets = np.cumsum([0, *map(len, vectors)])
-    ids = np.concatenate([np.empty(0, np.int64), *(vector.astype(np.int64) for vector in vectors)])
-    wrong = (ids < 0) | (ids >= header.vocab_size)
-    if wrong.any():
-        place = int(wrong.argmax())
-        row = int(np.searchsorted(offsets, place, side="right")) - 1
-        raise rows.error(row, f"token id {ids[place]}, expected 0 to {header.vocab_size - 1}")
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids.astype(np.uint16)))
-
-
-def _vectors_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
-    parts = []
-    for row, vectors in enumerate(tokens):
-        part = np.asarray(vectors) if len(vectors) else np.empty((0, header.channels), np.float16)
-        if part.ndim != 2 or part.shape[1] != header.channels or part.dtype.kind != "f":
-            raise rows.error(row, f"expected floats of shape (n, {header.channels}), got {part.dtype} {part.shape}")
-        if len(part) > header.max_length:
-            raise rows.error(row, f"{len(part)} vectors, expected at most {header.max_length}")
-        if not (np.abs(part) <= LARGEST).all():  # which nan is not either
-            raise rows.error(row, f"a vector is not finite or has a value beyond ±{LARGEST} (float16)")
-        parts.append(part.astype(np.float16))
-    offsets = np.cumsum([0, *map(len, parts)])
-    values = np.concatenate([np.empty((0, header.channels), np.float16), *parts])
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), header.channels)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors)
-
-
-def _pixels_column(rows: _Rows, tokens: Sequence[Any], header: TokenHeader) -> pa.Array:
-    for row, content in enumerate(tokens):
-        if not isinstance(content, bytes) or not content:
-            raise rows.error(row, f"expected the bytes of a JPEG file, got {type(content).__name__} {content!r:.40}")
-    return pa.array(tokens, pa.large_binary())
-
-
-@dataclass(frozen=True)
 class _Shard:
-    """Zero-copy views of a memory-mapped file.
-
-    ``values``: grids uint16 (rows, L); sequences uint16 (all tokens,); vectors float16 (all vectors, C); pixels an
-    Arrow array of bytes. ``offsets``: of sequences and vectors, int32 (rows + 1,).
-    """
+    """A memory-mapped file."""
 
     path: Path
     keys: pa.StringArray
-    values: Any
-    offsets: np.ndarray | None
-
-    def row(self, row: int) -> np.ndarray:
-        """The tokens (n,) or vectors (n, C) of a row."""
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
+    views: Views
 
 
 class TokenStore:
     """Tokens of several modalities, in step, read in batches by global row.
 
     Opening reads only manifests; a shard is memory-mapped when it is first touched. Instances may be pickled and used
-    from several threads. ``shards`` has the range of rows of every shard, by shard index. ``rows`` arguments are
-    integer arrays (B,) in any order, with repetitions.
+    from several threads. ``shards`` maps a shard's index to its range of rows. ``rows`` arguments are integer arrays
+    (B,) in any order, with repetitions. Reading raises :class:`Open4MError` for a modality of another family, and for
+    shards that are missing or damaged.
 
     Raises :class:`Open4MError` if a modality is missing, or if two hold different samples.
     """
@@ -243,7 +149,7 @@ class TokenStore:
             raise Open4MError(f"{self.root}: name at least one modality to read")
         self._manifests = {name: open_manifest(self.root, name) for name in self.modalities}
         self._headers = {name: _header(self.root, name, manifest) for name, manifest in self._manifests.items()}
-        self._opened: dict[tuple[str, int], _Shard] = {}
+        self._opened: dict[str, dict[int, _Shard]] = {name: {} for name in self.modalities}
         self.shards = align(self.root, self._manifests, lambda name, shard: self._open(name, shard).keys.to_pylist())
         self._indices = np.array(list(self.shards), dtype=np.int64)
         self._starts = np.array([rows.start for rows in self.shards.values()], dtype=np.int64)
@@ -253,7 +159,7 @@ class TokenStore:
         return self._length
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_opened": {}}
+        return {**self.__dict__, "_opened": {name: {} for name in self.modalities}}
 
     def header(self, modality: str) -> TokenHeader:
         """The modality's header."""
@@ -267,46 +173,36 @@ class TokenStore:
 
     def grid(self, modality: str, rows: np.ndarray) -> np.ndarray:
         """Token ids of a grid in raster order, int64 (B, L)."""
-        header = self._expect(modality, "grid")
-        length = header.grid[0] * header.grid[1]
-        parts = [shard.values[row] for shard, row in self._locate(modality, rows)]
-        ids = np.concatenate([np.empty(0, np.uint16), *parts])
-        self._check_ids(modality, rows, ids, np.full(len(parts), length))
-        return ids.reshape(-1, length).astype(np.int64)
+        return self.read(modality, "grid", rows)[0]
 
     def sequence(self, modality: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids, int64 (B, max_length), zero after the end, and lengths, int64 (B,)."""
-        header = self._expect(modality, "sequence")
-        parts = [shard.row(row) for shard, row in self._locate(modality, rows)]
-        lengths = np.array([len(part) for part in parts], dtype=np.int64)
-        ids = np.concatenate([np.empty(0, np.uint16), *parts])
-        self._check_ids(modality, rows, ids, lengths)
-        padded = np.zeros((len(parts), header.max_length), dtype=np.int64)  # (B, L)
-        padded[np.arange(header.max_length) < lengths[:, None]] = ids
-        return padded, lengths
+        return self.read(modality, "sequence", rows)
 
     def vectors(self, modality: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors, float32 (B, max_length, channels), zero after the end, and lengths, int64 (B,)."""
-        header = self._expect(modality, "vectors")
-        parts = [shard.row(row) for shard, row in self._locate(modality, rows)]
-        lengths = np.array([len(part) for part in parts], dtype=np.int64)
-        padded = np.zeros((len(parts), header.max_length, header.channels), dtype=np.float32)  # (B, L, C)
-        for place, part in enumerate(parts):
-            padded[place, : len(part)] = part
-            if not np.isfinite(padded[place]).all():
-                raise self._damaged(modality, rows, place, "a vector that is not finite")
-        return padded, lengths
+        return self.read(modality, "vectors", rows)
 
     def pixels(self, modality: str, rows: np.ndarray) -> list[bytes]:
         """JPEG files."""
-        self._expect(modality, "pixels")
-        return [shard.values[row].as_py() for shard, row in self._locate(modality, rows)]
+        return self.read(modality, "pixels", rows)[0]
 
-    def _expect(self, modality: str, kind: str) -> TokenHeader:
+    def read(self, modality: str, family: str, rows: np.ndarray) -> tuple[Any, np.ndarray | None]:
+        """What a modality of a family holds, as the method named like the family says; None for lengths if all rows
+        are equally long."""
         header = self.header(modality)
-        if header.kind != kind:
-            raise Open4MError(f"{self.root}: modality {modality} is stored as {header.kind}, asked for as {kind}")
-        return header
+        if header.kind != family:
+            raise Open4MError(f"{self.root}: modality {modality} is stored as {header.kind}, asked for as {family}")
+
+        def damaged(place: int | None, found: str) -> Open4MError:
+            key = self.keys(np.asarray(rows)[[place]])[0]
+            return Open4MError(
+                f"{folder_of(self.root, modality)}: key {key}, modality {modality}: {found}; the shard was changed: "
+                "write it again"
+            )
+
+        places = [(shard.views, row) for shard, row in self._locate(modality, rows)]
+        return header.column.read(places, header, damaged)
 
     def _locate(self, modality: str, rows: np.ndarray) -> list[tuple[_Shard, int]]:
         """The shard of every row, and its row in there.
@@ -325,26 +221,9 @@ class TokenStore:
         indices = self._indices[shards].tolist()
         return [(self._open(modality, index), row) for index, row in zip(indices, local, strict=True)]
 
-    def _check_ids(self, modality: str, rows: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Ids were checked when they were written; this finds damage before it reaches an embedding.
-
-        ``ids``: those of all rows, ``lengths`` (B,) of each, one after another.
-        """
-        vocab_size = self._headers[modality].vocab_size
-        if ids.max(initial=0) >= vocab_size:
-            place = int((ids >= vocab_size).argmax())
-            row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
-            raise self._damaged(modality, rows, row, f"token id {ids[place]}, expected 0 to {vocab_size - 1}")
-
-    def _damaged(self, modality: str, rows: np.ndarray, place: int, found: str) -> Open4MError:
-        key = self.keys(np.asarray(rows)[[place]])[0]
-        return Open4MError(
-            f"{folder_of(self.root, modality)}: key {key}, modality {modality}: {found}; the shard was changed: "
-            "write it again"
-        )
-
     def _open(self, modality: str, index: int) -> _Shard:
-        if (modality, index) not in self._opened:
+        opened = self._opened[modality]
+        if index not in opened:
             entry = self._manifests[modality].shards[index]
             shard = _open_shard(shard_path(self.root, modality, index, "arrow"), self._headers[modality])
             if keys_digest(shard.keys.to_pylist()) != entry.keys_sha256:
@@ -352,8 +231,8 @@ class TokenStore:
                     f"{shard.path}: expected the {entry.rows} samples of {FILE}, got {len(shard.keys)} or other keys: "
                     "the shard was changed; write it again"
                 )
-            self._opened[modality, index] = shard
-        return self._opened[modality, index]
+            opened[index] = shard
+        return opened[index]
 
 
 def _header(root: Path, modality: str, manifest: Manifest) -> TokenHeader:
@@ -379,25 +258,11 @@ def _open_shard(path: Path, header: TokenHeader) -> _Shard:
         keys, column = batch.columns
         if keys.null_count or column.null_count:
             raise Open4MError(f"{path}: expected no nulls; write the shard again")
-        if header.kind == "pixels":
-            return _Shard(path, keys, column, None)
-        if header.kind == "grid":
-            return _Shard(path, keys, _numbers(column.values).reshape(len(keys), -1), None)
-        if header.kind == "vectors":
-            values = _numbers(column.values.values).reshape(-1, header.channels)
-        else:
-            values = _numbers(column.values)
-        offsets = _numbers(column.offsets)
+        views = header.column.view(column, header)
     except FileNotFoundError as error:
         raise Open4MError(f"{path}: listed in {FILE} but not there; restore it or write it again") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Open4MError(f"{path}: truncated or not an Arrow file ({error}); restore it or write it again") from error
-    longest = np.diff(offsets).max(initial=0)
-    if longest > header.max_length:
+    if views.offsets is not None and (longest := np.diff(views.offsets).max(initial=0)) > header.max_length:
         raise Open4MError(f"{path}: a row of {longest} tokens, expected at most {header.max_length}; write it again")
-    return _Shard(path, keys, values, offsets)
-
-
-def _numbers(array: pa.Array) -> np.ndarray:
-    """A view of an Arrow array of numbers."""
-    return array.to_numpy(zero_copy_only=True)
+    return _Shard(path, keys, views)

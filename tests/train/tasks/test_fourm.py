@@ -12,7 +12,7 @@ from open4m.config import Duration
 from open4m.data.jobs import local as jobs
 from open4m.data.order import rows_for_step
 from open4m.data.render import Render
-from open4m.data.rows import check_store, read_rows, specs_of
+from open4m.data.rows import RowReader, check_store, specs_of
 from open4m.data.tokenize import Output, Tokenize
 from open4m.masking.config import MaskingConfig, Strategy
 from open4m.model.config import FourMConfig
@@ -98,7 +98,7 @@ def test_pixels_of_another_size_than_the_models_are_refused(parts):
     store, *_ = parts
     for image, patch in ((16, 4), (64, 8)):
         with pytest.raises(Open4MError, match=f"rgb_pixels, row 5: an image 32×32, the model expects {image}×{image}"):
-            read_rows(store, specs_of(store, image, patch), np.array([5]))
+            RowReader(store, specs_of(store, image, patch))(np.array([5]))
     with pytest.raises(Open4MError, match="image_size 30 is not a multiple of patch_size 8"):
         specs_of(store, 30, 8)
 
@@ -122,7 +122,7 @@ def test_validation_is_the_mean_over_all_its_batches(parts):
 def test_a_batch_holds_tokens_of_the_rows_of_its_step(parts):
     task = make_task(parts)
     batch, rows = task.batch(3, range(8)), rows_for_step(0, 3, 8, 24)
-    data = read_rows(parts[0], task.config.modalities, rows)
+    data = RowReader(parts[0], task.config.modalities)(rows)
     assert np.allclose(batch.pixels["rgb_pixels"].numpy(), data.pixels["rgb_pixels"])
     chosen = (batch.target_modality == 1) & batch.target_valid
     for b, m in chosen.nonzero().tolist():
@@ -158,7 +158,7 @@ def test_the_model_needs_no_memory_on_the_meta_device(parts):
 
 def test_pixels_are_normalized_with_the_mean_and_deviation_of_the_modality(parts):
     store, *_ = parts
-    data = read_rows(store, specs_of(store, 32, 8), np.array([5]))
+    data = RowReader(store, specs_of(store, 32, 8))(np.array([5]))
     pixels = modalities.get("rgb_pixels")
     image = pixels.read(store.pixels("rgb_pixels", np.array([5]))[0]).astype(np.float64) / 255
     expected = (image - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]

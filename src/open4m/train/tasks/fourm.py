@@ -12,7 +12,7 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.data.order import rows_for_step
-from open4m.data.rows import check_store, read_rows
+from open4m.data.rows import RowReader, check_store
 from open4m.fourm import FourMBase
 from open4m.generate.pipeline import FourM
 from open4m.masking.batch import mask_batch
@@ -68,6 +68,7 @@ class FourMTask:
             made = [store.header(key).tokenizer for store in (train, validation)]
             if len(set(made)) > 1:
                 raise Open4MError(f"{validation.root}: {key} was made by {made[1]}, the training data by {made[0]}")
+        self._read, self._read_validation = (RowReader(store, config.modalities) for store in (train, validation))
         self.validation_rows = np.arange(min(validation_samples, len(validation)))
 
     def build_model(self) -> FourMTransformer:
@@ -75,14 +76,13 @@ class FourMTask:
 
     def batch(self, step: int, rows: range) -> MaskedBatch:
         order = rows_for_step(self.seed, step, self.batch_size, len(self.store), self.repeats)
-        return self._masked(self.store, order[rows.start : rows.stop], self.masking, self.seed, step, rows.start)
+        return self._masked(self._read, order[rows.start : rows.stop], self.masking, self.seed, step, rows.start)
 
     def _masked(
-        self, store: TokenStore, rows: np.ndarray, masking: MaskingConfig, seed: int, step: int, first_row: int = 0
+        self, read: RowReader, rows: np.ndarray, masking: MaskingConfig, seed: int, step: int, first_row: int = 0
     ) -> MaskedBatch:
-        data = read_rows(store, self.config.modalities, rows)
         return mask_batch(
-            data, self.config.modalities, masking, self.sentinels, seed=seed, step=step, first_row=first_row
+            read(rows), self.config.modalities, masking, self.sentinels, seed=seed, step=step, first_row=first_row
         )
 
     def loss(
@@ -104,7 +104,7 @@ class FourMTask:
             costs: dict[str, list[torch.Tensor]] = {}
             for step, first in enumerate(range(0, len(self.validation_rows), self.batch_size)):
                 rows = self.validation_rows[first : first + self.batch_size]
-                batch = self._masked(self.validation, rows, alone, VALIDATION_SEED, step)
+                batch = self._masked(self._read_validation, rows, alone, VALIDATION_SEED, step)
                 for key, cost in model(batch.to(_device(model))).items():
                     costs.setdefault(key, []).append(cost.detach())
             whole = {key: torch.cat(parts) for key, parts in costs.items()}
