@@ -110,7 +110,7 @@ def test_validation_is_the_mean_over_all_its_batches(parts):
     values, costs = task.evaluate(model), {}
     for step, first in enumerate(range(0, len(task.validation_rows), task.batch_size)):
         rows = task.validation_rows[first : first + task.batch_size]
-        batch = task._masked(task.validation, rows, task.masking, 1 << 20, step)
+        batch = task._masked(task._read_validation, rows, task.masking, 1 << 20, step)
         with torch.no_grad():
             for key, cost in model(batch).items():
                 costs.setdefault(key, []).extend(cost.tolist())
