@@ -1,1 +1,16 @@
-"""Tests find their helpers, the modules beside this file, because it is here: pytest puts its folder on the path."""
+"""What all tests share. Helpers are the modules beside this file: pytest puts its folder on the path."""
+
+import pytest
+
+from open4m.cli.main import main
+
+
+@pytest.fixture(scope="session")
+def debug_run(tmp_path_factory):
+    """The finished line of the debug configuration, made once per process by the command that users type.
+
+    Tests that take it are marked ``xdist_group("line")``, so that they all run in one process. None changes it.
+    """
+    directory = tmp_path_factory.mktemp("line") / "debug"
+    assert main(["reproduce", "debug", "--out", str(directory)]) == 0
+    return directory

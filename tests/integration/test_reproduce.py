@@ -11,12 +11,12 @@ from open4m.cli.main import main
 from open4m.datasets.scenes import Scenes
 from open4m.hub import locate
 
+pytestmark = pytest.mark.xdist_group("line")
 
-@pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("line") / "debug"
-    assert main(["reproduce", "debug", "--out", str(directory)]) == 0
-    return directory
+
+@pytest.fixture
+def run(debug_run):
+    return debug_run
 
 
 @pytest.fixture
