@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from open4m.pictures import grid, heat, legend, stack
+from open4m.pictures import grid, heat, legend, ramp, stack
 
 
 def tile(color):
@@ -59,3 +59,10 @@ def test_stacked_pictures_stand_in_the_middle_below_one_another():
     assert (sheet[:10] == (255, 0, 0)).all()
     assert (sheet[10:, 5:15] == (0, 0, 255)).all()
     assert (sheet[10:, :5] == 255).all()
+
+
+def test_a_ramp_goes_through_its_colors_and_clips():
+    colors = np.array([[0, 0, 0], [100, 50, 0], [200, 250, 10]])
+    found = ramp(np.array([[-1.0, 0.0, 0.25], [0.5, 0.75, 9.0]]), colors)
+    expected = [[[0, 0, 0], [0, 0, 0], [50, 25, 0]], [[100, 50, 0], [150, 150, 5], [200, 250, 10]]]
+    assert np.array_equal(found, np.array(expected, dtype=float))

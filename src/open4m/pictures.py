@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _INK = (30, 30, 40)
-# From nothing (a light gray) to much (dark red), ever darker, so that it is read without colors too.
+_LIGHT_BACKGROUND = 330  # sum of R, G and B above which dark text is easier to read than white
+# From light gray to dark red, steadily darker, so that a gray print keeps the order.
 _HEAT = np.array([[240, 240, 236], [254, 217, 118], [253, 141, 60], [189, 0, 38], [77, 0, 24]])
 
 
@@ -18,7 +19,7 @@ def grid(
     labels: Sequence[str] = (),
     gap: int = 6,
 ) -> Image.Image:
-    """Rows of equally large images as one, with optional titles above the columns and beside the rows."""
+    """One image of rows of equally large images, with optional titles above columns and labels beside rows."""
     width, height = rows[0][0].size
     points = max(11, height // 11)
     font = ImageFont.load_default(points)
@@ -38,15 +39,26 @@ def grid(
     return sheet
 
 
+def ramp(positions: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Colors (..., 3) in float64 of ``positions`` (...), linearly interpolated along ``colors`` (n, 3).
+
+    0 is the first color and 1 the last one; positions outside [0, 1] are clipped.
+    """
+    places = positions.clip(0, 1) * (len(colors) - 1)
+    return np.stack([np.interp(places, np.arange(len(colors)), channel) for channel in colors.T], -1)
+
+
 def heat(values: np.ndarray, high: float) -> Image.Image:
-    """A picture of values (H, W), a pixel each: 0 is light, ``high`` and all above it dark red."""
-    position = (np.asarray(values, dtype=np.float64) / max(high, 1e-12)).clip(0, 1) * (len(_HEAT) - 1)
-    channels = [np.interp(position, np.arange(len(_HEAT)), _HEAT[:, c]) for c in range(3)]
-    return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
+    """A picture of values (H, W), one pixel per value: 0 is light gray, ``high`` and all above it dark red."""
+    colors = ramp(np.asarray(values, dtype=np.float64) / max(high, 1e-12), _HEAT)
+    return Image.fromarray(colors.round().astype(np.uint8))
 
 
 def heat_words(words: Sequence[str], values: Sequence[float], high: float, size: int) -> Image.Image:
-    """Words in lines of a square picture, each on the color that :func:`heat` gives its value."""
+    """A square picture of words in lines, each on the color that :func:`heat` gives its value.
+
+    The text is set as large as fits, and is cut below the smallest legible size.
+    """
     colors = np.asarray(heat(np.asarray(values, dtype=np.float64)[None], high))[0]
     for points in range(max(6, size // 11), 5, -1):
         font, margin, line = ImageFont.load_default(points), size // 32, points * 3 // 2
@@ -57,7 +69,7 @@ def heat_words(words: Sequence[str], values: Sequence[float], high: float, size:
             if x + width > size - margin and x > margin:
                 x, y = margin, y + line + 2
             draw.rectangle((x, y, x + width, y + line), fill=tuple(color))
-            ink = _INK if sum(color) > 330 else (255, 255, 255)
+            ink = _INK if sum(color) > _LIGHT_BACKGROUND else (255, 255, 255)
             draw.text((x + width // 2, y + line // 2), word, fill=ink, font=font, anchor="mm")
             x += width + 2
         if y + line <= size:
@@ -66,7 +78,7 @@ def heat_words(words: Sequence[str], values: Sequence[float], high: float, size:
 
 
 def legend(low: str, high: str, width: int = 320, colors: int = 256) -> Image.Image:
-    """What the colors of :func:`heat` mean: a bar of ``colors`` of them between two texts."""
+    """A legend of :func:`heat`: a bar of ``colors`` colors between the texts of its two ends."""
     height = 28
     font = ImageFont.load_default(14)
     left, right = (int(font.getlength(text)) + 14 for text in (low, high))
@@ -80,7 +92,7 @@ def legend(low: str, high: str, width: int = 320, colors: int = 256) -> Image.Im
 
 
 def stack(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below one another, each in the middle."""
+    """Pictures below one another, centered."""
     sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
     top = 0
     for image in images:
@@ -100,7 +112,7 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
     flat = flat - flat.mean(0)
     _, _, basis = np.linalg.svd(flat, full_matrices=False)
-    basis = basis[:3] * np.sign(basis[:3].sum(1, keepdims=True) + 1e-12)  # a stable choice of sign
+    basis = basis[:3] * np.sign(basis[:3].sum(1, keepdims=True) + 1e-12)  # the SVD leaves signs open
     projected = flat @ basis.T
     low, high = projected.min(0), projected.max(0)
     scaled = (projected - low) / np.maximum(high - low, 1e-9)

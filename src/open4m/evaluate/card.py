@@ -41,7 +41,10 @@ constant prediction.
 
 
 def model_card(folder: Path, result: Result, texts: Mapping[str, Any]) -> str:
-    """The card of a model directory. ``texts``: ``name``, and what it was trained on, how, and where it ends."""
+    """The card of a model directory, as Markdown.
+
+    ``texts``: the fields of :data:`TEMPLATE` that only its maker knows: ``name``, ``data``, ``training``, ``limits``.
+    """
     model = FourM.from_pretrained(folder)
     config = model.config
     rows = [f"| {m.key} | {m.family} | {m.vocab_size or '–'} | {m.length} |" for m in config.modalities]

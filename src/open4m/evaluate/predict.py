@@ -1,12 +1,11 @@
-"""What an evaluation compares: the model's predictions, the tokenizer's reconstructions, and labels to hold them to.
+"""What an evaluation compares: predictions of the model, reconstructions of the tokenizer, and the labels.
 
-A task is a path of modalities, like ``("rgb", "depth")`` or ``("caption", "clip", "rgb")``: from the values of the
-first one alone, the others are generated in order, and the last one is judged.
+A task is a path of modalities, such as ``("rgb", "depth")`` or ``("caption", "clip", "rgb")``: the first is given, the
+others are generated in order, and the last one is evaluated.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,9 +13,8 @@ from open4m import modalities
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import fitting
 from open4m.modalities.crops import Crop
+from open4m.progress import Progress
 from open4m.types import Open4MError, Sample, Value
-
-log = logging.getLogger("open4m")
 
 T = TypeVar("T")
 
@@ -30,26 +28,28 @@ def predict(
     batch_size: int = 32,
     options: Mapping[str, Any] | None = None,
 ) -> list[Value]:
-    """Values of the path's last modality, one a sample.
+    """Predictions of the path's last modality, one per sample.
 
-    Sample i draws from ``seed`` + i whatever the batch size. ``options`` are those of :meth:`FourM.generate`; what
-    says nothing about the path's targets is passed over.
+    Sample i is generated with the seed ``seed + i``, so ``batch_size`` changes no result. ``options``: those of
+    :meth:`FourM.generate`; options of modalities that are not on the path are ignored. Raises :class:`Open4MError`
+    for a path of one modality, or a ``batch_size`` below 1.
     """
     source, *targets = path
     if not targets:
         raise Open4MError(f"a task names a source and one or more targets, got {' → '.join(path)}")
     own = fitting(model.config, targets, options or {})
     values: list[Value] = []
-    for batch in _batches(samples, batch_size):
-        inputs = [{source: sample[source]} for sample in batch]
-        results = model.generate(inputs, targets, seed=seed + len(values), **own)
-        values += [result[targets[-1]] for result in results]
-        log.info("%s: %d of %d samples", " → ".join(path), len(values), len(samples))
+    with Progress(" → ".join(path), len(samples), unit="samples") as progress:
+        for batch in _batches(samples, batch_size):
+            inputs = [{source: sample[source]} for sample in batch]
+            results = model.generate(inputs, targets, seed=seed + len(values), **own)
+            values += [result[targets[-1]] for result in results]
+            progress.update(len(values))
     return values
 
 
 def reconstruct(model: FourM, key: str, values: Sequence[Value], batch_size: int = 32) -> list[Value]:
-    """The values after tokenizing them and back: no prediction of tokens can be better (paper Table 31, last row)."""
+    """Values that were tokenized and decoded: an upper bound of predicting their tokens (paper Table 31, last row)."""
     if key not in model.grids:
         return [model.reconstruct(value, key) for value in values]
     tokenizer = model.grids[key]
@@ -58,9 +58,9 @@ def reconstruct(model: FourM, key: str, values: Sequence[Value], batch_size: int
 
 
 def labels_of(model: FourM, samples: Sequence[Sample], path: Sequence[str]) -> list[Value]:
-    """The samples' own values of the path's last modality, as the model works on them.
+    """Each sample's own value of the path's last modality, cropped as the model sees it.
 
-    Images are seen as their central square at the tokenizer's size, so labels are cropped like the source.
+    The model reads the central square of an image at the tokenizer's size, so labels are cropped like the source.
     """
     first, key = path[0], path[-1]
     source, modality = modalities.get(first), modalities.get(key)

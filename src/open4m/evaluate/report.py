@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from open4m import config as configs
+from open4m import files
 from open4m.types import Open4MError
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -41,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The rows of an evaluation of ``samples`` test samples; ``seed`` and ``options`` are those of generation."""
+    """The rows of an evaluation on ``samples`` test samples, generated with ``seed`` and ``options``."""
 
     samples: int
     seed: int
@@ -51,7 +52,7 @@ class Result:
     def to_json(self) -> str:
         """``{"samples": ..., "rows": [{"task": ..., "metric": ..., ..., "gap_closed": ...}, ...]}``.
 
-        A measurement that is not finite, and a gap that does not exist, are null.
+        Measurements that are not finite are null, and so is ``gap_closed`` where there is no gap.
         """
         rows = [{**dataclasses.asdict(row), "gap_closed": row.gap_closed} for row in self.rows]
         finite = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in rows]
@@ -78,7 +79,7 @@ def rows_of(
     upper_bound: Mapping[str, float],
     trivial: Mapping[str, float],
 ) -> list[Row]:
-    """The rows of one task, a metric of ``better`` each, from the metrics of the three predictors."""
+    """One row per metric in ``better``, for one task, from the metrics of the three predictors."""
     return [
         Row(
             task=" → ".join(path),
@@ -93,7 +94,7 @@ def rows_of(
 
 
 def table(result: Result) -> str:
-    """The result as Markdown: a line a metric, and how far the model is from trivial (0 %) to upper bound (100 %)."""
+    """A Markdown table with one line per metric; the gap runs from the trivial predictor (0 %) to the bound (100 %)."""
     lines = [
         "| task | metric | trivial | model | tokenizer (upper bound) | gap closed |",
         "|---|---|--:|--:|--:|--:|",
@@ -107,7 +108,7 @@ def table(result: Result) -> str:
 
 
 def update_readme(path: Path, text: str, marker: str = "results") -> None:
-    """Replace what is between ``<!-- marker -->`` and ``<!-- /marker -->`` in a file by ``text``.
+    """Replace the lines between ``<!-- marker -->`` and ``<!-- /marker -->`` in a file by ``text``.
 
     Raises :class:`Open4MError` if the file does not have this pair of markers exactly once.
     """
@@ -117,7 +118,7 @@ def update_readme(path: Path, text: str, marker: str = "results") -> None:
         raise Open4MError(f"{path}: expected {opening} once and {closing} once after it; add these two lines")
     between = re.compile(re.escape(opening) + ".*?" + re.escape(closing), re.DOTALL)
     new = between.sub(lambda _: f"{opening}\n{text.strip()}\n{closing}", old)
-    path.write_text(new, encoding="utf-8")
+    files.write_text(path, new)
 
 
 def rounded(value: float) -> str:

@@ -1,7 +1,7 @@
 """``open4m tokenizer report``: how good the tokenizer of a dense modality is (paper Table 31, last row, and Figure 20).
 
-Values are tokenized and made from their tokens again. What comes back is held to what went in, by the metrics of the
-modality and, if it is an image, by what a CLIP sees. Nothing that predicts these tokens can do better.
+Values are tokenized and decoded again. Reconstructions are compared with inputs by the metrics of the modality and, for
+images, by CLIP features. A model that predicts these tokens cannot do better on average.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -28,6 +28,7 @@ from open4m.evaluate.report import ARROWS, rounded
 from open4m.labellers.clip import CLIPLabeller
 from open4m.modalities.families import STANDARDIZED, TokenGrid
 from open4m.modalities.features import Vector
+from open4m.progress import track
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.diffusion import Solver
 from open4m.tokenizers.quantizers.base import code_usage
@@ -37,23 +38,24 @@ from open4m.types import Open4MError, Value
 log = logging.getLogger("open4m")
 
 BETTER = {
-    "feature_distance": "lower",  # CLIPLabeller.feature_distance, the mean over images
-    "frechet_distance": "lower",  # of CLIP's pooled features, reconstructions to inputs: as rFID has of Inception's
-    "code_usage": "higher",  # the share of the codes that occurs, of those that so many tokens can use
-    "perplexity": "higher",  # exp of the entropy of the codes' frequencies: how many equally frequent ones they equal
-    "encode_images_per_second": "higher",  # arrays in, tokens out; the median over batches
+    "feature_distance": "lower",  # CLIPLabeller.feature_distance, mean over images
+    "frechet_distance": "lower",  # between CLIP features of reconstructions and of inputs; rFID uses Inception's
+    "code_usage": "higher",  # share of the codes that occur, out of those that so many tokens could use
+    "perplexity": "higher",  # exp of the entropy of code frequencies: the number of equally frequent codes
+    "encode_images_per_second": "higher",  # from arrays to tokens; median over batches
     "decode_images_per_second": "higher",
 }
-"""The figures that are not a metric of the modality, and their direction."""
+"""Figures that every dense modality has besides its own metrics, and which direction is better."""
+
 SCENES_SPLIT = "test"
-SHOWN = 8  # values in the picture
+SHOWN_VALUES = 8  # columns of the picture
 TILE = 144  # pixels
-CLIPPED = 99  # the percentile of the shown errors that has the strongest color
+CLIPPED_PERCENTILE = 99  # errors at or above this percentile have the strongest color
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a diffusion decoder decodes: its ``solver``, ``steps`` and the ``seed`` of its noise; None: as configured."""
+    """How a diffusion decoder samples: ``solver``, ``steps`` (None: as configured) and the ``seed`` of its noise."""
 
     solver: Solver | None = None
     steps: int | None = None
@@ -61,7 +63,7 @@ class Decoding:
 
     @staticmethod
     def parse(text: str, seed: int = 0) -> Decoding:
-        """``ddim:25``. Raises :class:`Open4MError` for anything else."""
+        """Read ``SOLVER:STEPS``, such as ``ddim:25``. Raises :class:`Open4MError` for any other text."""
         solver, _, steps = text.rpartition(":")
         if solver not in get_args(Solver) or not steps.isdecimal():
             raise Open4MError(
@@ -70,7 +72,7 @@ class Decoding:
         return Decoding(solver, int(steps), seed)
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """Raise unless the tokenizer can decode so."""
+        """Raise :class:`Open4MError` unless the tokenizer can decode this way."""
         configured = tokenizer.config.diffusion
         if (self.solver is not None or self.steps is not None) and configured is None:
             raise tokenizer.modality.error("ways to decode are for diffusion decoders, this tokenizer has another one")
@@ -78,7 +80,7 @@ class Decoding:
             raise Open4MError(f"expected 1 to {configured.train_steps} decoding steps, got {self.steps}")
 
     def name(self, tokenizer: Tokenizer) -> str:
-        """What it is called in a report."""
+        """The title of its column in a report."""
         if (configured := tokenizer.config.diffusion) is None:
             return "value"
         return f"{self.solver or configured.solver}:{self.steps or configured.steps}"
@@ -88,9 +90,9 @@ class Decoding:
 class TokenizerReport:
     """What was measured on ``samples`` values that became ``tokens`` tokens.
 
-    Usage and perplexity can be no more than the tokens allow, and a Fréchet distance falls with the number of samples:
-    compare reports of equally many samples of the same ``data``. ``judge`` is the fingerprint of the CLIP that compared
-    images. ``figures`` are those of one or more ways to decode, by name.
+    Compare only reports of equally many samples of the same ``data``: the number of tokens bounds usage and perplexity,
+    and the estimate of a Fréchet distance falls with the number of samples. ``judge``: the fingerprint of the CLIP that
+    compared images. ``figures``: by the name of each way to decode, then by the name of the figure.
     """
 
     tokenizer: str  # as it was named
@@ -118,7 +120,7 @@ class TokenizerReport:
         return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def table(self) -> str:
-        """A line of what it is, and the figures as Markdown, a column a way to decode."""
+        """One line about the tokenizer and the data, then the figures as Markdown: one column per way to decode."""
         first, *_ = self.figures.values()
         names = [f"{name.replace('_', ' ')} {ARROWS[self.better[name]]}" for name in first]
         columns = [["figure", *names]]
@@ -144,8 +146,8 @@ class TokenizerReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where the values to measure on come from: a ``folder`` of raw shards, or, without one, scenes that no shipped
-    tokenizer was trained on. The first ``samples`` are taken."""
+    """The values to measure on: the first ``samples`` of a ``folder`` of raw shards, or, without a folder, of rendered
+    scenes that no shipped tokenizer was trained on."""
 
     samples: int = 128
     folder: Path | None = None
@@ -164,10 +166,10 @@ def report(
     decodings: Sequence[Decoding] = (Decoding(),),
     command: str = "",
 ) -> tuple[TokenizerReport, Image.Image]:
-    """Measure a tokenizer; also a picture of what it does to the first values, decoded in the first of ``decodings``.
+    """Measure a tokenizer and draw its reconstructions of the first values, decoded by the first of ``decodings``.
 
-    ``judge`` is only called for images and feature maps. ``name`` and ``command`` are only recorded. Raises
-    :class:`Open4MError` if there are no such values.
+    ``judge`` loads the CLIP; it is called for images and for feature maps only. ``name`` and ``command`` are recorded
+    in the report. Raises :class:`Open4MError` if the data hold no such values, or the tokenizer cannot decode so.
     """
     config, modality = tokenizer.config, tokenizer.modality
     for decoding in decodings:
@@ -193,16 +195,16 @@ def report(
         better={key: {**modality.better, **BETTER}[key] for key in next(iter(figures.values()))},
         command=command,
     )
-    shown, unit = values[:SHOWN], modality.error_unit
+    shown, unit = values[:SHOWN_VALUES], modality.error_unit
     if config.standardize:
         shown, unit = [modality.to_form(value, STANDARDIZED) for value in shown], "deviations"
-    return result, picture(modality, shown, reconstructions[:SHOWN], unit)
+    return result, picture(modality, shown, reconstructions[:SHOWN_VALUES], unit)
 
 
 def read(tokenizer: Tokenizer, data: Data, judge: Callable[[], CLIPLabeller]) -> list[Value]:
-    """The values, as large as the tokenizer reads them.
+    """Read or render the values, at the size that the tokenizer takes.
 
-    What scenes do not hold but the judge labels, feature maps, it makes of their images.
+    Scenes have no feature maps: ``judge`` computes those from their images.
     """
     config, modality = tokenizer.config, tokenizer.modality
     if data.samples < 2:
@@ -213,7 +215,7 @@ def read(tokenizer: Tokenizer, data: Data, judge: Callable[[], CLIPLabeller]) ->
             raise Open4MError(f"{data.folder}: a report needs 2 samples or more, {modality.name} has {len(raw)}")
         return [
             modality.fit(raw[i][modality.name], config.image_size)
-            for i in _logged(f"reading {modality.name}", min(data.samples, len(raw)))
+            for i in track(range(min(data.samples, len(raw))), f"read {modality.name}", unit="values")
         ]
     labelled = modality.name == CLIPLabeller.modality
     size = judge().image_size if labelled else config.image_size
@@ -221,7 +223,7 @@ def read(tokenizer: Tokenizer, data: Data, judge: Callable[[], CLIPLabeller]) ->
     name = CLIPLabeller.source if labelled else modality.name
     if name not in scenes[0]:
         raise Open4MError(f"scenes hold no {name} (they hold {', '.join(scenes[0])}): name a folder of raw shards")
-    values = [scenes[i][name] for i in _logged(f"rendering {name}", data.samples)]
+    values = [scenes[i][name] for i in track(range(data.samples), f"render {name}", unit="scenes")]
     return [modality.fit(value, config.image_size) for value in (judge().label(values) if labelled else values)]
 
 
@@ -232,13 +234,14 @@ def measure(
     batch_size: int = 32,
     decoding: Decoding = Decoding(),
 ) -> tuple[dict[str, float], list[Value]]:
-    """The figures, and what became of the values."""
+    """The figures of one way to decode, and the reconstructions of the values."""
     if batch_size < 1:
         raise Open4MError(f"batch_size must be at least 1, got {batch_size}")
     ids: list[np.ndarray] = []
     reconstructions: list[Value] = []
     speeds: list[tuple[float, float]] = []
-    for start in _logged(f"reconstructing {tokenizer.modality.name}", len(values), batch_size):
+    batches = range(0, len(values), batch_size)
+    for start in track(batches, f"reconstruct {tokenizer.modality.name}", unit="batches"):
         batch = values[start : start + batch_size]
         begin = time.perf_counter()
         ids.append(tokenizer.encode_batch(batch))
@@ -248,7 +251,7 @@ def measure(
         speeds.append((len(batch) / (encoded - begin), len(batch) / (decoded - encoded)))
     figures = dict(tokenizer.metrics(reconstructions, values))
     if clip is not None:
-        log.info("comparing images as a CLIP sees them")
+        log.info("comparing CLIP features of images")
         figures["feature_distance"] = float(clip.feature_distance(reconstructions, values).mean())
         figures["frechet_distance"] = frechet.distance(clip.features(reconstructions), clip.features(values))
     sizes = tokenizer.config.codebook_size, tokenizer.config.codebooks
@@ -263,14 +266,14 @@ def measure(
 def picture(
     modality: TokenGrid, values: Sequence[Value], reconstructions: Sequence[Value], unit: str = ""
 ) -> Image.Image:
-    """Three rows, inputs, reconstructions and errors, and what the colors of the errors mean.
+    """Three rows (inputs, reconstructions, errors) above a legend of the errors' colors.
 
-    ``unit`` of the errors: the modality's unless given.
+    ``unit``: that of the errors; by default the modality's ``error_unit``.
     """
     unit = unit or modality.error_unit
     pairs = list(zip(values, reconstructions, strict=True))
     errors = [modality.error_map(reconstruction, value) for value, reconstruction in pairs]
-    high = 1.0 if modality.categorical else float(np.percentile(np.stack(errors), CLIPPED))
+    high = 1.0 if modality.categorical else float(np.percentile(np.stack(errors), CLIPPED_PERCENTILE))
     drawn = [_side_by_side(modality, *pair) for pair in pairs]
     maps = [pictures.heat(error, high).resize((TILE, TILE), Image.Resampling.NEAREST) for error in errors]
     sheet = pictures.grid([*zip(*drawn, strict=True), maps], labels=("input", "reconstruction", "error"))
@@ -280,23 +283,13 @@ def picture(
 
 
 def _side_by_side(modality: TokenGrid, value: Value, reconstruction: Value) -> tuple[Image.Image, Image.Image]:
-    """Pictures of two values, drawn as one (four times, a square), so that they share their colors' scale.
+    """Pictures of a value and its reconstruction on one color scale.
 
-    Vectors are drawn by themselves: their colors tell the shares of the largest entry.
+    Both are rendered as one map, since ``render`` scales its colors to the map's range; the pair is repeated to make
+    that map square. Vectors are rendered apart: their colors are relative to each vector's largest entry.
     """
     if isinstance(modality, Vector):
         return modality.render(value, TILE), modality.render(reconstruction, TILE)
     row = np.concatenate([value, reconstruction], axis=1)
     both = modality.render(np.concatenate([row, row]), 2 * TILE)
     return both.crop((0, 0, TILE, TILE)), both.crop((TILE, 0, 2 * TILE, TILE))
-
-
-def _logged(what: str, total: int, step: int = 1, seconds: float = 5.0) -> Iterator[int]:
-    """The range from 0 to ``total``; says now and then how far it is."""
-    said = time.monotonic()
-    for start in range(0, total, step):
-        yield start
-        done = min(start + step, total)
-        if done == total or time.monotonic() - said >= seconds:
-            said = time.monotonic()
-            log.info("%s: %d of %d", what, done, total)

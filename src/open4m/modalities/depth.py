@@ -10,7 +10,7 @@ from PIL import Image
 
 from open4m.modalities.codecs import read_array, write_array
 from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
-from open4m.pictures import picture
+from open4m.pictures import picture, ramp
 
 # A perceptually ordered ramp (near: warm and light, far: dark blue), interpolated when a map is drawn.
 _RAMP = np.array([[252, 253, 191], [254, 159, 109], [222, 73, 104], [140, 41, 129], [59, 15, 112], [0, 0, 4]])
@@ -100,9 +100,7 @@ class Depth(TokenGrid):
 
     def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
         low, high = np.percentile(value, [1, 99])
-        position = ((value - low) / max(high - low, 1e-6)).clip(0, 1) * (len(_RAMP) - 1)
-        channels = [np.interp(position, np.arange(len(_RAMP)), _RAMP[:, c]) for c in range(3)]
-        return picture(np.stack(channels, -1).astype(np.uint8), size)
+        return picture(ramp((value - low) / max(high - low, 1e-6), _RAMP).astype(np.uint8), size)
 
     def metrics(self, predictions, labels) -> dict[str, float]:
         """AbsRel, and the L1 error after each map is standardized (paper Table 31): means over images."""

@@ -3,8 +3,8 @@
 From RGB: depth, normals, segmentation, boxes and captions, each by the metrics of its modality, captions by the F1 of
 the attributes they mention. From captions: RGB, by CLIP score and by the Fréchet distance of CLIP features.
 
-Beside the model stand an upper bound, the label after its tokenizer and back, and a trivial predictor, the best
-constant made from training labels. Where the model is between the two is comparable across metrics.
+Two predictors stand beside the model: an upper bound (the label after its tokenizer and back) and a trivial one (the
+best constant made from training labels). The model's place between the two is comparable across metrics.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from open4m.types import Open4MError, Sample, Value
 log = logging.getLogger("open4m")
 
 PREDICTED = ("depth", "normals", "semseg", "boxes", "caption")  # from RGB
-PREDICTION = {"temperature": 0.0, "steps": 2}  # the likeliest tokens, not a sample; a grid in two passes
-IMAGES = {"guidance": 3.0}  # paper Table 32
-TRAINING_SAMPLES = 512  # that trivial predictors and the reference of the Fréchet distance are made from
+PREDICTION = {"temperature": 0.0, "steps": 2}  # options of predictions: the likeliest tokens, two passes per grid
+IMAGES = {"guidance": 3.0}  # options of images from captions (paper Table 32)
+TRAINING_SAMPLES = 512  # for the trivial predictors and the reference of the Fréchet distance
 IMAGE_METRICS = {"clip_score": "higher", "frechet_distance": "lower"}
 
 
 class Samples(Protocol):
-    """What is evaluated on, such as a :class:`~open4m.store.RawDataset` or a list of samples."""
+    """Samples by index: a :class:`~open4m.store.RawDataset`, or a list."""
 
     def __len__(self) -> int: ...
 
@@ -56,13 +56,17 @@ def evaluate(
     paths: Sequence[Sequence[str]] | None = None,
     scenes: Scenes | None = None,
 ) -> Result:
-    """Evaluate on the first ``samples`` of ``test``; the more of them, the tighter.
+    """Evaluate a model on the first ``samples`` of ``test``.
 
-    ``train`` makes the trivial predictors. ``clip`` judges images: without it, those tasks are left out. ``options``
-    are those of :meth:`FourM.generate`, put over :data:`PREDICTION` and :data:`IMAGES`. ``paths`` names the tasks
-    (default: :func:`tasks`), as source, targets on the way, and what is judged. ``scenes`` is the data set that
-    ``test`` was rendered from, sample by sample: with it, captions are held to all the objects of a scene, else only
-    to those in its reference caption. Sample i draws from ``seed`` + i.
+    - ``train``: the samples that the trivial predictors are made from.
+    - ``clip``: evaluates images; without it, tasks that end in images are left out.
+    - ``seed``: sample i is generated with the seed ``seed + i``.
+    - ``options``: those of :meth:`FourM.generate`; they override :data:`PREDICTION` and :data:`IMAGES`.
+    - ``paths``: the tasks (default: :func:`tasks`), each a source, intermediate targets, and the target to evaluate.
+    - ``scenes``: the data set that ``test`` was rendered from. With it, captions are compared with all objects of the
+      scene, without it only with those in the reference caption.
+
+    Raises :class:`Open4MError` if there is no task or no sample, or the samples lack a modality of a task.
     """
     paths = [tuple(path) for path in (tasks(model) if paths is None else paths)]
     if clip is None:
@@ -116,10 +120,10 @@ def _predictions(
     truth: list[list[Attributes]] | None,
     settings: dict[str, Any],
 ) -> list[Row]:
-    """The rows of a task whose result is held to a label."""
+    """The rows of a task whose result is compared with a label."""
     modality = modalities.get(path[-1])
-    judge = model.grids.get(path[-1], modality)  # a tokenizer without units leaves metrics out
-    metrics, better, trivial = judge.metrics, judge.better, modality.trivial
+    measured_by = model.grids.get(path[-1], modality)  # a tokenizer that loses units leaves metrics out
+    metrics, better, trivial = measured_by.metrics, measured_by.better, modality.trivial
     if modality.name == "caption":
         better, trivial = {"attribute_f1": "higher"}, most_typical
 
@@ -144,11 +148,11 @@ def _images(
     clip: CLIPLabeller,
     settings: dict[str, Any],
 ) -> list[Row]:
-    """The rows of a task that makes images of captions.
+    """The rows of a task that generates images from captions.
 
-    The Fréchet distance is to real training images, for all columns: none is compared with the very images that it
-    was made from. Upper bound: reconstructed test images, with their own captions. Trivial: for the CLIP score,
-    training images that have nothing to do with the captions; for the distance, the mean training image for all.
+    All columns have the Fréchet distance to real training images, so that no column is compared with the images that it
+    was made from. Upper bound: reconstructed test images with their own captions. Trivial: for the CLIP score, training
+    images that do not belong to the captions; for the distance, the mean training image for every caption.
     """
     captions = [sample["caption"] for sample in test]
     key = path[-1]
@@ -171,7 +175,7 @@ def _images(
 
 
 def _is_image(path: Sequence[str]) -> bool:
-    """Whether a task's result is judged as an image that fits a caption, not against a label."""
+    """Whether the task generates images from captions, which have no label to compare with."""
     return path[0] == "caption" and modalities.get(path[-1]).name == "rgb"
 
 
@@ -186,7 +190,7 @@ def _read(data: Samples, count: int, names: set[str]) -> list[Sample]:
 
 
 def _truth(scenes: Scenes, test: list[Sample]) -> list[list[Attributes]]:
-    """All objects of the scenes, in full; an error if the reference captions say something else."""
+    """All attributes of all objects of each scene. Raises :class:`Open4MError` if a reference caption disagrees."""
     attributes = ("shape", "color", "size", "material", "pattern")
     truth: list[list[Attributes]] = []
     for i, sample in enumerate(test):
