@@ -10,7 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "pytest-timeout": None, "pytest-xdist": None, "ruff": None}
+IMPORTED_AS = {
+    "pillow": "PIL",
+    "scikit-image": "skimage",
+    "pytest-timeout": None,
+    "pytest-xdist": None,
+    "ruff": None,
+    "setuptools": None,
+}
 """Names of modules that are not the distribution's; None: a plug-in or a program, which nothing imports."""
 OPTIONAL = {"torch.utils.tensorboard": "tensorboard"}
 """Modules of a declared library that import another one."""
