@@ -217,15 +217,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        failure, meant = None, False  # the last one, or the first of a class that has all these fields
+        failures = []
         for argument in arguments:
             if argument is not type(None):
                 try:
                     return _convert(argument, value, where)
                 except Open4MError as error:
-                    failure = failure if meant else error
-                    meant = meant or _has_fields(argument, value)
-        raise failure
+                    failures.append((_shared_fields(argument, value), error))
+        raise max(reversed(failures), key=lambda failure: failure[0])[1]  # that of the class that was probably meant
     if origin is typing.Literal:
         if value not in arguments:
             raise Open4MError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
@@ -255,9 +254,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _has_fields(cls: Any, values: Any) -> bool:
+def _shared_fields(cls: Any, values: Any) -> int:
+    """How many fields of a class the values name."""
     known = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
-    return isinstance(values, dict) and known >= values.keys()
+    return len(known.intersection(values)) if isinstance(values, dict) else 0
 
 
 def _build(cls: type, values: Any, where: str) -> Any:

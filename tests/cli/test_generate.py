@@ -46,7 +46,7 @@ def run(folder, tmp_path, monkeypatch):
 
 def results(path):
     """All results of a record, in order."""
-    return [result for call in record.read(path / record.NAME).calls for result in call]
+    return record.read(path / record.NAME).results
 
 
 CONDITIONS = ["--caption", "a red cube", "--boxes", "boxes.json", "--given", "depth=depth.npy", "semseg=semseg.png"]
@@ -294,7 +294,7 @@ def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, t
     assert run("generate", *words) == 0
     assert asked == [1]
     assert run("generate", *words, "--seed", 4) == 2
-    assert "holds results of another request (how.seed: 0 -> 4)" in capsys.readouterr().err
+    assert "holds results of another request (seed: 0 -> 4)" in capsys.readouterr().err
 
 
 def test_an_image_that_is_refused_costs_a_folder_only_itself(run, tmp_path, folder, monkeypatch, capsys):
@@ -394,15 +394,15 @@ def test_a_result_that_is_not_the_same_again_and_another_model_are_errors(run, t
     assert run("generate", "--caption", "a ball", "--to", "depth") == 0
     path = tmp_path / "out" / "result.json"
     content = json.loads(path.read_text())
-    content["calls"][0]["results"][0]["tokens"]["depth"][0] ^= 1
+    content["results"][0]["tokens"]["depth"][0] ^= 1
     path.write_text(json.dumps(content))
     capsys.readouterr()
     assert run("replay", path) == 2
     assert "not the same again: result 1, depth: 1 of 16 tokens differ; it was made with" in capsys.readouterr().err
-    content["fingerprint"] = "0" * 16
+    content["request"]["fingerprint"] = "0" * 16
     path.write_text(json.dumps(content))
     assert run("replay", path) == 2
-    assert "another model made this result: 'model' with fingerprint '0000" in capsys.readouterr().err
+    assert "another model made this: 'model' with fingerprint '0000" in capsys.readouterr().err
 
 
 def test_a_result_is_written_again_only_if_it_is_the_same_and_never_over_itself(run, tmp_path, monkeypatch, capsys):
@@ -412,7 +412,7 @@ def test_a_result_is_written_again_only_if_it_is_the_same_and_never_over_itself(
     assert results(again)[0].tokens["depth"].tolist() == results(path.parent)[0].tokens["depth"].tolist()
     shutil.rmtree(again)
     content = json.loads(path.read_text())
-    content["calls"][0]["results"][0]["tokens"]["depth"][0] ^= 1
+    content["results"][0]["tokens"]["depth"][0] ^= 1
     path.write_text(changed := json.dumps(content))
     assert run("replay", path, "--out", again) == 2
     assert list(again.iterdir()) == []
@@ -429,7 +429,7 @@ def test_what_a_damaged_record_says_is_one_line(run, tmp_path, capsys):
     assert run("generate", "--caption", "a ball", "--to", "depth") == 0
     path = tmp_path / "out" / "result.json"
     content = json.loads(path.read_text())
-    content["calls"][0]["plan"][0] |= {"target": "×\x1b[2J\nmine", "steps": 0}
+    content["results"][0]["plan"][0] |= {"target": "×\x1b[2J\nmine", "steps": 0}
     path.write_text(json.dumps(content))
     capsys.readouterr()
     assert run("replay", path) == 2
@@ -449,7 +449,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
 
     monkeypatch.setattr(locate, "download", download)
     for name in ("owner/model", "a\n\0" * 999, ""):
-        path.write_text(json.dumps({**content, "model": name}))
+        path.write_text(json.dumps({**content, "request": {**content["request"], "model": name}}))
         assert run("replay", path) == 2
         error = capsys.readouterr().err
         assert "is neither shipped nor a path that exists" in error
@@ -480,7 +480,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("generate", ["--caption", "a", "--to", "rgb", "--weight", "caption=inf"], "guidance must be finite"),
         ("generate", ["--caption", "a", "--to", "rgb", "--weight", "caption=x"], "expected a number, got 'x'"),
         ("generate", ["--caption", "a", "--to", "rgb", "--weight", "boxes=2"], "guidance by boxes, which is not given"),
-        ("generate", ["--caption", "a", "--to", "rgb", "--guidance", 1, 2, "--avoid", "b"], "leave out --weight"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--guidance", 1, 2, "--avoid", "b"], "leave out weights"),
         ("generate", ["--caption", "a", "--to", "rgb", "--scheme", "left"], "scheme must be one of maskgit, roar"),
         ("generate", ["--caption", "a", "--to", "rgb", "--option", "steps=3"], "expected TARGET.FIELD=VALUE"),
         ("generate", ["--caption", "a", "--to", "rgb", "--option", "rgb.stps=3"], "unknown generation option 'stps'"),
@@ -501,7 +501,11 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
             "guidance={'caption': 2.0} is for all targets, and each that it fits (rgb) has another guidance of its own",
         ),
         ("generate", ["--caption", "a", "--to", "rgb", "--avoid", "b", "--option", "rgb.guidance=3"], "its own"),
-        ("guide", ["--caption", "a", "--to", "rgb", "--guidance", 3], "guide by: --weight NAME=W or --avoid TEXT"),
+        (
+            "guide",
+            ["--caption", "a", "--to", "rgb", "--guidance", 3],
+            "nothing to guide by: give a weight of what is given, or",
+        ),
         ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
         ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),
         ("generate", ["--input-dir", "model", "--output-dir", "x", "--to", "rgb"], "no images in it"),
@@ -513,7 +517,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         (
             "generate",
             ["--input-dir", ".", "--output-dir", "x", "--to", "depth", "--samples", 126],
-            "--samples times --batch-size must be 1 to 1000, got 126 × 8",
+            "samples times batch size must be 1 to 1000, got 126 × 8",
         ),
         ("generate", ["--input-dir", ".", "--output-dir", "x", "--to", "depth", "--batch-size", 0], "got 1 × 0"),
         ("generate", ["--caption", "a", "--to", "rgb", "--out", "wide.png"], "wide.png: no folder to write to (File"),
@@ -522,11 +526,15 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("inpaint", ["--input", "wide.png", "--box", "0,0,1"], "expected a box as x_min,y_min,x_max,y_max"),
         ("inpaint", ["--input", "square.png", "--mask", "mask.png"], "expected a mask of the value's size, 20×20"),
         ("inpaint", ["--input", "wide.png", "--cells", 16], "cells are from 0 to 15"),
-        ("inpaint", ["--input", "wide.png", "--box", "0,0,1,1", "--of", "depth"], "depth is not given: --given depth"),
+        (
+            "inpaint",
+            ["--input", "wide.png", "--box", "0,0,1,1", "--of", "depth"],
+            "depth is not given: inpaint needs it (on the command line --given depth=FILE)",
+        ),
         ("inpaint", ["--input", "wide.png", "--box", "0,0,1,1", "--of", "dept"], "did you mean depth?"),
         ("inpaint", ["--caption", "a", "--of", "caption", "--box", "0,0,1,1"], "caption: only images and maps"),
-        ("outpaint", ["--box", "0,0,1,1"], "rgb is not given: --input FILE"),
-        ("vary", ["--by", "depth"], "rgb is not given: --input FILE"),
+        ("outpaint", ["--box", "0,0,1,1"], "needs it (on the command line --input IMAGE)"),
+        ("vary", ["--by", "depth"], "needs it (on the command line --input IMAGE)"),
         ("edit", ["--input", "square.png", "--boxes", "boxes.json"], "say what to change by --move, --rename, --del"),
         ("edit", ["--boxes", "boxes.json", "--rename", "cube", "cube"], "the change leaves it as it is"),
         ("edit", ["--input", "square.png", "--boxes", "boxes.json", "--delete", "cat"], "there are: cube, ball"),
@@ -535,7 +543,11 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("probe", ["--boxes", "boxes.json"], "say what to probe by one of --values, --move, --swap, --weights"),
         ("probe", ["--boxes", "boxes.json", "--move", "cube", "0,0,1,1", "--move", "ball", "0,0,1,1"], "once; got 2"),
         ("probe", ["--boxes", "boxes.json", "--move", "cube"], "boxes: no value to probe"),
-        ("probe", ["--caption", "a", "--move", "cube", "0,0,1,1"], "boxes is not given: --given boxes=FILE"),
+        (
+            "probe",
+            ["--caption", "a", "--move", "cube", "0,0,1,1"],
+            "boxes is not given: probe needs it (on the command line --boxes FILE)",
+        ),
         ("probe", ["--caption", "a", "--values", "depth", "none.npy"], "'none.npy' is neither a file nor a value"),
         ("probe", ["--caption", "a", "--weights", "caption"], "caption: no weight to probe"),
         ("replay", ["none"], "none: cannot be read"),

@@ -9,7 +9,8 @@ from ml4m_checkpoints import checkpoint, write
 from safetensors import SafetensorError
 
 from open4m import weights
-from open4m.cli import generate, main
+from open4m.cli import main
+from open4m.generate import outputs
 from open4m.generate.pipeline import FourM
 from open4m.hub.ml4m import transformer
 from open4m.types import Boxes
@@ -131,4 +132,4 @@ def test_generated_boxes_are_said_to_be_malformed():
         (Boxes([box] * 2, ["cat"] * 2, malformed=3), ": 2 boxes, 3 malformed"),
         (torch.zeros(2), ""),
     ):
-        assert generate.summary(value) == words
+        assert outputs.summary(value) == words

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open4m.generate.drawing import TILE, UNKNOWN, frame, highest, overview, tile, tiles, uncertainty, veiled
+from open4m.generate.drawing import TILE, UNKNOWN, frame, highest, overview, tile, uncertainty, veiled
 from open4m.generate.masks import Cells, Masked
+from open4m.generate.request import titled
 
 
 def cell(picture, row, column, side=4):
@@ -33,7 +34,7 @@ def test_a_tile_is_what_the_model_sees(model, image):
     pixels[:, :10] = pixels[:, 30:] = 0, 255, 0  # beside the central square
     assert tile(model, "rgb", pixels).tobytes() == tile(model, "rgb", image).tobytes()
     assert covered(tile(model, "rgb", Masked(image, Cells((0, 6))))) == {(0, 0), (1, 2)}
-    assert [title for title, _ in tiles(model, {"rgb": image, "caption": "a ball"}, ["rgb"])] == [
+    assert [title for title, _, _ in titled({"rgb": image, "caption": "a ball"}, ["rgb"])] == [
         "known rgb",
         "caption",
     ]

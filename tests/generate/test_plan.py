@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from open4m import config as configs
 from open4m import modalities
-from open4m.generate.plan import LARGEST, MAX_STEPS, Step, fitting, make
+from open4m.generate.plan import MAX_STEPS, MAX_STRENGTH, Step, fitting, make
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import Open4MError
 
@@ -189,4 +189,7 @@ def test_impossible_plans_are_refused(targets, options, message):
 
 def test_the_most_of_all_is_allowed():
     assert make(CONFIG, ["depth"], {"steps": MAX_STEPS})[0].steps == MAX_STEPS
-    assert Step(target="depth", tokens=(1,) * MAX_STEPS, guidance=-LARGEST, temperature=LARGEST).passes == MAX_STEPS
+    assert (
+        Step(target="depth", tokens=(1,) * MAX_STEPS, guidance=-MAX_STRENGTH, temperature=MAX_STRENGTH).passes
+        == MAX_STEPS
+    )

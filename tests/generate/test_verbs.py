@@ -250,7 +250,7 @@ def test_changes_of_boxes():
     one = Boxes([[0, 0, 1, 1]], ["cube"])
     assert len(verbs.delete(one, "cube")) == 0
     for boxes, label, message in (
-        (BOXES, "ball", "2 are called 'ball', expected one .*say which: ball:1 to ball:2"),
+        (BOXES, "ball", "2 boxes are called 'ball', expected one .*say which: ball:1 to ball:2"),
         (BOXES, "ball:3", "ball:1 to ball:2"),
         (BOXES, "ball:0", "ball:1"),
         (BOXES, "cone", "there are: cube, ball"),
@@ -261,7 +261,7 @@ def test_changes_of_boxes():
             with pytest.raises(Open4MError, match=message):
                 change(boxes, label)
     for wrong in ((0, 0, 2, 2), (0, 0), "0,0,1,1", None):
-        with pytest.raises(Open4MError, match="boxes: a box is x_min < x_max and y_min < y_max as fractions"):
+        with pytest.raises(Open4MError, match="cube: a box is x_min < x_max and y_min < y_max as fractions"):
             verbs.move(BOXES, "cube", wrong)
 
 

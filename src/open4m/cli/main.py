@@ -21,7 +21,7 @@ COMMANDS = {
     "vary": ("generate", "generate variations of an image that share its normals, depth, ..."),
     "edit": ("generate", "move an object or change a class, and generate the image again"),
     "probe": ("generate", "generate from one condition after another, all else fixed"),
-    "replay": ("generate", "make a result again, and say whether it is the same"),
+    "replay": ("replay", "make a result again, and say whether it is the same"),
     "evaluate": ("evaluate", "measure a model on held-out scenes"),
     "import": ("hub", "turn a public checkpoint of the authors of 4M into a model directory"),
     "tokenizer": ("tokenizer", "fit a text tokenizer, or measure one of a dense modality"),

@@ -64,11 +64,6 @@ def frame(progress: Snapshot) -> Image.Image:
     return grid([drawn], [step.target for step in progress.plan])
 
 
-def tiles(model: FourM, given: dict[str, Any], targets: Sequence[str] = ()) -> list[tuple[str, Image.Image]]:
-    """A titled picture of each value; what a target is generated from is called known."""
-    return [(f"known {n}" if n in targets else n, tile(model, n, value)) for n, value in given.items()]
-
-
 def tile(model: FourM, name: str, value: Any) -> Image.Image:
     """What the model sees of a value: its central square, without masked cells."""
     modality = modalities.get(name)

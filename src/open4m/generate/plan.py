@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import numbers
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,9 +18,14 @@ from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import Open4MError
 
 MAX_STEPS = 10_000
-LARGEST = 10_000  # temperature and guidance: far from where logits overflow, and farther from what is of use
-OF_GRIDS = ("scheme", "steps", "tokens", "schedule", "choice_temperature")  # what says nothing about a sequence
-PAIRS = ("temperature", "guidance")  # of the first and the last pass of a grid
+MAX_STRENGTH = 10_000
+"""Sanity bound of temperature and guidance: well below overflow of logits, far above useful values."""
+
+GRID_OPTIONS = ("scheme", "steps", "tokens", "schedule", "choice_temperature")
+"""Options that do not apply to sequences."""
+
+PAIRED_OPTIONS = ("temperature", "guidance")
+"""Options that may be two numbers for a grid: of the first and of the last pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +73,7 @@ class Step:
         pair = ", or two of them" if grid else ""
         for field, more, least in (
             ("temperature", pair, 0),
-            ("guidance", f"{pair}, or one a condition", -LARGEST),
+            ("guidance", f"{pair}, or one a condition", -MAX_STRENGTH),
             ("choice_temperature", "", 0),
         ):
             value = getattr(self, field)
@@ -75,7 +81,7 @@ class Step:
             named = isinstance(value, Mapping) and field == "guidance" and all(isinstance(name, str) for name in value)
             each = value if several else value.values() if named else [value]
             require(all(_is_number(v, numbers.Real) for v in each), field, f"a number{more}")
-            require(all(least <= v <= LARGEST for v in each), field, f"finite, from {least} to {LARGEST}")
+            require(all(least <= v <= MAX_STRENGTH for v in each), field, f"finite, from {least} to {MAX_STRENGTH}")
         require(_is_number(self.top_p, numbers.Real) and 0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
         require(int(grid) <= self.steps <= MAX_STEPS, "steps", f"{int(grid)} to {MAX_STEPS}")
         require(self.top_k >= 0, "top_k", "0 (no limit) or more")
@@ -247,10 +253,7 @@ def _check_options(
             )
         if not isinstance(values, Mapping):
             raise Open4MError(f"options for {key}: expected a mapping such as {{'steps': 8}}, got {values!r}")
-    allowed = [f.name for f in fields(Step) if f.name != "target"]
-    for name in [*options, *(n for values in own.values() for n in values)]:
-        if name not in allowed:
-            raise Open4MError(f"unknown generation option {name!r} (options: {', '.join(allowed)})")
+    check_fields([*options, *(name for values in own.values() for name in values)])
     for name, value in options.items():
         if not named:
             raise Open4MError(f"{name}={value!r} is for targets given by name, and all are Steps: say it there")
@@ -274,6 +277,16 @@ def _check_options(
                 f"{name}={value!r} is for grids that are generated in several passes, and no target is one "
                 f"({', '.join(named)}): leave it out{hint}"
             )
+
+
+def check_fields(names: Iterable[str]) -> None:
+    """Raise :class:`Open4MError`, with the nearest match, for what is not an option of :class:`Step`."""
+    allowed = [f.name for f in fields(Step) if f.name != "target"]
+    for name in names:
+        if name not in allowed:
+            near = difflib.get_close_matches(str(name), allowed, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise Open4MError(f"unknown generation option {name!r}{hint} (options: {', '.join(allowed)})")
 
 
 def _check_plan(config: FourMConfig, plan: Sequence[Step]) -> None:
@@ -308,7 +321,7 @@ def _fits(spec: ModalitySpec, name: str, value: Any) -> bool:
     """Whether an option for all targets says something about one of them; not whether it is a sensible value."""
     several = isinstance(value, tuple | list | np.ndarray)
     if spec.is_causal:
-        return name not in OF_GRIDS and not (name in PAIRS and several)
+        return name not in GRID_OPTIONS and not (name in PAIRED_OPTIONS and several)
     if _in_one_pass(spec):
         return not (
             (name == "steps" and _is_number(value, numbers.Integral) and value > 1)

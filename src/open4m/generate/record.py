@@ -1,263 +1,147 @@
-"""Results at rest: ``result.json`` says what was generated and of what, so that it can be made again to the token.
+"""Results at rest: ``result.json`` holds a request and what came of it, so that it can be made again to the token.
 
-It holds tokens, log-probabilities, entropies, plans, seeds, what was given, and the model's name and fingerprint.
-Texts, boxes and masks of cells are in it, arrays in ``.npy`` files beside it. Nothing in it is ever executed or
-unpickled.
+>>> found = read(folder / NAME)
+>>> differences(found, found.request.run(model).results)
+[]
+
+Of each result it holds tokens, log-probabilities, entropies, the plan, the seed and all that it was made from. Arrays
+are files beside it (:mod:`open4m.generate.values`). Nothing in it is ever executed or unpickled.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-import re
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from open4m import __version__, files
 from open4m import config as configs
-from open4m.generate.masks import Cells, Masked
+from open4m.generate import values
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
+from open4m.generate.request import FORMAT, MAX_DESCRIBED, Request
 from open4m.generate.results import Generation
 from open4m.generate.verbs import MAX_SAMPLES
-from open4m.modalities.codecs import load_array, write_array
-from open4m.types import Boxes, Open4MError, Value
+from open4m.types import Open4MError
 
 NAME = "result.json"
-FORMAT = "open4m result 1"
-LARGEST = 1 << 28  # bytes that are read of a file
-PLACES = 6  # decimals of log-probabilities and entropies
-LONGEST = 400  # characters of a damaged record that an error repeats
 
-
-# ---- what result.json holds
+DECIMALS = 6
+"""Of log-probabilities and entropies."""
 
 
 @dataclass(frozen=True)
-class Text:
-    text: str
+class Record:
+    """What :func:`read` finds: a request that names the only weights it is for, and its results, without values.
+
+    ``made_with``: versions of libraries and the device.
+    """
+
+    request: Request
+    results: list[Generation]
+    made_with: dict[str, str]
+
+
+def write(folder: Path, model: FourM, request: Request, results: Sequence[Generation]) -> Path:
+    """Write ``result.json`` and the arrays beside it. ``request.model`` should be a name that loads ``model`` again."""
+    content = {
+        "format": FORMAT,
+        "made_with": {"open4m": __version__, "torch": torch.__version__, "device": str(model.device)},
+        "request": request.pinned(model).to_json(folder),
+        "results": [
+            {
+                "seed": int(result.seed),
+                "plan": [configs.to_dict(step) for step in result.plan],
+                "given": values.VALUES.encode(result.given, folder),
+                "conditions": values.CONDITIONS.encode(result.conditions, folder),
+                "tokens": {key: tokens.tolist() for key, tokens in result.tokens.items()},
+                "log_probability": {key: _rounded(numbers) for key, numbers in result.log_probability.items()},
+                "entropy": {key: _rounded(numbers) for key, numbers in result.entropy.items()},
+            }
+            for result in results
+        ],
+    }
+    files.write_text(folder / NAME, json.dumps(content, allow_nan=False) + "\n")
+    return folder / NAME
 
 
 @dataclass(frozen=True)
-class Box:
-    box: tuple[float, float, float, float]
-    label: str
-
-
-@dataclass(frozen=True)
-class Objects:
-    objects: list[Box]
-    scores: list[float] | None
-
-
-@dataclass(frozen=True)
-class Array:
-    array: str  # the name of a .npy file in the same folder
-
-
-@dataclass(frozen=True)
-class Positions:
-    cells: list[int]
-
-
-@dataclass(frozen=True)
-class Part:  # a value that was masked
-    value: Text | Objects | Array
-    mask: Positions | Array
-
-
-@dataclass(frozen=True)
-class Result:
+class _Result:
     seed: int
-    given: dict[str, Text | Objects | Array | Part]
+    plan: list[dict[str, Any]]
+    given: dict[str, Any]
+    conditions: dict[str, dict[str, Any]]
     tokens: dict[str, list[int]]
     log_probability: dict[str, list[Any]]
     entropy: dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
-class Call:
-    plan: list[dict[str, Any]]
-    conditions: dict[str, dict[str, Text | Objects | Array | Part]]
-    results: list[Result]
-
-
-@dataclass(frozen=True)
-class Content:
-    format: str
-    model: str
-    fingerprint: str
+class _Content:
     made_with: dict[str, str]
-    calls: list[Call]
-
-
-# ---- to and from it
-
-
-@dataclass(frozen=True)
-class Record:
-    """What :func:`read` finds: made by the model called ``model`` of this fingerprint. ``calls``: the results, without
-    values, of each call of :meth:`FourM.generate`; those of one call were a batch."""
-
-    model: str
-    fingerprint: str
-    made_with: dict[str, str]
-    calls: list[list[Generation]]
-
-
-def write(folder: Path, name: str, fingerprint: str, device: str, results: Sequence[Generation]) -> Path:
-    """Write ``result.json`` and the arrays beside it; ``name`` is the model's, as the user would name it again."""
-
-    def stored(value: Any) -> Text | Objects | Array | Part:
-        if isinstance(value, Masked):
-            return Part(stored(value.value), stored_mask(value.mask))
-        if isinstance(value, str):
-            return Text(value)
-        if isinstance(value, Boxes):
-            rows = zip(value.corners.astype(float).tolist(), value.labels, strict=True)
-            return Objects([Box(tuple(row), label) for row, label in rows], value.scores)
-        data = write_array(value)
-        file = f"given-{hashlib.sha256(data).hexdigest()[:12]}.npy"  # what several results were given is there once
-        (folder / file).write_bytes(data)
-        return Array(file)
-
-    def stored_mask(mask: Any) -> Positions | Array:
-        if isinstance(mask, Cells):
-            return Positions([int(i) for i in mask.indices])
-        return stored(np.asarray(mask.convert("L")) > 127 if isinstance(mask, Image.Image) else np.asarray(mask))
-
-    def all_stored(values: Mapping[str, Any]) -> dict[str, Text | Objects | Array | Part]:
-        return {key: stored(value) for key, value in values.items()}
-
-    calls = [list(call) for _, call in itertools.groupby(results, lambda r: (id(r.plan), id(r.conditions)))]
-    content = Content(
-        format=FORMAT,
-        model=name,
-        fingerprint=fingerprint,
-        made_with={"open4m": __version__, "torch": torch.__version__, "device": device},
-        calls=[
-            Call(
-                plan=[configs.to_dict(step) for step in call[0].plan],
-                conditions={key: all_stored(values) for key, values in call[0].conditions.items()},
-                results=[
-                    Result(
-                        seed=int(result.seed),
-                        given=all_stored(result.given),
-                        tokens={key: tokens.tolist() for key, tokens in result.tokens.items()},
-                        log_probability={key: _numbers(values) for key, values in result.log_probability.items()},
-                        entropy={key: _numbers(values) for key, values in result.entropy.items()},
-                    )
-                    for result in call
-                ],
-            )
-            for call in calls
-        ],
-    )
-    text = json.dumps(configs.to_dict(content), allow_nan=False) + "\n"
-    files.write_text(folder / NAME, text)
-    return folder / NAME
+    request: dict[str, Any]
+    results: list[_Result]
 
 
 def read(path: Path) -> Record:
-    """A ``result.json``, from anywhere. Raises :class:`Open4MError` for what is none."""
+    """A ``result.json``, from anywhere. Raises :class:`Open4MError` for what is none, or is of another format."""
     try:
-        found = json.loads(read_bytes(path))
+        found = json.loads(files.read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise Open4MError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise Open4MError(f"{path}: not the record of a result; expected the {NAME} that open4m writes ({FORMAT})")
+    if not isinstance(found, dict) or "format" not in found:
+        raise Open4MError(f"{path}: not the record of a result; expected the {NAME} that open4m writes")
+    if (version := found.pop("format")) != FORMAT:
+        raise Open4MError(f"{path}: not a record that this open4m reads: {_other_format(version)}")
     try:
-        content = configs.from_dict(Content, found, "record")
-        with np.errstate(over="ignore"):  # what is infinite in 32 bits is refused where it matters
-            calls = [_results(call, path.parent) for call in content.calls]
+        content = configs.from_dict(_Content, found, "record")
+        request = Request.from_json(content.request, path.parent, "record.request")
+        if not 1 <= len(content.results) <= MAX_SAMPLES:
+            raise Open4MError(f"expected 1 to {MAX_SAMPLES} results, got {len(content.results)}")
+        results = [_generation(one, path.parent, f"record.results[{i}]") for i, one in enumerate(content.results)]
     except (Open4MError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        reason = str(error) if len(str(error)) <= LONGEST else f"{str(error)[:LONGEST]} ..."
+        reason = str(error) if len(str(error)) <= MAX_DESCRIBED else f"{str(error)[:MAX_DESCRIBED]} ..."
         raise Open4MError(f"{path}: not the record of a result, or a damaged one: {reason}") from error
-    return Record(content.model, content.fingerprint, content.made_with, calls)
+    return Record(request, results, content.made_with)
 
 
-def _results(call: Call, folder: Path) -> list[Generation]:
-    """The results of a call, the arrays of what they were given from ``folder``."""
-    if not 1 <= len(call.results) <= MAX_SAMPLES or len(call.conditions) > MAX_SAMPLES:
-        raise Open4MError(
-            f"a call has 1 to {MAX_SAMPLES} results and at most as many conditions, got "
-            f"{len(call.results)} and {len(call.conditions)}"
-        )
-    plan = [Step(**step) for step in call.plan]
-    conditions = {name: _values(stored, folder) for name, stored in call.conditions.items()}
+def _other_format(version: Any) -> str:
+    if version == "open4m result 1":
+        return "it has format 1, which holds no request; run the command that made it once more"
+    return f"it has format {str(version)[:MAX_DESCRIBED]!r}, expected {FORMAT}; update open4m"
+
+
+def _generation(result: _Result, folder: Path, where: str) -> Generation:
+    plan = [Step(**step) for step in result.plan]
     targets = [step.target for step in plan]
-    for made in (made for r in call.results for made in (r.tokens, r.log_probability, r.entropy)):
+    for made in (result.tokens, result.log_probability, result.entropy):
         if not made.keys() <= set(targets):
             raise Open4MError(f"expected tokens of {', '.join(targets)}, the targets, got those of {', '.join(made)}")
-    return [
-        Generation(
-            values={},
-            tokens={key: np.array(ids, dtype=np.int64) for key, ids in result.tokens.items()},
-            plan=plan,
-            seed=result.seed,
-            log_probability={key: np.array(v, dtype=np.float32) for key, v in result.log_probability.items()},
-            entropy={key: np.array(v, dtype=np.float32) for key, v in result.entropy.items()},
-            given=_values(result.given, folder),
-            conditions=conditions,
-        )
-        for result in call.results
-    ]
-
-
-def _values(stored: Mapping[str, Text | Objects | Array | Part], folder: Path) -> dict[str, Value | Masked]:
-    def value_of(stored: Text | Objects | Array) -> Value:
-        if isinstance(stored, Text):
-            return stored.text
-        if isinstance(stored, Objects):
-            corners = np.array([item.box for item in stored.objects], dtype=np.float32)
-            return Boxes(corners, tuple(item.label for item in stored.objects), stored.scores)
-        if not re.fullmatch(r"[\w-]+\.npy", stored.array):
-            raise Open4MError(f"arrays are .npy files in its own folder, got {stored.array!r}")
-        array = load_array(read_bytes(folder / stored.array), stored.array)
-        if array.dtype.kind not in "biuf":
-            raise Open4MError(f"{stored.array}: expected an array of numbers, got {array.dtype}")
-        return array
-
-    def mask_of(stored: Positions | Array) -> Any:
-        return Cells(tuple(stored.cells)) if isinstance(stored, Positions) else value_of(stored)
-
-    return {
-        key: Masked(value_of(own.value), mask_of(own.mask)) if isinstance(own, Part) else value_of(own)
-        for key, own in stored.items()
-    }
-
-
-def replay(model: FourM, record: Record) -> list[Generation]:
-    """The results made again; see :func:`differences`. Raises :class:`Open4MError` if another model made them."""
-    if model.fingerprint != record.fingerprint:
-        raise Open4MError(
-            f"another model made this result: {record.model!r} with fingerprint {record.fingerprint!r}, this one has "
-            f"{model.fingerprint}; name that model"
-        )
-    again: list[Generation] = []
-    for call in record.calls:
-        again += model.generate(
-            [result.given for result in call],
-            call[0].plan,
-            seed=[result.seed for result in call],
-            conditions=call[0].conditions,
-            entropies=bool(call[0].entropy),
-        )
-    return again
+    if len(result.conditions) > MAX_SAMPLES:
+        raise Open4MError(f"{where}.conditions: expected at most {MAX_SAMPLES}, got {len(result.conditions)}")
+    return Generation(
+        values={},
+        tokens={key: np.array(ids, dtype=np.int64) for key, ids in result.tokens.items()},
+        plan=plan,
+        seed=result.seed,
+        log_probability={key: np.array(v, dtype=np.float32) for key, v in result.log_probability.items()},
+        entropy={key: np.array(v, dtype=np.float32) for key, v in result.entropy.items()},
+        given=values.VALUES.decode(result.given, f"{where}.given", folder),
+        conditions=values.CONDITIONS.decode(result.conditions, f"{where}.conditions", folder),
+    )
 
 
 def differences(record: Record, again: Sequence[Generation]) -> list[str]:
-    """Where results made again have other tokens than the record: a line a modality of a result, none if all agree."""
+    """Where results made again have other tokens than the record: one line per modality of a result."""
+    if len(record.results) != len(again):
+        return [f"{len(record.results)} results became {len(again)}"]
     found = []
-    for number, (old, new) in enumerate(zip(itertools.chain(*record.calls), again, strict=True), 1):
+    for number, (old, new) in enumerate(zip(record.results, again, strict=True), 1):
         for key in dict.fromkeys([*old.tokens, *new.tokens]):
             pair = [result.tokens.get(key, np.zeros(0, dtype=np.int64)) for result in (old, new)]
             shared = min(map(len, pair))
@@ -267,23 +151,7 @@ def differences(record: Record, again: Sequence[Generation]) -> list[str]:
     return found
 
 
-def _numbers(values: np.ndarray) -> Any:
-    """Nested lists; None for NaN, which JSON has not."""
-    rounded = np.round(values.astype(np.float64), PLACES)
+def _rounded(numbers: np.ndarray) -> Any:
+    """Nested lists of rounded numbers; None for NaN, which JSON does not have."""
+    rounded = np.round(numbers.astype(np.float64), DECIMALS)
     return np.where(np.isfinite(rounded), rounded, None).tolist()
-
-
-def read_bytes(path: Path) -> bytes:
-    """A regular file's bytes. Raises :class:`Open4MError` if it cannot be read or is too large to be an input."""
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # opening a pipe may wait for ever
-            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise Open4MError(f"{path}: cannot be read, it is {kind}")
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise Open4MError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(data) > LARGEST:
-        raise Open4MError(f"{path}: larger than {LARGEST} bytes, which is the most that is read")
-    return data

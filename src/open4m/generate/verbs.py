@@ -1,9 +1,10 @@
-"""What to do with a model, beyond :meth:`FourM.generate`: in- and out-painting, edits, variations, probes (paper A.4).
+"""What to do with a model beyond :meth:`FourM.generate`: in- and out-painting, edits, variations, probes (paper A.4).
 
-Each verb says what is given and what is asked for, and calls ``generate`` once for all its samples; a new one is a
-function like these. ``**options`` are those of ``generate``: ``seed=``, ``steps=``, ``guidance=``, ``conditions=``,
-``entropies=``, ``watch=``. A result's ``given`` tells what it was made from, extracted and changed values included.
-All raise :class:`Open4MError` for what cannot be done.
+Each verb is a function that decides what the model is shown and asked for, and calls ``generate`` once for all its
+samples; ``request.py`` has the same verbs as data. ``**options`` are those of ``generate``: ``seed=``, ``steps=``,
+``guidance=``, ``conditions=``, ``entropies=``, ``watch=``. The ``given`` of a result holds all that it was made from,
+extracted and changed values included. A target that is not named is the photo. All raise :class:`Open4MError` for what
+cannot be done.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ from open4m.modalities.features import Vector
 from open4m.types import Boxes, Open4MError, Value
 
 EXTRACTION = {"temperature": 0.0, "steps": 2}
-"""How a modality is predicted that others are made of: its likeliest tokens, a grid in two passes."""
+"""Options for a modality that others are generated from: its likeliest tokens, a grid in two passes."""
 
-MAX_SAMPLES = 1000  # of one call, which is a batch
-TEXT, AVOID = "caption", -1.0  # what is avoided by, and its weight
-OF_CALLS = ("seed", "conditions", "entropies", "watch")  # options that say nothing about a plan
+MAX_SAMPLES = 1000
+"""Results of one call, all of which are one batch."""
+
+DEFAULT_AVOID_WEIGHT = -1.0
+"""The guidance weight of a text to avoid."""
+
+CALL_OPTIONS = ("seed", "conditions", "entropies", "watch")
+"""Options of ``generate`` that are not part of the plan."""
 
 Given = Mapping[str, Any]
 """Values by modality name, as :meth:`FourM.generate` takes them."""
@@ -38,7 +44,7 @@ Given = Mapping[str, Any]
 def extract(model: FourM, given: Given | Sequence[Given], targets: Sequence[str], **options: Any) -> Any:
     """Predict modalities of an image (Figure 8): the likeliest tokens, each target conditioning the next (Figure 10).
 
-    One :class:`Generation` for one mapping, a list of them for a list.
+    Returns one :class:`Generation` for one mapping of values, a list of them for a list.
     """
     own = {name: value for name, value in options.items() if name in model.config.keys}
     return model.generate(given, targets, **{**fitting(model.config, targets, {**EXTRACTION, **own}), **options})
@@ -47,18 +53,23 @@ def extract(model: FourM, given: Given | Sequence[Given], targets: Sequence[str]
 def sampled(
     model: FourM, given: Given, targets: Sequence[str], *, samples: int = 1, **options: Any
 ) -> list[Generation]:
-    """Several results for the same values; the first has the ``seed``, each next one the next seed."""
+    """Several results for the same values: result i has the seed ``seed`` + i."""
     check(model, targets, options, samples)
     return model.generate([given] * samples, targets, **options)
 
 
 def check(model: FourM, targets: Sequence[str], options: Mapping[str, Any], samples: int = 1) -> None:
-    """Raise :class:`Open4MError` for a request that cannot be whatever is given: before anything is extracted for
-    it."""
+    """Raise :class:`Open4MError` for targets and options that are wrong whatever is given, so that nothing is
+    extracted for them."""
+    check_samples(samples)
+    make(model.config, targets, {name: value for name, value in options.items() if name not in CALL_OPTIONS})
+    check_seed(options.get("seed", 0))
+
+
+def check_samples(samples: Any) -> None:
+    """Raise :class:`Open4MError` for a number of results that one call cannot have."""
     if not (isinstance(samples, numbers.Integral) and 1 <= samples <= MAX_SAMPLES):
         raise Open4MError(f"samples must be 1 to {MAX_SAMPLES}, a whole number, got {samples!r}")
-    make(model.config, targets, {name: value for name, value in options.items() if name not in OF_CALLS})
-    check_seed(options.get("seed", 0))
 
 
 def guide(
@@ -67,7 +78,7 @@ def guide(
     targets: Sequence[str],
     weights: Mapping[str, float],
     avoid: Sequence[str] = (),
-    avoid_weight: float = AVOID,
+    avoid_weight: float = DEFAULT_AVOID_WEIGHT,
     *,
     samples: int = 1,
     **options: Any,
@@ -75,8 +86,8 @@ def guide(
     """Generate by conditions that are weighted one by one: strongly, weakly or negatively (section 4, Figures 14 to
     17).
 
-    ``weights`` are those of what is given, by name; what has none is seen by all passes. ``avoid``: captions to go away
-    from, all with ``avoid_weight``.
+    ``weights``: guidance weights of given modalities, by name; the unconditional pass sees those without a weight too.
+    ``avoid``: texts to go away from, each with ``avoid_weight``.
 
     >>> guide(model, {"caption": "a sphere", "normals": normals}, ["rgb"], {"normals": 0.5}, avoid=["a green floor"])
     """
@@ -87,19 +98,25 @@ def guide(
     return sampled(model, given, targets, samples=samples, **how, **options)
 
 
-def weighted(weights: Mapping[str, float], avoid: Sequence[str] = (), avoid_weight: float = AVOID) -> dict[str, Any]:
-    """The options ``guidance`` and ``conditions`` for weights by name and captions to avoid, which are called avoid,
-    avoid 2, ..., and may have weights of their own. Raises :class:`Open4MError` if there is nothing to guide by."""
+def weighted(
+    weights: Mapping[str, float], avoid: Sequence[str] = (), avoid_weight: float = DEFAULT_AVOID_WEIGHT
+) -> dict[str, Any]:
+    """The options ``guidance`` and ``conditions`` for weights by name and texts to avoid.
+
+    The texts become conditions called avoid, avoid 2, ...; ``weights`` may name these too. Raises :class:`Open4MError`
+    if there is nothing to guide by.
+    """
     if not isinstance(weights, Mapping):
         raise Open4MError(f"weights: expected numbers by name, such as {{'caption': 3.0}}, got {weights!r}")
     if isinstance(avoid, str) or not isinstance(avoid, Sequence):
         raise Open4MError(f"avoid: expected a list of captions, such as ['a green floor'], got {avoid!r}")
     if not weights and not avoid:
         raise Open4MError("nothing to guide by: give a weight of what is given, or a caption to avoid")
+    text = modalities.of_role("text").name
     names = ["avoid" if number == 1 else f"avoid {number}" for number in range(1, len(avoid) + 1)]
     return {
         "guidance": {**weights, **{name: avoid_weight for name in names if name not in weights}},
-        "conditions": {name: {TEXT: caption} for name, caption in zip(names, avoid, strict=True)},
+        "conditions": {name: {text: words} for name, words in zip(names, avoid, strict=True)},
     }
 
 
@@ -107,7 +124,7 @@ def inpaint(
     model: FourM,
     value: Any,
     mask: Any,
-    target: str = "rgb",
+    target: str | None = None,
     given: Given | None = None,
     *,
     samples: int = 1,
@@ -116,9 +133,10 @@ def inpaint(
     """Generate the masked part of an image or of any other map from the rest of it and what else is ``given``
     (Figure 12).
 
-    ``mask``: see :class:`Masked`. All tokens are those of the whole value, so known cells beside the mask may keep a
-    trace of what was in it.
+    ``mask``: see :class:`Masked`. The whole value is tokenized, so known cells beside the mask may keep a trace of
+    what was in it.
     """
+    target = target or photo()
     _side(model, target)
     return sampled(model, {**(given or {}), target: Masked(value, mask)}, [target], samples=samples, **options)
 
@@ -127,7 +145,7 @@ def outpaint(
     model: FourM,
     value: Any,
     box: Sequence[float],
-    target: str = "rgb",
+    target: str | None = None,
     given: Given | None = None,
     *,
     samples: int = 1,
@@ -135,10 +153,11 @@ def outpaint(
 ) -> list[Generation]:
     """Place an image or any other map in a ``box`` of a larger, square frame and generate what is around it.
 
-    ``box``: (x_min, y_min, x_max, y_max) as fractions of the frame; the central part of the value, of the box's aspect,
-    is shown in it. Tokens that are not wholly in the box are generated. The tokenizer sees the value mirrored around
-    the box, so that the tokens at its edge are those of a picture that goes on.
+    ``box``: (x_min, y_min, x_max, y_max) as fractions of the frame. It shows the largest central part of the value that
+    has the box's aspect. Tokens that are not wholly in the box are generated. The tokenizer sees the value mirrored
+    around the box, since a sharp edge would become part of the tokens beside it.
     """
+    target = target or photo()
     placed, outside = place(value, box, target, _side(model, target))
     grid = model.config.spec(target).grid
     if unknown_cells(outside, outside.shape, grid, target).all():
@@ -147,7 +166,8 @@ def outpaint(
 
 
 def place(value: Any, box: Sequence[float], target: str, side: int) -> tuple[Value, np.ndarray]:
-    """A value in a box of a square frame of ``side`` pixels, mirrored around it, and where it is not: bool (H, W)."""
+    """A value in a box of a square frame of ``side`` pixels, mirrored around it, and a mask of the frame outside of the
+    box, bool (side, side)."""
     modality = modalities.get(target)
     value = modality.convert(value)
     x0, y0, x1, y1 = fractions(box, target)
@@ -167,24 +187,30 @@ def place(value: Any, box: Sequence[float], target: str, side: int) -> tuple[Val
 def vary(
     model: FourM,
     image: Any,
-    by: Sequence[str] = ("normals",),
-    targets: Sequence[str] = ("rgb",),
+    by: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
     given: Given | None = None,
     *,
-    source: str = "rgb",
+    source: str | None = None,
     samples: int = 4,
     **options: Any,
 ) -> list[Generation]:
     """Variations of an image that share only the modalities ``by``, extracted from it (Figure 13), and what is
-    ``given`` (weakly or strongly: Figure 14). ``source``: the modality of ``image``."""
+    ``given`` (weakly or strongly: Figure 14).
+
+    ``by``: by default the modality of the role "shape". ``source``: the modality of ``image``, by default the photo.
+    """
+    by = (modalities.of_role("shape").name,) if by is None else by
+    targets = (photo(),) if targets is None else targets
     check(model, targets, options, samples)
     return sampled(model, ground(model, image, by, given, source=source), targets, samples=samples, **options)
 
 
 def ground(
-    model: FourM, image: Any, by: Sequence[str], given: Given | None = None, *, source: str = "rgb"
+    model: FourM, image: Any, by: Sequence[str], given: Given | None = None, *, source: str | None = None
 ) -> dict[str, Value]:
-    """Modalities extracted from an image, which is left out, and what else is ``given``: what variations share."""
+    """What variations share: the modalities ``by`` extracted from an image, and what is ``given``, not the image."""
+    source = source or photo()
     frame = _squared({source: image, **(given or {})})
     shown, missing = {source: frame.pop(source)}, [name for name in by if name not in frame]
     return {**(extract(model, shown, missing).values if missing else {}), **frame}
@@ -192,7 +218,7 @@ def ground(
 
 @dataclass(frozen=True)
 class Edit:
-    """The value of ``key`` before and after a change, and the ``results`` generated from the one after it."""
+    """The value of the modality ``key`` before and after a change, and the ``results`` generated from the latter."""
 
     key: str
     before: Value
@@ -205,22 +231,24 @@ def edit(
     image: Any,
     key: str,
     change: Callable[[Value], Value],
-    targets: Sequence[str] = ("rgb",),
+    targets: Sequence[str] | None = None,
     keep: Sequence[str] = (),
     given: Given | None = None,
     *,
-    source: str = "rgb",
+    source: str | None = None,
     samples: int = 1,
     **options: Any,
 ) -> Edit:
     """Change a modality of an image and generate the image, or others, again (Figures 4 and 5).
 
-    ``key`` is extracted from the image unless it is ``given``. ``keep`` names what stays as it is: modalities that are
-    extracted too, and targets that are painted in where something changed and kept elsewhere. ``source``: the modality
-    of ``image``, which is None if all is given.
+    ``key`` is extracted from the image unless it is ``given``. ``keep`` names what stays as it is: a modality in it is
+    extracted too, and a target in it is generated only where something changed. ``source``: the modality of ``image``,
+    by default the photo; ``image`` is None if all that is needed is given.
 
     >>> edit(model, image, "boxes", lambda boxes: move(boxes, "cone", (0.6, 0.5, 0.9, 0.9)), keep=["rgb"])
     """
+    source = source or photo()
+    targets = (photo(),) if targets is None else targets
     check(model, targets, options, samples)
     shown = {} if image is None else {source: image}
     frame = _squared({**shown, **(given or {})})
@@ -244,7 +272,7 @@ def probe(
     given: Given,
     name: str,
     values: Sequence[Any],
-    targets: Sequence[str] = ("rgb",),
+    targets: Sequence[str] | None = None,
     *,
     seed: int = 0,
     **options: Any,
@@ -253,6 +281,7 @@ def probe(
     and 19)."""
     if not len(values):
         raise Open4MError(f"{name}: no value to probe; give one or more")
+    targets = (photo(),) if targets is None else targets
     return model.generate([{**given, name: value} for value in values], targets, seed=[seed] * len(values), **options)
 
 
@@ -261,7 +290,7 @@ def probe_weight(
     given: Given,
     name: str,
     weights: Sequence[float],
-    targets: Sequence[str] = ("rgb",),
+    targets: Sequence[str] | None = None,
     *,
     seed: int = 0,
     guidance: Mapping[str, float] | None = None,
@@ -270,6 +299,7 @@ def probe_weight(
     """A result for each guidance weight of the condition ``name``, the weights of others fixed (Figures 15 and 17)."""
     if not len(weights):
         raise Open4MError(f"{name}: no weight to probe; give one or more")
+    targets = (photo(),) if targets is None else targets
     guided = [{**options, "guidance": {**(guidance or {}), name: weight}} for weight in weights]
     for how in guided:
         check(model, targets, how)
@@ -283,7 +313,7 @@ def move(boxes: Boxes, label: str, corners: Sequence[float]) -> Boxes:
     """The boxes with one at other ``corners``, fractions x_min, y_min, x_max, y_max. ``label`` is the box's class, or
     class:n for the nth of several."""
     index, rows = _find(boxes, label), boxes.corners.copy()
-    rows[index] = fractions(corners, "boxes")
+    rows[index] = fractions(corners, label)
     return Boxes(rows, boxes.labels)
 
 
@@ -301,7 +331,7 @@ def delete(boxes: Boxes, label: str) -> Boxes:
 
 
 def swap(classes: np.ndarray, old: str, new: str, names: Sequence[str]) -> np.ndarray:
-    """The map of class ids (H, W) with one class in place of another; ``names`` are those of the ids."""
+    """The map of class ids (H, W) with the class ``new`` in place of ``old``; ``names[i]`` is the name of class i."""
     if not (isinstance(classes, np.ndarray) and classes.dtype.kind in "iu"):
         raise Open4MError(f"only classes of a map of their ids can be swapped, got {type(classes).__name__}")
     for name in (old, new):
@@ -315,7 +345,8 @@ def swap(classes: np.ndarray, old: str, new: str, names: Sequence[str]) -> np.nd
 
 
 def changed(before: Value, after: Value, key: str) -> np.ndarray:
-    """Where two values differ: boxes (n, 4) that only one of them has, or bool (H, W) as fine as they are.
+    """Where two values differ: the corners (n, 4) of boxes that only one of them has, or a mask, bool (H, W), of the
+    values' own resolution.
 
     Raises :class:`Open4MError` if they do not differ.
     """
@@ -331,7 +362,7 @@ def changed(before: Value, after: Value, key: str) -> np.ndarray:
         different = before != after
         region = different.reshape(*different.shape[:2], -1).any(-1)
     else:
-        region = np.full((1, 1), before != after)  # a text has no place: it may change everything
+        region = np.full((1, 1), before != after)  # a text may change any part of the image
     if not region.any():
         raise Open4MError(f"{key}: the change leaves it as it is, so there is nothing to generate")
     return region
@@ -340,8 +371,13 @@ def changed(before: Value, after: Value, key: str) -> np.ndarray:
 # ---- shared
 
 
+def photo() -> str:
+    """The modality of an image, where none is named."""
+    return modalities.of_role("photo").name
+
+
 def _over(region: np.ndarray, extent: tuple[int, int]) -> np.ndarray:
-    """A mask of a value of ``extent`` pixels: boxes as they are, a map (H, W) resized, of what has pixels."""
+    """A changed region as a mask of a value of ``extent`` pixels: boxes stay boxes, a map (H, W) is resized."""
     return resample(region, Crop(size=extent), "nearest") if region.dtype == bool and extent else region
 
 
@@ -357,12 +393,12 @@ def _find(boxes: Boxes, label: str) -> int:
         return places[0]
     known = ", ".join(boxes.labels) or "no boxes"
     several = f"; say which: {name}:1 to {name}:{len(places)}" if places else ""
-    raise Open4MError(f"boxes: {len(places)} are called {name!r}, expected one (there are: {known}){several}")
+    raise Open4MError(f"{len(places)} boxes are called {name!r}, expected one (there are: {known}){several}")
 
 
 def _side(model: FourM, target: str) -> int:
-    """The pixels of a side of what the model makes of a target that has a place in the image."""
-    model.config.index(target)  # an error, if there is none of that name
+    """The side in pixels of a generated image or map. Raises :class:`Open4MError` for a target that is neither."""
+    model.config.index(target)  # raises for an unknown name
     maps = [
         key
         for key in model.config.targets
@@ -380,8 +416,7 @@ def _side(model: FourM, target: str) -> int:
 
 
 def _squared(given: Given) -> dict[str, Value]:
-    """All values as the central square of the image shows them, so that what is left of them stays in place without
-    the image."""
+    """All values cropped to the central square of the image, so that they stay aligned once the image is left out."""
     known = {name: modalities.get(name) for name in given}
     values = centered({name: known[name].convert(value) for name, value in given.items()}, known)
     extents = {name: known[name].extent(value) for name, value in values.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from open4m.modalities.crops import Crop
-from open4m.modalities.families import TokenSequence
+from open4m.modalities.families import Flag, TokenSequence
 from open4m.types import Boxes, Open4MError
 
 if TYPE_CHECKING:
@@ -203,5 +203,9 @@ def average_precision(predictions: list[Boxes], labels: list[Boxes]) -> dict[str
 
 
 MODALITY = BoundingBoxes(
-    name="boxes", description="bounding boxes with classes", extension="boxes.json", role="objects", flag="boxes"
+    name="boxes",
+    description="bounding boxes with classes",
+    extension="boxes.json",
+    role="objects",
+    flag=Flag(name="boxes", help='a JSON file: [{"box": [x0, y0, x1, y1], "label": name}, ...]'),
 )

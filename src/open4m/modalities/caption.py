@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from open4m.modalities.families import TokenSequence
+from open4m.modalities.families import Flag, TokenSequence
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
 
@@ -61,4 +61,10 @@ def draw_text(text: str, size: int) -> Image.Image:
     return image
 
 
-MODALITY = Caption(name="caption", description="caption", extension="txt", role="text", flag="caption")
+MODALITY = Caption(
+    name="caption",
+    description="caption",
+    extension="txt",
+    role="text",
+    flag=Flag(name="caption", metavar="TEXT", is_text=True),
+)

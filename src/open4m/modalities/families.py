@@ -107,13 +107,23 @@ class GenerationDefaults:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flag:
+    """An option of the command line that gives a value of one modality, such as ``--input IMAGE``: a file, or the words
+    themselves if ``is_text``. Modalities without one are given by ``--given NAME=FILE``."""
+
+    name: str
+    metavar: str = "FILE"
+    help: str = ""
+    is_text: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Modality:
     """What every modality file provides.
 
     ``extension`` names the member in a raw shard (``<key>.<extension>``). ``source`` and :meth:`derive` let a
     modality be computed from the values of another one instead of being stored. ``role`` is what a request that names
-    no modality means by it, one of :data:`ROLES`; ``flag`` is its own option of the command line, for example
-    ``input`` in ``--input FILE``.
+    no modality means by it, one of :data:`ROLES`; ``flag`` is its own option of the command line.
     """
 
     family: ClassVar[Family]  # each class below has one
@@ -123,7 +133,7 @@ class Modality:
     extension: str = ""
     source: str | None = None
     role: str = ""
-    flag: str = ""
+    flag: Flag | None = None
     better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
 
     # ---- at rest

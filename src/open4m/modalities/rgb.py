@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from open4m.modalities.codecs import decode_image, encode_png
 from open4m.modalities.crops import Crop
-from open4m.modalities.families import GenerationDefaults, TokenGrid
+from open4m.modalities.families import Flag, GenerationDefaults, TokenGrid
 from open4m.pictures import picture
 
 
@@ -123,7 +123,7 @@ MODALITY = RGB(
     name="rgb",
     description="RGB image (tokens)",
     role="photo",
-    flag="input",
+    flag=Flag(name="input", metavar="IMAGE", help="an image file"),
     extension="png",
     channels=3,
     loss="mse",

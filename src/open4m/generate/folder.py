@@ -1,0 +1,150 @@
+"""One request for every image of a folder, in batches; what is done stays done when it is run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from open4m import config as configs
+from open4m import files, modalities
+from open4m.generate import outputs, record, verbs
+from open4m.generate.pipeline import FourM
+from open4m.generate.request import Generate, Outcome, titled
+from open4m.generate.results import Generation
+from open4m.types import Open4MError, Value
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MAX_LISTED_FAILURES = 5
+REQUEST = "request.json"
+
+_ANY_IMAGE = np.zeros((64, 64, 3), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class FolderJob:
+    """``request`` for each image of the folder ``images``, each with the same seeds; ``out`` has a folder per image.
+
+    ``request.given`` is what all images share, without the photo. Raises :class:`Open4MError` for folders that cannot
+    be.
+    """
+
+    request: Generate
+    images: Path
+    out: Path
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if verbs.photo() in self.request.given:
+            raise Open4MError(f"{verbs.photo()} is given, but it is each image of the folder: leave it out")
+        if not self.images.is_dir():
+            raise Open4MError(f"{self.images}: not a folder")
+        if self.out.resolve() == self.images.resolve():
+            raise Open4MError(f"{self.out}: is the folder of the images; name another one for the results")
+        if not self.paths():
+            raise Open4MError(f"{self.images}: no images in it ({', '.join(SUFFIXES)})")
+        samples, size = self.request.samples, self.batch_size
+        if size < 1 or samples * size > verbs.MAX_SAMPLES:
+            raise Open4MError(f"samples times batch size must be 1 to {verbs.MAX_SAMPLES}, got {samples} × {size}")
+
+    def paths(self) -> list[Path]:
+        """The images, by name."""
+        return sorted(path for path in self.images.iterdir() if path.suffix.lower() in SUFFIXES)
+
+    def run(self, model: FourM) -> Iterator[str]:
+        """Generate what is not there yet; yields each folder that is done, and how many are.
+
+        An image that cannot be used costs no other one: in the end :class:`Open4MError` says what could not be done.
+        """
+        job = replace(self, request=self.request.pinned(model))
+        outputs.make_folder(self.out)
+        job._check(model)
+        images = self.paths()
+        missing = [path for path in images if not (self.out / path.name / record.NAME).is_file()]
+        taken = [path for path in missing if _is_taken(self.out / path.name)]
+        failed = [f"{self.out / path.name}: is there, without {record.NAME}; move it away" for path in taken]
+        free = [path for path in missing if path not in taken]
+        for start in range(0, len(free), self.batch_size):
+            yield from job._batch(model, free[start : start + self.batch_size], failed)
+        yield f"{len(missing) - len(failed)} of {len(images)} images done now, {len(images) - len(missing)} before"
+        if failed:
+            more = f"; and {len(failed) - MAX_LISTED_FAILURES} more" * (len(failed) > MAX_LISTED_FAILURES)
+            listed = "; ".join(failed[:MAX_LISTED_FAILURES])
+            raise Open4MError(f"{len(failed)} of {len(images)} images cannot be done: {listed}{more}")
+
+    def _of(self, image: Value) -> Generate:
+        """The request for one image."""
+        return replace(self.request, given={verbs.photo(): image, **self.request.given})
+
+    def _check(self, model: FourM) -> None:
+        """Raise for what is wrong whatever the image, and if the folder's results are those of another request."""
+        request = self._of(_ANY_IMAGE)
+        next(model.passes(request.given, request.targets, **request.settings(model, request.given)))
+        path, written = self.out / REQUEST, json.loads(json.dumps(self.request.to_json(self.out)))
+        if not path.exists():
+            files.write_text(path, json.dumps(written, indent=1) + "\n")
+            return
+        before = configs.load(dict[str, Any], path)
+        wrong = configs.differences(*({k: v for k, v in one.items() if k != "model"} for one in (before, written)))
+        if wrong:
+            raise Open4MError(f"{self.out}: holds results of another request ({'; '.join(wrong)}); name another")
+
+    def _batch(self, model: FourM, paths: Sequence[Path], failed: list[str]) -> Iterator[str]:
+        """The results of some images, written; what cannot be done is added to ``failed``."""
+        readable: list[tuple[Path, Generate]] = []
+        for path in paths:
+            try:
+                readable.append((path, self._of(read(path, verbs.photo()))))
+            except Open4MError as error:
+                failed.append(str(error))
+        made = _each(model, [request for _, request in readable])
+        for (path, request), results in zip(readable, made, strict=True):
+            if isinstance(results, Open4MError):
+                failed.append(f"{path}: {results}")
+                continue
+            outcome, folder = Outcome(results, titled(request.given, request.targets)), self.out / path.name
+            try:
+                files.write_folder(folder, lambda whole, r=request, o=outcome: _fill(model, r, o, whole))
+            except OSError as error:
+                failed.append(f"{folder}: cannot be written ({error.strerror})")
+                continue
+            yield str(folder)
+
+
+def read(path: Path, name: str) -> Value:
+    """A modality's value from a file. Raises :class:`Open4MError` if it cannot be read or is too large an input."""
+    data = files.read_bytes(path)
+    try:
+        return modalities.get(name).read(data)
+    except Open4MError as error:
+        raise Open4MError(f"{path}: {error}") from error
+
+
+def _each(model: FourM, requests: Sequence[Generate]) -> list[list[Generation] | Open4MError]:
+    """The results of each request, all in one batch, or why it has none: what one cannot do, the others can."""
+    if not requests:
+        return []
+    samples = requests[0].samples
+    how: Mapping[str, Any] = requests[0].settings(model, requests[0].given)
+    seeds = [requests[0].seed + n for n in range(samples)] * len(requests)
+    inputs = [request.given for request in requests for _ in range(samples)]
+    try:
+        results = model.generate(inputs, requests[0].targets, **{**how, "seed": seeds})
+    except Open4MError as error:
+        return [error] if len(requests) == 1 else [_each(model, [request])[0] for request in requests]
+    return [results[n : n + samples] for n in range(0, len(results), samples)]
+
+
+def _fill(model: FourM, request: Generate, outcome: Outcome, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for _ in outputs.write(model, request, outcome, folder):
+        pass
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether something other than an empty folder is where a folder is to be written."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))

@@ -1,0 +1,89 @@
+"""The folder of a result: each value as a file and as a picture, all as one picture, and the record.
+
+It holds each generated value (``rgb.png``, ``depth.npy``), a picture of each (``depth_view.png``), all together
+(``grid.png``), and ``result.json``, which ``open4m replay`` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from open4m import modalities
+from open4m.generate import record
+from open4m.generate.drawing import frame, highest, uncertainty
+from open4m.generate.pipeline import FourM
+from open4m.generate.request import Outcome, Request
+from open4m.generate.results import Generation, Snapshot
+from open4m.pictures import legend, stack
+from open4m.types import Boxes, Open4MError, Value
+
+VIEW_SIZE = 512  # pixels of the picture of one value
+FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 200, 2000
+
+
+class Animation:
+    """An animated GIF of all passes: give :meth:`watch` to a request's ``run``, then :meth:`write` it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises :class:`Open4MError` for a path where no GIF can be written."""
+        if path.suffix.lower() != ".gif":
+            raise Open4MError(f"{path}: expected a file that ends with .gif")
+        make_folder(path.parent)
+        self.path = path
+        self._frames: list[Image.Image] = []
+
+    def watch(self, progress: Snapshot) -> None:
+        """Keep a picture of the first sample after a pass."""
+        self._frames.append(frame(progress))
+
+    def write(self) -> str:
+        """Write the frames; returns what to tell the user."""
+        first, *others = self._frames
+        times = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]
+        first.save(self.path, save_all=True, append_images=others, duration=times, loop=0)
+        return f"animation: {self.path}"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there. Raises :class:`Open4MError` if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Open4MError(f"{folder}: no folder to write to ({error.strerror}); name another") from error
+
+
+def write(model: FourM, request: Request, outcome: Outcome, folder: Path) -> Iterator[str]:
+    """Write all files of an outcome to a folder; yields what to tell the user of each."""
+    yield from write_values(model, outcome.results, folder)
+    outcome.picture(model).save(folder / "grid.png")
+    path = record.write(folder, model, request, outcome.results)
+    yield f"all: {folder / 'grid.png'}, {path}"
+
+
+def write_values(model: FourM, results: Sequence[Generation], folder: Path) -> Iterator[str]:
+    """Write each value and its picture; files of several results are numbered from 1."""
+    for number, result in enumerate(results, 1):
+        end = f"_{number}" * (len(results) > 1)
+        for target, value in result.values.items():
+            modality = modalities.get(target)
+            data, view = folder / f"{target}{end}.{modality.extension}", folder / f"{target}_view{end}.png"
+            data.write_bytes(modality.write(value))
+            result.render(target, VIEW_SIZE).save(view)
+            yield f"{target}: {data}, {view}{summary(value)}"
+        for target in result.entropy:
+            path, high = folder / f"{target}_entropy{end}.png", highest(result.entropy[target])
+            stack([uncertainty(model, result, target, high, VIEW_SIZE), legend("0", f"{high:.2f} nats")]).save(path)
+            yield f"{target}: {path}: how unsure the model was of each token"
+
+
+def summary(value: Value) -> str:
+    """What a line about a generated value ends with: a text, or the number of boxes."""
+    if isinstance(value, str):
+        return f": {value}"
+    if isinstance(value, Boxes):
+        malformed = f", {value.malformed} malformed" * (value.malformed > 0)
+        return f": {len(value)} box{'es' * (len(value) != 1)}{malformed}"
+    return ""

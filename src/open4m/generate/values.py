@@ -1,0 +1,216 @@
+"""Values as JSON, for requests and records: the one place that knows how texts, boxes, arrays and masks are written.
+
+=============================================  ====================================================================
+JSON                                           value
+=============================================  ====================================================================
+``{"text": "a red cone"}``                     a text
+``{"objects": [{"box": [x0, y0, x1, y1],       :class:`Boxes`, with ``"scores": [...]`` if they have some
+"label": "cone"}]}``
+``{"file": "given-….npy"}``                    an array or an image: a ``.npy`` or image file in the same folder
+``{"base64": "iVBORw0…"}``                     the same, inline: the bytes of a ``.npy`` or an image file
+``{"value": …, "mask": …}``                    :class:`Masked`, a part of one of these
+=============================================  ====================================================================
+
+A mask is ``{"cells": [0, 5]}``, ``{"boxes": [[x0, y0, x1, y1], …]}``, or a file or base64 as above. What is read may
+come from anywhere: its size is bounded, its types are checked, and nothing is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from open4m import config as configs
+from open4m import files
+from open4m.generate.masks import Cells, Masked
+from open4m.modalities.codecs import decode_image, encode_png, load_array, write_array
+from open4m.types import Boxes, Open4MError, Value
+
+MAX_PNG_PIXELS = 1 << 24
+"""Larger images are written as ``.npy``: compressing them takes seconds, and readers of images bound their size."""
+
+_NPY_MAGIC = b"\x93NUMPY"
+_EXIF_ORIENTATION = 274
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Box:
+    box: tuple[float, float, float, float]
+    label: str
+
+
+@dataclass(frozen=True)
+class Objects:
+    objects: list[Box]
+    scores: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class File:
+    file: str
+
+
+@dataclass(frozen=True)
+class Inline:
+    base64: str
+
+
+@dataclass(frozen=True)
+class Positions:
+    cells: list[int]
+
+
+@dataclass(frozen=True)
+class Regions:
+    boxes: list[tuple[float, float, float, float]]
+
+
+Stored = Text | Objects | File | Inline
+StoredMask = Positions | Regions | File | Inline
+
+
+@dataclass(frozen=True)
+class Part:
+    value: Stored
+    mask: StoredMask
+
+
+def encode(value: Value | Masked, folder: Path | None = None) -> dict[str, Any]:
+    """The JSON of a checked value; arrays become files in ``folder``, each content once, or base64 if that is None."""
+    if isinstance(value, Masked):
+        return {"value": encode(value.value, folder), "mask": encode_mask(value.mask, folder)}
+    if isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, Boxes):
+        rows = zip(value.corners.astype(float).tolist(), value.labels, strict=True)
+        scores = {} if value.scores is None else {"scores": list(value.scores)}
+        return {"objects": [{"box": row, "label": label} for row, label in rows], **scores}
+    array = np.asarray(value)
+    is_image = array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] == (3,))
+    if is_image and 0 < array.shape[0] * array.shape[1] <= MAX_PNG_PIXELS:
+        return _put(encode_png(array), ".png", folder)
+    return _put(write_array(array), ".npy", folder)
+
+
+def encode_mask(mask: Any, folder: Path | None = None) -> dict[str, Any]:
+    """The JSON of a mask, as :class:`Masked` takes it."""
+    if isinstance(mask, Cells):
+        return {"cells": list(mask.indices)}
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(mask.convert("L")) > 127
+    array = np.asarray(mask)
+    if not isinstance(mask, np.ndarray) and array.ndim in (1, 2) and array.shape[-1] == 4 and array.dtype.kind in "fiu":
+        return {"boxes": array.reshape(-1, 4).astype(float).tolist()}
+    return _put(write_array(array), ".npy", folder)
+
+
+def decode(stored: Any, where: str, folder: Path | None = None) -> Value | Masked:
+    """The value of JSON that :func:`encode` or anyone wrote: a text, boxes, an array or a PIL image, or a part of one.
+
+    ``where`` names the place in errors. The modality's ``convert`` checks that it is a value of that modality. Raises
+    :class:`Open4MError` for anything that is not of the forms above.
+    """
+    return _value(configs.from_dict(Stored | Part, stored, where), where, folder)
+
+
+def decode_mask(stored: Any, where: str, folder: Path | None = None) -> Any:
+    """The mask of JSON that :func:`encode_mask` or anyone wrote."""
+    return _mask(configs.from_dict(StoredMask, stored, where), where, folder)
+
+
+def _value(stored: Stored | Part, where: str, folder: Path | None) -> Value | Masked:
+    if isinstance(stored, Part):
+        return Masked(_value(stored.value, where, folder), _mask(stored.mask, where, folder))
+    if isinstance(stored, Text):
+        return stored.text
+    if isinstance(stored, Objects):
+        with np.errstate(over="ignore"):  # Boxes refuses what is infinite in 32 bits
+            corners = np.array([item.box for item in stored.objects], dtype=np.float32)
+        return Boxes(corners, tuple(item.label for item in stored.objects), stored.scores)
+    return _get(stored, where, folder)
+
+
+def _mask(stored: StoredMask, where: str, folder: Path | None) -> Any:
+    if isinstance(stored, Positions):
+        return Cells(tuple(stored.cells))
+    return stored.boxes if isinstance(stored, Regions) else _get(stored, where, folder)
+
+
+def _put(data: bytes, suffix: str, folder: Path | None) -> dict[str, Any]:
+    if folder is None:
+        return {"base64": base64.b64encode(data).decode()}
+    name = f"given-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
+    if not (folder / name).exists():
+        files.write_bytes(folder / name, data)
+    return {"file": name}
+
+
+def _get(stored: File | Inline, where: str, folder: Path | None) -> np.ndarray | Image.Image:
+    """The array of a file's bytes; the image, if its modality has to interpret its mode or orientation."""
+    if isinstance(stored, Inline):
+        data, name = _from_base64(stored.base64, where), where
+    elif folder is None or not re.fullmatch(r"[\w-]+\.(npy|png)", stored.file):
+        raise Open4MError(f"{where}: arrays are .npy or .png files in its own folder, got {stored.file!r}")
+    else:
+        data, name = files.read_bytes(folder / stored.file), stored.file
+    if not data.startswith(_NPY_MAGIC) and not name.endswith(".npy"):
+        image = decode_image(data, name)
+        plain = image.mode in ("L", "RGB") and _EXIF_ORIENTATION not in image.getexif()
+        return np.asarray(image) if plain else image
+    array = load_array(data, name)
+    if array.dtype.kind not in "biuf":
+        raise Open4MError(f"{name}: expected an array of numbers, got {array.dtype}")
+    return array
+
+
+def _from_base64(text: str, where: str) -> bytes:
+    if len(text) > files.LARGEST_INPUT // 3 * 4:
+        raise Open4MError(f"{where}: larger than {files.LARGEST_INPUT} bytes, the most that is read")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Open4MError(f"{where}: not base64 ({error})") from error
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How what holds values is written, ``encode(content, folder)``, and read, ``decode(JSON, where, folder)``."""
+
+    encode: Callable[[Any, Path | None], Any]
+    decode: Callable[[Any, str, Path | None], Any]
+
+
+def _by_name(codec: Codec) -> Codec:
+    """The codec of a mapping whose values are those of ``codec``."""
+
+    def encode(named: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+        return {name: codec.encode(value, folder) for name, value in named.items()}
+
+    def decode(written: Any, where: str, folder: Path | None = None) -> dict[str, Any]:
+        if not isinstance(written, Mapping):
+            raise Open4MError(f"{where}: expected an object with a name for each value, got {written!r}")
+        return {name: codec.decode(value, f"{where}.{name}", folder) for name, value in written.items()}
+
+    return Codec(encode, decode)
+
+
+MASK = Codec(encode_mask, decode_mask)
+VALUES = _by_name(Codec(encode, decode))
+"""Values by modality."""
+
+CONDITIONS = _by_name(VALUES)
+"""Values by modality, under the name of each condition."""
