@@ -187,8 +187,8 @@ def test_only_depth_is_standardized():
 
 def test_training_reads_what_using_reads():
     depth = meters(16, 16)
-    assert np.array_equal(tensor_of(depth, config("depth"))[0], depth)
-    standardized = tensor_of(depth, config("depth", standardize=True))[0]
+    assert np.array_equal(tensor_of(depth, config("depth"), DEPTH)[0], depth)
+    standardized = tensor_of(depth, config("depth", standardize=True), DEPTH)[0]
     assert np.array_equal(standardized, DEPTH.to_form(depth, STANDARDIZED))
     with pytest.raises(Open4MError, match="standardize is True, not False"):
         tokenizer("depth", mean=(0.0,), std=(1.0,)).model.init_from(tokenizer("depth", standardize=True).model)

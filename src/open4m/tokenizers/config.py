@@ -157,12 +157,11 @@ def grid_modality(name: str) -> TokenGrid:
     return modality
 
 
-def tensor_of(value: Value, config: TokenizerConfig) -> np.ndarray:
+def tensor_of(value: Value, config: TokenizerConfig, modality: TokenGrid) -> np.ndarray:
     """What the network of a tokenizer reads of a value in its modality's own form: :meth:`TokenGrid.tensor`.
 
     Raises :class:`Open4MError` for a class that the tokenizer does not know.
     """
-    modality = grid_modality(config.modality)
     tensor = modality.tensor(modality.to_form(value, STANDARDIZED) if config.standardize else value)
     if config.categorical and tensor.max() >= len(config.class_names):
         raise modality.error(

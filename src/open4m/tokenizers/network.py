@@ -19,12 +19,13 @@ from open4m.tokenizers.quantizers import make_quantizer
 from open4m.tokenizers.quantizers.base import code_usage
 from open4m.types import Open4MError
 
-DECODER = ("decoder.", "post_quant_proj.")  # what the weights' names begin with that make values of tokens
+DECODER = ("decoder.", "post_quant_proj.")
+"""Prefixes of the names of weights that turn tokens into values; all others turn values into tokens."""
 
 
 class VQOutput(NamedTuple):
-    """``reconstruction`` (B, C, H, W): normalized values, or class logits; of a diffusion decoder, what it makes of one
-    noised image; ``ids`` (B, h, w); ``commitment`` scalar."""
+    """``reconstruction`` (B, C, H, W): normalized values, or class logits; of a diffusion decoder, its prediction from
+    an image noised at a random timestep. ``ids`` (B, h, w) int64. ``commitment`` scalar, weighted."""
 
     reconstruction: torch.Tensor
     ids: torch.Tensor
@@ -34,15 +35,15 @@ class VQOutput(NamedTuple):
 class VQVAE(nn.Module):
     """The network. It reads what :func:`tensor_of` gives: x (B, C, H, W) float, or (B, H, W) int64 class ids.
 
-    ``generator`` draws the initial weights; after that nothing is random but the restarts of stale codes and, for a
-    diffusion decoder, noise and its strength.
+    ``generator`` draws the initial weights. What training draws is drawn from the generator that :meth:`forward` gets.
+    On the meta device, the network is made without memory: ``to_empty`` it, load its weights, :meth:`reset_buffers`.
     """
 
     def __init__(self, config: TokenizerConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
         outputs = len(config.class_names) if config.categorical else config.channels
-        with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made; the caller sees none of it
+        with torch.random.fork_rng(devices=[]):  # layers draw weights that are replaced below, from the global generator
             if config.categorical:
                 self.cls_emb = nn.Embedding(outputs, config.channels)
             if config.vector:
@@ -62,18 +63,18 @@ class VQVAE(nn.Module):
         self.quantizer = make_quantizer(config, generator)
         self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
-        self._alphas = torch.empty(0)  # of the noise's strengths, once they are needed
+        self._alphas: torch.Tensor | None = None  # of a diffusion decoder's noise, from the first training step on
         self._initialize(generator)
         if config.frozen_encoder:
             for module in self._encoding():
                 module.requires_grad_(False)
 
     def _encoding(self) -> list[nn.Module]:
-        """What makes tokens."""
+        """The modules that turn values into tokens."""
         return [self.encoder, self.quant_proj, self.quantizer, *([self.cls_emb] if self.config.categorical else [])]
 
     def train(self, mode: bool = True) -> VQVAE:
-        """Training mode or not; what is frozen stays out of it."""
+        """Set training or evaluation mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.config.frozen_encoder:
             for module in self._encoding():
@@ -90,14 +91,21 @@ class VQVAE(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=1.0, generator=generator)  # the scale of normalized pixels
         if isinstance(self.decoder, PatchedUNet):
             self.decoder.initialize(generator)
-        else:  # Codes have unit length: with unit weights the decoder sees them as loud as the positions beside them.
+        else:  # Codes have unit length: with unit weights, codes and positions start at the same scale.
             nn.init.trunc_normal_(self.post_quant_proj.weight, std=1.0, generator=generator)
 
     @torch.no_grad()
-    def init_from(self, other: VQVAE) -> None:
-        """Take the weights of a trained tokenizer: all that makes tokens, and the decoder if it is of the same kind.
+    def reset_buffers(self) -> None:
+        """Compute what follows from the configuration again, after ``to_empty`` of a model on the meta device."""
+        for name in ("mean", "std"):
+            getattr(self, name).copy_(torch.tensor(getattr(self.config, name)).view(-1, 1, 1))
+        self.quantizer.reset_buffers()
 
-        Raises :class:`Open4MError` if what makes tokens is not the same, or reads other values.
+    @torch.no_grad()
+    def init_from(self, other: VQVAE) -> None:
+        """Copy the weights of a trained tokenizer: encoder and codebook, and the decoder if its configuration is equal.
+
+        Raises :class:`Open4MError` if a field that decides about tokens differs (:data:`MAKES_TOKENS`).
         """
         for name in MAKES_TOKENS:
             if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
@@ -110,17 +118,16 @@ class VQVAE(nn.Module):
         self.quantizer.reset_statistics()
 
     def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> VQOutput:
-        """Encodes, quantizes and reconstructs x; in training mode the codebook moves.
+        """Encode, quantize and reconstruct x; in training mode the codebook learns from it.
 
-        ``generator`` draws restarts of codes, noise and timesteps.
+        ``generator`` draws vectors that initialize or restart codes, and a diffusion decoder's noise and timesteps.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen_encoder):
             codes, ids, commitment = self.quantizer(self._latents(x), generator)
         if self.config.diffusion is None:
             return VQOutput(self._reconstruct(codes), ids, commitment)
-        if not len(self._alphas):
-            self._alphas = diffusion.alphas_cumprod(self.config.diffusion)
-        self._alphas = self._alphas.to(x.device)
+        if self._alphas is None or self._alphas.device != x.device:
+            self._alphas = diffusion.alphas_cumprod(self.config.diffusion).to(x.device)
         clean = self._normalized(x)
         noise = torch.randn(clean.shape, generator=generator, device=x.device)
         timesteps = diffusion.draw_steps(self.config.diffusion, len(x), generator, x.device)
@@ -128,10 +135,10 @@ class VQVAE(nn.Module):
         return VQOutput(self.decoder(noised, timesteps, codes), ids, commitment)
 
     def loss(self, x: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, dict[str, float]]:
-        """Reconstruction plus commitment loss, float32 whatever the autocast state, and what to log.
+        """Reconstruction plus commitment loss, in float32 even under autocast, and what to log.
 
         Logged: ``reconstruction`` (on normalized values), ``commitment``, the batch's ``code_usage`` and ``perplexity``
-        (:func:`~open4m.tokenizers.quantizer.code_usage`), and ``restarted_codes`` since the beginning.
+        (:func:`~open4m.tokenizers.quantizers.base.code_usage`), and ``restarted_codes`` since the beginning.
         """
         output = self(x, generator)
         with torch.autocast(x.device.type, enabled=False):
@@ -152,10 +159,10 @@ class VQVAE(nn.Module):
     def decode(
         self, ids: torch.Tensor, seeds: Sequence[int] = (), solver: Solver | None = None, steps: int | None = None
     ) -> torch.Tensor:
-        """What tokens (B, h, w) stand for: (B, C, H, W) float32, not normalized, or (B, H, W) int64 class ids.
+        """Values of tokens (B, h, w): (B, C, H, W) float32 in the modality's units, or (B, H, W) int64 class ids.
 
-        A diffusion decoder starts each image from the noise of its own one of ``seeds`` (B,), by default 0, and uses
-        the configured solver and steps unless told others; a ViT decoder needs none of them.
+        Only a diffusion decoder reads the others: it starts each image from the noise of its seed in ``seeds`` (B,), by
+        default 0, and uses the configured solver and number of steps unless others are given.
         """
         with torch.autocast(ids.device.type, enabled=False):
             codes = self.quantizer.codes(ids)
@@ -178,7 +185,7 @@ class VQVAE(nn.Module):
         return reconstruction * self.std + self.mean
 
     def _latents(self, x: torch.Tensor) -> torch.Tensor:
-        """What is quantized: (B, latent_dim, h, w)."""
+        """The vectors that are quantized: (B, latent_dim, h, w)."""
         return self.quant_proj(self.encoder(self._normalized(x)))
 
     def _normalized(self, x: torch.Tensor) -> torch.Tensor:
@@ -200,24 +207,24 @@ class VQVAE(nn.Module):
 
 
 def weights_of(model: VQVAE) -> dict[str, torch.Tensor]:
-    """The model's tensors but for the statistics that only training needs."""
+    """The tensors that a saved tokenizer has: all but the statistics that only training needs."""
     statistics = {f"quantizer.{name}" for name in model.quantizer.STATISTICS}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in statistics}
 
 
 PUBLISHED = (("attn.", "attention."), ("mlp.fc1.", "mlp.up."), ("mlp.fc2.", "mlp.down."))
-"""Parts of weights' names in the authors' public tokenizers, which tokenizers of format 1 have too, and here."""
+"""Parts of the names of weights: in the authors' public tokenizers and in directories of format 1, and here."""
 
 
 def own_name(name: str) -> str:
-    """The name of a weight here, from its public one."""
+    """Our name of a weight whose public name is ``name``."""
     for theirs, ours in PUBLISHED:
         name = name.replace(theirs, ours)
     return name
 
 
 def published_name(name: str) -> str:
-    """The public name of a weight, from that here."""
+    """The public name of a weight that we call ``name``."""
     for theirs, ours in PUBLISHED:
         name = name.replace(ours, theirs)
     return name

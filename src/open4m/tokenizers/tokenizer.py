@@ -188,7 +188,7 @@ class Tokenizer:
     def encode_batch(self, values: Sequence[Value]) -> np.ndarray:
         """Tokens, int64 (B, h·w), of values of ``image_size``, as ``modality.convert`` and ``crop`` give them."""
         h, w = self.config.grid
-        return self._encode([tensor_of(value, self.config) for value in values]).reshape(-1, h * w)
+        return self._encode([tensor_of(value, self.config, self.modality) for value in values]).reshape(-1, h * w)
 
     def _read(self, value: Any, form: str) -> np.ndarray:
         """The tensor of a user's value."""
@@ -197,7 +197,7 @@ class Tokenizer:
             value = self.modality.from_form(value, form, self.config.palette)
         if form == STANDARDIZED:  # no value for fit: that takes those with units
             return self.modality.tensor(self.modality.crop(value, Crop.center(*value.shape[:2], size)))
-        return tensor_of(self.modality.fit(value, size), self.config)
+        return tensor_of(self.modality.fit(value, size), self.config, self.modality)
 
     def _encode(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """Tokens, int64 (B, h, w), of what the network reads."""
@@ -272,7 +272,9 @@ class Tokenizer:
         """The tokenizer that :meth:`save` wrote, in float32, ready to use or to train further."""
         folder = Path(folder)
         config, version = configs.load_versioned(TokenizerConfig, folder / weights.CONFIG, FORMAT)
-        model = VQVAE(config, torch.Generator())
+        with torch.device("meta"):  # no initial weights are drawn
+            model = VQVAE(config)
+        model = model.to_empty(device="cpu")
         own, path = weights_of(model), folder / weights.WEIGHTS
         found = weights.read_tensors(path)
         found = {own_name(name): tensor for name, tensor in found.items()} if version == 1 else found
@@ -280,6 +282,7 @@ class Tokenizer:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
+        model.reset_buffers()
         model.quantizer.reset_statistics()
         path = folder / Tokenizer.QUALITY
         return Tokenizer(model, configs.load(dict[str, float], path) if path.exists() else None).to(device)

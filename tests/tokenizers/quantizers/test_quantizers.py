@@ -9,8 +9,9 @@ import vector_quantize_pytorch
 
 from open4m.tokenizers.quantizers import make_quantizer
 from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, code_usage
-from open4m.tokenizers.quantizers.lattice import fsq_levels
-from open4m.tokenizers.quantizers.vq import stale_threshold
+from open4m.tokenizers.quantizers.fsq import fsq_levels
+from open4m.tokenizers.quantizers.lfq import entropy_penalty
+from open4m.tokenizers.quantizers.vq import assign, kmeans, stale_threshold
 from open4m.types import Open4MError
 
 KINDS = ["vq", "fsq", "lfq", "simvq"]
@@ -45,24 +46,16 @@ def test_stale_threshold_is_the_papers_formula():
     assert stale_threshold(640 * 196, 16384, 0) == 0
 
 
-def test_threshold_follows_the_batch():
-    q = quantizer().train()
-    for batch in (1, 5):
-        q(vectors(batch, 4, 3, 2))
-        assert q._library[0]._codebook.threshold_ema_dead_code == pytest.approx(batch * 6 / (32 * 16))
-
-
-def test_lookup_and_codes_equal_the_librarys():
-    q = quantizer(64, 32).train()
-    for step in range(3):
-        q(vectors(8, 32, 4, 4, seed=step))
-    x = vectors(8, 32, 4, 4, seed=9)
-    codes, ids, _ = q._library[0].eval()(x.movedim(1, -1).flatten(1, 2))  # it reads (B, N, D)
-    codes, ids = codes.movedim(-1, 1).view(x.shape), ids.view(8, 4, 4)
-    q.eval()
-    assert torch.equal(q.lookup(x), ids)
-    assert torch.equal(q(x).ids, ids)
-    torch.testing.assert_close(q(x).codes, codes, atol=0, rtol=0)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_threshold_follows_the_batch(batch):
+    """A code without vectors is restarted once its average count, 0.99 after one step, is below the threshold."""
+    for margin, restarted in ((1.01, True), (0.99, False)):
+        q = quantizer(16, 4, stale_coefficient=batch * 6 / (16 * 0.99 * margin)).train()
+        q.codebook.copy_(-F.normalize(torch.ones(4), dim=0).expand(16, 4))
+        q.codebook[0] = -q.codebook[0]
+        x = vectors(batch, 4, 3, 2).abs()  # all of them go to code 0
+        q(x, torch.Generator())
+        assert q.restarts().last == restarted * min(15, len(x) * 6)  # no more than there are vectors
 
 
 def test_training_outputs_match_the_evaluation_of_the_codebook_before_the_step():
@@ -89,6 +82,73 @@ def test_codes_move_by_the_moving_average_and_stay_unit():
         torch.testing.assert_close(q.counts[code], 0.9 * counts[code] + 0.1 * len(members))
         torch.testing.assert_close(q.codebook[code], F.normalize(q.sums[code], dim=0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(q.codebook.norm(dim=-1), torch.ones(8))
+
+
+def test_steps_with_restarts_follow_their_definition_in_float64():
+    """Moving averages, codes and restarts of three steps, one code at a time; what is drawn is known from the seed."""
+    size, decay, coefficient = 12, 0.8, 2.0
+    q = quantizer(size, 4, decay=decay, stale_coefficient=coefficient).train()
+    counts, sums, codebook = (t.double().clone() for t in (q.counts, q.sums, q.codebook))
+    restarted = 0
+    for step in range(3):
+        x = vectors(3, 4, 5, 1, seed=step)
+        q(x, torch.Generator().manual_seed(step))
+        points = F.normalize(x.double().movedim(1, -1).reshape(-1, 4), dim=-1)
+        ids = [max(range(size), key=lambda code: float(point @ codebook[code])) for point in points]
+        for code in range(size):
+            members = [point for point, i in zip(points, ids, strict=True) if i == code]
+            counts[code] = decay * counts[code] + (1 - decay) * len(members)
+            sums[code] = decay * sums[code] + (1 - decay) * sum(members, torch.zeros(4).double())
+            codebook[code] = sums[code] / sums[code].norm()
+        threshold = 15 / (coefficient * size)
+        stale = [code for code in range(size) if counts[code] < threshold]
+        order = torch.randperm(15, generator=torch.Generator().manual_seed(step)).tolist()
+        for code, drawn in zip(stale, order, strict=False):
+            counts[code], sums[code], codebook[code] = threshold, threshold * points[drawn], points[drawn]
+        restarted += len(stale)
+        for name, expected in (("counts", counts), ("sums", sums), ("codebook", codebook)):
+            torch.testing.assert_close(getattr(q, name).double(), expected, atol=1e-6, rtol=1e-6)
+        assert q.restarts() == (len(stale), restarted)
+    assert restarted
+
+
+def test_codes_without_vectors_keep_their_direction_and_length():
+    q = quantizer(8, 4, decay=0.01, stale_coefficient=0).train()
+    before = q.codebook.clone()
+    x = before[:1].expand(5, 4)[..., None, None]
+    for _ in range(30):  # averages of the others fall to 1e-60 and are 0 in float32
+        q(x)
+    torch.testing.assert_close(q.codebook, before, atol=1e-6, rtol=0)
+    assert q.sums[1:].abs().max() == 0
+
+
+def test_kmeans_is_its_definition_in_float64():
+    points = F.normalize(vectors(60, 4), dim=-1)
+    centers, counts = kmeans(points, 7, torch.Generator().manual_seed(2))
+    expected = points[torch.randperm(60, generator=torch.Generator().manual_seed(2))[:7]].double()
+    for _ in range(10):
+        ids = (points.double() @ expected.T).argmax(-1)
+        means = [points[ids == k].double().mean(0) if (ids == k).any() else expected[k] for k in range(7)]
+        expected = F.normalize(torch.stack(means), dim=-1)
+    torch.testing.assert_close(centers.double(), expected, atol=1e-6, rtol=0)
+    assert counts.tolist() == [(ids == k).sum() for k in range(7)]
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 32.0])
+def test_kmeans_of_fewer_vectors_than_codes_leaves_unit_codes(coefficient):
+    q = quantizer(32, 4, kmeans_init=True, stale_coefficient=coefficient).train()
+    for step in range(3):
+        q(vectors(1, 4, 3, 2, seed=step), torch.Generator().manual_seed(step))
+        torch.testing.assert_close(q.codebook.norm(dim=-1), torch.ones(32))
+
+
+def test_assign_counts_and_sums():
+    points, ids = vectors(50, 3), torch.randint(9, (50,), generator=torch.Generator().manual_seed(0)) // 2 * 2
+    counts, sums = assign(points, ids, 10)
+    for code in range(10):
+        members = points[ids == code].double()
+        assert counts[code] == len(members)
+        torch.testing.assert_close(sums[code].double(), members.sum(0), atol=1e-6, rtol=0)
 
 
 def test_gradient_passes_straight_through_the_normalized_input():
@@ -211,13 +271,29 @@ def test_all_but_the_statistics_is_enough_for_lookup(fields):
 
 
 @every_kind
-def test_only_training_needs_the_library(monkeypatch, fields):
+def test_nothing_needs_another_library(monkeypatch, fields):
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    q = quantizer(**fields).eval()
-    x = inputs(q)
+    q = quantizer(**fields).train()
+    q(inputs(q), torch.Generator())
+    q.eval()
+    x = inputs(q, seed=1)
     assert torch.equal(q(x).codes, q.codes(q.lookup(x)))
-    with pytest.raises(Open4MError, match=r"open4m\[tokenizers\]"):
-        q.train()(x)
+
+
+@every_kind
+def test_made_on_the_meta_device_and_filled_later(fields):
+    q = quantizer(dim=6, **fields)
+    with torch.device("meta"):
+        other = make_quantizer(q.config)
+    assert {tensor.device.type for tensor in [*other.parameters(), *other.buffers()]} == {"meta"}
+    other.to_empty(device="cpu")
+    other.load_state_dict(q.state_dict())
+    other.reset_buffers()
+    found = dict(other.named_buffers())
+    for name, tensor in q.named_buffers():
+        assert torch.equal(tensor, found[name]), name
+    x = inputs(q)
+    assert torch.equal(other.eval()(x).codes, q.eval()(x).codes)
 
 
 # ---- what holds for every kind
@@ -469,6 +545,14 @@ def test_lfq_takes_the_entropy_of_a_drawn_part_of_large_batches():
     assert penalty(0) == penalty(0) != penalty(1)
 
 
+def test_lfq_penalty_is_its_definition_in_float64():
+    z, codebook = 0.02 * vectors(20, 3), quantizer(8, 3, quantizer="lfq").codebook
+    distances = (z[:, None] - codebook).double().square().sum(-1)
+    choices = (-100 * distances).softmax(-1)
+    each, together = (-(p * p.log()).sum(-1) for p in (choices, choices.mean(0)))
+    assert entropy_penalty(z, codebook).item() == pytest.approx(each.mean().item() - together.item(), abs=1e-4)
+
+
 def test_lfq_penalty_prefers_even_use_of_the_codes():
     q = direct(quantizer(4, 2, quantizer="lfq", commitment_weight=0)).train()
     signs = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
@@ -533,7 +617,7 @@ def test_product_quantization_reads_one_vector_a_sample():
         with pytest.raises(Open4MError, match=r"\(B, 4, 1, 1\), got"):
             q(vectors(*shape))
     for ids in (torch.zeros(2, 1, 3), torch.zeros(2, 2, 2), torch.zeros(2, 2)):
-        with pytest.raises(Open4MError, match=r"\(B, 1, 2\), one a codebook, got"):
+        with pytest.raises(Open4MError, match=r"\(B, 1, 2\), one per codebook, got"):
             q.codes(ids.long())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig
-from open4m.tokenizers.quantizers.lattice import FiniteScalarQuantizer, LookupFreeQuantizer
+from open4m.tokenizers.quantizers.fsq import FiniteScalarQuantizer
+from open4m.tokenizers.quantizers.lfq import LookupFreeQuantizer
 from open4m.tokenizers.quantizers.product import ProductQuantizer
 from open4m.tokenizers.quantizers.simvq import SimVectorQuantizer
 from open4m.tokenizers.quantizers.vq import VectorQuantizer

@@ -1,4 +1,4 @@
-"""The contract of all quantizers, and the settings of a codebook (paper B.3).
+"""The contract of all quantizers, the settings of a codebook (paper B.3), and how gradients pass through codes.
 
 The kinds, by their names in a configuration:
 
@@ -7,19 +7,16 @@ The kinds, by their names in a configuration:
     "fsq"     finite scalar quantization, https://arxiv.org/abs/2309.15505: each dimension rounds to a few levels
     "lfq"     lookup-free quantization, https://arxiv.org/abs/2310.05737: the signs of log2(codebook_size) dimensions
     "simvq"   a frozen random codebook under one learned matrix, https://arxiv.org/abs/2411.02038
-
-Training runs the ``vector-quantize-pytorch`` library on this module's own buffers and parameters. Looking codes up
-needs neither the library nor anything but them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from open4m.types import Open4MError
 
@@ -28,33 +25,33 @@ from open4m.types import Open4MError
 class QuantizerConfig:
     """Settings of the codebook; the defaults are those of the paper's Table 3.
 
-    The paper does not say how the codes start. From random ones, a few codes take all vectors until the others fall
-    below the stale threshold, some hundreds of steps later; k-means centers of the first batch spare that time.
+    The paper does not say how codes are initialized. From random codes, a few of them take all vectors until the others
+    fall below the stale threshold, some hundreds of steps later; k-means centers of the first batch avoid that.
     """
 
     codebook_size: int
     latent_dim: int = 32
     quantizer: Literal["vq", "fsq", "lfq", "simvq"] = "vq"
-    codebooks: int = 1  # above 1: a vector is split into that many parts, each a token with a codebook of its own
+    codebooks: int = 1  # above 1: a vector is split into as many parts, each with a codebook of its own, one token each
     commitment_weight: float = 1.0  # "fsq" has no such loss
-    rotation_trick: bool = False  # "vq", "simvq": gradients turn with the code (https://arxiv.org/abs/2410.06424)
-    # Of "vq" only, the others have no statistics:
-    decay: float = 0.99  # of the codes' moving averages
-    stale_coefficient: float = 32.0  # c_replace; 0 never restarts a code
-    kmeans_init: bool = True  # start from the k-means centers of the first batch that is quantized
-    continuous_steps: int = 0  # the first steps of training pass the unit vectors themselves, not quantized
+    rotation_trick: bool = False  # "vq", "simvq": gradients are rotated with the code, not copied (:func:`rotate`)
+    # Only for "vq", since the other kinds keep no statistics:
+    decay: float = 0.99  # of the moving averages
+    stale_coefficient: float = 32.0  # c_replace of the paper; 0 switches restarts off
+    kmeans_init: bool = True  # initialize the codes by k-means of the first batch that is quantized
+    continuous_steps: int = 0  # for so many first training steps, unit vectors pass without being quantized
 
 
 class Quantized(NamedTuple):
     """``codes`` (B, D, h, w) float32; ``ids`` (B, h, w) int64; ``commitment`` scalar, weighted.
 
     With several codebooks h = w = 1 and ``ids`` are (B, 1, codebooks). Codes of "vq" have unit length. The
-    ``commitment`` of "lfq" includes its entropy penalty, in training, and may be below 0.
+    ``commitment`` of "lfq" includes its entropy penalty in training, and may be negative.
     """
 
-    codes: torch.Tensor
-    ids: torch.Tensor
-    commitment: torch.Tensor
+    codes: Tensor
+    ids: Tensor
+    commitment: Tensor
 
 
 class Restarts(NamedTuple):
@@ -64,29 +61,10 @@ class Restarts(NamedTuple):
     total: int
 
 
-def code_frequencies(ids: torch.Tensor, codebook_size: int, codebooks: int = 1) -> torch.Tensor:
-    """How often each code of each codebook occurs in ids (B, h, w): (codebooks, V) float32, each row's sum is 1."""
-    columns = ids.reshape(-1, codebooks)  # of several codebooks, the last axis
-    shifted = columns + codebook_size * torch.arange(codebooks, device=ids.device)
-    counts = torch.bincount(shifted.flatten(), minlength=codebooks * codebook_size)
-    return counts.view(codebooks, codebook_size) / len(columns)
-
-
-def code_usage(ids: torch.Tensor, codebook_size: int, codebooks: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """The share of the codes that occur in ids (..., h, w), of those that so many tokens can use, and their perplexity.
-
-    Both are scalars. Perplexity is exp of the entropy of the codes' frequencies: how many equally frequent ones they
-    equal. Of several codebooks, the means.
-    """
-    frequencies = code_frequencies(ids, codebook_size, codebooks).double()
-    share = (frequencies > 0).sum(-1) / min(codebook_size, ids.numel() // codebooks)
-    return share.mean(), torch.special.entr(frequencies).sum(-1).exp().mean()
-
-
 class Quantizer(nn.Module):
     """What all kinds share; :func:`open4m.tokenizers.quantizers.make_quantizer` makes the kind that ``config`` names.
 
-    Each kind has ``codebook`` (V, d), a buffer of what the ids stand for. ``generator`` draws the initial weights.
+    Each kind has a buffer ``codebook`` (V, d), one row per id. ``generator`` draws the initial weights.
     """
 
     STATISTICS: tuple[str, ...] = ()  # names of buffers that only training needs
@@ -97,30 +75,29 @@ class Quantizer(nn.Module):
         if config.rotation_trick and not self.ROTATES:
             raise Open4MError(f"rotation_trick is for quantizers 'vq' and 'simvq', got {config.quantizer!r}")
         self.config = config
-        self._library: tuple[nn.Module, ...] = ()  # in a tuple: its tensors are ours, so it must not be registered
 
-    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantizes x (B, D, h, w), in float32 whatever the autocast state; in training mode the codes learn.
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantize x (B, D, h, w), in float32 even under autocast; in training mode the codes learn.
 
-        Gradients pass through to x. ``generator`` draws what training samples: vectors that replace stale codes
-        ("vq"), vectors of which the entropy is taken ("lfq").
+        In training mode, gradients pass through the codes to x. ``generator`` draws what training samples: vectors that
+        replace stale codes and initialize k-means ("vq"), vectors whose entropy is penalized ("lfq").
         """
         with torch.autocast(x.device.type, enabled=False):
             x = x.float().movedim(1, -1)  # (B, h, w, D)
             if self.training:
-                codes, ids, commitment = self._learn(x.flatten(0, 2)[None], generator)
-                codes, ids = codes.view(x.shape), ids.view(x.shape[:-1]).long()
+                codes, ids, commitment = self._learn(x.flatten(0, 2), generator)
+                codes, ids = codes.view(x.shape), ids.view(x.shape[:-1])
             else:
                 ids = self._nearest(x)
                 codes, commitment = self._embed(ids), self._commitment(x, ids)
             return Quantized(codes.movedim(-1, 1), ids, commitment)
 
-    def lookup(self, x: torch.Tensor) -> torch.Tensor:
+    def lookup(self, x: Tensor) -> Tensor:
         """The ids (B, h, w) int64 of the codes nearest to x (B, D, h, w)."""
         with torch.autocast(x.device.type, enabled=False):
             return self._nearest(x.float().movedim(1, -1))
 
-    def codes(self, ids: torch.Tensor) -> torch.Tensor:
+    def codes(self, ids: Tensor) -> Tensor:
         """The codes (B, D, h, w) float32 of ids (B, h, w)."""
         with torch.autocast(ids.device.type, enabled=False):
             return self._embed(ids).movedim(-1, 1)
@@ -130,37 +107,89 @@ class Quantizer(nn.Module):
         return Restarts(0, 0)
 
     def reset_statistics(self) -> None:
-        """Starts the moving averages afresh from the present codebook, as before fine-tuning a saved one."""
+        """Start the moving averages from the present codebook, before a saved one is trained further."""
+
+    def reset_buffers(self) -> None:
+        """Recompute the buffers that follow from the configuration, after ``to_empty`` of a quantizer that was made on
+        the meta device. What is saved, the codebook of "vq" included, is to be loaded."""
 
     # ---- what a kind defines; vectors have their channels last
-    def _nearest(self, x: torch.Tensor) -> torch.Tensor:
-        """Ids (...) of x (..., D)."""
+    def _nearest(self, x: Tensor) -> Tensor:
+        """Ids (...) int64 of x (..., D)."""
         raise NotImplementedError
 
-    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+    def _embed(self, ids: Tensor) -> Tensor:
         """Codes (..., D) of ids (...)."""
         raise NotImplementedError
 
-    def _commitment(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """The weighted commitment loss of x (..., D) to its ids (...), for evaluation."""
+    def _commitment(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The weighted commitment loss of x (..., D) to the codes of its ids (...)."""
         raise NotImplementedError
 
-    def _learn(
-        self, x: torch.Tensor, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Codes (1, N, D), through which gradients pass to x (1, N, D), ids (1, N), and the commitment loss."""
+    def _learn(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """One training step: codes (N, D) through which gradients pass to x (N, D), ids (N,), and the loss."""
         raise NotImplementedError
 
-    def _build(self, library: ModuleType) -> nn.Module:
-        """The library's quantizer; its random initial state is never used."""
-        raise NotImplementedError
 
-    def _trainer(self, device: torch.device) -> nn.Module:
-        if not self._library:
-            try:
-                import vector_quantize_pytorch as library
-            except ImportError as error:
-                raise Open4MError("training a tokenizer needs the extra: pip install 'open4m[tokenizers]'") from error
-            with torch.random.fork_rng(devices=[]):  # what it draws must not cost the caller random numbers
-                self._library = (self._build(library),)
-        return self._library[0].to(device)
+def pass_gradients(x: Tensor, codes: Tensor, rotation_trick: bool) -> Tensor:
+    """``codes`` (N, D) whose gradients go to x (N, D), which was quantized to them: see the two ways below."""
+    return rotate(x, codes) if rotation_trick else straight_through(x, codes)
+
+
+def straight_through(x: Tensor, codes: Tensor) -> Tensor:
+    """``codes``, with the gradient of the identity for x (https://arxiv.org/abs/1308.3432)."""
+    return x + (codes - x).detach()
+
+
+def rotate(x: Tensor, codes: Tensor) -> Tensor:
+    """``codes``, with the gradient of the rotation and scaling that map x to them (https://arxiv.org/abs/2410.06424).
+
+    The rotation in the plane of unit vectors u and q, from u to q, is x - 2 (x·w) w + 2 (x·u) q, where w is halfway
+    between them; gradients take it and the scale as constant.
+    """
+    with torch.no_grad():
+        u, q = unit(x), unit(codes)
+        w = unit(u + q)
+        scale = codes.norm(dim=-1, keepdim=True) / x.norm(dim=-1, keepdim=True).clamp(min=EPS)
+    return scale * (x - 2 * _dot(x, w) * w + 2 * _dot(x, u) * q)
+
+
+EPS = 1e-6
+"""The least length by which vectors are divided."""
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors (..., D) divided by their lengths."""
+    return F.normalize(x, dim=-1, eps=EPS)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1, keepdim=True)
+
+
+def draw_rows(length: int, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """``n`` random indices (n,) below ``length``, without repetition where there are enough."""
+    where = generator.device if generator is not None else device
+    if length >= n:
+        return torch.randperm(length, generator=generator, device=where)[:n].to(device)
+    return torch.randint(length, (n,), generator=generator, device=where).to(device)
+
+
+# ---- how well the codes are used
+def code_frequencies(ids: Tensor, codebook_size: int, codebooks: int = 1) -> Tensor:
+    """How often each code of each codebook occurs in ids (B, h, w): (codebooks, V) float32, each row sums to 1."""
+    columns = ids.reshape(-1, codebooks)  # with several codebooks, the last axis of ids is the codebook
+    shifted = columns + codebook_size * torch.arange(codebooks, device=ids.device)
+    counts = torch.bincount(shifted.flatten(), minlength=codebooks * codebook_size)
+    return counts.view(codebooks, codebook_size) / len(columns)
+
+
+def code_usage(ids: Tensor, codebook_size: int, codebooks: int = 1) -> tuple[Tensor, Tensor]:
+    """The share of the codes that occur in ids (..., h, w), and the perplexity of their frequencies, both scalars.
+
+    The share is of those codes that so many tokens could use at most. The perplexity, exp of the entropy, is the number
+    of equally frequent codes that would have this entropy. With several codebooks, both are means over them.
+    """
+    frequencies = code_frequencies(ids, codebook_size, codebooks).double()
+    share = (frequencies > 0).sum(-1) / min(codebook_size, ids.numel() // codebooks)
+    return share.mean(), torch.special.entr(frequencies).sum(-1).exp().mean()

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from open4m.tokenizers.quantizers.base import Quantized, Quantizer, QuantizerConfig, Restarts
 from open4m.types import Open4MError
 
 
-# ---- several codebooks
 class ProductQuantizer(Quantizer):
-    """Product quantization (https://ieeexplore.ieee.org/document/5432202) of one vector a sample.
+    """Product quantization (https://ieeexplore.ieee.org/document/5432202) of one vector per sample.
 
     x (B, D, 1, 1) is split into ``codebooks`` parts of D / codebooks channels. Each part has a quantizer of its own,
     ``parts.N``, and becomes one token of a grid: ids (B, 1, codebooks), each from 0 to codebook_size - 1.
@@ -36,25 +35,25 @@ class ProductQuantizer(Quantizer):
         self.STATISTICS = tuple(f"parts.{i}.{name}" for i, p in enumerate(self.parts) for name in p.STATISTICS)
 
     @property
-    def codebook(self) -> torch.Tensor:
-        """The parts' codebooks (codebooks, V, d)."""
+    def codebook(self) -> Tensor:
+        """The codebooks of the parts (codebooks, V, d)."""
         return torch.stack([part.codebook for part in self.parts])
 
-    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantizes x (B, D, 1, 1); the commitment is the parts' mean."""
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantize x (B, D, 1, 1); the commitment is the mean over the parts."""
         parts = [part(piece, generator) for part, piece in zip(self.parts, self._split(x), strict=True)]
         codes, ids, commitments = zip(*parts, strict=True)
         return Quantized(torch.cat(codes, 1), torch.cat(ids, -1), torch.stack(commitments).mean())
 
-    def lookup(self, x: torch.Tensor) -> torch.Tensor:
+    def lookup(self, x: Tensor) -> Tensor:
         """The ids (B, 1, codebooks) int64 of x (B, D, 1, 1)."""
         pieces = zip(self.parts, self._split(x), strict=True)
         return torch.cat([part.lookup(piece) for part, piece in pieces], -1)
 
-    def codes(self, ids: torch.Tensor) -> torch.Tensor:
+    def codes(self, ids: Tensor) -> Tensor:
         """The codes (B, D, 1, 1) float32 of ids (B, 1, codebooks)."""
         if ids.ndim != 3 or ids.shape[1:] != (1, len(self.parts)):
-            raise Open4MError(f"expected ids (B, 1, {len(self.parts)}), one a codebook, got {tuple(ids.shape)}")
+            raise Open4MError(f"expected ids (B, 1, {len(self.parts)}), one per codebook, got {tuple(ids.shape)}")
         columns = zip(self.parts, ids.split(1, -1), strict=True)
         return torch.cat([part.codes(column) for part, column in columns], 1)
 
@@ -66,10 +65,14 @@ class ProductQuantizer(Quantizer):
         for part in self.parts:
             part.reset_statistics()
 
-    def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def reset_buffers(self) -> None:
+        for part in self.parts:
+            part.reset_buffers()
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         if x.shape[1:] != (self.config.latent_dim, 1, 1):
             raise Open4MError(
-                f"several codebooks quantize one vector a sample, (B, {self.config.latent_dim}, 1, 1), "
+                f"several codebooks quantize one vector per sample, (B, {self.config.latent_dim}, 1, 1), "
                 f"got {tuple(x.shape)}"
             )
         return x.chunk(len(self.parts), 1)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig
+from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, pass_gradients
+
+TOWARDS_CODES = 0.25
+"""The weight of the loss that draws vectors to codes, relative to the loss that draws codes to vectors."""
 
 
-# ---- "simvq"
 class SimVectorQuantizer(Quantizer):
     """The nearest row of ``codebook`` (V, D), frozen and random, times ``transform`` (D, D), which is learned.
 
-    Since one matrix moves all codes together, none is left behind. The loss draws the codes to the vectors and, with
-    a quarter of that weight, the vectors to the codes.
+    One matrix moves all codes together, so none stays unused for lack of gradients.
     """
 
     ROTATES = True
-    TOWARDS_CODES = 0.25
 
     def __init__(self, config: QuantizerConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
@@ -28,29 +26,20 @@ class SimVectorQuantizer(Quantizer):
         self.register_buffer("codebook", codebook / config.latent_dim**0.5)
         self.transform = nn.Parameter(torch.eye(config.latent_dim))
 
-    def _nearest(self, x: torch.Tensor) -> torch.Tensor:
+    def _nearest(self, x: Tensor) -> Tensor:
         codes = self.codebook @ self.transform.T
-        return (2 * x @ codes.T - codes.square().sum(-1)).argmax(-1)  # |x - code|² but for |x|², negated
+        return (2 * x @ codes.T - codes.square().sum(-1)).argmax(-1)  # |x|² - |x - code|²
 
-    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+    def _embed(self, ids: Tensor) -> Tensor:
         return self.codebook[ids] @ self.transform.T
 
-    def _commitment(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        weight = self.config.commitment_weight * (1 + self.TOWARDS_CODES)
-        return weight * F.mse_loss(x, self._embed(ids))
+    def _commitment(self, x: Tensor, ids: Tensor) -> Tensor:
+        codes = self._embed(ids)
+        losses = F.mse_loss(x.detach(), codes) + TOWARDS_CODES * F.mse_loss(x, codes.detach())
+        return self.config.commitment_weight * losses
 
-    def _learn(
-        self, x: torch.Tensor, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        library = self._trainer(x.device)
-        library.frozen_codebook, library.code_transform.weight = self.codebook, self.transform  # may have moved
-        return library(x)
-
-    def _build(self, library: ModuleType) -> nn.Module:
-        return library.SimVQ(
-            dim=self.config.latent_dim,
-            codebook_size=self.config.codebook_size,
-            rotation_trick=self.config.rotation_trick,
-            input_to_quantize_commit_loss_weight=self.TOWARDS_CODES,
-            commitment_weight=self.config.commitment_weight,
-        )
+    def _learn(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            ids = self._nearest(x)
+        codes = pass_gradients(x, self._embed(ids), self.config.rotation_trick)
+        return codes, ids, self._commitment(x, ids)

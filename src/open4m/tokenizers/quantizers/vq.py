@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor
 
-from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, Restarts
+from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, Restarts, draw_rows, pass_gradients, unit
 
-if TYPE_CHECKING:
-    from vector_quantize_pytorch import VectorQuantize
+KMEANS_ITERATIONS = 10
 
 
-# ---- "vq"
 def stale_threshold(vectors: int, codebook_size: int, coefficient: float) -> float:
-    """thresh_replace = B·N_tokens / (c_replace·N_vocab), in vectors a step (paper B.3).
+    """thresh_replace = B·N_tokens / (c_replace·N_vocab), in vectors per step (paper B.3); ``vectors`` is B·N_tokens.
 
-    A code whose moving average count falls below 1/c_replace of a fair share of the batch is restarted.
-    ``vectors`` is B·N_tokens.
+    A code whose moving average count is below it, 1/c_replace of an equal share of the batch, is restarted. A
+    coefficient of 0 gives 0, below which no count is.
     """
     return vectors / (coefficient * codebook_size) if coefficient else 0.0
+
+
+def assign(vectors: Tensor, ids: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
+    """How many of the vectors (N, D) each code has, (V,), and their sums (V, D), both float32; ``ids`` (N,).
+
+    Moving averages and k-means read nothing else of a batch. Vectors are added in the order of the batch, so that equal
+    batches have equal sums on every device.
+    """
+    counts = torch.bincount(ids, minlength=codebook_size)
+    # Sums over groups of rows; index_add_ would add in a random order on a GPU.
+    sums = F.embedding_bag(ids.argsort(stable=True), vectors, counts.cumsum(0) - counts, mode="sum")
+    return counts.float(), sums
+
+
+def kmeans(vectors: Tensor, codebook_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Spherical k-means of unit vectors (N, D): centers (V, D) of unit length, and their numbers of vectors (V,).
+
+    The first centers are drawn from the vectors, repeatedly if there are too few. A center that no vector is nearest
+    to stays where it is.
+    """
+    centers = vectors[draw_rows(len(vectors), codebook_size, generator, vectors.device)]
+    for _ in range(KMEANS_ITERATIONS):
+        counts, sums = assign(vectors, nearest(vectors, centers), codebook_size)
+        centers = torch.where(counts[:, None] > 0, unit(sums), centers)
+    return centers, counts
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Ids (...) int64 of the codes (V, D) of largest cosine similarity to unit vectors (..., D)."""
+    return (vectors @ codebook.T).argmax(-1)
 
 
 class VectorQuantizer(Quantizer):
     """Replaces each vector by the code of largest cosine similarity.
 
-    Buffers: ``codebook`` (V, D), unit rows; and for training ``counts`` (V,) and ``sums`` (V, D), the moving
-    averages of the number and the sum of the vectors of a code, ``initialized`` (k-means initialization only),
-    ``steps``, the number of training steps so far, and how many codes were restarted: ``restarted`` in the last
-    step, ``restarted_total`` in all. A code that finds no vectors is restarted, and counted, step after step.
+    Buffers: ``codebook`` (V, D), unit rows. For training, ``counts`` (V,) and ``sums`` (V, D), moving averages (EMA) of
+    the number and the sum of each code's vectors; ``initialized``, whether k-means was done or is not wanted;
+    ``steps``, the number of training steps so far; and how many codes were restarted: ``restarted`` in the last step,
+    ``restarted_total`` in all. A code that finds no vectors is restarted, and counted, again and again.
     """
 
     STATISTICS = ("counts", "sums", "initialized", "steps", "restarted", "restarted_total")
@@ -59,70 +84,61 @@ class VectorQuantizer(Quantizer):
         self.restarted.zero_()
         self.restarted_total.zero_()
 
-    def _nearest(self, x: torch.Tensor) -> torch.Tensor:
-        return (F.normalize(x, dim=-1, eps=1e-6) @ self.codebook.T).argmax(-1)
+    def _nearest(self, x: Tensor) -> Tensor:
+        return nearest(unit(x), self.codebook)
 
-    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+    def _embed(self, ids: Tensor) -> Tensor:
         return self.codebook[ids]
 
-    def _commitment(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return self.config.commitment_weight * F.mse_loss(F.normalize(x, dim=-1), self.codebook[ids])
+    def _commitment(self, x: Tensor, ids: Tensor) -> Tensor:
+        return self.config.commitment_weight * F.mse_loss(unit(x), self.codebook[ids])
 
-    def _learn(
-        self, x: torch.Tensor, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _learn(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         self.steps += 1
         self.restarted.zero_()
+        vectors = unit(x)
         if self.steps <= self.config.continuous_steps:
-            return F.normalize(x, dim=-1), self._nearest(x), x.new_zeros(())
-        return self._bound(x, generator)(x)
+            return vectors, nearest(vectors, self.codebook), x.new_zeros(())
+        if not self.initialized:
+            self._initialize(vectors.detach(), generator)
+        ids = nearest(vectors.detach(), self.codebook)
+        codes = self.codebook[ids]  # as they are before this step moves them
+        commitment = self.config.commitment_weight * F.mse_loss(vectors, codes)
+        self._update(vectors.detach(), ids)
+        self._restart_stale(vectors.detach(), generator)
+        return pass_gradients(vectors, codes, self.config.rotation_trick), ids, commitment
 
-    def _bound(self, x: torch.Tensor, generator: torch.Generator | None) -> VectorQuantize:
-        """The library's quantizer, bound to this module's buffers (which may have moved) and to this batch."""
-        library = self._trainer(x.device)
-        book = library._codebook
-        book.embed, book.embed_avg = self.codebook[None], self.sums[None]
-        book.cluster_size, book.initted = self.counts[None], self.initialized
-        vectors = x.shape[1]
-        if book.use_ddp:
-            vectors *= torch.distributed.get_world_size()
-        else:
-            book.sample_fn = lambda samples, n: samples[:, draw_rows(samples.shape[1], n, generator, samples.device)]
+    @torch.no_grad()
+    def _initialize(self, vectors: Tensor, generator: torch.Generator | None) -> None:
+        """Start from the k-means centers of unit vectors (N, D)."""
+        centers, counts = kmeans(vectors, self.config.codebook_size, generator)
+        self.codebook.copy_(centers)
+        self.counts.copy_(counts)
+        self.sums.copy_(centers * counts[:, None])
+        self.initialized.fill_(True)
 
-        def restart(samples: torch.Tensor, n: int) -> torch.Tensor:
-            self.restarted += n
-            self.restarted_total += n
-            return book.sample_fn(samples, n)
+    @torch.no_grad()
+    def _update(self, vectors: Tensor, ids: Tensor) -> None:
+        """Move averages and codes by the unit vectors (N, D) that have these ids (N,)."""
+        counts, sums = assign(vectors, ids, self.config.codebook_size)
+        self.counts.lerp_(counts, 1 - self.config.decay)
+        self.sums.lerp_(sums, 1 - self.config.decay)
+        # A code without vectors keeps its direction, however small its sum becomes.
+        self.codebook.copy_(torch.where(counts[:, None] > 0, unit(self.sums), self.codebook))
 
-        def replace(samples: torch.Tensor, batch_mask: torch.Tensor, seq_mask: torch.Tensor | None = None) -> None:
-            """No more codes a step than there are vectors: the others would be copies, and their turn comes."""
-            stale = batch_mask[0].nonzero()[:, 0]
-            if len(stale) > vectors:
-                batch_mask = torch.zeros_like(batch_mask)
-                batch_mask[0, stale[draw_rows(len(stale), vectors, generator, stale.device)]] = True
-            type(book).replace(book, samples, batch_mask, seq_mask)
+    @torch.no_grad()
+    def _restart_stale(self, vectors: Tensor, generator: torch.Generator | None) -> None:
+        """Replace stale codes by random ones of the unit vectors (N, D), with just the count that is not stale.
 
-        book.replace_sample_fn, book.replace = restart, replace
-        threshold = stale_threshold(vectors, self.config.codebook_size, self.config.stale_coefficient)
-        book.threshold_ema_dead_code = book.reset_cluster_size = threshold
-        return library
-
-    def _build(self, library: ModuleType) -> nn.Module:
-        return library.VectorQuantize(
-            dim=self.config.latent_dim,
-            codebook_size=self.config.codebook_size,
-            decay=self.config.decay,
-            commitment_weight=self.config.commitment_weight,
-            use_cosine_sim=True,
-            rotation_trick=self.config.rotation_trick,
-            kmeans_init=self.config.kmeans_init,
-            threshold_ema_dead_code=self.config.stale_coefficient,  # above 0 switches restarts on; set for each batch
-        )
-
-
-def draw_rows(length: int, n: int, generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
-    """``n`` random indices (n,) below ``length``, without repetition where there are enough."""
-    where = generator.device if generator is not None else device
-    if length >= n:
-        return torch.randperm(length, generator=generator, device=where)[:n].to(device)
-    return torch.randint(length, (n,), generator=generator, device=where).to(device)
+        At most N codes per step, chosen at random: more would be copies of each other, and the rest come later.
+        """
+        threshold = stale_threshold(len(vectors), self.config.codebook_size, self.config.stale_coefficient)
+        stale = (self.counts < threshold).nonzero()[:, 0]
+        if len(stale) > len(vectors):
+            stale = stale[draw_rows(len(stale), len(vectors), generator, stale.device)]
+        if len(stale):
+            drawn = vectors[draw_rows(len(vectors), len(stale), generator, vectors.device)]
+            self.codebook[stale], self.sums[stale] = drawn, drawn * threshold
+            self.counts[stale] = threshold
+        self.restarted.fill_(len(stale))
+        self.restarted_total += len(stale)

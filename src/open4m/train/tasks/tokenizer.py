@@ -65,7 +65,7 @@ class TokenizerTask:
             self._augmented(self.train_data[int(order[row])], stream(self.seed, step, row + 1), size)
             for row in rows
         ]
-        return torch.from_numpy(np.stack([tensor_of(value, self.config) for value in values]))
+        return torch.from_numpy(np.stack([tensor_of(value, self.config, self.modality) for value in values]))
 
     def _augmented(self, sample: Sample, generator: np.random.Generator, size: int) -> np.ndarray:
         name = self.config.modality
