@@ -1,3 +1,4 @@
+import json
 import string
 import subprocess
 import sys
@@ -303,6 +304,21 @@ def test_saving_and_loading(text, tmp_path):
     for caption in CAPTIONS:
         assert loaded.encode_text(caption) == text.encode_text(caption)
     assert loaded.coordinate_ids([0, 0.2, 0.4, 1]) == text.coordinate_ids([0, 0.2, 0.4, 1])
+
+
+def test_directories_have_a_version(text, tmp_path):
+    text.save(tmp_path)
+    path = tmp_path / "text.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("format") == 1
+    path.write_text(json.dumps(settings))  # as they were before they had one
+    assert TextTokenizer.load(tmp_path).fingerprint == text.fingerprint
+    path.write_text(json.dumps({"format": 2, **settings}))
+    with pytest.raises(Open4MError, match=r"text\.json: has format 2, this open4m reads formats 1 to 1: update open4m"):
+        TextTokenizer.load(tmp_path)
+    path.write_text(json.dumps({**settings, "bins": "many"}))
+    with pytest.raises(Open4MError, match=r"text\.json\.bins: expected int, got 'many'"):
+        TextTokenizer.load(tmp_path)
 
 
 def test_fingerprints_tell_tokenizers_apart(text):

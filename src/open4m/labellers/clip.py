@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 import re
 from collections import Counter
@@ -26,7 +25,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from open4m import modalities
+from open4m import files, modalities, weights
 from open4m.labellers.base import Labeller
 from open4m.types import Open4MError
 
@@ -114,7 +113,7 @@ class CLIPLabeller(Labeller):
             "image_mean": list(self.mean),
             "image_std": list(self.std),
         }
-        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+        files.write_text(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=2) + "\n")
 
     # ---- what it is
     @property
@@ -140,11 +139,7 @@ class CLIPLabeller(Labeller):
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(json.dumps([self.mean, self.std]).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights.fingerprint(self.model.state_dict(), {"mean": self.mean, "std": self.std})
 
     # ---- what goes in
     def images(self, values: Sequence[np.ndarray]) -> Tensor:

@@ -43,7 +43,7 @@ class VQVAE(nn.Module):
         super().__init__()
         self.config = config
         outputs = len(config.class_names) if config.categorical else config.channels
-        with torch.random.fork_rng(devices=[]):  # layers draw weights that are replaced below, from the global generator
+        with torch.random.fork_rng(devices=[]):  # layers draw first weights, which are replaced below
             if config.categorical:
                 self.cls_emb = nn.Embedding(outputs, config.channels)
             if config.vector:

@@ -25,15 +25,26 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 
+from open4m import config as configs
+from open4m import files
 from open4m.types import Open4MError
+
+FORMAT = 1
+"""The version of the directory's format."""
+
+MAX_LISTED_FAULTS = 8
+"""Class names that an error lists; of further ones it gives the number."""
+
+COVERAGE_BATCH = 1000
+"""Captions that are tokenized at once when a vocabulary is measured."""
 
 _CONTROL = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")
 _AXES = ("xmin", "ymin", "xmax", "ymax")
-_CONTINUED = "##"  # starts a piece that continues a word
+_CONTINUED = "##"  # prefix of a piece that continues a word
 _ALPHABET = string.ascii_lowercase + string.digits
-_MAX_CHARACTERS = 1000  # distinct ones that are learned, the most frequent; words with others are [UNK]
+_MAX_CHARACTERS = 1000  # only the most frequent characters are learned; words with others are [UNK]
 
-# Text is written back without the spaces that English typography does not have.
+# Decoding removes the spaces around punctuation that English does not write.
 _TIGHT = [
     (re.compile(r'" ([^"]+) "'), r'"\1"'),
     (re.compile(r" ([.,;:!?)\]}%])"), r"\1"),
@@ -45,13 +56,22 @@ _TIGHT = [
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How well a vocabulary writes captions. A punctuation mark is a word, and so is a class name of several words."""
+    """How well a vocabulary covers captions. A punctuation mark counts as a word, as does a class name of several."""
 
     captions: int
     words: int
-    unknown: int  # words that are [UNK]
+    unknown: int  # words that become [UNK]
     tokens: int
-    longest: int  # tokens of the longest caption, [EOS] not counted
+    longest: int  # tokens of the longest caption, without [EOS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a text tokenizer is besides its vocabulary: the content of ``text.json``."""
+
+    class_names: tuple[str, ...]
+    bins: int  # per coordinate of a box
+    sentinels: int
 
 
 class TextTokenizer:
@@ -61,8 +81,8 @@ class TextTokenizer:
 
     def __init__(self, words: Tokenizer, class_names: Sequence[str], bins: int, sentinels: int) -> None:
         self._words = words
-        self.class_names = tuple(class_names)
-        self.bins = bins
+        self.settings = Settings(class_names=tuple(class_names), bins=bins, sentinels=sentinels)
+        self.class_names, self.bins = self.settings.class_names, bins
         self.vocab_size: int = words.get_vocab_size()
         self.pad, self.unk, self.sos, self.eos = range(len(_CONTROL))
         self.sentinels = list(range(len(_CONTROL), len(_CONTROL) + sentinels))
@@ -71,7 +91,9 @@ class TextTokenizer:
         self._class_ids = {name: self._first_class + i for i, name in enumerate(self.class_names)}
         special = _special_tokens(_written(words.normalizer, self.class_names), bins, sentinels)
         if any(words.token_to_id(token) != i for i, token in enumerate(special)):
-            raise Open4MError("text tokenizer: the word pieces were not fitted with these class names, bins, sentinels")
+            raise Open4MError(
+                "text tokenizer: the word pieces were not fitted with these class names, bins and sentinels"
+            )
 
     @staticmethod
     def fit(
@@ -79,13 +101,13 @@ class TextTokenizer:
         class_names: Sequence[str],
         vocab_size: int = 30_000,
         bins: int = 1000,
-        sentinels: int = 130,  # masking a sequence of 256 tokens may take that many
+        sentinels: int = 130,  # enough for the spans that are masked in a sequence of 256 tokens
     ) -> TextTokenizer:
-        """Fits word pieces to captions; special tokens count toward ``vocab_size``, which is an upper bound.
+        """Fit word pieces to captions; special tokens count toward ``vocab_size``, which is an upper bound.
 
-        All ASCII letters, digits and punctuation marks are in the vocabulary, seen or not. Captions are read once and
-        kept in a temporary file, so that there may be more of them than memory holds. Sizes and class names are
-        checked before the first is read. Raises :class:`Open4MError` if they are not possible.
+        All ASCII letters, digits and punctuation marks are in the vocabulary, whether captions have them or not.
+        Captions are read once and kept in a temporary file, since memory may not hold them. Raises
+        :class:`Open4MError`, before the first caption is read, for sizes and class names that are not possible.
         """
         words = _pipeline(WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
         alphabet = [*string.punctuation, *_both_forms(_ALPHABET)]
@@ -98,7 +120,7 @@ class TextTokenizer:
             )
         special = _special_tokens(written, bins, sentinels)
         characters: Counter[str] = Counter()
-        with TemporaryFile("w+", encoding="utf-8", newline="\n") as normalized:  # in which no caption has a line break
+        with TemporaryFile("w+", encoding="utf-8", newline="\n") as normalized:  # one line per caption
             for caption in captions:
                 caption = words.normalizer.normalize_str(_encodable(caption))
                 characters.update(caption)
@@ -109,7 +131,7 @@ class TextTokenizer:
             trainer = WordPieceTrainer(
                 vocab_size=vocab_size - len(special),
                 show_progress=False,
-                special_tokens=_both_forms(sorted({*_ALPHABET, *frequent})),  # fixes their order, and with it all ties
+                special_tokens=_both_forms(sorted({*_ALPHABET, *frequent})),  # a fixed order, which decides all ties
                 initial_alphabet=frequent,
                 limit_alphabet=len(frequent),
                 continuing_subword_prefix=_CONTINUED,
@@ -124,7 +146,7 @@ class TextTokenizer:
 
     # ---- text
     def encode_text(self, text: str) -> list[int]:
-        """The ids of a text, in lower case; no control token is added."""
+        """The ids of a text, which is put in lower case; no control token is added."""
         return self._words.encode(_encodable(text), add_special_tokens=False).ids
 
     def decode_text(self, ids: Iterable[int]) -> str:
@@ -155,16 +177,16 @@ class TextTokenizer:
         return before
 
     def coverage(self, captions: Iterable[str]) -> Coverage:
-        """How well the vocabulary writes these captions, which are read once and not kept."""
+        """How well the vocabulary covers these captions, which are read once and not kept."""
         continues = np.array([self._words.id_to_token(i).startswith(_CONTINUED) for i in range(self.vocab_size)])
         captions = map(_encodable, captions)
         count = words = unknown = tokens = longest = 0
-        while batch := list(islice(captions, 1000)):
+        while batch := list(islice(captions, COVERAGE_BATCH)):
             rows = [encoding.ids for encoding in self._words.encode_batch(batch, add_special_tokens=False)]
             ids = np.fromiter(chain.from_iterable(rows), dtype=np.int64)
             count += len(rows)
             words += int(np.count_nonzero(~continues[ids]))
-            unknown += int(np.count_nonzero(ids == self.unk))  # a word is [UNK] as a whole
+            unknown += int(np.count_nonzero(ids == self.unk))  # one [UNK] stands for a whole word
             tokens += len(ids)
             longest = max(longest, *map(len, rows))
         return Coverage(captions=count, words=words, unknown=unknown, tokens=tokens, longest=longest)
@@ -199,11 +221,11 @@ class TextTokenizer:
         return self.class_names[index] if 0 <= index < len(self.class_names) else None
 
     def name(self, token: int) -> str:
-        """How a token of any kind is written, for people."""
+        """The readable form of a token of any kind."""
         return self._words.id_to_token(self._checked(token))
 
     def describe(self) -> str:
-        """What the vocabulary holds, in a line for people."""
+        """What the vocabulary holds, in one readable line."""
         pieces = self.vocab_size - self._first_class - len(self.class_names)
         return (
             f"{self.vocab_size} entries: {len(_CONTROL)} control tokens, {len(self.sentinels)} sentinels, "
@@ -213,35 +235,30 @@ class TextTokenizer:
     # ---- at rest
     @property
     def fingerprint(self) -> str:
-        """A short hash of everything that ids depend on."""
-        return hashlib.sha256((self._words.to_str() + self._settings()).encode()).hexdigest()[:16]
+        """16 hexadecimal digits that change whenever the ids of a text or a box could."""
+        settings = json.dumps(configs.to_dict(self.settings), indent=1)
+        return hashlib.sha256((self._words.to_str() + settings).encode()).hexdigest()[:16]
 
     def save(self, folder: Path | str) -> None:
-        """Writes ``tokenizer.json`` (of the HF tokenizers library) and ``text.json`` (what is special in it)."""
+        """Write ``tokenizer.json`` (format of the library tokenizers) and ``text.json`` (which tokens are special)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / self.WORDS).write_text(self._words.to_str(), encoding="utf-8")
-        (folder / self.SETTINGS).write_text(self._settings() + "\n", encoding="utf-8")
+        files.write_text(folder / self.WORDS, self._words.to_str())
+        configs.save(self.settings, folder / self.SETTINGS, FORMAT)
 
     @staticmethod
     def load(folder: Path | str) -> TextTokenizer:
-        """The tokenizer that :meth:`save` wrote."""
+        """The tokenizer that :meth:`save` wrote. Raises :class:`Open4MError` for anything else."""
         path = Path(folder) / TextTokenizer.SETTINGS
+        settings = configs.load(Settings, path, FORMAT)
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            arguments = settings["class_names"], settings["bins"], settings["sentinels"]
             path = Path(folder) / TextTokenizer.WORDS
             words = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise Open4MError(f"{path}: no such file") from None
         except Exception as error:  # the tokenizers library raises nothing more specific
             raise Open4MError(f"{path}: not readable as a text tokenizer ({error!r})") from error
-        return TextTokenizer(words, *arguments)
-
-    def _settings(self) -> str:
-        return json.dumps(
-            {"class_names": list(self.class_names), "bins": self.bins, "sentinels": len(self.sentinels)}, indent=1
-        )
+        return TextTokenizer(words, settings.class_names, settings.bins, settings.sentinels)
 
     def _checked(self, token: int) -> int:
         token = int(token)
@@ -266,8 +283,8 @@ def _pipeline(model: WordPiece) -> Tokenizer:
 
 
 def _written(normalizer: normalizers.Normalizer, names: Sequence[str]) -> list[str]:
-    """Class names as they are written in text: in lower case, distinct and not empty."""
-    first: dict[str, int] = {}  # place by name, from 1, which is the line of a file of names
+    """Class names as they occur in normalized text: in lower case, distinct and not empty."""
+    first: dict[str, int] = {}  # name: its place, from 1, which is its line in a file of names
     faults = []
     for place, name in enumerate(names, 1):
         written = normalizer.normalize_str(_encodable(name))
@@ -277,14 +294,15 @@ def _written(normalizer: normalizers.Normalizer, names: Sequence[str]) -> list[s
             faults.append(f"name {place}, {name!r}, is name {first[written]}")
     if faults:
         raise Open4MError(
-            f"text tokenizer: class names must be distinct in lower case and not empty: {'; '.join(faults[:8])}"
-            + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+            "text tokenizer: class names must be distinct in lower case and not empty: "
+            f"{'; '.join(faults[:MAX_LISTED_FAULTS])}"
+            + (f"; and {len(faults) - MAX_LISTED_FAULTS} more" if len(faults) > MAX_LISTED_FAULTS else "")
         )
     return list(first)
 
 
 def _special_tokens(written: Sequence[str], bins: int, sentinels: int) -> list[str]:
-    """All tokens that are not word pieces, in the order of their ids; the last are the ``written`` class names."""
+    """All tokens that are not word pieces, in the order of their ids; ``written`` class names are the last."""
     coordinates = [f"{axis}={b}" for axis in _AXES for b in range(bins)]
     special = [*_CONTROL, *(f"[S_{k}]" for k in range(sentinels)), *coordinates]
     clash = set(special) & set(written)
@@ -294,10 +312,10 @@ def _special_tokens(written: Sequence[str], bins: int, sentinels: int) -> list[s
 
 
 def _both_forms(characters: Iterable[str]) -> list[str]:
-    """Characters as they start a word and as they continue one."""
+    """Characters as word pieces: first those that start a word, then those that continue one."""
     return [prefix + character for prefix in ("", _CONTINUED) for character in characters]
 
 
 def _encodable(text: str) -> str:
-    """Unpaired surrogates, which UTF-8 cannot hold, become question marks."""
+    """The text with question marks for unpaired surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
