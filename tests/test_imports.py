@@ -119,6 +119,28 @@ def f():
     assert layer("nn.blocks") < layer("model.config") < layer("masking.batch") < layer("generate.engine")
 
 
+def test_help_loads_neither_torch_nor_numpy():
+    code = (
+        "import sys; from open4m.cli.main import main; main([])\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "open4m COMMAND --help explains a command" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["generate", "probe", "train"])
+def test_help_of_a_command_loads_no_torch(command):
+    code = (
+        f"import sys; from open4m.cli.main import main\ntry: main(['{command}', '--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: open4m {command}" in done.stdout or "usage: -c" in done.stdout
+
+
 def test_light_modules_load_no_torch():
     code = (
         "import sys, open4m, open4m.types, open4m.config, open4m.modalities, open4m.hub.locate, open4m.cli.main\n"

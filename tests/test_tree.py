@@ -27,9 +27,6 @@ NAMES_MODALITIES = {
     "labellers/": "a labeller says what it reads and what it makes",
     "train/tasks/clip.py": "the task is called after the network that it trains",
     "reproduce.py": "a folder, called after the network that it holds",
-    "studio/demo.py": "shows what the shipped model was made for",
-    "generate/verbs.py": "defaults of verbs that speak of images and of texts",
-    "cli/generate.py": "options that speak of images and of texts",
 }
 """Where a modality's name may stand in a comparison, a default or a constant, and why."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
 from open4m.types import Open4MError
 
 
-def add_argument(parser: ArgumentParser) -> None:
-    """Add ``--device`` to a command."""
+def add_argument(parser: ArgumentParser | _ArgumentGroup) -> None:
+    """Add ``--device`` to a command, or to a group of its options."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
 
 

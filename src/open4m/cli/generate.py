@@ -18,6 +18,7 @@ from open4m.types import Open4MError, Value
 
 if TYPE_CHECKING:
     from open4m.generate.request import Generate, Request
+    from open4m.modalities.families import Modality
 
 FOLDER_VERBS = ("generate", "extract", "guide")
 """The verbs that can be done for each image of a folder; what they generate has to be named."""
@@ -42,10 +43,9 @@ SWEEP = {"nargs": "+", "action": "append"}
 def add_arguments(parser: ArgumentParser, verb: str) -> None:
     parser.epilog = "docs/generation.md shows each command with its picture."
     given = parser.add_argument_group("what is given")
-    for name in modalities.names():
-        if (flag := modalities.get(name).flag) is not None:
-            kind = str if flag.is_text else Path
-            given.add_argument(f"--{flag.name}", dest=_dest(name), type=kind, metavar=flag.metavar, help=flag.help)
+    for modality in _flagged():
+        flag, kind = modality.flag, str if modality.flag.is_text else Path
+        given.add_argument(f"--{flag.name}", dest=_dest(modality), type=kind, metavar=flag.metavar, help=flag.help)
     given.add_argument("--given", **SEVERAL, metavar="NAME=FILE", help="any modality: depth=depth.npy normals=n.png")
 
     what = parser.add_argument_group("what is done")
@@ -91,7 +91,7 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
         where.add_argument("--input-dir", type=Path, metavar="DIR", help="a folder of images, instead of --input ...")
         where.add_argument("--output-dir", type=Path, metavar="DIR", help="... whose results go here; resumes")
         where.add_argument("--batch-size", type=int, default=8, help="images of a folder at once (default: 8)")
-    device.add_argument(parser)
+    device.add_argument(where)
 
 
 def _add_targets(what: argparse._ArgumentGroup, verb: str) -> None:
@@ -114,8 +114,14 @@ class _One(argparse.Action):
         setattr(namespace, self.dest, [values])
 
 
-def _dest(modality: str) -> str:
-    return f"given_{modality}"
+def _flagged() -> list[Modality]:
+    """The modalities that have an option of their own: texts first, then the photo."""
+    found = [modality for modality in map(modalities.get, modalities.names()) if modality.flag is not None]
+    return sorted(found, key=lambda modality: (not modality.flag.is_text, modality.role != "photo"))
+
+
+def _dest(modality: Modality) -> str:
+    return f"given_{modality.name}"
 
 
 # ---- what only one verb has: its words, and the fields of its request
@@ -309,16 +315,11 @@ def _one_or_more(name: str, value: Any) -> Any:
 # ---- from words to values
 
 
-def _flagged() -> list[Any]:
-    """The modalities that have an option of their own."""
-    return [modality for modality in map(modalities.get, modalities.names()) if modality.flag is not None]
-
-
 def _given(options: Namespace) -> dict[str, Value]:
     """The values that the flags of modalities and --given name."""
     from open4m.generate.folder import read
 
-    words: list[tuple[str, Any]] = [(modality.name, getattr(options, _dest(modality.name))) for modality in _flagged()]
+    words: list[tuple[str, Any]] = [(modality.name, getattr(options, _dest(modality))) for modality in _flagged()]
     words += [(name, Path(path)) for name, path in (_pair(word, "--given") for word in options.given or ())]
     given: dict[str, Value] = {}
     for name, value in words:

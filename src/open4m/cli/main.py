@@ -9,7 +9,6 @@ import re
 import sys
 
 from open4m import __version__
-from open4m.types import Open4MError, Preempted
 
 COMMANDS = {
     "demo": ("demo", "show what the shipped model does: a picture grid and a page"),
@@ -36,8 +35,17 @@ NOISY_LOGGERS = ("httpx", "PIL", "transformers")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 if it worked, 2 after a user's mistake (one line says which), 3 if stopped and resumable."""
+    words = sys.argv[1:] if arguments is None else arguments
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is None:
+        parser = _parser(None)
+        parser.parse_args(words)
+        parser.print_help()
+        return 0
+    from open4m.types import Open4MError, Preempted  # after help, since it loads numpy
+
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        return _run(command, words)
     except Open4MError as error:
         shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))  # may quote files
         print(f"open4m: {''.join(shown)}", file=sys.stderr)
@@ -52,15 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
 
 
-def _run(arguments: list[str]) -> int:
-    parser = _parser(next((word for word in arguments if not word.startswith("-")), None))
-    options, others = parser.parse_known_args(arguments)
+def _run(command: str, words: list[str]) -> int:
+    parser = _parser(command)
+    options, others = parser.parse_known_args(words)
     overrides = [word for word in others if re.fullmatch(r"[A-Za-z_][\w.]*=.*", word)]
     if unknown := [word for word in others if word not in overrides or not hasattr(options, "overrides")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if not hasattr(options, "run"):
-        parser.print_help()
-        return 0
     if overrides:
         options.overrides = [*options.overrides, *overrides]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -1,4 +1,4 @@
-"""``open4m demo``: what a model does, as two pictures and a page that holds them."""
+"""``open4m demo``: what a model of scenes does, as two pictures and a page that holds them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from open4m.pictures import grid
 from open4m.reproduce import CLIP
 from open4m.types import Sample, Value
 
-SOURCE, TEXT = "rgb", "caption"
-SCENES = 4  # that are predicted
-SAMPLES = 4  # images a caption
+SCENES = 4
+SAMPLES_PER_TEXT = 4
 TILE = 168  # pixels
 
 
 def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu") -> list[Path]:
     """Predict from held-out scenes and from captions; writes ``grid.png``, ``captions.png`` and ``index.html``."""
+    photo, text = modalities.of_role("photo"), modalities.of_role("text")
     folder = locate.resolve(name)
     model = FourM.from_pretrained(folder, device)
     size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
@@ -35,26 +35,26 @@ def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu") ->
     labeller = CLIPLabeller.load(folder / CLIP, device)
     maps = labeller.label([sample[labeller.source] for sample in samples])
     samples = [{**sample, labeller.modality: value} for sample, value in zip(samples, maps, strict=True)]
-    targets = [key for key in model.config.targets if modalities.get(key).name != SOURCE]
+    targets = [key for key in model.config.targets if modalities.get(key).name != photo.name]
     out.mkdir(parents=True, exist_ok=True)
 
-    predictions = {t: predict(model, samples, (SOURCE, t), seed=seed, options=PREDICTION) for t in targets}
+    predictions = {t: predict(model, samples, (photo.name, t), seed=seed, options=PREDICTION) for t in targets}
     rows, labels = [], []
     for i, sample in enumerate(samples):
-        source = modalities.get(SOURCE).render(sample[SOURCE], TILE)
+        source = photo.render(sample[photo.name], TILE)
         rows.append([source, *(modalities.get(t).render(predictions[t][i], TILE) for t in targets)])
         rows.append([source, *(modalities.get(t).render(_truth(sample, t), TILE) for t in targets)])
         labels += ["predicted", "truth"]
     paths = [out / "grid.png", out / "captions.png"]
     grid(rows, ["input", *targets], labels).save(paths[0])
 
-    captions = [{TEXT: sample[TEXT]} for sample in samples for _ in range(SAMPLES)]
-    drawn = [image.render(SOURCE, TILE) for image in model.generate(captions, [SOURCE], seed=seed, **IMAGES)]
+    texts = [{text.name: sample[text.name]} for sample in samples for _ in range(SAMPLES_PER_TEXT)]
+    made = [one.render(photo.name, TILE) for one in model.generate(texts, [photo.name], seed=seed, **IMAGES)]
     rows = [
-        [modalities.get(TEXT).render(sample[TEXT], TILE), *drawn[i * SAMPLES : (i + 1) * SAMPLES]]
+        [text.render(sample[text.name], TILE), *made[i * SAMPLES_PER_TEXT : (i + 1) * SAMPLES_PER_TEXT]]
         for i, sample in enumerate(samples)
     ]
-    grid(rows, ["caption", *(f"sample {n + 1}" for n in range(SAMPLES))]).save(paths[1])
+    grid(rows, [text.name, *(f"sample {n + 1}" for n in range(SAMPLES_PER_TEXT))]).save(paths[1])
 
     page = out / "index.html"
     page.write_text(_page(name, [Image.open(path) for path in paths]))
