@@ -119,7 +119,7 @@ def drop_path(
     The rate grows linearly from 0 in the first block to ``rate`` in the last. Branches that are kept are scaled up, so
     that their expectation stays the same.
     """
-    rates = torch.linspace(0, rate, depth).tolist()
+    rates = [rate * block / max(1, depth - 1) for block in range(depth)]
     return [
         (torch.rand(size, branches, generator=generator, device=device) >= r).float() / (1 - r) if r else None
         for r in rates
