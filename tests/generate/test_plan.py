@@ -171,7 +171,7 @@ def test_options_that_were_chosen_for_several_plans_are_those_that_fit():
         (["depth"], {"steps": 2.5}, "steps must be a whole number"),
         (["caption"], {"caption": {"steps": -1}}, "steps must be 0 to 10000, got -1"),
         (["depth"], {"guidance": float("nan")}, "guidance must be finite, from -10000 to 10000, got nan"),
-        (["depth"], {"guidance": "3"}, "guidance must be a number, or two of them, or one a condition, got '3'"),
+        (["depth"], {"guidance": "3"}, "guidance must be a number, or two of them, or one per condition, got '3'"),
         (["depth"], {"temperature": -1}, "temperature must be finite, from 0 to 10000, got -1"),
         (["depth"], {"temperature": float("inf")}, "temperature must be finite"),
         (["depth"], {"top_p": 0}, "top_p must be above 0"),

@@ -136,16 +136,22 @@ class Swaps:
 Sweep = Values | Weights | Moves | Swaps
 
 
-def encode_sweep(sweep: Sweep, folder: Path | None) -> dict[str, Any]:
-    """The JSON of a sweep; see :mod:`open4m.generate.values` for its values."""
+@dataclass(frozen=True)
+class _StoredValues:
+    values: list[values.Stored | values.Part]
+
+
+def _encode_sweep(sweep: Sweep, folder: Path | None = None) -> dict[str, Any]:
     if isinstance(sweep, Values):
         return {"values": [values.encode(value, folder) for value in sweep.values]}
     return configs.to_dict(sweep)
 
 
-def decode_sweep(written: Any, where: str, folder: Path | None) -> Sweep:
-    """The sweep of JSON."""
+def _decode_sweep(written: Any, where: str, folder: Path | None = None) -> Sweep:
     if isinstance(written, Mapping) and isinstance(written.get("values"), list):
         decoded = [values.decode(one, f"{where}.values[{i}]", folder) for i, one in enumerate(written["values"])]
         written = {**written, "values": decoded}
     return configs.from_dict(Sweep, written, where)
+
+
+SWEEP = values.Codec(_encode_sweep, _decode_sweep, _StoredValues | Weights | Moves | Swaps)

@@ -15,7 +15,8 @@ from open4m.generate.results import Generation, Snapshot
 from open4m.pictures import grid, heat, heat_words
 
 TILE = 160  # pixels
-UNKNOWN = (228, 228, 232)  # the color of what is not there
+UNKNOWN = (228, 228, 232)
+"""The color that covers unknown cells."""
 
 
 def overview(
@@ -25,10 +26,10 @@ def overview(
     titles: Sequence[str] = (),
     top: tuple[str, Sequence[Image.Image]] = ("", ()),
 ) -> Image.Image:
-    """All results as one picture, with ``lead`` (title, picture) left of them, and captions to avoid.
+    """All results as one picture. Left of them are ``lead``, (title, picture), and the conditions of guidance.
 
-    One result is a row, a column a target; several are columns with ``titles``, a row a target, below a row ``top``
-    (label, pictures) of what they differ in. Entropies, if there are any, are below.
+    One result is drawn as a row with one column per target. Several are columns with ``titles`` and one row per target,
+    below the row ``top``, (label, pictures), of the values in which they differ. Entropies are in the last rows.
     """
     first = results[0]
     lead = [*lead, *((name, tile(model, key, v)) for name, of in first.conditions.items() for key, v in of.items())]
@@ -52,7 +53,7 @@ def overview(
 
 
 def frame(progress: Snapshot) -> Image.Image:
-    """What is there of the first sample after a pass: each target, cells that are not known yet covered."""
+    """A picture of each target of the first sample after a pass; cells that are still unknown are covered."""
     result, drawn = progress.result(0), []
     for step in progress.plan:
         key = step.target
@@ -65,7 +66,7 @@ def frame(progress: Snapshot) -> Image.Image:
 
 
 def tile(model: FourM, name: str, value: Any) -> Image.Image:
-    """What the model sees of a value: its central square, without masked cells."""
+    """A picture of what the model sees of a value: its central square, masked cells covered."""
     modality = modalities.get(name)
     whole = modality.convert(value.value if isinstance(value, Masked) else value)
     extent = modality.extent(whole)
@@ -84,7 +85,8 @@ def veiled(picture: Image.Image, cells: np.ndarray) -> Image.Image:
 
 
 def uncertainty(model: FourM, result: Generation, key: str, high: float, size: int = TILE) -> Image.Image:
-    """The entropy of each token, where it lies in a grid, or on the words of a sequence. What was given has none."""
+    """A picture of the entropy of each token: at its place in a grid, or behind the words of a sequence. Tokens that
+    were given have none, and are drawn as 0."""
     entropy = np.nan_to_num(result.entropy[key])
     if entropy.ndim == 1:
         return heat_words([model.text.name(int(i)) for i in result.tokens[key]], entropy, high, size)
@@ -92,4 +94,5 @@ def uncertainty(model: FourM, result: Generation, key: str, high: float, size: i
 
 
 def highest(entropy: np.ndarray) -> float:
+    """The highest entropy in nats; 0 if all tokens were given."""
     return float(np.nan_to_num(entropy).max(initial=0.0))

@@ -1,4 +1,4 @@
-"""Values of which a part is not to be seen, and is generated if the modality is a target: in- and out-painting."""
+"""Values with a hidden part, which is generated if the modality is a target: in- and out-painting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from open4m.types import Open4MError
 
 @dataclass(frozen=True)
 class Masked:
-    """A value and the part of it that is unknown: ``mask`` is one of
+    """A value and the part of it that is unknown. ``mask`` is one of
 
     - a picture or array (H, W) as large as the value, white, True or above 0 where it is unknown;
     - a box ``(x_min, y_min, x_max, y_max)``, or a list of boxes, as fractions of the value's width and height;
@@ -70,7 +70,7 @@ def unknown_cells(mask: Any, extent: tuple[int, int], grid: tuple[int, int], nam
 
 
 def _edges(length: int, side: int, cells: int) -> list[slice]:
-    """The pixels of each cell of the centered ``side`` of ``length`` pixels; those on an edge are of both."""
+    """The pixels of each cell of the centered ``side`` of ``length`` pixels; one on an edge belongs to both cells."""
     places = [(length - side) / 2 + side * n / cells for n in range(cells + 1)]
     return [slice(math.floor(start), math.ceil(stop)) for start, stop in itertools.pairwise(places)]
 

@@ -32,16 +32,19 @@ PAIRED_OPTIONS = ("temperature", "guidance")
 class Step:
     """One target modality and how it is generated.
 
-    Of grids: ``scheme`` and ``steps``, the forward passes, with a ``schedule`` of how many tokens a pass commits,
-    ``cosine`` (few, then many) or ``linear`` (equally many); or ``tokens``, these numbers themselves, which end with
-    all that is left. ``choice_temperature``: of the Gumbel noise, falling to 0, on the confidence by which MaskGIT
-    chooses. Of sequences: ``steps`` is the most tokens before the end (0: as many as the model knows).
+    Grids: ``scheme`` is the order of tokens, ``steps`` the number of forward passes, and ``schedule`` how many tokens
+    each commits: ``cosine`` (few, then many) or ``linear`` (equally many). ``tokens`` gives these numbers instead, one
+    per pass; the last pass commits all that is left. ``choice_temperature``: of the Gumbel noise on MaskGIT's
+    confidences, falling to 0 over the passes. Sequences: ``steps`` is the maximum length without the end (0: that of
+    the model).
 
     ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 keep all. ``guidance``: the weight w of
-    classifier-free guidance (1: none), or a weight a condition, by modality (section 4); what has no weight is seen by
-    all passes. Temperature and guidance of a grid may be pairs: of the first and the last pass, linear between.
-    ``guided``: whether the finished modality counts as a condition for those that follow; if not, their passes without
-    conditions see it too.
+    classifier-free guidance (1: none), or a weight per condition, by modality (section 4); conditions without one are
+    seen by the unconditional pass too. Temperature and guidance of a grid may be pairs: of the first and the last pass,
+    linear between. ``guided``: whether the finished modality is a condition for the targets after it; if not, their
+    unconditional passes see it too.
+
+    Raises :class:`Open4MError` for values that cannot be, whatever the model.
     """
 
     target: str
@@ -67,13 +70,13 @@ class Step:
         for field in ("tokens", "temperature", "guidance"):
             value = getattr(self, field)
             value = value.tolist() if isinstance(value, np.ndarray) else value
-            object.__setattr__(self, field, tuple(value) if isinstance(value, list) else value)  # lists: as JSON has it
+            object.__setattr__(self, field, tuple(value) if isinstance(value, list) else value)  # lists come from JSON
         for field in ("steps", "top_k"):
             require(_is_number(getattr(self, field), numbers.Integral), field, "a whole number")
         pair = ", or two of them" if grid else ""
         for field, more, least in (
             ("temperature", pair, 0),
-            ("guidance", f"{pair}, or one a condition", -MAX_STRENGTH),
+            ("guidance", f"{pair}, or one per condition", -MAX_STRENGTH),
             ("choice_temperature", "", 0),
         ):
             value = getattr(self, field)
@@ -87,11 +90,11 @@ class Step:
         require(self.top_k >= 0, "top_k", "0 (no limit) or more")
         require(self.schedule in ("cosine", "linear"), "schedule", "cosine or linear")
         whole = isinstance(self.tokens, tuple) and all(_is_number(n, numbers.Integral) and n > 0 for n in self.tokens)
-        require(whole and (grid or not self.tokens), "tokens", "whole numbers above 0, of a grid")
+        require(whole and (grid or not self.tokens), "tokens", "whole numbers above 0, and only for a grid")
         if len(self.tokens) > MAX_STEPS:
             raise Open4MError(f"{self.target}: tokens must be of at most {MAX_STEPS} passes, got {len(self.tokens)}")
         require(isinstance(self.guided, bool), "guided", "true or false")
-        for field in ("steps", "top_k", "tokens"):  # numbers of other libraries become Python's, which JSON has
+        for field in ("steps", "top_k", "tokens"):  # NumPy's numbers become Python's, for JSON
             object.__setattr__(self, field, _plain(getattr(self, field), int))
         for field in ("temperature", "top_p", "choice_temperature", "guidance"):
             object.__setattr__(self, field, _plain(getattr(self, field), float))
@@ -102,14 +105,14 @@ class Step:
         return len(self.tokens) or self.steps
 
     def remaining(self, done: int, total: int) -> int:
-        """How many of ``total`` tokens are still unknown after ``done`` passes; falls in each."""
+        """How many of ``total`` tokens are still unknown after ``done`` passes: fewer after each."""
         if done >= self.passes:
             return 0
         if self.tokens:
             return max(0, total - sum(self.tokens[:done]))
         fraction = done / self.steps
         left = math.cos(math.pi / 2 * fraction) if self.schedule == "cosine" else 1 - fraction
-        return min(max(0, total - done), math.floor(total * left + 1e-9))  # at least one token a pass
+        return min(max(0, total - done), math.floor(total * left + 1e-9))  # at least one token per pass
 
     def temperature_at(self, done: int) -> float:
         """The temperature of the pass after ``done`` of them."""
@@ -122,11 +125,12 @@ class Step:
     def views(
         self, done: int, others: Sequence[str], free: Collection[str]
     ) -> tuple[list[list[str]], list[float] | None]:
-        """What the passes after ``done`` of them see of ``others``, what there is beside the target, and of conditions.
+        """What each forward pass of the step after ``done`` sees besides the target, and the guidance weights.
 
-        With guidance the first sees no conditions, only the targets ``free`` of guidance and, where conditions are
-        weighted one by one, all that have no weight; then come the weights of the others. Without there is one, and
-        None.
+        ``others``: all modalities that there are; ``free``: finished targets that are no conditions. With guidance, the
+        first list is what the unconditional pass sees: ``free``, or all conditions without a weight of their own where
+        they are weighted one by one. The other lists are those of the conditional passes, one per weight. Without
+        guidance there is one list, and None for the weights.
         """
         guidance = self.guidance_at(done)
         if isinstance(guidance, Mapping):
@@ -150,10 +154,10 @@ class Step:
 def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any] | None = None) -> list[Step]:
     """The plan for targets in order: each modality's own defaults, with ``options`` put over them.
 
-    ``options`` holds fields of :class:`Step` for all targets, or a mapping of them under a target's name. Of those for
-    all targets each is put over the targets that it fits: steps do not fit a sequence, of which they are the most
-    tokens, nor a grid that the model does not read. Such a grid is generated in one pass, since another one would not
-    see what the first has made. Raises :class:`Open4MError` for what is unknown, fits nothing or cannot work.
+    ``options`` holds fields of :class:`Step` for all targets, or a mapping of them under a target's name. An option for
+    all targets applies to those that it fits. ``steps`` fits neither a sequence, for which it would be the maximum
+    length, nor a grid that the model does not read: that is generated in one pass, since a second pass would not see
+    the tokens of the first. Raises :class:`Open4MError` for what is unknown, fits no target or cannot work.
     """
     if isinstance(targets, str | Step) or not isinstance(targets, Sequence):
         raise Open4MError(f"targets: expected a list, such as ['rgb'], got {targets!r}")
@@ -193,8 +197,9 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
 
 
 def fitting(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``options`` that fit one of the targets, which has none of its own: of settings that were chosen for
-    several plans."""
+    """The options that apply to at least one of the targets: those of a target itself, and those for all targets that
+    fit one without an own value. For settings that serve several plans, since :func:`make` refuses what fits no target.
+    """
     specs = [config.spec(target) for target in targets if target in config.keys]
     own = {spec.key: options[spec.key] for spec in specs if spec.key in options}
     named = {key: values if isinstance(values, Mapping) else {} for key, values in own.items()}
@@ -210,10 +215,11 @@ def fitting(config: FourMConfig, targets: Sequence[str | Step], options: Mapping
 def bound(
     config: FourMConfig, plan: Sequence[Step], given: Sequence[Collection[str]], conditions: Collection[str] = ()
 ) -> list[Step]:
-    """The plan for samples of which these modalities are ``given``, and for ``conditions`` by name.
+    """The plan for samples, with guidance by the keys under which the model reads what is given.
 
-    Guidance by a modality that is given as pixels is by the pixels. Raises :class:`Open4MError` for guidance by what
-    is not there, and for a target that the model was not trained to generate from anything that is.
+    ``given``: the modalities of each sample; ``conditions``: the names of further conditions. Guidance by an image that
+    the model reads as pixels becomes guidance by the pixels. Raises :class:`Open4MError` for guidance by what is not
+    given, and for a target that the model was not trained to generate from any of what is.
     """
     pixels, steps = config.readers, []
     names = {key: name for name, key in pixels.items()}
@@ -245,7 +251,7 @@ def bound(
 def _check_options(
     config: FourMConfig, named: Sequence[str], options: Mapping[str, Any], own: Mapping[str, Any]
 ) -> None:
-    """Raise for options, for all targets or a target's ``own``, that no target called by its name can take."""
+    """Raise for options that cannot apply: for all targets, or under a target's name (``own``)."""
     for key, values in own.items():
         if key not in named:
             raise Open4MError(
@@ -290,7 +296,7 @@ def check_fields(names: Iterable[str]) -> None:
 
 
 def _check_plan(config: FourMConfig, plan: Sequence[Step]) -> None:
-    """Raise for steps that the model cannot make, alone or one after another."""
+    """Raise for steps that the model cannot generate, alone or in this order."""
     inputs = ", ".join(config.inputs)
     for step in plan:
         spec = config.spec(step.target)
@@ -313,12 +319,12 @@ def _check_plan(config: FourMConfig, plan: Sequence[Step]) -> None:
 
 
 def _in_one_pass(spec: ModalitySpec) -> bool:
-    """Whether the model cannot see tokens of a grid that it made."""
+    """Whether a grid is generated in one pass, since the model does not read it."""
     return spec.has_codebook and not spec.is_input
 
 
 def _fits(spec: ModalitySpec, name: str, value: Any) -> bool:
-    """Whether an option for all targets says something about one of them; not whether it is a sensible value."""
+    """Whether an option for all targets applies to one of them. Its value is checked by :class:`Step`."""
     several = isinstance(value, tuple | list | np.ndarray)
     if spec.is_causal:
         return name not in GRID_OPTIONS and not (name in PAIRED_OPTIONS and several)
@@ -335,7 +341,7 @@ def _is_number(value: Any, kind: type) -> bool:
 
 
 def _plain(value: Any, kind: type) -> Any:
-    """A number, a tuple or a mapping of them, with all numbers of one Python type."""
+    """A number, a tuple or a mapping of numbers, all of them converted to one Python type."""
     if isinstance(value, Mapping):
         return {name: kind(each) for name, each in value.items()}
     return tuple(map(kind, value)) if isinstance(value, tuple) else kind(value)

@@ -22,7 +22,7 @@ from PIL import Image
 from open4m import config as configs
 from open4m import modalities
 from open4m.generate import values, verbs
-from open4m.generate.changes import Change, Corners, Sweep, Values, Weights, decode_sweep, encode_sweep
+from open4m.generate.changes import SWEEP, Change, Corners, Sweep, Values, Weights
 from open4m.generate.drawing import overview, tile
 from open4m.generate.masks import Masked, fractions
 from open4m.generate.pipeline import FourM, check_seed
@@ -378,7 +378,7 @@ class Probe(Request):
 
     verb = "probe"
 
-    sweep: Sweep = field(metadata={"codec": values.Codec(encode_sweep, decode_sweep)})
+    sweep: Sweep = field(metadata={"codec": SWEEP})
     of: str = ""
 
     def __post_init__(self) -> None:

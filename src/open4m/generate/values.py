@@ -188,10 +188,14 @@ def _from_base64(text: str, where: str) -> bytes:
 
 @dataclass(frozen=True)
 class Codec:
-    """How what holds values is written, ``encode(content, folder)``, and read, ``decode(JSON, where, folder)``."""
+    """How what holds values is written, ``encode(content, folder)``, and read, ``decode(JSON, where, folder)``.
+
+    ``written`` is the type of the JSON, as dataclasses.
+    """
 
     encode: Callable[[Any, Path | None], Any]
     decode: Callable[[Any, str, Path | None], Any]
+    written: Any
 
 
 def _by_name(codec: Codec) -> Codec:
@@ -205,11 +209,11 @@ def _by_name(codec: Codec) -> Codec:
             raise Open4MError(f"{where}: expected an object with a name for each value, got {written!r}")
         return {name: codec.decode(value, f"{where}.{name}", folder) for name, value in written.items()}
 
-    return Codec(encode, decode)
+    return Codec(encode, decode, dict[str, codec.written])
 
 
-MASK = Codec(encode_mask, decode_mask)
-VALUES = _by_name(Codec(encode, decode))
+MASK = Codec(encode_mask, decode_mask, StoredMask)
+VALUES = _by_name(Codec(encode, decode, Stored | Part))
 """Values by modality."""
 
 CONDITIONS = _by_name(VALUES)
