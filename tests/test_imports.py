@@ -141,6 +141,27 @@ def test_help_of_a_command_loads_no_torch(command):
     assert f"usage: open4m {command}" in done.stdout or "usage: -c" in done.stdout
 
 
+def test_what_needs_no_torch_needs_no_fcntl():
+    """Windows has no ``fcntl``: with neither it nor torch, every module is imported or asks for torch."""
+    modules = [f"open4m.{name_of(path)}" for path in FILES if path.name != "__main__.py"]
+    code = f"""
+import importlib, sys
+sys.modules["fcntl"] = sys.modules["torch"] = None
+done = []
+for name in {modules}:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        assert error.name == "torch", f"{{name}}: {{error}}"
+    else:
+        done.append(name)
+missing = {{"open4m.store.manifest", "open4m.store.tokens", "open4m.data.render", "open4m.cli.main"}} - {{*done}}
+assert not missing, missing
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_light_modules_load_no_torch():
     code = (
         "import sys, open4m, open4m.types, open4m.config, open4m.modalities, open4m.hub.locate, open4m.cli.main\n"

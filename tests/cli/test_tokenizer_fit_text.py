@@ -135,8 +135,8 @@ def test_folders_and_pipes_without_captions_are_named(tmp_path, capsys):
     write_shard(tmp_path / "damaged", "caption", 0, [("a", "café".encode("latin-1"))])
     os.mkfifo(tmp_path / "pipe")
     for name, message in (
-        ("folder", "folder: no data of modality caption (expected caption/manifest.json; there is: nothing)"),
-        ("boxes", "boxes: expected captions, got boxes, whose values are Boxes"),
+        ("folder", "folder: holds no captions; its modalities: none"),
+        ("boxes", "boxes: holds no captions; its modalities: boxes"),
         ("damaged", "key a, modality caption: caption: not UTF-8 text"),
         ("pipe", "pipe: neither a file nor a folder"),
     ):

@@ -99,6 +99,12 @@ def test_the_new_modality_of_the_documentation_trains(clone, debug_run):
     assert (clone / "demo" / "grid.png").exists()
 
 
+def test_raw_data_of_the_documentation_are_written_and_read(tmp_path):
+    (code,) = [code for language, code in blocks("docs/new_modality.md", "raw") if language == "python"]
+    run([sys.executable, "-c", code], tmp_path)
+    assert (tmp_path / "runs" / "raw" / "depth" / "manifest.json").exists()
+
+
 def test_the_shown_table_is_the_measured_one():
     results = re.compile(r"<!-- results -->\n(.*?)\n<!-- /results -->", re.DOTALL)
     readme = results.search((ROOT / "README.md").read_text())[1].strip()

@@ -3,6 +3,9 @@
 import io
 import itertools
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -479,6 +482,26 @@ def test_a_users_modality_is_one_file(tmp_path, monkeypatch):
     value = np.full((4, 4), 2.0, np.float32)
     assert_same(modality.read(modality.write(value)), value)
     assert modalities.get("disparity") is modality
+
+
+def test_names_are_looked_up_without_the_disk(monkeypatch):
+    modalities.names()
+    for method in ("glob", "is_dir", "stat"):
+        monkeypatch.setattr(Path, method, None)
+    assert modalities.get("rgb@256") is modalities.get("rgb")
+    assert modalities.is_known("depth")
+    assert not modalities.is_known("dpeth")
+
+
+def test_a_users_modality_is_found_by_another_process(tmp_path, monkeypatch):
+    """Pickled as its name: the module of a user's file cannot be imported by name."""
+    (tmp_path / "disparity.py").write_text(DEPTH.read_text().replace('name="depth"', 'name="disparity"'))
+    monkeypatch.setenv(modalities.FOLDERS_VARIABLE, str(tmp_path))
+    modality = modalities.get("disparity")
+    assert pickle.loads(pickle.dumps(modality)) is modality
+    code = f"import pickle; print(type(pickle.loads({pickle.dumps(modality)!r})).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "Depth\n"
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def test_what_is_no_picture_of_the_palette_is_said(value, palette, message):
 
 
 def test_colors_are_not_taken_for_ids_nor_ids_without_a_color_drawn():
-    with pytest.raises(Open4MError, match=r"got uint8 \(2, 2, 3\); of a picture in the classes' colors say form='col"):
+    with pytest.raises(Open4MError, match=r"got uint8 \(2, 2, 3\); for a picture in the classes' colors say form='col"):
         SEMSEG.from_form(Image.new("RGB", (2, 2)), "ids")
     with pytest.raises(Open4MError, match="class id 4, but the palette has colors of 4 classes, from 0"):
         SEMSEG.to_form(np.array([[4]]), "colors", PALETTE)

@@ -14,6 +14,7 @@ import pytest
 
 from open4m import modalities
 from open4m.store import RawDataset, UnreadableSample, committed, verify, write_shard
+from open4m.store.manifest import is_committed
 from open4m.store.shards import scan
 from open4m.types import Open4MError
 
@@ -63,6 +64,7 @@ def test_reads_back_what_was_written(root):
         assert sample["caption"] == samples[i]["caption"] == f"gray {i}"
         assert np.array_equal(sample["rgb"], image(i))
         assert dataset.read(int(i), "caption") == f"gray {i}".encode()
+        assert dataset.files(int(i)) == {name: dataset.read(int(i), name) for name in ("caption", "rgb")}
         assert dataset.key(int(i)) == dataset.keys[i]
     for outside in (-1, 10):
         with pytest.raises(IndexError):
@@ -73,6 +75,7 @@ def test_a_modality_without_a_folder_is_derived_from_its_source(root):
     dataset = RawDataset(root, ["rgb_pixels", "caption"])
     assert list(dataset[4]) == ["rgb_pixels", "caption"]
     assert np.array_equal(dataset[4]["rgb_pixels"], image(4))
+    assert dataset.files(4) == {"rgb_pixels": RGB.write(image(4)), "caption": b"gray 4"}
     with pytest.raises(Open4MError, match=r"no data of modality depth .*caption, rgb"):
         RawDataset(root, ["rgb", "depth"])
 
@@ -183,6 +186,10 @@ def test_verify_finds_every_flipped_bit(root):
     with pytest.raises(Open4MError, match=r"shard-00001\.tar: No such file"):
         verify(root, "rgb")
     assert committed(root, "rgb") == {0, 2}
+    assert [is_committed(root, "rgb", shard) for shard in range(4)] == [True, False, True, False]
+    write_shard(root, "rgb", 3, [])
+    assert is_committed(root, "rgb", 3)
+    assert not is_committed(root, "depth", 0)
 
 
 def link(name: str, kind: bytes) -> tarfile.TarInfo:
@@ -243,13 +250,19 @@ def test_other_members_are_passed_over(tmp_path):
                 "shards": [{"file": "../x.tar", "rows": 1, "sha256": "0" * 64, "keys_sha256": "0" * 64}],
             }
         ),
-        json.dumps({"format": 99, "kind": "raw", "shards": []}),
+        json.dumps({"format": None, "kind": "raw", "shards": []}),
         json.dumps({"format": 1, "kind": "grid", "shards": []}),
     ],
 )
 def test_damaged_manifests_are_refused(root, content):
     (root / "rgb" / "manifest.json").write_text(content)
     with pytest.raises(Open4MError, match="rgb"):
+        RawDataset(root, ["rgb"])
+
+
+def test_a_newer_manifest_says_so(root):
+    (root / "rgb" / "manifest.json").write_text(json.dumps({"format": 2, "kind": "raw", "rows": []}))
+    with pytest.raises(Open4MError, match=r"manifest\.json: has format 2, this open4m reads up to 1: update open4m"):
         RawDataset(root, ["rgb"])
 
 

@@ -330,7 +330,7 @@ def test_the_order_is_pinned():
 def small_blocks():
     """Blocks of at least 8 rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "REPEATED", 8)
+        patch.setattr(order, "REPEATED_BLOCK", 8)
         yield
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from open4m.rng import raw_numbers
 from open4m.types import Open4MError
 
-REPEATED = 1 << 14
+REPEATED_BLOCK = 1 << 14
 """The fewest rows of a block of repeated sampling: two batches of the paper (Table 5)."""
 
 
@@ -31,16 +31,18 @@ def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
 def rows_for_step(seed: int, step: int, batch_size: int, length: int, repeats: int = 1) -> np.ndarray:
     """The rows of a training step, int64 (batch_size,).
 
-    Step s takes places s·B to (s+1)·B - 1 of the endless sequence of all epochs: every row is visited ``repeats`` times
-    an epoch, and neither resuming nor the number of workers or hosts changes anything.
+    Step s takes places s·B to (s+1)·B - 1 of the endless sequence of all epochs. Every epoch visits every row
+    ``repeats`` times, and neither resuming nor the number of workers or hosts changes anything.
 
-    Repeated sampling (paper E.7) reads a row a few times within a short time, when it costs little: an epoch's order is
-    cut into blocks of at least ``REPEATED`` rows, if there are as many, and a block is visited ``repeats`` times, each
-    time in another order, before the next is. Between two visits of a row are at least half a block of others, so that
-    a batch of up to that many never holds it twice, and the batches of a block are composed anew each time.
+    Repeated sampling (paper E.7) visits a row several times within a short time, while reading it is cheap. An epoch's
+    order is cut into blocks of at least ``REPEATED_BLOCK`` rows, if there are as many; each block is visited
+    ``repeats`` times, in another order each time, before the next block. At least half a block of other rows lies
+    between two visits of a row, so that no batch of up to that size holds it twice.
 
-    Rows of a shard are not kept together: an order that is uniform over the whole epoch costs nothing here, since a
-    row is read from memory-mapped files wherever it is, and the rows of a shard may be alike.
+    Rows of a shard are not kept together: rows are read from memory-mapped files, so that an order that is uniform over
+    the whole epoch costs nothing, and rows of one shard may resemble each other.
+
+    Raises :class:`Open4MError` for an empty store and for impossible arguments.
     """
     if step < 0 or batch_size < 1 or repeats < 1:
         raise Open4MError(
@@ -51,7 +53,7 @@ def rows_for_step(seed: int, step: int, batch_size: int, length: int, repeats: i
     while first < end:
         epoch, place = divmod(first, max(length, 1) * repeats)
         order = epoch_order(seed, epoch, length)
-        blocks = max(length // REPEATED, 1)  # block b begins at row b·length // blocks of the order
+        blocks = max(length // REPEATED_BLOCK, 1)  # block b begins at row b·length // blocks of the order
         block = -(-(place // repeats + 1) * blocks // length) - 1
         start, stop = block * length // blocks, (block + 1) * length // blocks
         visit, place = divmod(place - start * repeats, stop - start)
@@ -65,7 +67,7 @@ def rows_for_step(seed: int, step: int, batch_size: int, length: int, repeats: i
 
 @lru_cache(maxsize=16)
 def _visit_order(seed: int, epoch: int, block: int, visit: int, size: int) -> np.ndarray:
-    """How a block is ordered when it is visited again: its halves each in a random order, int64 (size,)."""
+    """The order of a block's later visits: each of its halves is shuffled on its own, int64 (size,)."""
     numbers = raw_numbers(size, seed, epoch, counter=(block, visit)) >> np.uint64(1)
     numbers[size // 2 :] += np.uint64(1 << 63)  # after the first half
     return np.argsort(numbers, kind="stable")

@@ -20,10 +20,11 @@ from open4m.types import Open4MError
 def specs_of(
     store: TokenStore, image_size: int, patch_size: int, strategies: Sequence[Strategy] = ()
 ) -> tuple[ModalitySpec, ...]:
-    """The model's modalities from what a token store says of its tokens; the sizes are those of pixel modalities.
+    """The model's modalities, as the headers of a token store describe them.
 
-    With ``strategies``, the model reads only what one of them shows, and predicts only what one of them asks for.
-    Raises :class:`Open4MError` if no strategy uses a modality, or the sizes do not fit one another.
+    ``image_size`` and ``patch_size`` are in pixels and apply to pixel modalities. With ``strategies``, the model reads
+    only modalities that one of them shows, and predicts only those that one of them asks for. Raises
+    :class:`Open4MError` if no strategy uses a modality, or if patches do not divide images.
     """
     if image_size % patch_size:
         raise Open4MError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
@@ -48,9 +49,9 @@ def specs_of(
 def check_store(
     config: FourMConfig, store: TokenStore, tokenizers: Mapping[str, Tokenizer | TextTokenizer | None]
 ) -> None:
-    """Raise unless the store holds tokens of these tokenizers, of the sizes that the model is made for.
+    """Raise :class:`Open4MError` unless a store holds tokens of these tokenizers, in the sizes that the model expects.
 
-    Of what has no tokenizer here, only the sizes are compared.
+    For modalities without a tokenizer among ``tokenizers``, only the sizes are compared.
     """
     for spec in config.modalities:
         if not spec.has_vocabulary:

@@ -1,4 +1,4 @@
-"""Captions as users have them: text files, JSON, or the folder of a raw data set. Read one by one, in order."""
+"""Captions as users have them: text files, JSON, or the folder of a raw data set; read one by one, in order."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from open4m import modalities
+from open4m.modalities.caption import Caption
 from open4m.store import manifest
 from open4m.store.shards import RawDataset
 from open4m.types import Open4MError
 
-FIELD = "caption"  # of a JSON object
-_MODALITY = "caption"  # of a data set
+FIELD = "caption"
+"""The field of a JSON object that holds its caption, as in COCO's annotations."""
+
+LISTED_FIELDS = 8
+"""Fields of an object that an error lists."""
 
 
 def read(sources: Sequence[Path], field: str = FIELD) -> Iterator[str]:
     """The captions of all sources, without blank ones.
 
-    A source is told by its name: ``.jsonl`` has a string a line, or an object with the string ``field``; ``.json`` has
-    a list of these, or an object whose ``annotations`` are such a list, like COCO's; any other file has a caption a
-    line; a folder is a raw data set with captions (:mod:`open4m.store.shards`), or the modality's own folder in one.
-    Only ``.json`` is read into memory. Raises :class:`Open4MError` for a source that is missing, before any is read,
-    and while reading for one that holds no captions or something else.
+    The name of a source says what it is. ``.jsonl`` has one string per line, or one object with the string ``field``;
+    ``.json`` has a list of these, or an object whose ``annotations`` are such a list, like COCO's; any other file has
+    one caption per line. A folder is a raw data set (:mod:`open4m.store.shards`), of which all modalities are read that
+    are captions, or the folder of one of them. Only ``.json`` is read into memory as a whole. Raises
+    :class:`Open4MError` for a source that is missing, before any is read, and while reading for one that holds no
+    captions or something else.
     """
     for source in sources:
         if not source.exists():
@@ -79,15 +85,16 @@ def _of_json(path: Path, field: str) -> Iterator[str]:
 
 
 def _of_dataset(folder: Path) -> Iterator[str]:
-    root, modality = folder, _MODALITY
+    root, names = folder, sorted(path.parent.name for path in folder.glob(f"*/{manifest.FILE}"))
     if (folder / manifest.FILE).is_file():
-        root, modality = folder.resolve().parent, folder.resolve().name
-    data = RawDataset(root, [modality])
-    for i in range(len(data)):
-        value = data[i][modality]
-        if not isinstance(value, str):
-            raise Open4MError(f"{folder}: expected captions, got {modality}, whose values are {type(value).__name__}")
-        yield value
+        root, names = folder.resolve().parent, [folder.resolve().name]
+    captions = [name for name in names if modalities.is_known(name) and isinstance(modalities.get(name), Caption)]
+    if not captions:
+        raise Open4MError(f"{folder}: holds no captions; its modalities: {', '.join(names) or 'none'}")
+    for name in captions:
+        data = RawDataset(root, [name])
+        for i in range(len(data)):
+            yield data[i][name]
 
 
 def _parsed(content: str | bytes, where: str) -> Any:
@@ -107,5 +114,5 @@ def _caption(item: Any, field: str, where: str) -> str:
 def _kind(content: Any) -> str:
     """What a JSON value is, for a message."""
     if isinstance(content, dict):
-        return f"an object with {', '.join(map(repr, list(content)[:8])) or 'nothing'}"
+        return f"an object with {', '.join(map(repr, list(content)[:LISTED_FIELDS])) or 'nothing'}"
     return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(content), "a number")

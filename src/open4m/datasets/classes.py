@@ -1,4 +1,4 @@
-"""Files of class names: a class a line, in the order of the ids from 0, with a color or without."""
+"""Files of class names: one class per line, in the order of the ids from 0, with or without a color."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _COLORED = re.compile(r"(?P<name>.*\S)\s+(?P<red>\d+),\s*(?P<green>\d+),\s*(?P<b
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """``names`` of classes, and a ``palette`` of one color each, or of none: red, green and blue, 0 to 255."""
+    """The ``names`` of classes, and a ``palette`` with one color per class, red, green and blue from 0 to 255; an empty
+    palette if the classes have no colors."""
 
     names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -23,14 +24,14 @@ class Classes:
 def read(path: Path) -> Classes:
     """The classes of a text file in UTF-8.
 
-    A line is a name, then, behind a blank or a tab, its color as ``red,green,blue``::
+    A line is a name; behind a blank or a tab, its color may follow as ``red,green,blue``::
 
         wall  120,120,120
         chest of drawers, low  6,51,255
 
-    Names may hold blanks, commas and digits: only three numbers at the end of a line are a color. Raises
-    :class:`Open4MError` for a file that is not UTF-8, has an empty line or a name twice, in which only some classes
-    have a color, or a color is not of numbers from 0 to 255.
+    Names may hold blanks, commas and digits: only three numbers at the end of a line are a color. Empty lines at the
+    end are ignored. Raises :class:`Open4MError` for a file that is not UTF-8, for an empty line before a name, for a
+    name that occurs twice, for numbers of a color above 255, and if only some classes have a color.
     """
     lines = list(captions.lines(path))
     while lines and not lines[-1]:

@@ -17,7 +17,8 @@ from open4m.types import Boxes, Open4MError
 if TYPE_CHECKING:
     from open4m.tokenizers.text import TextTokenizer
 
-_MIN_VISIBLE = 0.1  # of a box's area; a crop that shows less drops the box
+_MIN_VISIBLE = 0.1
+"""The least visible part of a box's area after a crop: boxes of which less remains are dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +75,13 @@ class BoundingBoxes(TokenSequence):
         return [*ids, text.eos]
 
     def decode(self, ids, text) -> Boxes:
-        """The boxes that are well-formed, in order, and in ``malformed`` the number of the rest (paper B.2).
+        """The well-formed boxes, in order; ``malformed`` counts the others (paper B.2).
 
-        The tokens before [EOS] are cut before every x_min and after every class. A piece is a box if it is x_min,
-        y_min, x_max, y_max and a class, in this order and without anything else, with x_min <= x_max and
-        y_min <= y_max. Every other piece counts as one malformed: corners in another order or missing, a class alone,
-        corners without a class, words or control tokens before, between or after, a box that the end cuts off.
-        A sequence that ends after a class without [EOS] is not malformed, nor is one in another order than
-        :meth:`encode` gives.
+        The tokens before [EOS] are cut before every x_min and after every class. A piece is a box if it is exactly
+        x_min, y_min, x_max, y_max and a class, in this order, with x_min <= x_max and y_min <= y_max. Every other piece
+        counts as one malformed box: missing corners or another order of them, a class alone, corners without a class,
+        words or control tokens anywhere in it, and a box that the end of the sequence cuts off. A sequence may end
+        after a class without [EOS], and its boxes may have another order than :meth:`encode` gives.
         """
         pieces = list(_pieces(text.until_eos(ids), text))
         found = [box for box in (_box(piece, text) for piece in pieces) if box is not None]
@@ -161,14 +161,17 @@ def draw_boxes(image: Image.Image, value: Boxes) -> Image.Image:
 
 
 def average_precision(predictions: list[Boxes], labels: list[Boxes]) -> dict[str, float]:
-    """COCO average precision (IoU 0.5 to 0.95) and AP50. A box without a score ranks by its place in the sequence."""
+    """COCO average precision (IoU 0.5 to 0.95) and AP50. Boxes without scores rank by their place in the sequence.
+
+    Raises :class:`Open4MError` if the extra ``evaluate`` is not installed.
+    """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         raise Open4MError("box AP needs the extra: pip install 'open4m[evaluate]'") from error
     names = sorted({name for value in [*predictions, *labels] for name in value.labels})
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
-    scale = 1000.0  # COCO's areas are in pixels; the size ranges are not used here
+    scale = 1000.0  # pixels: COCO's coordinates are not fractions; its results by size are not used here
     truth, found = [], []
     for i, (prediction, label) in enumerate(zip(predictions, labels, strict=True)):
         for row, name in zip(label.corners.astype(float) * scale, label.labels, strict=True):
@@ -184,7 +187,7 @@ def average_precision(predictions: list[Boxes], labels: list[Boxes]) -> dict[str
                 }
             )
         for j, (row, name) in enumerate(zip(prediction.corners.astype(float) * scale, prediction.labels, strict=True)):
-            score = prediction.scores[j] if prediction.scores is not None else 1.0 - j / 1000
+            score = prediction.scores[j] if prediction.scores is not None else 1.0 - j / 1000  # falls with the place
             found.append(
                 {
                     "image_id": i + 1,

@@ -10,18 +10,22 @@ from PIL import Image, UnidentifiedImageError
 
 from open4m.types import Open4MError
 
-# ---- shared by modality files
-
-
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""The formats that are read: others of PIL's many decoders see no bytes of users."""
+
+MAX_PIXELS = 1 << 26
+"""The most pixels of an image that is decoded: a small file may claim to hold any number."""
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = 1 << 26) -> Image.Image:
-    """A PIL image from a file's bytes; its size is checked before its pixels are decoded."""
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The PIL image in a file's bytes. Its size is checked before its pixels are decoded.
+
+    Raises :class:`Open4MError`, with the modality's ``name``, for other bytes and for more than ``MAX_PIXELS`` pixels.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        if image.width * image.height > max_pixels:
-            raise Open4MError(f"{name}: image of {image.width}x{image.height} pixels, at most {max_pixels} are read")
+        if image.width * image.height > MAX_PIXELS:
+            raise Open4MError(f"{name}: image of {image.width}x{image.height} pixels, at most {MAX_PIXELS} are read")
         image.load()
     except UnidentifiedImageError:
         raise Open4MError(f"{name}: not a readable image (formats: {', '.join(IMAGE_FORMATS)})") from None
@@ -38,7 +42,7 @@ def encode_png(array: np.ndarray) -> bytes:
 
 
 def load_array(data: bytes, name: str) -> np.ndarray:
-    """An array from ``.npy`` bytes; pickled objects are refused."""
+    """The array in ``.npy`` bytes. Raises :class:`Open4MError` for other bytes and for pickled objects."""
     try:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (
@@ -57,7 +61,7 @@ def load_array(data: bytes, name: str) -> np.ndarray:
 
 
 def read_array(data: bytes, name: str, ndim: int) -> np.ndarray:
-    """A float array from ``.npy`` bytes."""
+    """The float array of ``ndim`` dimensions in ``.npy`` bytes. Raises :class:`Open4MError` for all others."""
     array = load_array(data, name)
     if array.ndim != ndim or array.dtype.kind != "f":
         raise Open4MError(f"{name}: expected a float array of {ndim} dimensions, got {array.dtype} {array.shape}")
@@ -65,7 +69,7 @@ def read_array(data: bytes, name: str, ndim: int) -> np.ndarray:
 
 
 def write_array(array: np.ndarray) -> bytes:
-    """``.npy`` bytes."""
+    """The ``.npy`` bytes of an array."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

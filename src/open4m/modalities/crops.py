@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crop:
-    """A region of the image, as fractions of its width and height, and the size in pixels it is resized to.
+    """A region of the image, as fractions of its width and height, and the size in pixels that it is resized to.
 
     One ``Crop`` is applied to all modalities of a sample, so that they stay aligned.
     """
@@ -55,7 +55,10 @@ class Crop:
 
 
 def resample(array: np.ndarray, crop: Crop, how: str) -> np.ndarray:
-    """A region of an array (H, W) or (H, W, C), resized to ``crop.size``; rows are sampled at pixel centers."""
+    """A region of an array (H, W) or (H, W, C), resized to ``crop.size`` and sampled at pixel centers.
+
+    ``how``: "nearest" takes whole pixels, "linear" interpolates, and averages where the region shrinks; float32 then.
+    """
     height, width = array.shape[:2]
     ys = (crop.top + crop.height * (np.arange(crop.size[0]) + 0.5) / crop.size[0]) * height
     xs = (crop.left + crop.width * (np.arange(crop.size[1]) + 0.5) / crop.size[1]) * width
@@ -68,7 +71,7 @@ def resample(array: np.ndarray, crop: Crop, how: str) -> np.ndarray:
 
 
 def _linear_weights(centers: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear interpolation as a matrix (out, in); widened to a box-like tent when it shrinks (anti-aliasing)."""
+    """Linear interpolation at ``centers`` as a matrix (out, in). Its tent is as wide as a step, against aliasing."""
     step = (centers[-1] - centers[0]) / max(len(centers) - 1, 1)
     support = max(1.0, abs(step))
     weights = np.maximum(0, 1 - np.abs(centers[:, None] - 0.5 - np.arange(size)[None]) / support)
@@ -79,7 +82,7 @@ def _linear_weights(centers: np.ndarray, size: int) -> np.ndarray:
 
 
 def augment(sample: Mapping[str, Value], by_name: Mapping[str, Modality], crop: Crop, flip: bool) -> dict[str, Value]:
-    """One crop, and one flip if every value stays true under it, applied to all values of a sample alike.
+    """The sample with one crop applied to all its values, and one flip if every value stays true under it.
 
     ``by_name`` holds the modalities of the sample's values.
     """
@@ -89,9 +92,10 @@ def augment(sample: Mapping[str, Value], by_name: Mapping[str, Modality], crop: 
 
 
 def centered(sample: Mapping[str, Value], by_name: Mapping[str, Modality]) -> dict[str, Value]:
-    """The sample as its central square shows it: values that tell positions, like boxes, follow the image's crop.
+    """The sample with positions, such as boxes, relative to the central square of its image.
 
-    Images and maps are left as they are: :meth:`Modality.fit` crops and resizes them in one step.
+    Images and maps are left as they are: :meth:`Modality.fit` crops and resizes them in one step. Without any, the
+    image is taken to be square. ``by_name`` holds the modalities of the sample's values.
     """
     extents = {name: by_name[name].extent(value) for name, value in sample.items()}
     known = [extent for extent in extents.values() if extent is not None]

@@ -12,9 +12,13 @@ from open4m.modalities.codecs import read_array, write_array
 from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
 from open4m.pictures import picture, ramp
 
-# A perceptually ordered ramp (near: warm and light, far: dark blue), interpolated when a map is drawn.
+# From near (warm and light) to far (dark blue), perceptually ordered.
 _RAMP = np.array([[252, 253, 191], [254, 159, 109], [222, 73, 104], [140, 41, 129], [59, 15, 112], [0, 0, 4]])
+
 _UINT16 = 65535
+
+NEAREST = 1e-3
+"""Meters: the least depth that a tokenizer's decoder gives, since depth is positive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +28,9 @@ class Depth(TokenGrid):
     =============  ========================================================================================
     form           (H, W) or (H, W, 1): arrays or PIL images with one channel of 8, 16 or 32 bits
     =============  ========================================================================================
-    meters         its own
-    millimeters    as in 16-bit PNGs of NYU or ScanNet; uint16 where it is given back, at least 1 and rounded
-    inverse        1/m, which is disparity where baseline times focal length is 1; float32
+    meters         the modality's own form
+    millimeters    as in 16-bit PNGs of NYU or ScanNet; given back as uint16, rounded and at least 1
+    inverse        1/m, which is disparity if baseline times focal length is 1; float32
     standardized   (meters - mean) / deviation of the map itself, float32; see :func:`_standardized`
     =============  ========================================================================================
 
@@ -96,11 +100,11 @@ class Depth(TokenGrid):
         return array
 
     def value(self, tensor: np.ndarray) -> np.ndarray:
-        return np.maximum(tensor[0], 1e-3).astype(np.float32)
+        return np.maximum(tensor[0], NEAREST).astype(np.float32)
 
     def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
         low, high = np.percentile(value, [1, 99])
-        return picture(ramp((value - low) / max(high - low, 1e-6), _RAMP).astype(np.uint8), size)
+        return picture(ramp((value - low) / max(high - low, 1e-6), _RAMP).round().astype(np.uint8), size)
 
     def metrics(self, predictions, labels) -> dict[str, float]:
         """AbsRel, and the L1 error after each map is standardized (paper Table 31): means over images."""
@@ -115,9 +119,9 @@ class Depth(TokenGrid):
 
 
 def _standardized(depth: np.ndarray) -> np.ndarray:
-    """Float32 map less its trimmed mean, over its trimmed deviation: the lowest and highest tenth have no say.
+    """The map less its trimmed mean, over its trimmed deviation, float32: the lowest and highest tenths are left out.
 
-    The authors' public tokenizers read depth like this (``DepthTransform`` in ``fourm/data/modality_transforms.py`` of
+    The authors' public tokenizers read depth this way (``DepthTransform`` in ``fourm/data/modality_transforms.py`` of
     https://github.com/apple/ml-4m): of the n sorted numbers those from ⌊0.1 n⌋ up to ⌊0.9 n⌋ are kept, their variance
     is the unbiased one, and 1e-6 is added to it. (Their numbers are fractions of the greatest that 16 bits hold.)
     """

@@ -1,4 +1,4 @@
-"""Feature maps of DINOv2's last layer: a vector a patch, of a ViT-B/14 768 numbers (4M-21)."""
+"""Feature maps of DINOv2's last layer: one vector per patch, 768 numbers with ViT-B/14 (4M-21)."""
 
 from __future__ import annotations
 

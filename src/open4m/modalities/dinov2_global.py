@@ -1,4 +1,4 @@
-"""DINOv2's one feature of an image, its class token: of a ViT-B/14 768 numbers (4M-21)."""
+"""DINOv2's feature of a whole image, its class token: 768 numbers with ViT-B/14 (4M-21)."""
 
 from __future__ import annotations
 

@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What the rest of the program has to know of a modality's tokens: its traits. A new family is one row of
-    :data:`FAMILIES`, and a class below if its values are of a new kind."""
+    """The traits of a modality's tokens, which the rest of the program asks for.
+
+    A new family is one row of :data:`FAMILIES`, one class below if its values are of a new kind, and one row of each
+    table by family: how its tokens are stored (:mod:`open4m.store.columns`) and made (:mod:`open4m.data.tokenize`).
+    """
 
     name: str  # in configurations, token stores and files
     content: Literal["ids", "pixels", "vectors"]  # a token is an entry of a vocabulary, a patch, or a vector
@@ -53,7 +56,7 @@ class Family:
 
     @property
     def is_sequence(self) -> bool:
-        """Whether lengths differ between samples, and spans are masked."""
+        """Whether lengths differ between samples, so that spans are masked instead of cells."""
         return self.layout == "sequence"
 
     @property
@@ -88,11 +91,11 @@ ROLES = {
 """What a modality can stand for where a request names none; each is the role of one modality."""
 
 STANDARDIZED = "standardized"
-"""The form, of the modalities that have it, whose values are each standardized by themselves: what units they had is
-lost, so no other form can be made of it."""
+"""The name of the form in which each value is standardized by its own mean and deviation. Its units are lost, so that
+it cannot be converted to any other form."""
 
 Palette = Sequence[tuple[int, int, int]]
-"""The colors of class ids from 0, red, green and blue from 0 to 255."""
+"""One color per class id, in order from 0; red, green and blue from 0 to 255."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +154,14 @@ class Modality:
 
     # ---- in memory
     def convert(self, value: Any) -> Value:
-        """A checked value from what users have (PIL images, arrays of other types, lists ...)."""
+        """The value of what users have: PIL images, arrays of other types, lists.
+
+        Raises :class:`Open4MError`, which says what was expected, for all else.
+        """
         raise NotImplementedError
 
     def extent(self, value: Value) -> tuple[int, int] | None:
-        """Height and width in pixels or cells of a checked value that covers the image; None of all other values."""
+        """Height and width, in pixels or cells, of a checked value that covers the image; None for all other values."""
         return None
 
     def crop(self, value: Value, crop: Crop) -> Value:
@@ -163,7 +169,7 @@ class Modality:
         return value
 
     def can_flip(self, value: Value) -> bool:
-        """Whether the value stays true when the image is mirrored (False turns the sample's flip off)."""
+        """Whether the value stays true when the image is mirrored. If any value does not, the sample is not flipped."""
         return True
 
     def flip(self, value: Value) -> Value:
@@ -171,7 +177,7 @@ class Modality:
         return value
 
     def fit(self, value: Any, size: int) -> Value:
-        """A checked value from what users have; if it is a map or an image, its center, ``size`` × ``size``."""
+        """Like :meth:`convert`; of a map or an image, the central square, resized to ``size`` × ``size``."""
         value = self.convert(value)
         extent = self.extent(value)
         return value if extent is None else self.crop(value, Crop.center(*extent, size))
@@ -186,7 +192,7 @@ class Modality:
         return {}
 
     def trivial(self, labels: Sequence[Value]) -> Value | None:
-        """The best constant prediction, made from training labels: what any model must beat."""
+        """The best constant prediction, made from training labels: a baseline that any model must beat."""
         return None
 
     def error(self, message: str) -> Open4MError:
@@ -219,10 +225,11 @@ class PixelGrid(Modality):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenGrid(Modality):
-    """A dense, image-like modality with a learned tokenizer: one codebook index a cell of a grid (paper B.3).
+    """A dense, image-like modality with a learned tokenizer: one codebook index per cell of a grid (paper B.3).
 
-    ``forms`` names what users may have its values as; the first is the modality's own, which all else works on.
-    ``unitless`` are the metrics that also hold for values that are standardized, if there is such a form.
+    ``forms`` names the representations in which users may have its values, such as depth in meters or millimeters. The
+    first is the modality's own; everything except :meth:`from_form` and :meth:`to_form` works on that one.
+    ``unitless`` names the metrics that also apply to standardized values, if there is such a form.
     """
 
     family = FAMILIES["grid"]
@@ -234,54 +241,54 @@ class TokenGrid(Modality):
     loss: str  # "mse", "smooth_l1", "cosine" or "cross_entropy": the tokenizer's reconstruction loss (paper Table 3)
     categorical: bool = False  # the value is a map of class ids; channels is then the width of the class embedding
     resample: str = "nearest"  # how a crop is resized: "nearest" (no mixing across edges) or "linear"
-    feature_map: bool = False  # one vector a cell instead of pixels: the tokenizer has no patch projection
-    normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured on the training set a channel
+    feature_map: bool = False  # one vector per cell instead of pixels: the tokenizer has no patch projection
+    normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured per channel on the training set
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    image: bool = False  # the value is uint8 (H, W, 3), sRGB: networks that read images can judge it
+    image: bool = False  # the value is uint8 (H, W, 3), sRGB: evaluation may show it to networks that read images
     error_unit: str = ""  # of :meth:`error_map`
     crop_scale: tuple[float, float] = (0.8, 1.0)  # of the tokenizer's training crops, as area (paper Table 3)
     generation: GenerationDefaults = GenerationDefaults()
 
     def tensor(self, value: np.ndarray) -> np.ndarray:
-        """What the tokenizer sees before normalization: float32 (C, H, W), or int64 (H, W) if categorical."""
+        """The tokenizer's input before normalization: float32 (C, H, W), or int64 (H, W) if categorical."""
         if self.categorical:
             return value.astype(np.int64)
         return np.ascontiguousarray(value.reshape(*value.shape[:2], -1).transpose(2, 0, 1), dtype=np.float32)
 
     def value(self, tensor: np.ndarray) -> np.ndarray:
-        """The value from what the tokenizer gives back, un-normalized: the inverse of :meth:`tensor`."""
+        """The value of a tokenizer's output after normalization is undone: the inverse of :meth:`tensor`."""
         if self.categorical:
             return tensor.astype(np.uint8 if tensor.max(initial=0) < 256 else np.int32)
         return tensor.transpose(1, 2, 0).astype(np.float32)
 
     def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
-        """The checked value, in the modality's own form, of what users have in one of ``forms``.
+        """The checked value in the modality's own form, converted from one of ``forms``.
 
-        A standardized value stays one. ``palette``: the colors of classes, where a form needs them. Raises
-        :class:`Open4MError` for another form, and for what is no value in this one.
+        A standardized value stays standardized. ``palette``: the colors of classes, for forms that need them. Raises
+        :class:`Open4MError` for an unknown form, and for a value that is not valid in this one.
         """
         self.check_form(form)
         return self.convert(value)
 
     def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
-        """The value, given in the modality's own form, in another one: :meth:`from_form` gives it back.
+        """The value converted from the modality's own form to one of ``forms``; :meth:`from_form` is the inverse.
 
-        Raises :class:`Open4MError` for another form, and for a value that this one cannot hold.
+        Raises :class:`Open4MError` for an unknown form, and for a value that the form cannot hold.
         """
         self.check_form(form)
         return value
 
     def check_form(self, form: str) -> None:
-        """Raise :class:`Open4MError`, with the forms that there are, for another one."""
+        """Raise :class:`Open4MError`, which lists the forms, for a name that is none of them."""
         if form not in self.forms:
             raise self.error(f"no form is called {form!r}; its forms are {', '.join(self.forms)}")
 
     def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Where a prediction is wrong, and by how much: (H, W) float64, 0 where it is right, in ``error_unit``.
+        """Where and by how much a prediction is wrong: float64 (H, W) in ``error_unit``, 0 where it is right.
 
-        Of classes, bool: where the class is another one. Of features, 1 - cosine similarity. Of all else, the mean
-        absolute difference of the channels.
+        For classes it is bool (H, W): where the class is wrong. For features it is 1 - cosine similarity, for all else
+        the mean absolute difference over channels.
         """
         if self.categorical:
             return prediction != label
@@ -311,11 +318,11 @@ class TokenSequence(Modality):
     generation: GenerationDefaults = GenerationDefaults(scheme="left_to_right", steps=0, top_p=0.9)
 
     def encode(self, value: Value, text: TextTokenizer, max_length: int = 256) -> list[int]:
-        """At most ``max_length`` token ids that end with [EOS]; what does not fit is left out."""
+        """At most ``max_length`` token ids, the last of them [EOS]; what does not fit is left out."""
         raise NotImplementedError
 
     def decode(self, ids: Sequence[int], text: TextTokenizer) -> Value:
-        """The value of token ids, read up to the first [EOS]; never raises for ids of the vocabulary."""
+        """The value of token ids up to the first [EOS]. It never raises for ids of the vocabulary."""
         raise NotImplementedError
 
 
@@ -338,15 +345,15 @@ class VectorSequence(Modality):
         return array.astype(np.float32)
 
     def can_flip(self, value: np.ndarray) -> bool:
-        return False  # what they say of left and right cannot be told
+        return False  # vectors may encode left and right, and cannot be mirrored
 
     def vectors(self, value: Any, channels: int, max_length: int) -> np.ndarray:
-        """What the model reads: at most ``max_length`` vectors of ``channels``, float32 (L, C)."""
+        """The model's input: the first ``max_length`` vectors of ``channels`` numbers, float32 (L, C)."""
         array = self.convert(value)
         if array.shape[1] != channels:
             raise self.error(f"expected vectors of {channels} channels, got {array.shape[1]}")
         return array[:max_length]
 
     def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
-        """A row of color a vector: the first principal components."""
+        """One row of color per vector: its first three principal components."""
         return picture(principal_components(value[:, None] if len(value) else np.zeros((1, 1, 1))), size, smooth=False)

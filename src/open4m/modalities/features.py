@@ -18,7 +18,7 @@ from open4m.pictures import picture, principal_components
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMap(TokenGrid):
-    """A value is float32 (h, w, D): one feature vector a patch of an image, from a network's layer (paper B.1)."""
+    """A value is float32 (h, w, D): one feature vector per patch of an image, from a network's layer (paper B.1)."""
 
     better = {"cosine": "higher"}
 
@@ -56,10 +56,10 @@ class FeatureMap(TokenGrid):
 
 @dataclass(frozen=True, kw_only=True)
 class Vector(TokenGrid):
-    """One vector of a sample, float32 (C,), which stays as it is when the image is cropped.
+    """One vector per sample, float32 (C,), which does not change when the image is cropped.
 
-    Its tokenizer is an MLP with one or several codebooks (:mod:`open4m.nn.mlp`). A vector is drawn as a square
-    of cells in raster order, a cell an entry.
+    Its tokenizer is an MLP with one or several codebooks (:mod:`open4m.nn.mlp`). A picture of it is a square of cells
+    in raster order, one per entry.
     """
 
     better = {"mean_absolute_error": "lower"}
@@ -76,7 +76,7 @@ class Vector(TokenGrid):
         return value
 
     def can_flip(self, value: np.ndarray) -> bool:
-        return False  # what a mirrored image's would be cannot be told
+        return False  # the vector of the mirrored image is not known
 
     def flip(self, value: np.ndarray) -> np.ndarray:
         return value
@@ -96,24 +96,24 @@ class Vector(TokenGrid):
         return array.astype(np.float32)
 
     def tensor(self, value: np.ndarray) -> np.ndarray:
-        """What the tokenizer sees before normalization: float32 (C, 1, 1)."""
+        """The tokenizer's input before normalization: float32 (C, 1, 1)."""
         return np.ascontiguousarray(value[:, None, None], dtype=np.float32)
 
     def value(self, tensor: np.ndarray) -> np.ndarray:
         return tensor[:, 0, 0].astype(np.float32)
 
     def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """The absolute error of each entry, as they are drawn: (side, side) float64, 0 beyond the last entry."""
+        """The absolute error of each entry, arranged as in the picture: float64 (side, side), 0 after the last."""
         return _as_square(np.abs(prediction.astype(np.float64) - label))
 
     def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
-        """Entries below 0 are blue, above 0 red; the strongest color is that of the largest entry."""
+        """Entries below 0 are blue, above 0 red; the entry of largest magnitude has the strongest color."""
         strength = _as_square(value.astype(np.float64) / max(float(np.abs(value).max()), 1e-9))[..., None]
         fades = np.where(strength > 0, [0.1, 0.8, 0.9], [0.9, 0.6, 0.1])  # of red, green and blue
         return picture((255 * (1 - np.abs(strength) * fades)).round().astype(np.uint8), size, smooth=False)
 
     def metrics(self, predictions: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, float]:
-        """The absolute error of an entry: the mean over entries and vectors."""
+        """The mean absolute error over entries and vectors."""
         errors = [np.abs(p.astype(np.float64) - t).mean() for p, t in zip(predictions, labels, strict=True)]
         return {"mean_absolute_error": float(np.mean(errors))}
 
@@ -123,12 +123,12 @@ class Vector(TokenGrid):
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalFeature(Vector):
-    """A network's one feature of a whole image. What it says is its direction: its tokens do not keep its length."""
+    """A network's feature of a whole image. Only its direction has a meaning: tokens do not keep its length."""
 
     better = {"cosine": "higher"}
 
     loss: str = "cosine"
-    normalization: str = "fixed"  # not at all: the direction from 0 is what counts
+    normalization: str = "fixed"  # at mean 0 and deviation 1: another mean would change directions
     error_unit: str = "absolute error of unit vectors"
 
     def convert(self, value: Any) -> np.ndarray:
@@ -138,7 +138,7 @@ class GlobalFeature(Vector):
         return array
 
     def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """The absolute error of each entry of the vectors, scaled to unit length, as they are drawn."""
+        """The absolute error of each entry, of vectors scaled to unit length, arranged as in the picture."""
         return super().error_map(_unit(prediction), _unit(label))
 
     def metrics(self, predictions: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, float]:
@@ -151,7 +151,7 @@ class GlobalFeature(Vector):
 
 
 def _as_square(entries: np.ndarray) -> np.ndarray:
-    """A vector's entries (C,) in the rows of the smallest square that holds them, filled up with zeros."""
+    """A vector's entries (C,) as the rows of the smallest square that holds them, padded with zeros."""
     side = math.isqrt(len(entries) - 1) + 1
     return np.pad(entries, (0, side**2 - len(entries))).reshape(side, side)
 

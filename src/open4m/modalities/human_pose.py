@@ -1,8 +1,8 @@
-"""The pose of one human body: what each of its joints turns by (4M-21).
+"""The pose of one human body: the rotations of its joints (4M-21).
 
-The body model SMPL has 23 joints besides the root. A value lists their rotation matrices, each relative to the joint
-above it in the body, row by row: 23 × 3 × 3 = 207 numbers. What else 4M-21's sequences of ``human_poses`` say of a
-person (box, orientation, shape, camera) are no parts of it.
+The body model SMPL has 23 joints besides the root. A value lists their rotation matrices, each relative to the parent
+joint, row by row: 23 × 3 × 3 = 207 numbers. The other parts of a person in 4M-21's sequences of ``human_poses`` (box,
+orientation, shape, camera) are not included.
 """
 
 from __future__ import annotations

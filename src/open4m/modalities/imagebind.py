@@ -1,4 +1,4 @@
-"""Feature maps of ImageBind's image encoder: a vector a patch, of a ViT-H/14 1280 numbers (4M-21)."""
+"""Feature maps of ImageBind's image encoder: one vector per patch, 1280 numbers with ViT-H/14 (4M-21)."""
 
 from __future__ import annotations
 

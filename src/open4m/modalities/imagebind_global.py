@@ -1,4 +1,4 @@
-"""ImageBind's one feature of an image, its class token: of a ViT-H/14 1280 numbers (4M-21)."""
+"""ImageBind's feature of a whole image, its class token: 1280 numbers with ViT-H/14 (4M-21)."""
 
 from __future__ import annotations
 

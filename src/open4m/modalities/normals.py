@@ -12,7 +12,7 @@ from open4m.modalities.codecs import decode_image, encode_png
 from open4m.modalities.families import Palette, TokenGrid
 from open4m.pictures import picture
 
-# What turns vectors of a form into opengl ones, and back.
+# The signs of x, y and z that convert a form to opengl, and back.
 _SIGNS = {"opengl": (1, 1, 1), "opencv": (1, -1, -1), "directx": (1, -1, 1)}
 
 
@@ -23,8 +23,8 @@ class Normals(TokenGrid):
     =======  =====  ====  ==================  ===============================================================
     form     x      y     z                   unit vectors as floats (H, W, 3), or PIL images, 0..255 for -1..1
     =======  =====  ====  ==================  ===============================================================
-    opengl   right  up    toward the viewer   its own; right-handed
-    opencv   right  down  away, into the      right-handed; the camera looks along +z, so what is seen has z < 0
+    opengl   right  up    toward the viewer   the modality's own form; right-handed
+    opencv   right  down  away, into the      right-handed; the camera looks along +z, so visible surfaces have z < 0
                           scene
     directx  right  down  toward the viewer   left-handed: opengl with its green channel inverted
     =======  =====  ====  ==================  ===============================================================
@@ -86,7 +86,7 @@ class Normals(TokenGrid):
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1; those that are, up to rounding, stay as they are, bit by bit."""
+    """The vectors, scaled to length 1. Those of length 1 up to rounding stay bitwise the same."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     toward_viewer = np.float32([0, 0, 1])
     scaled = np.where(length > 1e-6, vectors / np.maximum(length, 1e-6), toward_viewer)

@@ -30,13 +30,13 @@ class RGB(TokenGrid):
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
             if value.mode == "RGB" and not _is_turned(value):
-                return np.asarray(value)  # without the copies that what follows makes
+                return np.asarray(value)  # skips the copies that the conversions below make
             upright = ImageOps.exif_transpose(value)
             if upright.mode.startswith("I;16"):
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             if upright.mode == "F":
-                raise self.error("expected an image of 8 or 16 bits a channel, got mode F, whose range is not known")
-            if upright.mode == "I":  # 16 bits a pixel in the files that are read so, but not always
+                raise self.error("expected an image of 8 or 16 bits per channel, got mode F, whose range is not known")
+            if upright.mode == "I":  # files of this mode mostly hold 16 bits per pixel, but some only 8
                 wide = np.asarray(upright)
                 upright = Image.fromarray((wide >> 8 * int(wide.max() > 255)).clip(0, 255).astype(np.uint8))
             return np.asarray(upright.convert("RGB"))
@@ -86,15 +86,15 @@ class RGB(TokenGrid):
 
 
 def _is_turned(image: Image.Image) -> bool:
-    """Whether the file says that the image is to be shown turned or mirrored."""
+    """Whether the file's EXIF data ask for the image to be rotated or mirrored when it is shown."""
     return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
     """Structural similarity of two uint8 images (H, W, C), up to 1 (Wang et al., 2004, Image Quality Assessment).
 
-    The mean over channels and over all windows within the image: Gaussian ones, 11 pixels wide with σ = 1.5. Of
-    images that have no room for a whole window, over those at the center, mirrored at the border.
+    The mean over channels and over all windows within the image, Gaussian ones, 11 pixels wide with σ = 1.5. Images
+    smaller than a window are mirrored at the border, and the mean is over the windows around the center.
     """
     from scipy.ndimage import gaussian_filter
 

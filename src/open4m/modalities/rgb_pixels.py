@@ -14,7 +14,7 @@ from open4m.modalities.families import PixelGrid
 
 @dataclass(frozen=True, kw_only=True)
 class RGBPixels(PixelGrid):
-    """A value is uint8 (H, W, 3), sRGB: the value of ``rgb``, read differently. At rest in the token store: JPEG."""
+    """A value is uint8 (H, W, 3), sRGB, as in :mod:`~open4m.modalities.rgb`; JPEG files in the token store."""
 
     def read(self, data: bytes) -> np.ndarray:
         return rgb.MODALITY.read(data)
@@ -35,4 +35,6 @@ class RGBPixels(PixelGrid):
         return rgb.MODALITY.render(value, size)
 
 
-MODALITY = RGBPixels(name="rgb_pixels", description="RGB image (pixels, input only)", extension="jpg", source="rgb")
+MODALITY = RGBPixels(
+    name="rgb_pixels", description="RGB image (pixels, input only)", extension="jpg", source=rgb.MODALITY.name
+)

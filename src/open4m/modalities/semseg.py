@@ -21,14 +21,14 @@ class Semseg(TokenGrid):
     ======  =================================================================================================
     form
     ======  =================================================================================================
-    ids     its own: integers (H, W) from 0, or PIL images of mode L, P, I or I;16. Of a P image the ids are
-            the indices, whatever colors its own palette gives them.
+    ids     the modality's own form: integers (H, W) from 0, or PIL images of mode L, P, I or I;16. The ids of a P
+            image are its indices; its own palette is ignored.
     colors  a picture in the colors of the tokenizer's palette: uint8 (H, W, 3) or (H, W, 4), or PIL images of
-            mode RGB, RGBA, L or P, of which the colors count that one sees; an alpha channel is passed over.
-            uint8 (H, W, 3) where it is given back.
+            mode RGB, RGBA, L or P, whose visible colors count; an alpha channel is ignored. Given back as
+            uint8 (H, W, 3).
     ======  =================================================================================================
 
-    A color that is not in the palette is refused: pictures that were stored as JPEG or resized smoothly have such.
+    A color that is not in the palette is refused: pictures stored as JPEG or resized smoothly have such colors.
     """
 
     forms = ("ids", "colors")
@@ -46,7 +46,7 @@ class Semseg(TokenGrid):
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
-            hint = "; of a picture in the classes' colors say form='colors'" if array.ndim == 3 else ""
+            hint = "; for a picture in the classes' colors say form='colors'" if array.ndim == 3 else ""
             raise self.error(
                 f"expected class ids, an integer array (H, W) from 0, got {array.dtype} {array.shape}{hint}"
             )
@@ -120,7 +120,7 @@ class Semseg(TokenGrid):
 
 
 def _packed(colors: np.ndarray) -> np.ndarray:
-    """One integer a color, of uint8 (..., 3)."""
+    """One integer per color, from uint8 (..., 3)."""
     return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
 
 

@@ -1,4 +1,4 @@
-"""Captions as a text encoder sees them: one vector a word piece. Input only."""
+"""Captions as the output of a text encoder such as T5: one vector per word piece. Input only."""
 
 from open4m.modalities.families import VectorSequence
 

@@ -65,7 +65,7 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ``manifest.json`` says: ``header`` is true of every shard, ``shards`` has the entries by shard index."""
+    """The content of ``manifest.json``: ``header`` holds for every shard, ``shards`` has the entries by shard index."""
 
     header: Mapping[str, Any]
     shards: Mapping[int, ShardEntry]
@@ -192,7 +192,7 @@ def keys_digest(keys: Iterable[str]) -> str:
 def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Sequence[str]]) -> ShardEntry:
     """Write one shard and enter it in its folder's manifest; several processes may do so at once.
 
-    ``write`` fills a file and returns the key column. If it fails, nothing of it stays. Raises
+    ``write`` fills a file and returns the key column. If it fails, the folder stays as it was. Raises
     :class:`Open4MError` if the folder's manifest has another ``header``, or if the disk is full.
     """
     folder = path.parent
@@ -229,7 +229,8 @@ def align(
 ) -> dict[int, range]:
     """The range of rows of every shard, if all modalities hold the same samples in the same order.
 
-    ``keys(modality, shard)`` reads a key column; it is called only to name the first difference in an error.
+    Manifests are compared by the digests of their key columns. ``keys(modality, shard)`` reads a key column; it is
+    called only to name the first difference. Raises :class:`Open4MError` with that difference.
     """
     (first, reference), *others = manifests.items()
     for name, manifest in others:

@@ -46,8 +46,9 @@ class UnreadableSample(Open4MError):
 def write_shard(root: str | Path, modality: str, index: int, items: Iterable[tuple[str, bytes]]) -> ShardEntry:
     """Write ``<root>/<modality>/shard-<index>.tar`` from (key, file content) pairs; the same pairs, the same bytes.
 
-    ``items`` is consumed one by one. Writing a shard again replaces it. Raises :class:`Open4MError` for a key that
-    is empty, repeated or has ``/`` or ``.``, and for content above 256 MiB; then nothing is written.
+    ``items`` is consumed one by one, so that they need not fit into memory. Writing a shard again replaces it. Raises
+    :class:`Open4MError` for a key that is empty, repeated or has ``/`` or ``.``, and for content above 256 MiB; then
+    nothing is written.
     """
     extension = modalities.get(modality).extension
     path = shard_path(root, modality, index, "tar")
