@@ -2,16 +2,11 @@
 
 import dataclasses
 import json
-import multiprocessing
-import os
-import signal
 import sys
-import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from line_task import CONFIG, LineTask, metrics
 from safetensors.torch import load_file
 
 from open4m.config import Duration
@@ -19,75 +14,12 @@ from open4m.train.config import FORMAT, TrainConfig
 from open4m.train.loop import train
 from open4m.train.optim import OptimConfig
 from open4m.train.schedules import learning_rate
-from open4m.types import Open4MError, Preempted
+from open4m.types import Open4MError
 
 
 @pytest.fixture(autouse=True)
 def _no_tensorboard(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # seconds to import; the loop goes without it
-
-
-class LineTask:
-    """Fits a line; the data are a function of the step, and the loss is noisy by the step's generator."""
-
-    name = "line"
-
-    def __init__(self, seed=0, pause=0.0):
-        self.seed, self.pause = seed, pause
-        self.steps, self.modes, self.saved = [], [], 0
-
-    def build_model(self):
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            return torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
-
-    def batch(self, step, rows):
-        time.sleep(self.pause * (1 + step % 3))
-        x = np.random.default_rng(step).standard_normal((8, 2)).astype(np.float32)
-        return {"step": step, "x": torch.from_numpy(x[rows.start : rows.stop])}
-
-    def loss(self, model, batch, generator):
-        self.steps.append(batch["step"])
-        self.modes.append((model.training, torch.is_autocast_enabled("cpu")))
-        y = model(batch["x"]).float()[:, 0] + 0.1 * torch.randn(8, generator=generator)
-        error = (y - batch["x"].sum(1)).square().mean()
-        return error, {"half": error.detach() / 2}
-
-    def tokens(self, batch):
-        return 10
-
-    def evaluate(self, model):
-        assert not model.training
-        assert not torch.is_grad_enabled()
-        return {"bias": float(model[1].bias)}
-
-    def pictures(self, model):
-        return {"dot": Image.new("RGB", (2, 2))}
-
-    def save(self, model, folder):
-        folder.mkdir()
-        assert not model.training
-        self.saved += 1
-        (folder / "weights").write_text(str(model[1].bias.item()))
-
-
-CONFIG = TrainConfig(
-    length=Duration(23, "steps"),
-    warmup=Duration(5, "steps"),
-    batch_size=8,
-    optim=OptimConfig(base_lr=0.32, clip=0.5),
-    workers=0,
-    log_every=1,
-    evaluate_every=10,
-    checkpoint_every=4,
-    smoke_test=False,
-)
-
-
-def metrics(directory):
-    """All that a run recorded but its speed."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -231,58 +163,3 @@ def test_lengths_in_tokens_and_samples():
         length=Duration.parse("1M tokens"), warmup=Duration.parse("1000 samples"), batch_size=64, tokens_per_sample=100
     )
     assert (config.steps, config.warmup_steps) == (157, 16)  # 156.25 and 15.6, rounded up
-
-
-LONG = dataclasses.replace(
-    CONFIG, length=Duration(100_000, "steps"), evaluate_every=10**6, checkpoint_every=10**6, workers=1
-)
-
-
-def long_run(directory):
-    """A run in a session of its own, as a scheduler starts one, that notes how it was stopped."""
-    os.setsid()
-    try:
-        train(LineTask(pause=0.005), LONG, directory)
-    except Preempted as stopped:
-        (directory / "stopped").write_text(str(stopped))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_run_saves_it_and_it_can_be_resumed(tmp_path, number):
-    """Schedulers and Ctrl-C signal all processes of a run: its workers too."""
-    directory = tmp_path / "run"
-    process = multiprocessing.get_context("fork").Process(target=long_run, args=(directory,))
-    process.start()
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline and process.is_alive():
-        if (directory / "metrics.jsonl").exists() and (directory / "metrics.jsonl").read_text().count("\n") > 3:
-            break
-        time.sleep(0.02)
-    os.killpg(process.pid, number)
-    process.join(120)
-    assert "line: stopped at step" in (directory / "stopped").read_text()
-    lines = metrics(directory)
-    done = lines[-1]["step"]
-    assert [p.name for p in (directory / "checkpoints").iterdir()] == [f"step-{done:08d}"]
-    train(LineTask(seed=99), LONG, directory, stop_at=done + 5)
-    train(LineTask(), LONG, tmp_path / "whole", stop_at=done + 5)
-    resumed = {line["step"]: line for line in metrics(directory)}
-    assert resumed == {line["step"]: line for line in metrics(tmp_path / "whole")}
-
-
-def test_signals_are_handled_as_before_after_a_run(tmp_path):
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    train(LineTask(), CONFIG, tmp_path / "run", stop_at=1)
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-
-
-def test_a_signal_in_the_middle_of_a_step_lets_it_finish(tmp_path):
-    class Interrupted(LineTask):
-        def loss(self, model, batch, generator):
-            if batch["step"] == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().loss(model, batch, generator)
-
-    with pytest.raises(Preempted, match="stopped at step 3; saved in"):
-        train(Interrupted(), CONFIG, tmp_path / "run")
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]

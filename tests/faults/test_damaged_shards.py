@@ -1,0 +1,82 @@
+"""Damaged bytes of raw shards: every truncation, flipped bit and broken manifest is noticed, and its file named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from open4m import modalities
+from open4m.store import RawDataset, committed, verify, write_shard
+from open4m.store.manifest import is_committed
+from open4m.types import Open4MError
+
+RGB = modalities.get("rgb")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three shards of 3, 5 and 2 gray images with captions."""
+    for shard, rows in enumerate((3, 5, 2)):
+        keys = [f"s{shard}-{row:03d}" for row in range(rows)]
+        write_shard(tmp_path, "rgb", shard, [(key, RGB.write(np.full((4, 6, 3), 9, dtype=np.uint8))) for key in keys])
+        write_shard(tmp_path, "caption", shard, [(key, b"gray") for key in keys])
+    return tmp_path
+
+
+def test_every_truncation_is_an_error_that_names_the_shard(root):
+    path = root / "caption" / "shard-00001.tar"
+    content = path.read_bytes()
+    last_byte = max(i for i, byte in enumerate(content) if byte) + 1
+    for size in [*range(0, last_byte, 100), last_byte - 1]:
+        path.write_bytes(content[:size])
+        with pytest.raises(Open4MError, match=r"caption/shard-00001\.tar"):
+            RawDataset(root, ["caption"])[7]
+    path.unlink()
+    with pytest.raises(Open4MError, match=r"shard-00001\.tar: listed"):
+        RawDataset(root, ["caption"])[7]
+
+
+def test_verify_finds_every_flipped_bit(root):
+    path = root / "rgb" / "shard-00001.tar"
+    content = bytearray(path.read_bytes())
+    generator = np.random.default_rng(0)
+    for place, bit in zip(generator.integers(0, len(content), 50), generator.integers(0, 8, 50), strict=True):
+        content[place] ^= 1 << bit
+        path.write_bytes(content)
+        with pytest.raises(Open4MError, match=r"1 of 3 shards differ.*shard-00001\.tar: expected sha256"):
+            verify(root, "rgb")
+        content[place] ^= 1 << bit
+    path.write_bytes(content)
+    assert verify(root, "rgb") == 3
+    path.unlink()
+    with pytest.raises(Open4MError, match=r"shard-00001\.tar: No such file"):
+        verify(root, "rgb")
+    assert committed(root, "rgb") == {0, 2}
+    assert [is_committed(root, "rgb", shard) for shard in range(4)] == [True, False, True, False]
+    write_shard(root, "rgb", 3, [])
+    assert is_committed(root, "rgb", 3)
+    assert not is_committed(root, "depth", 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        json.dumps({"format": 1, "kind": "raw", "shards": [{"file": "../../x.tar"}]}),
+        json.dumps(
+            {
+                "format": 1,
+                "kind": "raw",
+                "shards": [{"file": "../x.tar", "rows": 1, "sha256": "0" * 64, "keys_sha256": "0" * 64}],
+            }
+        ),
+        json.dumps({"format": None, "kind": "raw", "shards": []}),
+        json.dumps({"format": 1, "kind": "grid", "shards": []}),
+    ],
+)
+def test_damaged_manifests_are_refused(root, content):
+    (root / "rgb" / "manifest.json").write_text(content)
+    with pytest.raises(Open4MError, match="rgb"):
+        RawDataset(root, ["rgb"])
