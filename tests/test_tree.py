@@ -37,6 +37,7 @@ TESTED_THROUGH = {
     "tokenizers/quantizers/": "tests/tokenizers/quantizers/test_quantizers.py",
     "datasets/captions.py": "tests/cli/test_tokenizer_fit_text.py",
     "evaluate/imported.py": "tests/cli/test_import.py",
+    "generate/folder.py": "tests/cli/test_generate.py",
     "generate/results.py": "tests/generate/test_pipeline.py",
     "labellers/base.py": "tests/labellers/test_clip.py",
     "masking/spans.py": "tests/masking/test_batch.py",
@@ -44,8 +45,10 @@ TESTED_THROUGH = {
     "reproduce.py": "tests/integration/test_reproduce.py",
     "store/columns.py": "tests/store/test_tokens.py",
     "store/manifest.py": "tests/store/test_shards.py",
+    "store/columns.py": "tests/store/test_tokens.py",
     "studio/demo.py": "tests/integration/test_reproduce.py",
     "train/log.py": "tests/train/test_loop.py",
+    "train/task.py": "tests/train/test_loop.py",
 }
 """Tests of modules that they need not import: commands, files that are discovered, and parts of what is tested."""
 

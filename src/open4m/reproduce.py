@@ -45,23 +45,22 @@ from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
 
-LARGE = "large"  # the folder of larger scenes
-CLIP = "clip"  # the folder of the CLIP in a run and in a model directory
+LARGE = "large"  # folder of larger scenes, in a run
+CLIP = "clip"  # folder of the CLIP, in a run and in a model directory
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How many scenes, and how large. ``rendered`` modalities come from the renderer itself.
+    """The number of scenes per split, and their size in pixels.
 
-    ``large`` training scenes are rendered again, ``large_size`` pixels wide and high: tokenizers are trained on them at
-    several resolutions.
+    ``rendered``: the modalities that the renderer makes. The first ``large`` training scenes are rendered a second time,
+    at ``large_size`` × ``large_size`` pixels, for tokenizers of several resolutions.
     """
 
     train: int
     validation: int
     test: int
     image_size: int = 128
-    patch_size: int = 16
     large: int = 0
     large_size: int = 256
     shard_rows: int = 500
@@ -78,8 +77,8 @@ class LineConfig:
     clip: SmallCLIP
     clip_train: TrainConfig
     tokenizers: dict[str, TokenizerRun]
-    text_vocab: int  # at most; coordinates, sentinels and classes included
-    max_length: dict[str, int]  # of sequences, in tokens
+    text_vocab: int  # largest size of the vocabulary; coordinates, sentinels and classes included
+    max_length: dict[str, int]  # tokens, by sequence
     pretrain: PretrainConfig
     evaluate_samples: int
     processes: int = 2  # for rendering
@@ -94,7 +93,10 @@ STAGES = ("render", "clip", "label", "tokenizers", "tokenize", "train", "assembl
 
 
 class Line:
-    """The stages of one configuration in one directory; each method is a stage and can be called again."""
+    """The stages of one configuration in one directory.
+
+    Each stage is a method. It skips what is complete, so every stage can be called again after an interruption.
+    """
 
     def __init__(self, config: LineConfig, directory: Path, device: str = "cpu"):
         self.config, self.directory, self.device = config, directory, device
@@ -118,7 +120,7 @@ class Line:
         return RawDataset(self.directory / "raw" / split, names or [*self.config.data.rendered])
 
     def render(self) -> None:
-        """Render scenes with all their labels."""
+        """Render the scenes of all splits with their exact labels."""
         data = self.config.data
         parts = [("raw", split, data.image_size, data.rendered, getattr(data, split)) for split in scenes.SPLITS]
         if data.large:
@@ -181,7 +183,7 @@ class Line:
         pretrain(self.config.pretrain, root / "tokens", root / "tokenizers", root / "4m", self.device)
 
     def assemble(self) -> None:
-        """Put the model directory together: model, tokenizers and the CLIP, in 16 bits."""
+        """Write the model directory: model, tokenizers and CLIP, with weights in 16 bits."""
         if self.model_directory.exists():
             return
 
@@ -192,12 +194,12 @@ class Line:
         files.write_folder(self.model_directory, write)
 
     def evaluate(self) -> Result:
-        """Measure the model on test scenes; writes ``evaluation.json`` and the model card."""
+        """Measure the model on test scenes, and write ``evaluation.json`` and the model card."""
         config = self.config
         known = min(TRAINING_SAMPLES, config.data.train)
         result = evaluate_pretrained(self.model_directory, config.evaluate_samples, device=self.device, known=known)
-        (self.directory / "evaluation.json").write_text(result.to_json())
-        (self.model_directory / weights.CARD).write_text(self._card(result))
+        files.write_text(self.directory / "evaluation.json", result.to_json())
+        files.write_text(self.model_directory / weights.CARD, self._card(result))
         return result
 
     def _card(self, result: Result) -> str:
@@ -229,7 +231,7 @@ class Line:
         return self.directory / "tokenizers" / TEXT
 
     def _output(self, key: str) -> Output:
-        """What is tokenized for a modality of the model, and by which tokenizer."""
+        """How the tokens of one of the model's modalities are made: with which tokenizer, at which size."""
         family = modalities.get(key).family
         grids = self.directory / "tokenizers" / key / "model"
         folder = grids if family.has_codebook else self._text_folder if family.is_causal else None

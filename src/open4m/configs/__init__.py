@@ -29,7 +29,10 @@ def _named() -> dict[str, Callable[[], Any]]:
 
 
 def get(name: str) -> Any:
-    """The configuration of a name, or of a Python file that defines ``config()``."""
+    """A configuration by its name, or by the path of a Python file that defines ``config()``.
+
+    Raises :class:`Open4MError` for an unknown name, a missing file, and a file without ``config()``.
+    """
     if name.endswith(".py"):
         path = Path(name)
         if not path.is_file():
@@ -38,7 +41,7 @@ def get(name: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not hasattr(module, "config"):
-            raise Open4MError(f"{path}: a configuration file defines config()")
+            raise Open4MError(f"{path}: expected a function config() that returns the configuration")
         return module.config()
     if name not in names():
         raise Open4MError(f"unknown configuration {name!r} (configurations: {', '.join(names())}, or a .py file)")

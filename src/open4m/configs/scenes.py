@@ -1,7 +1,8 @@
 """The shipped model: 4M on eight modalities of rendered scenes, trained on a laptop CPU.
 
-``open4m reproduce scenes`` makes all of it from nothing: on two CPU cores half an hour for the scenes, two hours for
-CLIP and tokenizers, an hour and a half for the pre-training. The result is in the README and the model card.
+Command: ``open4m reproduce scenes``. Time on two CPU cores: half an hour to render, two hours for CLIP and tokenizers, an
+hour and a half to pre-train. Result on 128 test scenes (all figures are in the README): from RGB, depth AbsRel 0.114,
+normals 8.9° off, mIoU 0.330; from captions, CLIP score 46.8.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", *SEQUENCES)
 
 
 def config() -> LineConfig:
-    """What the shipped model was made by."""
+    """The line that made the shipped model."""
     return LineConfig(
         name="scenes",
         data=DataConfig(
@@ -75,8 +76,8 @@ def config() -> LineConfig:
 def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_budget: int) -> MaskingConfig:
     """RGB → All and All → All (paper Table 20), and whole captions → All for generation from text (A.2).
 
-    ``input_budget`` is the most input tokens. Sequences are asked for more often than grids, since the target budget
-    would cut them short otherwise.
+    ``input_budget``: the largest number of input tokens per sample. Sequences have a larger α as targets than grids,
+    since their share of the target budget would cut them short otherwise.
     """
     every = dict.fromkeys(keys, 0.5)
     targets = {key: 1.0 if key in SEQUENCES else 0.5 for key in keys if key != PIXELS}
@@ -107,14 +108,14 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
 
 
 def vit(depth: int = 4) -> ViTConfig:
-    """The encoder of all tokenizers, and their first decoder."""
+    """The encoder of every tokenizer, and the decoder of its first stage."""
     return ViTConfig(width=128, depth=depth, heads=2)
 
 
 def tokenizer(
     modality: str, codebook_size: int, length: str, continuous: int, *then: TokenizerStage, depth: int = 4
 ) -> TokenizerRun:
-    """A small ViT tokenizer, which is not quantized for the first ``continuous`` steps; ``then`` what follows."""
+    """A small ViT tokenizer, unquantized for the first ``continuous`` steps. ``then``: the stages after the first."""
     first = TokenizerStage(decoder=vit(depth), continuous_steps=continuous, train=short(length, batch_size=32, lr=2e-3))
     return TokenizerRun(
         modality=modality, codebook_size=codebook_size, encoder=vit(depth), image_size=128, stages=(first, *then)
@@ -122,14 +123,18 @@ def tokenizer(
 
 
 def at_sizes() -> TokenizerStage:
-    """The tokens of larger images too, up to twice the size."""
+    """A short stage at several resolutions, up to twice the size."""
     return TokenizerStage(decoder=vit(), resolutions=RESOLUTIONS, train=short("500 steps", batch_size=16, lr=5e-4))
 
 
 def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage, TokenizerStage]:
-    """A diffusion decoder of 1.6M weights on a frozen encoder, whose tokens, learned with a ViT decoder, are better;
-    then at all resolutions; then half of the time at the first, which the others cost some quality. Of so small a
-    network one call is the best decoding, so most images are all noise."""
+    """Three stages of a diffusion decoder of 1.6M weights on the frozen encoder of the ViT stage, whose tokens are better
+    than those learned with a diffusion decoder.
+
+    The first stage has one resolution, the second all of them. The third has the smallest one half of the time, since
+    the second costs it some quality. Networks this small decode best in one call, so most training images are pure
+    noise.
+    """
     small = TokenizerStage(
         decoder=UNetConfig(channels=32, blocks=1, code_upsampling="learned"),
         frozen_encoder=True,
@@ -146,7 +151,7 @@ def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage, 
 
 
 def short(length: str, batch_size: int, lr: float) -> TrainConfig:
-    """A training of minutes; ``lr`` is the peak itself. In fp32, which is as fast as bf16 at these widths on a CPU."""
+    """A training of minutes. ``lr``: the peak learning rate. fp32 is as fast as bf16 at these widths on a CPU."""
     return TrainConfig(
         length=Duration.parse(length),
         warmup=Duration.parse("50 steps"),

@@ -30,7 +30,7 @@ VITS = {
     "B": ViTConfig(width=768, depth=12, heads=12),
     "L": ViTConfig(width=1024, depth=24, heads=16),
 }
-IMAGENET, CC12M = 1_281_167, 12_000_000  # samples of an epoch; CC12M's are what its name says
+IMAGENET, CC12M = 1_281_167, 12_000_000  # samples per epoch; that of CC12M is taken from its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class Column:
     diffusion: DiffusionConfig | None = None
     batch_size: int = 640
     epochs: int = 1  # of CC12M, at several resolutions
-    small_batch: int = 16  # of a GPU, at several resolutions
-    unit: int = 16  # pixels of a token; of a feature map, a cell
-    cells: range = range(14, 29, 2)  # tokens a side, at several resolutions
+    small_batch: int = 16  # samples per GPU, at several resolutions
+    unit: int = 16  # pixels per token and side; of a feature map: cells
+    cells: range = range(14, 29, 2)  # tokens per side, at several resolutions
 
 
 COLUMNS = {
