@@ -53,8 +53,8 @@ CLIP = "clip"  # folder of the CLIP, in a run and in a model directory
 class DataConfig:
     """The number of scenes per split, and their size in pixels.
 
-    ``rendered``: the modalities that the renderer makes. The first ``large`` training scenes are rendered a second time,
-    at ``large_size`` × ``large_size`` pixels, for tokenizers of several resolutions.
+    ``rendered``: the modalities that the renderer makes. The first ``large`` training scenes are rendered a second
+    time, at ``large_size`` × ``large_size`` pixels, for tokenizers of several resolutions.
     """
 
     train: int

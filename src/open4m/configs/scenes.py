@@ -1,7 +1,7 @@
 """The shipped model: 4M on eight modalities of rendered scenes, trained on a laptop CPU.
 
-Command: ``open4m reproduce scenes``. Time on two CPU cores: half an hour to render, two hours for CLIP and tokenizers, an
-hour and a half to pre-train. Result on 128 test scenes (all figures are in the README): from RGB, depth AbsRel 0.114,
+Command: ``open4m reproduce scenes``. Time on two CPU cores: half an hour to render, two hours for CLIP and tokenizers,
+an hour and a half to pre-train. Result on 128 test scenes (all figures are in the README): from RGB, depth AbsRel 0.114,
 normals 8.9° off, mIoU 0.330; from captions, CLIP score 46.8.
 """
 
@@ -128,8 +128,8 @@ def at_sizes() -> TokenizerStage:
 
 
 def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage, TokenizerStage]:
-    """Three stages of a diffusion decoder of 1.6M weights on the frozen encoder of the ViT stage, whose tokens are better
-    than those learned with a diffusion decoder.
+    """Three stages of a diffusion decoder of 1.6M weights on the frozen encoder of the ViT stage, whose tokens are
+    better than those learned with a diffusion decoder.
 
     The first stage has one resolution, the second all of them. The third has the smallest one half of the time, since
     the second costs it some quality. Networks this small decode best in one call, so most training images are pure
