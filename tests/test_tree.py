@@ -43,7 +43,6 @@ TESTED_THROUGH = {
     "masking/spans.py": "tests/masking/test_batch.py",
     "nn/config.py": "tests/nn/test_blocks.py",
     "reproduce.py": "tests/integration/test_reproduce.py",
-    "store/columns.py": "tests/store/test_tokens.py",
     "store/manifest.py": "tests/store/test_shards.py",
     "store/columns.py": "tests/store/test_tokens.py",
     "studio/demo.py": "tests/integration/test_reproduce.py",

@@ -1,8 +1,8 @@
 """The shipped model: 4M on eight modalities of rendered scenes, trained on a laptop CPU.
 
 Command: ``open4m reproduce scenes``. Time on two CPU cores: half an hour to render, two hours for CLIP and tokenizers,
-an hour and a half to pre-train. Result on 128 test scenes (all figures are in the README): from RGB, depth AbsRel 0.114,
-normals 8.9° off, mIoU 0.330; from captions, CLIP score 46.8.
+an hour and a half to pre-train. Result on 128 test scenes (all figures are in the README): from RGB, depth AbsRel
+0.114, normals 8.9° off, mIoU 0.330; from captions, CLIP score 46.8.
 """
 
 from __future__ import annotations
