@@ -1,0 +1,53 @@
+"""``open4m diagnose``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from open4m.cli import device
+
+OVERFIT_STEPS = 400
+
+
+def add_arguments(parser: ArgumentParser, command: str) -> None:
+    parser.add_argument("model", help="a shipped model or a model directory")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="a token store or raw shards, or a folder with train and validation in it (default: rendered scenes)",
+    )
+    parser.add_argument("--samples", type=int, default=128, help="of each split (default: 128)")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--overfit",
+        type=int,
+        nargs="?",
+        const=OVERFIT_STEPS,
+        default=0,
+        metavar="STEPS",
+        help=f"also train a fresh model on 16 samples, for so many steps at most ({OVERFIT_STEPS} if not said)",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("diagnose"), help="folder to write (default: diagnose)")
+    device.add_argument(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: Namespace) -> None:
+    """Diagnose a model; print the tables, write the numbers and a picture."""
+    from rich.console import Console
+
+    from open4m.evaluate.diagnose import Options, diagnose, open_data
+    from open4m.evaluate.suites.scene_labels import scene_data
+    from open4m.generate.pipeline import FourM
+
+    model = FourM.from_pretrained(options.model, device.chosen(options))
+    if options.data is not None:
+        data = open_data(model, options.data, options.samples, options.batch_size)
+    else:
+        data = scene_data(model, options.model, options.samples, options.batch_size)
+    settings = Options(seed=options.seed, overfit_steps=options.overfit)
+    result = diagnose(model, data, str(options.model), settings)
+    Console().print(result.tables())
+    print(*result.save(options.out), sep="\n")

@@ -1,0 +1,70 @@
+"""Whether a fresh model of the same architecture can learn a few samples by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from open4m.evaluate.diagnose.measure import sentinels_of
+from open4m.fourm import FourMBase
+from open4m.masking.batch import TokenRows, mask_batch
+from open4m.masking.config import MaskingConfig, Strategy
+from open4m.model.fourm import FourMTransformer
+from open4m.progress import Progress
+from open4m.rng import seeded
+from open4m.train.losses import aggregate
+
+OVERFIT_SAMPLES, OVERFIT_TARGETS, OVERFIT_GOAL = 16, 128, 0.05
+"""Samples that are learned by heart, target tokens of each, and the loss in nats at which that is enough."""
+
+WARMUP, LARGEST_RATE, RATE_TIMES_WIDTH = 20, 3e-3, 0.4
+"""Of the overfitting run: steps of warm-up; the learning rate is 0.4 / width, at most 3e-3."""
+
+
+def overfit(model: FourMBase, rows: TokenRows, source: str, targets: Sequence[str], steps: int, seed: int) -> tuple:
+    """(loss in nats, steps taken) of a fresh model of the same architecture, trained on the same few samples and the
+    same masks until it knows them by heart, or ``steps`` are over."""
+    config = model.config
+    masking = MaskingConfig(
+        input_budget=config.spec(source).length,
+        target_budget=OVERFIT_TARGETS,
+        strategies=(
+            Strategy(
+                name="overfit",
+                input_alpha={source: 1.0},
+                target_alpha=dict.fromkeys(targets, float("inf")),
+                unmasked=(source,) if config.spec(source).is_sequence else (),
+            ),
+        ),
+    )
+    batch = mask_batch(rows, config.modalities, masking, sentinels_of(model), seed=seed, step=0).to(model.device)
+    fresh = FourMTransformer(config).initialize(seeded(seed)).to(model.device)
+    rate = min(LARGEST_RATE, RATE_TIMES_WIDTH / config.dim)
+    optimizer = torch.optim.AdamW(fresh.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+    loss, done = float("nan"), 0
+    with Progress("overfit", steps) as progress:
+        for done in range(1, steps + 1):
+            optimizer.param_groups[0]["lr"] = rate * min(1.0, done / WARMUP)
+            value, _ = aggregate({key: cost for key, cost in fresh(batch).items() if len(cost)})
+            loss = float(value.detach())
+            if loss < OVERFIT_GOAL:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(fresh.parameters(), 1.0)
+            optimizer.step()
+            progress.update(done, note=f"loss {loss:.3f}")
+    return loss, done
+
+
+def first_samples(batches: Sequence[TokenRows], count: int) -> TokenRows:
+    """The first ``count`` samples, or as many as the first batch has."""
+
+    def cut(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {key: array[:count] for key, array in table.items()}
+
+    rows = batches[0]
+    present = None if rows.present is None else cut(rows.present)
+    return TokenRows(cut(rows.ids), cut(rows.lengths), cut(rows.pixels), present, cut(rows.vectors))
