@@ -82,14 +82,17 @@ def pairs(
     found: dict[tuple[str, str], dict[str, list[Tally]]] = {}
     with Progress("inputs and targets", len(batches) * len(wanted)) as progress:
         for step, rows in enumerate(batches):
+            without: dict[str, Score] = {}  # what is predicted of no input is the same whichever input is left out
             for source, targets in wanted.items():
                 for batch, other in _pairs_of_batches(model, rows, source, targets):
                     index = model.config.index(source)
                     moved = shuffled_positions(batch, index, torch_stream(seed, step, index))
                     base = score(model.model, batch)
+                    if not without.keys() >= base.keys():
+                        without |= score(model.model, blanked(batch, index))
                     changed = {
                         "shuffled": score(model.model, batch, moved),
-                        "blanked": score(model.model, blanked(batch, index)),
+                        "blanked": without,
                         "swapped": score(model.model, other),
                     }
                     for target, own in base.items():

@@ -49,12 +49,13 @@ class Probe:
     is_value: bool = False  # figures are R², not accuracies
 
 
-def place_labels(model: FourMBase, split: Split, seed: int) -> dict[str, Labels]:
-    """Labels that any data has: where a place is, and its class by each map of classes that the model can decode."""
+def place_labels(model: FourMBase, split: Split, grid: tuple[int, int], seed: int) -> dict[str, Labels]:
+    """Labels that any data has: which cell of ``grid`` a place is in, and its class by each map of classes that the
+    model can decode."""
     size = len(split)
     places = stream(seed, size).random((size, CELLS_PER_SAMPLE, 2)).reshape(-1, 2)
     sample = np.repeat(np.arange(size), CELLS_PER_SAMPLE)
-    labels = {CELL: Labels(sample=sample, place=places, value=places)}
+    labels = {CELL: Labels(sample=sample, place=places, value=np.floor(places * grid))}
     for spec in model.config.modalities:
         key = spec.key
         if not (key in model.grids and modalities.is_known(key) and modalities.get(key).categorical):
@@ -73,8 +74,8 @@ def probe(model: FourMBase, data: Data, source: str, seed: int) -> list[Probe]:
     """All probes of one input modality that lies on places."""
     test = data.test
     train = data.train or test
-    labelled = {split: {**place_labels(model, split, seed), **split.labels} for split in dict.fromkeys((train, test))}
     grid = model.config.spec(source).grid
+    labelled = {s: {**place_labels(model, s, grid, seed), **s.labels} for s in dict.fromkeys((train, test))}
     read = {split: _features(model, split, source, labelled[split], grid) for split in labelled}
     probes = []
     for name in labelled[test]:
