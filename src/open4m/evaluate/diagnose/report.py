@@ -24,6 +24,8 @@ FORMAT = 1
 COLORS = {"good": (44, 140, 80), "weak": (214, 140, 20), "wrong": (196, 40, 40), "skipped": (150, 150, 150)}
 STYLES = {"good": "green", "weak": "yellow", "wrong": "bold red", "skipped": "dim"}
 INK = (30, 30, 40)
+IN_PICTURES = str.maketrans({"≥": "at least", "≤": "at most", "→": "to"})
+"""What Pillow's own font has no glyphs for."""
 
 MATRICES = {
     "shuffled": "positions shuffled in the encoder",
@@ -152,8 +154,8 @@ def _bars(title: str, checks: Sequence[Check], width: int = 900, line: int = 22)
         draw.rectangle((band[0], y + 1, max(band), y + line - 3), fill=(232, 236, 232))
         begin, end = sorted((x(0.0), x(check.measured)))
         draw.rectangle((begin, y + 5, end + 1, y + line - 7), fill=COLORS[check.status])
-        draw.text((left - 8, y + line // 2), check.subject, fill=INK, font=font, anchor="rm")
-        words = f"{_number(check.measured)}   ({expected(check)})"
+        draw.text((left - 8, y + line // 2), check.subject.translate(IN_PICTURES), fill=INK, font=font, anchor="rm")
+        words = f"{_number(check.measured)}   ({expected(check)})".translate(IN_PICTURES)
         draw.text((width - right + 10, y + line // 2), words, fill=INK, font=font, anchor="lm")
     return sheet
 
