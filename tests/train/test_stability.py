@@ -10,21 +10,25 @@ import numpy as np
 import pytest
 import torch
 from faulty_task import CONFIG, PlantedTask, lines, same, weights
+from tiny_model import make_model
 
 from open4m import reproduce
 from open4m.cli.main import main
 from open4m.config import Duration
 from open4m.data.jobs import local as jobs
 from open4m.data.render import Render
+from open4m.nn.mlp import MLPConfig
 from open4m.nn.vit import ViTConfig
 from open4m.rng import torch_stream
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig
+from open4m.tokenizers.network import VQVAE
 from open4m.train import checkpoint
 from open4m.train.loop import train
 from open4m.train.optim import OptimConfig
 from open4m.train.optim import build as build_optimizer
 from open4m.train.schedules import learning_rate
+from open4m.train.stability import Guard
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
 
@@ -264,6 +268,19 @@ def test_a_codebook_is_not_poisoned_by_a_bad_batch_even_the_one_that_initializes
     assert found["quantizer.steps"] == 4
     assert whole["quantizer.steps"] == 6
     assert found["quantizer.initialized"]
+
+
+def test_only_buffers_that_a_step_may_change_are_copied(tmp_path, monkeypatch):
+    """4M's buffers follow from its configuration, and are as large as its positions: no step pays for them."""
+    copied, clone = [], torch.Tensor.clone
+    monkeypatch.setattr(torch.Tensor, "clone", lambda self: copied.append(self) or clone(self))
+    mlp = MLPConfig(width=16, depth=1)
+    tokenizer = VQVAE(TokenizerConfig.of("human_pose", codebook_size=4, encoder=mlp, decoder=mlp))
+    for model, count in ((make_model(), 0), (tokenizer, len(dict(tokenizer.quantizer.named_buffers())))):
+        guard = Guard("model", model, CONFIG, torch.amp.GradScaler("cpu", enabled=False), log=None)
+        copied.clear()
+        guard.watch()
+        assert len(copied) == count < len(dict(model.named_buffers()))
 
 
 @pytest.mark.parametrize(("usage", "warnings"), [(0.5, 0), (0.3, 4), (math.nan, 0)])

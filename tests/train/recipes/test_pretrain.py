@@ -38,7 +38,9 @@ def config():
     return PretrainConfig(
         modalities=KEYS, architecture=SIZES["debug"], image_size=32, patch_size=8,
         masking=MaskingConfig(input_budget=12, target_budget=10, strategies=(any_to_any("all", KEYS, KEYS),)),
-        train=TrainConfig(length=Duration.parse("4 steps"), batch_size=4, precision="fp32", workers=0, log_every=1),
+        train=TrainConfig(
+            length=Duration.parse("4 steps"), batch_size=4, precision="fp32", workers=0, log_every=1, smoke_test=False
+        ),
     )
 """
 
@@ -83,7 +85,7 @@ def losses(out):
 
 
 def test_a_token_store_becomes_a_model_that_generates(folder, tmp_path):
-    assert run(folder, tmp_path / "run") == 0
+    assert run(folder, tmp_path / "run", "train.smoke_test=true") == 0
     model = FourM.from_pretrained(tmp_path / "run" / "model")
     image = np.zeros((32, 32, 3), dtype=np.uint8)
     result = model.generate({"rgb": image}, ["caption"], seed=1)
@@ -125,9 +127,7 @@ def test_recomputing_runs_each_block_twice_a_step_and_changes_no_loss(folder, tm
     counts = {}
     for name, recompute in (("kept", "false"), ("recomputed", "true")):
         entered.clear()
-        assert (
-            run(folder, tmp_path / name, f"train.activation_checkpointing={recompute}", "train.smoke_test=false") == 0
-        )
+        assert run(folder, tmp_path / name, f"train.activation_checkpointing={recompute}") == 0
         counts[name] = sum(entered)
     assert counts == {"kept": 4 * 2, "recomputed": 2 * 4 * 2}  # four steps of one block on either side
     assert losses(tmp_path / "recomputed") == losses(tmp_path / "kept")

@@ -41,7 +41,7 @@ TABLE_3 = {
 VECTORS = {"dinov2_global": (8192, 16), "imagebind_global": (8192, 16), "human_pose": (1024, 8)}
 TINY = ViTConfig(width=32, depth=1, heads=2)
 SMALL = UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1)
-FEW = TrainConfig(length=Duration.parse("3 steps"), batch_size=4, precision="fp32", workers=0)
+FEW = TrainConfig(length=Duration.parse("3 steps"), batch_size=4, precision="fp32", workers=0, smoke_test=False)
 VIT = TokenizerStage(decoder=TINY, train=FEW)
 UNET = TokenizerStage(decoder=SMALL, diffusion=DiffusionConfig(steps=2), frozen_encoder=True, train=FEW)
 
@@ -136,6 +136,7 @@ def test_a_tokenizer_of_vectors_learns(modality, metric, tmp_path):
         optim=OptimConfig(base_lr=5e-2),
         precision="fp32",
         log_every=1,
+        smoke_test=False,
     )
     config = TokenizerRun(
         modality=modality,
