@@ -15,7 +15,7 @@ from open4m.types import Open4MError
 __all__ = ["image", "model", "segments"]
 
 TOLERANCE = 1e-5
-"""Of features of order 1 in float32, in batches of other shapes; measured differences are below 1e-6."""
+"""Of features of order 1 in float32, in batches of other shapes; the largest measured difference is 4.8e-7."""
 
 
 def equal(a, b):

@@ -29,6 +29,7 @@ def test_every_picture_is_there_and_small():
     assert all((files / name).stat().st_size < 150_000 for name in PICTURES)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_commands_of_the_page_make_its_pictures(tmp_path):
     done = subprocess.run(

@@ -33,7 +33,7 @@ def is_abandoned(temporary: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_driver_is_resumed(tmp_path, processes):
     """SIGKILL to the driver in the middle of a shard, after some were committed (fault 30)."""
     code = (
