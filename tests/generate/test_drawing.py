@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open4m.generate.drawing import TILE, UNKNOWN, frame, highest, overview, tile, uncertainty, veiled
+from open4m.generate.drawing import TILE, UNKNOWN, frame, highest, overview, tile, titled, uncertainty, veiled
 from open4m.generate.masks import Cells, Masked
-from open4m.generate.request import titled
 
 
 def cell(picture, row, column, side=4):

@@ -94,6 +94,16 @@ def test_what_is_not_named_is_the_modality_of_the_role(image):
     assert Probe(given={"rgb": image}, sweep=Swaps("a", ("b",))).of == "semseg"
 
 
+def test_numbers_of_numpy_are_numbers(model):
+    options = {"tokens": np.array([3, 2]), "top_p": np.float32(0.5)}
+    numpy = Generate(given={"caption": "a"}, targets=("depth",), options=options, samples=np.int64(2), seed=np.int64(3))
+    plain = Generate(
+        given={"caption": "a"}, targets=("depth",), options={"tokens": (3, 2), "top_p": 0.5}, samples=2, seed=3
+    )
+    assert json.loads(json.dumps(numpy.to_json())) == json.loads(json.dumps(plain.to_json()))
+    assert tokens(numpy.run(model)) == tokens(plain.run(model))
+
+
 def test_a_pinned_request_runs_with_no_other_weights(model):
     request = Generate(given={"caption": "a"}, targets=("depth",), model="tiny")
     assert tokens(request.pinned(model).run(model)) == tokens(request.run(model))
@@ -113,6 +123,7 @@ def test_a_pass_is_watched_and_an_outcome_drawn(model):
 
 
 CAPTION = {"caption": {"text": "a ball"}}
+NPY = values.encode(DEPTH)["base64"]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +147,18 @@ CAPTION = {"caption": {"text": "a ball"}}
         ({"verb": "generate", "targets": ["rgb"], "options": {"watch": 3}}, "unknown generation option 'watch'"),
         ({"verb": "generate", "targets": ["rgb"], "options": {"rgb": {"stps": 3}}}, "option 'stps'"),
         ({"verb": "generate", "targets": ["rgb"], "options": {"depth": {}}}, "options for depth, which is not gene"),
+        ({"verb": "generate", "targets": ["rgb"], "options": {"steps": 0}}, "rgb: steps must be 1 to 10000, got 0"),
+        ({"verb": "generate", "targets": ["rgb"], "options": {"rgb": {"top_p": 2}}}, "rgb: top_p must be above 0"),
+        ({"verb": "generate", "targets": ["rgb"], "options": {"rgb": 3}}, "options for rgb: expected a mapping"),
+        (
+            {
+                "verb": "inpaint",
+                "given": {"depth": {"base64": NPY}},
+                "targets": ["depth"],
+                "mask": {"boxes": [[1, 0, 0, 1]]},
+            },
+            "depth: a box is x_min",
+        ),
         ({"verb": "generate", "targets": ["rgb"], "samples": 0}, "samples must be 1 to 1000"),
         ({"verb": "generate", "targets": ["rgb"], "samples": True}, "request.samples: expected int, got True"),
         ({"verb": "generate", "targets": ["rgb"], "seed": -1}, "seed must be a whole number"),

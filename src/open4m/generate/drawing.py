@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,28 @@ from open4m.pictures import grid, heat, heat_words
 TILE = 160  # pixels
 UNKNOWN = (228, 228, 232)
 """The color that covers unknown cells."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results of a request, and what is drawn beside them: ``shown`` holds (title, modality, value), left of the
+    results. ``titles`` are those of the results; ``swept`` is the modality in which they differ, drawn above them."""
+
+    results: list[Generation]
+    shown: Sequence[tuple[str, str, Any]] = ()
+    titles: Sequence[str] = ()
+    swept: str = ""
+
+    def picture(self, model: FourM) -> Image.Image:
+        """All results as one picture."""
+        lead = [(title, tile(model, name, value)) for title, name, value in self.shown]
+        above = [tile(model, self.swept, result.given[self.swept]) for result in self.results] if self.swept else []
+        return overview(model, self.results, lead, self.titles, (self.swept, above))
+
+
+def titled(given: Mapping[str, Any], targets: Sequence[str] = ()) -> list[tuple[str, str, Any]]:
+    """(title, modality, value) of what is given; what a target is generated from is called known."""
+    return [(f"known {name}" if name in targets else name, name, value) for name, value in given.items()]
 
 
 def overview(

@@ -13,8 +13,9 @@ import numpy as np
 from open4m import config as configs
 from open4m import files, modalities
 from open4m.generate import outputs, record, verbs
+from open4m.generate.drawing import Outcome, titled
 from open4m.generate.pipeline import FourM
-from open4m.generate.request import Generate, Outcome, titled
+from open4m.generate.request import Generate
 from open4m.generate.results import Generation
 from open4m.types import Open4MError, Value
 

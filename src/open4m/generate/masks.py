@@ -69,6 +69,12 @@ def unknown_cells(mask: Any, extent: tuple[int, int], grid: tuple[int, int], nam
     return np.array([pixels[row, column].any() for row in rows for column in columns])
 
 
+def check_mask(mask: Any, extent: tuple[int, int], name: str) -> None:
+    """Raise :class:`Open4MError` for a mask that does not fit a value of ``extent``, whatever its grid of tokens."""
+    if not isinstance(mask, Cells):
+        _pixels(mask, extent, name)
+
+
 def _edges(length: int, side: int, cells: int) -> list[slice]:
     """The pixels of each cell of the centered ``side`` of ``length`` pixels; one on an edge belongs to both cells."""
     places = [(length - side) / 2 + side * n / cells for n in range(cells + 1)]

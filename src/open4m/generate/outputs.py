@@ -13,9 +13,9 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.generate import record
-from open4m.generate.drawing import frame, highest, uncertainty
+from open4m.generate.drawing import Outcome, frame, highest, uncertainty
 from open4m.generate.pipeline import FourM
-from open4m.generate.request import Outcome, Request
+from open4m.generate.request import Request
 from open4m.generate.results import Generation, Snapshot
 from open4m.pictures import legend, stack
 from open4m.types import Boxes, Open4MError, Value

@@ -181,19 +181,42 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
         if isinstance(target, Step):
             plan.append(target)
             continue
-        spec, defaults = config.spec(target), modalities.get(target).generation
-        step = Step(
-            target=target,
-            scheme=defaults.scheme,
-            steps=1 if _in_one_pass(spec) else defaults.steps,
-            temperature=defaults.temperature,
-            top_k=defaults.top_k,
-            top_p=defaults.top_p,
-        )
+        spec, step = config.spec(target), _default(target)
+        step = replace(step, steps=1) if _in_one_pass(spec) else step
         shared = {name: value for name, value in options.items() if _fits(spec, name, value)}
         plan.append(replace(step, **{**shared, **own.get(target, {})}))
     _check_plan(config, plan)
     return plan
+
+
+def _default(target: str) -> Step:
+    """How a modality is generated if nothing is said."""
+    own = modalities.get(target).generation
+    return Step(
+        target=target,
+        scheme=own.scheme,
+        steps=own.steps,
+        temperature=own.temperature,
+        top_k=own.top_k,
+        top_p=own.top_p,
+    )
+
+
+def check_options(targets: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Raise :class:`Open4MError` for options, as :func:`make` takes them, that no model could follow."""
+    shared = {name: value for name, value in options.items() if name not in targets}
+    for name in shared:
+        if modalities.is_known(name):
+            raise Open4MError(f"options for {name}, which is not generated (targets: {', '.join(targets)})")
+    check_fields(shared)
+    for target in targets:
+        own, family = options.get(target, {}), modalities.get(target).family
+        if not isinstance(own, Mapping):
+            raise Open4MError(f"options for {target}: expected a mapping such as {{'steps': 8}}, got {own!r}")
+        check_fields(own)
+        if family.has_vocabulary:
+            fit = {n: v for n, v in shared.items() if not family.is_causal or _fits_sequence(n, v)}
+            replace(_default(target), **{**fit, **own})
 
 
 def fitting(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,15 +348,22 @@ def _in_one_pass(spec: ModalitySpec) -> bool:
 
 def _fits(spec: ModalitySpec, name: str, value: Any) -> bool:
     """Whether an option for all targets applies to one of them. Its value is checked by :class:`Step`."""
-    several = isinstance(value, tuple | list | np.ndarray)
     if spec.is_causal:
-        return name not in GRID_OPTIONS and not (name in PAIRED_OPTIONS and several)
+        return _fits_sequence(name, value)
     if _in_one_pass(spec):
         return not (
             (name == "steps" and _is_number(value, numbers.Integral) and value > 1)
-            or (name == "tokens" and several and len(value) > 1)
+            or (name == "tokens" and _are_several(value) and len(value) > 1)
         )
     return True
+
+
+def _fits_sequence(name: str, value: Any) -> bool:
+    return name not in GRID_OPTIONS and not (name in PAIRED_OPTIONS and _are_several(value))
+
+
+def _are_several(value: Any) -> bool:
+    return isinstance(value, tuple | list | np.ndarray)
 
 
 def _is_number(value: Any, kind: type) -> bool:

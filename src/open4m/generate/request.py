@@ -17,16 +17,16 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from PIL import Image
+import numpy as np
 
 from open4m import config as configs
 from open4m import modalities
 from open4m.generate import values, verbs
 from open4m.generate.changes import SWEEP, Change, Corners, Sweep, Values, Weights
-from open4m.generate.drawing import overview, tile
-from open4m.generate.masks import Masked, fractions
+from open4m.generate.drawing import Outcome, titled
+from open4m.generate.masks import Masked, check_mask, fractions
 from open4m.generate.pipeline import FourM, check_seed
-from open4m.generate.plan import check_fields, fitting
+from open4m.generate.plan import check_options, fitting
 from open4m.generate.results import Generation, Snapshot
 from open4m.types import Open4MError, Value
 
@@ -37,23 +37,6 @@ MAX_DESCRIBED = 400
 """Characters of a damaged request that an error repeats."""
 
 Watch = Callable[[Snapshot], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The results of a request, and what is drawn beside them: ``shown`` holds (title, modality, value), left of the
-    results. ``titles`` are those of the results; ``swept`` is the modality in which they differ, drawn above them."""
-
-    results: list[Generation]
-    shown: Sequence[tuple[str, str, Any]] = ()
-    titles: Sequence[str] = ()
-    swept: str = ""
-
-    def picture(self, model: FourM) -> Image.Image:
-        """All results as one picture."""
-        lead = [(title, tile(model, name, value)) for title, name, value in self.shown]
-        above = [tile(model, self.swept, result.given[self.swept]) for result in self.results] if self.swept else []
-        return overview(model, self.results, lead, self.titles, (self.swept, above))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,20 +80,15 @@ class Request:
             targets = (verbs.photo(),)
         for name in targets:
             modalities.get(name)
-        for name, value in self.options.items():
-            if name not in targets:
-                if modalities.is_known(name):
-                    raise Open4MError(f"options for {name}, which is not generated (targets: {', '.join(targets)})")
-                check_fields([name])
-            elif isinstance(value, Mapping):
-                check_fields(value)
-        self._set(targets=targets, given=_checked(self.given))
-        self._set(conditions={name: _checked(shown) for name, shown in self.conditions.items()})
+        check_options(targets, self.options)
         verbs.check_samples(self.samples)
-        check_seed(self.seed)
+        check_seed([self.seed])
+        self._set(targets=targets, given=_checked(self.given), options=_plain(self.options))
+        self._set(conditions={name: _checked(shown) for name, shown in self.conditions.items()})
+        self._set(samples=int(self.samples), seed=int(self.seed))
         if self.weights or self.avoid:
             verbs.weighted(self.weights, self.avoid, self.avoid_weight)
-            if isinstance(self.options.get("guidance"), Sequence):
+            if isinstance(self.options.get("guidance"), list | tuple):
                 raise Open4MError(
                     f"guidance={self.options['guidance']!r}: two values are for all conditions together; leave out "
                     "weights and what to avoid"
@@ -199,9 +177,13 @@ class Request:
             raise Open4MError(f"{name} is not given: {self.verb} needs it (on the command line {flag})")
 
 
-def titled(given: Mapping[str, Any], targets: Sequence[str] = ()) -> list[tuple[str, str, Any]]:
-    """(title, modality, value) of what is given; what a target is generated from is called known."""
-    return [(f"known {name}" if name in targets else name, name, value) for name, value in given.items()]
+def _plain(option: Any) -> Any:
+    """An option without NumPy's types, which JSON does not have."""
+    if isinstance(option, Mapping):
+        return {name: _plain(value) for name, value in option.items()}
+    if isinstance(option, list | tuple):
+        return tuple(map(_plain, option))
+    return option.tolist() if isinstance(option, np.ndarray | np.generic) else option
 
 
 def _checked(given: Any) -> dict[str, Value | Masked]:
@@ -274,6 +256,14 @@ class Inpaint(_Painting):
     verb = "inpaint"
 
     mask: Any = field(metadata={"codec": values.MASK})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        (target,) = self.targets
+        given = self.given[target]
+        extent = modalities.get(target).extent(given.value if isinstance(given, Masked) else given)
+        if extent is not None:
+            check_mask(self.mask, extent, target)
 
     def _run(self, model: FourM, watch: Watch | None) -> Outcome:
         return self._painted(verbs.inpaint, self.mask, model, watch)
