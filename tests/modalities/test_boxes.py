@@ -93,7 +93,7 @@ def is_box(window: list[int]) -> bool:
 
 
 @given(st.lists(st.one_of(well_formed, st.lists(anything, max_size=6)), max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_exactly_the_well_formed_boxes_of_any_tokens_are_found(parts):
     ids = [i for part in parts for i in part if i != TEXT.eos]
     value = BOXES.decode(ids, TEXT)
@@ -107,7 +107,7 @@ def test_exactly_the_well_formed_boxes_of_any_tokens_are_found(parts):
 
 
 @given(st.lists(well_formed, max_size=6), st.lists(anything.filter(lambda i: i != TEXT.eos), min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_junk_after_a_box_does_not_touch_it(boxes, junk):
     whole = [i for box in boxes for i in box]
     clean, value = BOXES.decode(whole, TEXT), BOXES.decode(whole + junk, TEXT)

@@ -8,7 +8,7 @@ import os
 import pytest
 from shard_job import SHARDS, Write, assert_complete, temporaries
 
-from open4m.data.jobs.local import run
+from open4m.data.jobs.local import _share_cores, run
 from open4m.store import committed, write_shard
 from open4m.types import Open4MError
 
@@ -20,19 +20,12 @@ class WriteOrFail(Write):
         super().run(shard)
 
 
-class WriteThreads(Write):
-    """Write how many threads torch uses, and which instance of the job it is."""
-
-    def shards(self):
-        return range(4)
-
-    def is_done(self, shard):
-        return False
+class WriteAndTell(Write):
+    """Write beside each shard how many threads its process may use, the process, and the instance of the job."""
 
     def run(self, shard):
-        import torch
-
-        (self.root / str(shard)).write_text(f"{torch.get_num_threads()} {os.getpid()} {id(self)}")
+        super().run(shard)
+        (self.root / str(shard)).write_text(f"{os.environ['OMP_NUM_THREADS']} {os.getpid()} {id(self)}")
 
 
 def test_does_what_is_not_done(tmp_path):
@@ -43,11 +36,30 @@ def test_does_what_is_not_done(tmp_path):
     assert_complete(tmp_path)
 
 
-def test_processes_lose_no_line_of_the_manifest(tmp_path, caplog):
+def test_processes_lose_no_line_of_the_manifest_and_share_the_cores(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with caplog.at_level(logging.INFO, logger="open4m"):
-        assert run(Write(tmp_path), 3) == (SHARDS, 0)
+        assert run(WriteAndTell(tmp_path), 3) == (SHARDS, 0)
     assert_complete(tmp_path)
     assert f"write: {SHARDS} of {SHARDS} shards" in caplog.text
+    told = [(tmp_path / str(shard)).read_text().split() for shard in range(SHARDS)]
+    assert {threads for threads, _, _ in told} == {"2"}
+    # a process keeps its job, and what that opened, for all its shards
+    assert len({(process, job) for _, process, job in told}) == len({process for _, process, _ in told})
+
+
+def test_torch_uses_a_process_s_share_of_the_cores(monkeypatch):
+    import torch  # not on loading this file: spawned processes load it as well
+
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    try:
+        _share_cores(4)
+        assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (2, "2")
+        _share_cores(100)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_living_writer_keeps_its_temporary_file(tmp_path):
@@ -74,11 +86,3 @@ def test_an_error_in_the_work_ends_the_job_and_keeps_what_is_done(tmp_path, proc
 def test_impossible_arguments(tmp_path):
     with pytest.raises(Open4MError, match="write: expected at least 1 process, got 0"):
         run(Write(tmp_path), 0)
-
-
-def test_processes_share_the_cores_and_keep_their_job(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    run(WriteThreads(tmp_path), 2)
-    made = [(tmp_path / str(shard)).read_text().split() for shard in range(4)]
-    assert {threads for threads, _, _ in made} == {"2"}
-    assert len({(process, job) for _, process, job in made}) == len({process for _, process, _ in made})
