@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from tiny_model import CONFIG, FAMILIES, make_model
 
-from open4m.evaluate.diagnose import Check, Data, Diagnosis, Options, Split, diagnose, measure, quick, verdicts
+from open4m.evaluate.diagnose import Check, Data, Diagnosis, Labels, Options, Split, diagnose, measure, quick, verdicts
 from open4m.evaluate.diagnose.generation import common, free_running
 from open4m.evaluate.diagnose.linear import PENALTIES, accuracy, explained, fit_ridge
 from open4m.evaluate.diagnose.overfit import OVERFIT_GOAL, first_samples, overfit
@@ -34,8 +34,8 @@ from open4m.evaluate.diagnose.report import expected
 from open4m.generate.pipeline import FourM
 from open4m.masking.batch import TokenRows
 from open4m.model.config import FourMConfig, ModalitySpec
-from open4m.model.embeddings import patchify
 from open4m.model.fourm import FourMTransformer
+from open4m.model.patches import patchify
 from open4m.rng import stream, torch_stream
 
 SENTINELS = np.arange(8, 17)  # of the tiny model's vocabulary of 17
@@ -234,7 +234,7 @@ def test_norms_are_deviations_of_what_is_added_up(source):
     lengths = rows.lengths.get(source, [spec.length] * 3)
     shown = torch.cat([table[:n] for n in lengths])
     if source == "rgb_pixels":
-        content = patchify(torch.from_numpy(rows.pixels[source]).double(), 2).flatten(0, 1) @ weights["weight"].T
+        content = patchify(torch.from_numpy(rows.pixels[source]).double(), 2).flatten(0, 1) @ model.embeddings.patches[source].weight.T
     elif source == "t5":
         vectors = [torch.from_numpy(v[:n]).double() for v, n in zip(rows.vectors[source], lengths, strict=True)]
         content = torch.cat(vectors) @ weights["weight"].T + weights["bias"]
@@ -477,6 +477,30 @@ def test_features_know_where_they_are_only_with_positions(healthy, data):
     )
     assert known > 0.9
     assert unknown < 0.2
+
+
+def test_labels_of_ones_own_are_probed_beside_the_content_itself(healthy, data):
+    def labelled(split, seed):
+        random = np.random.default_rng(seed)
+        sample, cell = np.repeat(np.arange(64), 3), random.integers(0, CELLS, 192)
+        place = (np.stack(np.divmod(cell, 3), 1) + 0.5) / 3
+        token = np.concatenate([rows.ids["depth"] for rows in split.batches])[sample, cell]
+        labels = {
+            "token": Labels(sample=sample, place=place, value=token),
+            "coin": Labels(sample=sample, place=place, value=random.integers(0, 2, 192)),
+        }
+        return dataclasses.replace(split, labels=labels)
+
+    given = Data(name="labelled", test=labelled(data.test, 0), train=labelled(data.train, 1))
+    found = {p.label: p for p in probe(fourm(healthy), given, "depth", 0)}
+    assert found["token"].raw == 1.0  # it is the row of the embedding
+    assert found["token"].encoder > 0.9
+    assert found["token"].chance < 0.3
+    assert found["coin"].encoder < 0.65  # 192 throws
+    assert {c.subject: c.status for c in verdicts.probes([found["coin"]])} == {"depth, coin": "weak"}
+    alone = {p.label: p for p in probe(fourm(healthy), dataclasses.replace(given, train=None), "depth", 0)}
+    assert alone["token"].examples == 3 * math.ceil(0.7 * 64)  # the other samples judge
+    assert alone["token"].encoder > 0.9
 
 
 def test_a_few_samples_are_learned_by_heart_or_not(data):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from open4m import modalities
-from open4m.data.rows import check_store, read_rows
+from open4m.data.rows import RowReader, check_store
 from open4m.fourm import FourMBase
 from open4m.masking.batch import TokenRows
 from open4m.modalities.crops import centered
@@ -145,7 +145,7 @@ def _stored(model: FourMBase, store: TokenStore) -> tuple[Callable[[np.ndarray],
     text = {spec.key: model.text for spec in specs if spec.is_causal and model.text is not None}
     unused = {"directions": (), "modalities": tuple(specs)}
     check_store(dataclasses.replace(model.config, **unused), store, {**model.grids, **text})
-    return lambda rows: read_rows(store, specs, rows), len(store)
+    return RowReader(store, specs), len(store)
 
 
 def _raw(model: FourMBase, data: RawDataset) -> tuple[Callable[[np.ndarray], TokenRows], int]:

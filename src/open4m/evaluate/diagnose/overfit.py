@@ -41,6 +41,8 @@ def overfit(model: FourMBase, rows: TokenRows, source: str, targets: Sequence[st
     )
     batch = mask_batch(rows, config.modalities, masking, sentinels_of(model), seed=seed, step=0).to(model.device)
     fresh = FourMTransformer(config).initialize(seeded(seed)).to(model.device)
+    for name, buffer in model.model.named_buffers():  # what was measured on training data stays, such as a whitening
+        fresh.get_buffer(name).copy_(buffer)
     rate = min(LARGEST_RATE, RATE_TIMES_WIDTH / config.dim)
     optimizer = torch.optim.AdamW(fresh.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     loss, done = float("nan"), 0

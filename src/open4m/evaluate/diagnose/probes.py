@@ -14,7 +14,7 @@ from open4m.evaluate.diagnose.linear import accuracy, explained
 from open4m.evaluate.diagnose.measure import sentinels_of
 from open4m.evaluate.diagnose.passes import by_cell, whole
 from open4m.fourm import FourMBase
-from open4m.model.embeddings import patchify
+from open4m.model.patches import patchify
 from open4m.progress import Progress
 from open4m.rng import stream
 

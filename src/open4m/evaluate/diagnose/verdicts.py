@@ -178,7 +178,8 @@ def exposure(source: str, target: str, forced: Tally, free: Tally) -> Check:
     """Whether predictions hold up on the model's own tokens."""
     low = FREE * forced.mean
     sides = f"{forced.mean:.0%} of tokens right after true ones, {free.mean:.0%} after its own"
-    words = f"{target} from {source} " + ("goes astray" if free.mean < low else "holds") + f": {sides}"
+    finding = "goes astray, or leaves many answers open" if free.mean < low else "holds"
+    words = f"{target} from {source} {finding}: {sides}"
     return _check("free running", f"{source} → {target}", free.mean, low, None, words, free.error, "weak")
 
 
