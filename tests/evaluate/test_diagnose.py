@@ -234,10 +234,11 @@ def test_norms_are_deviations_of_what_is_added_up(source):
     lengths = rows.lengths.get(source, [spec.length] * 3)
     shown = torch.cat([table[:n] for n in lengths])
     if source == "rgb_pixels":
-        content = patchify(torch.from_numpy(rows.pixels[source]).double(), 2).flatten(0, 1) @ model.embeddings.patches[source].weight.T
+        patches = patchify(torch.from_numpy(rows.pixels[source]).double(), 2).flatten(0, 1)
+        content = patches @ weights["patch weight"].T
     elif source == "t5":
         vectors = [torch.from_numpy(v[:n]).double() for v, n in zip(rows.vectors[source], lengths, strict=True)]
-        content = torch.cat(vectors) @ weights["weight"].T + weights["bias"]
+        content = torch.cat(vectors) @ weights["vector weight"].T + weights["vector bias"]
     else:
         content = torch.cat([weights["inputs"][row[:n]] for row, n in zip(rows.ids[source], lengths, strict=True)])
     assert found.content == pytest.approx(content.std().item(), rel=1e-6)
@@ -268,13 +269,13 @@ def test_one_replaced_token_changes_features_and_predictions_by_what_is_reported
     spread = (features[0] - features[0].mean((0, 1))).norm(dim=-1).square().mean().sqrt()
     moved = (features[1] - features[0]).norm(dim=-1) / spread
     here = torch.nn.functional.one_hot(torch.from_numpy(cell), 12).bool()
-    assert found.features_here == pytest.approx(float(moved[here].mean()), rel=1e-9)
-    assert found.features_elsewhere == pytest.approx(float(moved[~here].mean()), rel=1e-9)
+    assert found.features_here == pytest.approx(moved[here].mean().item(), rel=1e-9)
+    assert found.features_elsewhere == pytest.approx(moved[~here].mean().item(), rel=1e-9)
     near = measure.cell_of((2, 2), (3, 4))
     inside = torch.tensor([[near[i] == cell[row] for i in range(4)] for row in range(3)])
     if inside.any():
-        assert found.predictions_here == pytest.approx(float(distance[inside].mean()), rel=1e-9)
-    assert found.predictions_elsewhere == pytest.approx(float(distance[~inside].mean()), rel=1e-9)
+        assert found.predictions_here == pytest.approx(distance[inside].mean().item(), rel=1e-9)
+    assert found.predictions_elsewhere == pytest.approx(distance[~inside].mean().item(), rel=1e-9)
 
 
 def test_a_patch_of_pixels_is_replaced_in_its_place():
