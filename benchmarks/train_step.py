@@ -1,9 +1,10 @@
 """How close a training step comes to what this machine can compute: ``python -m benchmarks.train_step``; prints JSON.
 
-A step is forward, backward and optimizer on a batch of 4M-7's modalities with random tokens. ``share_of_peak`` is the
-floating-point operations that the batch's real tokens need (:mod:`open4m.model.flops`), a second, over what the best
-of ten large matrix products reaches right before the step in the same process: the speed of a shared machine drifts.
-Figures are medians over steps. ``executed`` counts what is really computed, in multiples of what is needed.
+A step is forward pass, backward pass and optimizer on a batch of 4M-7's modalities with random tokens.
+``share_of_peak`` is a ratio of two speeds in floating-point operations per second: those that the real tokens need
+(:mod:`open4m.model.flops`), and those of the fastest of ten large matrix products right before the step in the same
+process, since the speed of a shared machine drifts. Figures are medians over steps. ``executed``: how many operations
+are computed for each one that is needed.
 """
 
 import argparse
@@ -31,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="Ti", choices=SIZES)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--inputs", type=int, default=128, help="input tokens of a sample")
-    parser.add_argument("--targets", type=int, default=128, help="target tokens of a sample")
+    parser.add_argument("--inputs", type=int, default=128, help="input tokens per sample")
+    parser.add_argument("--targets", type=int, default=128, help="target tokens per sample")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--pixels", action="store_true", help="RGB pixels are among the inputs")
     parser.add_argument("--steps", type=int, default=8)
@@ -91,12 +92,12 @@ def make_batch(config: FourMConfig, options: argparse.Namespace, step: int):
     generator = np.random.default_rng(step)
     rows = TokenRows({}, {}, {})
     for spec in config.modalities:
-        if spec.family == "pixels":
+        if spec.content == "pixels":
             side = (spec.grid[0] * spec.patch_size, spec.grid[1] * spec.patch_size)
             rows.pixels[spec.key] = generator.normal(size=(options.batch, 3, *side)).astype(np.float32)
             continue
         rows.ids[spec.key] = generator.integers(0, spec.vocab_size, (options.batch, spec.length))
-        if spec.family == "sequence":
+        if spec.is_causal:
             rows.lengths[spec.key] = generator.integers(20, spec.length + 1, options.batch)
     keys = [spec.key for spec in config.modalities]
     masking = MaskingConfig(
@@ -108,7 +109,7 @@ def make_batch(config: FourMConfig, options: argparse.Namespace, step: int):
 
 
 def peak(device: torch.device, dtype: torch.dtype, size: int = 2048, products: int = 10) -> float:
-    """Floating-point operations a second of the fastest of some large matrix products."""
+    """Floating-point operations per second of the fastest of some large matrix products."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(products):
