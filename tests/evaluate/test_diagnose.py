@@ -13,28 +13,18 @@ import torch.nn.functional as F
 from rich.console import Console
 from tiny_model import CONFIG, FAMILIES, make_model
 
-from open4m.evaluate.diagnose import Check, Data, Diagnosis, Labels, Options, Split, diagnose, measure, quick, verdicts
+from open4m.evaluate.diagnose import Check, Data, Diagnosis, Labels, Options, Split, diagnose, measure, verdicts
 from open4m.evaluate.diagnose.generation import common, free_running
 from open4m.evaluate.diagnose.linear import PENALTIES, accuracy, explained, fit_ridge
 from open4m.evaluate.diagnose.overfit import OVERFIT_GOAL, first_samples, overfit
-from open4m.evaluate.diagnose.passes import (
-    MAX_QUERIES,
-    Tally,
-    blanked,
-    by_cell,
-    context,
-    grouped,
-    score,
-    shuffled_positions,
-    swapped,
-    whole,
-)
+from open4m.evaluate.diagnose.passes import MAX_QUERIES, by_cell, grouped, swapped, whole
 from open4m.evaluate.diagnose.probes import CELL, probe
 from open4m.evaluate.diagnose.report import expected
 from open4m.generate.pipeline import FourM
 from open4m.masking.batch import TokenRows
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
+from open4m.model.inspection import Tally, blanked, context, quick, score, shuffled_positions
 from open4m.model.patches import patchify
 from open4m.rng import stream, torch_stream
 

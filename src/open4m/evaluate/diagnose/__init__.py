@@ -1,7 +1,8 @@
 """``open4m diagnose``: what is wrong with a trained 4M, in words, each check with a number and its expected range.
 
-``diagnose`` makes all checks on whole samples; ``quick`` makes two of them on the masked batches of training, cheap
-enough for every evaluation. :mod:`measure` and :mod:`probes` measure, :mod:`verdicts` judges, :mod:`report` shows.
+``diagnose`` makes all checks on whole samples. :mod:`measure`, :mod:`generation`, :mod:`overfit` and :mod:`probes`
+measure, :mod:`verdicts` judges, :mod:`report` shows. :func:`open4m.model.inspection.quick` makes two of the checks on
+the masked batches of training, cheap enough for every evaluation.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from open4m.evaluate.diagnose import measure, verdicts
 from open4m.evaluate.diagnose.data import Data, Labels, Split, open_data, size_of
 from open4m.evaluate.diagnose.generation import free_running
 from open4m.evaluate.diagnose.overfit import OVERFIT_SAMPLES, first_samples, overfit
-from open4m.evaluate.diagnose.passes import Tally
 from open4m.evaluate.diagnose.probes import probe
-from open4m.evaluate.diagnose.quick import quick
 from open4m.evaluate.diagnose.report import Diagnosis, Measured
 from open4m.evaluate.diagnose.verdicts import Check
 from open4m.generate.pipeline import FourM
+from open4m.model.inspection import Tally
 from open4m.types import Open4MError
 
-__all__ = ["Check", "Data", "Diagnosis", "Labels", "Options", "Split", "diagnose", "open_data", "quick"]
+__all__ = ["Check", "Data", "Diagnosis", "Labels", "Options", "Split", "diagnose", "open_data"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from open4m.evaluate.diagnose.data import size_of
-from open4m.evaluate.diagnose.passes import Tally
 from open4m.fourm import FourMBase
 from open4m.generate.canvas import Canvas
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
 from open4m.masking.batch import TokenRows
+from open4m.model.inspection import Tally
 
 GRID_STEPS = 8
 """Passes in which a grid is generated for the free-running accuracy."""

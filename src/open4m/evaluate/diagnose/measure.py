@@ -11,21 +11,10 @@ import torch
 from torch import Tensor
 
 from open4m.evaluate.diagnose.data import content_keys, size_of
-from open4m.evaluate.diagnose.passes import (
-    MAX_LOGITS,
-    Score,
-    Tally,
-    blanked,
-    by_cell,
-    grouped,
-    score,
-    shuffled_positions,
-    swapped,
-    targets_of,
-    whole,
-)
+from open4m.evaluate.diagnose.passes import by_cell, grouped, swapped, targets_of, whole
 from open4m.fourm import FourMBase
 from open4m.masking.batch import TokenRows
+from open4m.model.inspection import MAX_LOGITS, Score, Tally, blanked, score, shuffled_positions
 from open4m.progress import Progress
 from open4m.rng import stream, torch_stream
 from open4m.types import MaskedBatch

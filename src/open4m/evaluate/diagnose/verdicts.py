@@ -11,9 +11,9 @@ import numpy as np
 
 from open4m.evaluate.diagnose.measure import Norms, Pair, Replaced
 from open4m.evaluate.diagnose.overfit import OVERFIT_GOAL
-from open4m.evaluate.diagnose.passes import Tally
 from open4m.evaluate.diagnose.probes import CELL, Probe
 from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.inspection import Tally
 
 USED = 0.02
 """Nats by which another sample's input must raise the loss, or the input counts as dead."""
