@@ -15,7 +15,7 @@ def test_a_stream_is_a_function_of_its_key():
     first = rng.stream(1, 2, 3).random(5)
     rng.stream(1, 2).random(100)
     assert np.array_equal(rng.stream(1, 2, 3).random(5), first)
-    keys = [(1,), (2,), (1, 2), (2, 1), (1, 2, 3)]
+    keys = [(1,), (2,), (1, 2), (2, 1), (1, 2, 3), (1, 0), (1, 0, 0), (0, 1)]
     assert len({rng.stream(*key).integers(2**63) for key in keys}) == len(keys)
 
 

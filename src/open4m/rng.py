@@ -16,15 +16,20 @@ if TYPE_CHECKING:
 
 def stream(*key: int) -> np.random.Generator:
     """NumPy's generator for a key."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    return np.random.Generator(np.random.Philox(_entropy(key)))
 
 
 def torch_stream(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Torch's generator for a key, on a device: equal keys give equal numbers on devices of one type."""
     import torch
 
-    entropy = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return torch.Generator(device=device).manual_seed(entropy)
+    seed = int(_entropy(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def _entropy(key: tuple[int, ...]) -> np.random.SeedSequence:
+    """The entropy of a key. Its length is part of it, since NumPy takes (s, t) and (s, t, 0) for the same."""
+    return np.random.SeedSequence((*key, len(key)))
 
 
 def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:

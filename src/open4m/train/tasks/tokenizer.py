@@ -61,8 +61,7 @@ class TokenizerTask:
         order = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
         size = int(stream(self.seed, step).choice(self.config.resolutions or [self.config.image_size]))
         values = [
-            # A key that ends in 0 is the key without it: rows count from 1, so that none shares the step's stream.
-            self._augmented(self.train_data[int(order[row])], stream(self.seed, step, row + 1), size)
+            self._augmented(self.train_data[int(order[row])], stream(self.seed, step, row), size)
             for row in rows
         ]
         return torch.from_numpy(np.stack([tensor_of(value, self.config, self.modality) for value in values]))
