@@ -319,7 +319,7 @@ def test_a_tokenizer_says_what_it_is():
         "forms": "meters, millimeters, inverse, standardized",
         "quality": "abs_rel 0.0322, code_usage 1",
     }
-    assert "trimmed mean and deviation; what is decoded has no units" in str(tokenizer("depth", standardize=True))
+    assert "trimmed mean and deviation; decoded values have no units" in str(tokenizer("depth", standardize=True))
 
 
 def test_it_names_classes_resolutions_decoders_and_cells():
@@ -331,7 +331,7 @@ def test_it_names_classes_resolutions_decoders_and_cells():
     assert lines["quality"] == "not measured"
     lines = lines_of(tokenizer("semseg"))
     assert lines["classes"] == "3: " + ", ".join(CLASSES)
-    assert lines["palette"] == "a color a class"
+    assert lines["palette"] == "one color per class"
     unet = UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=1)
     diffusion = tokenizer("normals", decoder=unet, diffusion=DiffusionConfig(steps=3))
     assert lines_of(diffusion)["decoder"] == "diffusion, 3 steps of ddim"

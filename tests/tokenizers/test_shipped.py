@@ -69,7 +69,7 @@ def test_a_newer_format_is_refused(tmp_path):
     folder = shutil.copytree(FOLDER / "rgb", tmp_path / "rgb")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({"format": 3, **config}))
-    with pytest.raises(Open4MError, match=r"config\.json: has format 3, this open4m reads formats 1 to 2: update open4m"):
+    with pytest.raises(Open4MError, match=r"config\.json: has format 3, this open4m reads formats 1 to 2: update"):
         Tokenizer.load(folder)
 
 

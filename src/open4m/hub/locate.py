@@ -16,15 +16,15 @@ SHIPPED = Path(__file__).parent.parent / "pretrained"
 
 
 def shipped() -> list[str]:
-    """The names of the models that come with the package."""
+    """The names of the models that the package contains."""
     return sorted(p.name for p in SHIPPED.glob("*") if (p / CONFIG).exists())
 
 
 def resolve(name: str | Path) -> Path:
-    """Where a model is: the name of a shipped one, a directory, a safetensors file, or a name on the hub.
+    """The directory or safetensors file of a model, given by the name of a shipped model, a path, or a hub name.
 
-    What is named ``owner/model`` and not there yet is downloaded. Raises :class:`Open4MError` that says what is
-    missing.
+    A hub name, ``owner/model``, is downloaded unless there is such a directory. Raises :class:`Open4MError` that says
+    what is missing.
     """
     if str(name) in shipped():
         return SHIPPED / str(name)
@@ -48,12 +48,13 @@ def resolve(name: str | Path) -> Path:
 
 
 def resolve_tokenizer(name: str | Path) -> Path:
-    """Where the tokenizer of a dense modality is: its folder, that of the finished training that made it, or
-    ``<model>/<modality>`` of a model, shipped or not.
+    """The folder of a dense modality's tokenizer.
+
+    ``name``: that folder, the folder of the finished training that made it, or ``<model>/<modality>``.
 
     >>> resolve_tokenizer("scenes/rgb")
 
-    Raises :class:`Open4MError` that names the tokenizers that the model has.
+    Raises :class:`Open4MError`, which lists the tokenizers of the model, if there is no such tokenizer.
     """
     path = Path(name)
     model, _, key = str(name).rstrip("/").rpartition("/")
@@ -80,6 +81,7 @@ def resolve_tokenizer(name: str | Path) -> Path:
 
 
 def download(name: str) -> Path:
+    """The local copy of a model on the hub. Raises :class:`Open4MError` with the reason if it cannot be downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -88,4 +90,4 @@ def download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Open4MError(f"{name}: not a directory here, and not to be had from the hub ({reason})") from error
+        raise Open4MError(f"{name}: not a directory here, and not downloaded from the hub ({reason})") from error

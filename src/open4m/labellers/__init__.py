@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """All labellers."""
+    """The names of all labellers."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
 
 
 def get(name: str) -> type[Labeller]:
-    """The labeller class of a name; its ``load`` makes a labeller. Imports only that labeller's file."""
+    """The labeller class of this name, whose ``load`` makes a labeller. Imports only that labeller's file.
+
+    Raises :class:`Open4MError`, which lists the names, if there is none.
+    """
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -1,8 +1,8 @@
 """What one labeller file provides.
 
-A labeller makes the values of one modality from the values of another one with a network that exists already
-("pseudo labels", paper 3.1 and B.1), so that any set of images becomes an aligned multimodal dataset. It is one file in
-this folder that defines ``LABELLER``, a subclass of :class:`Labeller`.
+A labeller computes the values of one modality from those of another with a pretrained network ("pseudo labels", paper
+3.1 and B.1), so that any set of images becomes an aligned multimodal data set. It is one file in this folder that
+defines ``LABELLER``, a subclass of :class:`Labeller`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from open4m.types import Value
 
 
 class Labeller(ABC):
-    """Makes values of ``modality`` from values of ``source``."""
+    """Computes values of the modality ``modality`` from values of the modality ``source``."""
 
-    modality: ClassVar[str]  # what it makes
-    source: ClassVar[str]  # what it reads
+    modality: ClassVar[str]
+    source: ClassVar[str]
 
     @classmethod
     @abstractmethod
     def load(cls, source: str, device: str = "cpu") -> Self:
-        """The labeller in a folder, or of a name on the Hugging Face hub.
+        """The labeller in a folder, or that of a name on the Hugging Face hub.
 
         Raises :class:`Open4MError` if there is none, or if the extra that it needs is not installed.
         """
@@ -31,7 +31,7 @@ class Labeller(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """16 hex digits that change whenever the labels could: stored beside the labels that it made."""
+        """16 hexadecimal digits that change whenever the labels could; they are stored beside the labels."""
 
     @abstractmethod
     def label(self, values: Sequence[Value]) -> list[Value]:

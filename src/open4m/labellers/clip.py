@@ -33,18 +33,27 @@ if TYPE_CHECKING:
     from transformers.models.clip.configuration_clip import CLIPConfig
     from transformers.models.clip.modeling_clip import CLIPModel
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")  # ids 0..3; an [EOS] of 2 would select a legacy mode of CLIPModel
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")  # ids 0 to 3; CLIPModel has a legacy mode for an [EOS] of 2
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, on the [0, 1] scale
 STD = (0.26862954, 0.26130258, 0.27577711)
-POSITION_GAIN = 10  # small CLIPs tell left from right 3 times sooner (measured) than with CLIP's initial std of 0.02
-BATCH = 64  # images or texts in a forward pass
+BATCH = 64  # images or texts per forward pass
+POSITION_GAIN = 10
+"""Factor of CLIP's initial position embeddings (std 0.02): with it, small CLIPs need a third of the steps to learn to
+tell left from right (measured)."""
+
+MAX_LISTED_WEIGHTS = 3
+"""Missing weights that an error lists."""
+
+MAX_REASON = 300
+"""Characters of another library's error message that are shown."""
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class CLIPLabeller(Labeller):
     """A CLIP model with its text tokenizer and image normalization.
 
-    Images are resized to the model's input as a whole, never cropped: a feature map covers exactly its image, as the
+    Images are resized to the model's input without cropping, so that a feature map covers exactly its image, as the
     other modalities of the sample do. All results are float32 NumPy arrays unless a method says otherwise.
     """
 
@@ -60,14 +69,18 @@ class CLIPLabeller(Labeller):
     ):
         self.model = model
         self.mean, self.std = tuple(mean), tuple(std)
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: its cutting and padding are set here
+        self._rgb = modalities.get(self.source)
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy, whose truncation and padding are set below
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(model.config.text_config.max_position_embeddings)
         self._check_tokenizer()
 
     @classmethod
     def load(cls, source: str | Path, device: str = "cpu") -> CLIPLabeller:
-        """The CLIP in a folder, or of a hub name such as ``openai/clip-vit-base-patch16``. Reads safetensors only."""
+        """The CLIP in a folder, or that of a hub name such as ``openai/clip-vit-base-patch16``, from safetensors only.
+
+        Raises :class:`Open4MError` if there is none, if it is incomplete, or if ``transformers`` is not installed.
+        """
         _, model_class = _transformers()
         local = Path(source).is_dir()
         if not local and not _HUB_NAME.fullmatch(str(source)):
@@ -82,17 +95,18 @@ class CLIPLabeller(Labeller):
         except Open4MError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:MAX_REASON]
             raise Open4MError(
                 f"{source}: holds no CLIP that can be loaded (config.json, model.safetensors, tokenizer.json): {reason}"
             ) from error
         if loaded["missing_keys"]:
-            raise Open4MError(f"{source}: not a whole CLIP, weights are missing: {sorted(loaded['missing_keys'])[:3]}")
+            missing = sorted(loaded["missing_keys"])[:MAX_LISTED_WEIGHTS]
+            raise Open4MError(f"{source}: not a complete CLIP, weights are missing: {missing}")
         mean, std = preprocessor.get("image_mean", MEAN), preprocessor.get("image_std", STD)
         return cls(model.float().eval().to(device), tokenizer, mean, std)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes a ``transformers`` folder that :meth:`load` reads, with weights in ``dtype``."""
+        """Write a ``transformers`` folder that :meth:`load` reads, with weights in ``dtype``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with _no_progress_bar():
@@ -129,12 +143,12 @@ class CLIPLabeller(Labeller):
 
     @property
     def dim(self) -> int:
-        """D, the length of a feature vector."""
+        """D, the number of channels of a feature map."""
         return self.model.config.vision_config.hidden_size
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         return self.model.logit_scale.device
 
     @property
@@ -144,24 +158,24 @@ class CLIPLabeller(Labeller):
     # ---- what goes in
     def images(self, values: Sequence[np.ndarray]) -> Tensor:
         """uint8 (B, 3, H, W) at the model's size from uint8 images (H, W, 3) of any sizes."""
-        rgb, size = modalities.get(self.source), self.image_size
+        size = self.image_size
         resized = []
         for value in values:
-            value = rgb.convert(value)
+            value = self._rgb.convert(value)
             if value.shape[:2] != (size, size):
                 value = np.asarray(Image.fromarray(value).resize((size, size), Image.Resampling.BICUBIC))
             resized.append(value)
         return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 
     def normalize(self, scaled: Tensor) -> Tensor:
-        """What the image encoder reads, (B, 3, H, W), from images on the [0, 1] scale."""
+        """Images (B, 3, H, W) normalized for the image encoder, from images on the [0, 1] scale."""
         mean, std = scaled.new_tensor(self.mean), scaled.new_tensor(self.std)
         return (scaled - mean[:, None, None]) / std[:, None, None]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """int64 (B, L): token ids, long texts cut before their [EOS], short ones padded at the end.
+        """Token ids, int64 (B, L): long texts are truncated before their [EOS], short ones padded at the end.
 
-        What follows the [EOS] changes nothing: the text encoder is causal and is pooled at the first [EOS].
+        Padding has no effect: the text encoder is causal, and its output is taken at the first [EOS].
         """
         rows = [torch.tensor(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts))]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.padding)
@@ -180,13 +194,13 @@ class CLIPLabeller(Labeller):
         return list(maps.reshape(len(maps), *self.grid, self.dim))
 
     def image_embedding(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """(B, E): image embeddings of length 1 in the space that images and texts share."""
+        """Image embeddings (B, E) of unit length, in the space that images and texts share."""
         return self._vision(
             values, lambda output: normalize(self.model.visual_projection(output.pooler_output), dim=-1)
         )
 
     def text_embedding(self, texts: Sequence[str]) -> np.ndarray:
-        """(B, E): text embeddings of length 1 in the space that images and texts share."""
+        """Text embeddings (B, E) of unit length, in the space that images and texts share."""
         with torch.inference_mode():
             parts = []
             for start in range(0, len(texts), BATCH):
@@ -198,24 +212,24 @@ class CLIPLabeller(Labeller):
     def clip_score(self, values: Sequence[np.ndarray], texts: Sequence[str]) -> float:
         """Mean of 100·max(cosine, 0) over images and their texts, in [0, 100] (paper Table 32)."""
         if len(values) != len(texts) or not len(values):
-            raise Open4MError(f"CLIP score: expected one text an image, got {len(values)} images, {len(texts)} texts")
+            raise Open4MError(f"CLIP score: expected one text per image, got {len(values)} images, {len(texts)} texts")
         cosine = (self.image_embedding(values) * self.text_embedding(texts)).sum(-1)
         return float(100 * np.maximum(cosine, 0).mean())
 
     def features(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """float64 (B, D): the pooled image features before projection, for a Fréchet distance."""
+        """Pooled image features before projection, float64 (B, D), for a Fréchet distance."""
         return self._vision(values, lambda output: output.pooler_output).astype(np.float64)
 
     def feature_distance(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
-        """How differently this CLIP sees each image of ``first`` and its partner in ``second``: float64 (B,), 0 to 4.
+        """The perceptual distance of each image of ``first`` and its partner in ``second``: float64 (B,), from 0 to 4.
 
-        The patches' vectors after each Transformer layer are scaled to length 1; the squared distance of those at the
-        same place, 2 - 2·cosine, is averaged over places and layers. This is the recipe of LPIPS (Zhang et al., 2018),
-        but not LPIPS: that one compares channels of a convolutional network with weights fitted to people's judgments,
-        here all channels and layers count alike. Values of two CLIPs are not comparable.
+        The vectors of patches after each Transformer layer are scaled to unit length. The squared distance of those of
+        the same patch, 2 - 2·cosine, is averaged over patches and layers. LPIPS (Zhang et al., 2018) is defined so too,
+        but for a convolutional network, with weights of its channels that were fitted to people's judgments; here all
+        channels and layers have equal weight. Values of two CLIPs are not comparable.
         """
         if len(first) != len(second):
-            raise Open4MError(f"CLIP: expected as many images of either kind, got {len(first)} and {len(second)}")
+            raise Open4MError(f"CLIP: expected pairs of images, got {len(first)} and {len(second)}")
         distances = [np.zeros(0)]
         for start in range(0, len(first), BATCH):
             a, b = (self._layers(values[start : start + BATCH]) for values in (first, second))
@@ -223,7 +237,7 @@ class CLIPLabeller(Labeller):
         return np.concatenate(distances)
 
     def _layers(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """(B, layers, h·w, D): the patches' vectors after each Transformer layer, scaled to length 1."""
+        """The vectors of patches after each Transformer layer, scaled to unit length: (B, layers, h·w, D)."""
 
         def select(output) -> Tensor:
             return torch.stack([normalize(state[:, 1:].float(), dim=-1) for state in output.hidden_states[1:]], 1)
@@ -231,7 +245,7 @@ class CLIPLabeller(Labeller):
         return self._vision(values, select, output_hidden_states=True)
 
     def _vision(self, values: Sequence[np.ndarray], select: Callable, **options: bool) -> np.ndarray:
-        """What ``select`` takes from the image encoder's output, for all images."""
+        """``select`` of the image encoder's output, for all images."""
         with torch.inference_mode():
             parts = []
             for start in range(0, len(values), BATCH):
@@ -242,7 +256,7 @@ class CLIPLabeller(Labeller):
     def _check_tokenizer(self) -> None:
         config = self.model.config.text_config
         ids = self.tokenizer.encode("a").ids
-        # CLIPModel pools at the first eos_token_id, or, where the config has the legacy value 2, at the largest id.
+        # CLIPModel takes the output at the first eos_token_id, or with the legacy value 2 at the largest id.
         end = max(ids, default=0) if config.eos_token_id == 2 else config.eos_token_id
         if self.tokenizer.get_vocab_size() > config.vocab_size or ids[-1:] != [end] or end in ids[:-1]:
             raise Open4MError(
@@ -304,10 +318,10 @@ def small_clip(tokenizer: Tokenizer, config: SmallCLIP = SmallCLIP(), seed: int 
 
 
 def fit_text_tokenizer(captions: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
-    """A lower-case WordPiece tokenizer of captions, of at most ``vocabulary`` tokens: [SOS] pieces [EOS].
+    """A lower-case WordPiece tokenizer of captions with at most ``vocabulary`` tokens: [SOS] pieces [EOS].
 
-    Its pieces are the captions' characters, so that unseen words are spelled, then their most frequent words. Equal
-    captions give an equal tokenizer, which the trainers of ``tokenizers`` do not promise.
+    Its pieces are all characters of the captions, which spell unknown words, then the most frequent words. Equal
+    captions give equal tokenizers, which the trainers of the library ``tokenizers`` do not guarantee.
     """
     normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     splitter = pre_tokenizers.BertPreTokenizer()
@@ -327,7 +341,7 @@ def fit_text_tokenizer(captions: Iterable[str], vocabulary: int = 1024) -> Token
 
 
 def _transformers() -> tuple[type[CLIPConfig], type[CLIPModel]]:
-    """The two classes that are used of ``transformers``, imported without the rest of it (which takes seconds)."""
+    """The two classes of ``transformers`` that we use, without importing all of it, which would take seconds."""
     try:
         from transformers.models.clip.configuration_clip import CLIPConfig
         from transformers.models.clip.modeling_clip import CLIPModel
@@ -338,7 +352,7 @@ def _transformers() -> tuple[type[CLIPConfig], type[CLIPModel]]:
 
 @contextlib.contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Keeps ``transformers`` from drawing one while it reads or writes a file."""
+    """Keep ``transformers`` from drawing a progress bar while it reads or writes a file."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()
@@ -351,7 +365,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _text(source: str | Path, name: str, default: str | None = None) -> str:
-    """The text of a file of a model, local or of the hub; ``default`` if the model has no such file."""
+    """The text of a model's file, in a folder or on the hub; ``default`` if the model has no such file."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 

@@ -16,11 +16,11 @@ from open4m.types import Open4MError
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """The size of one MLP; ``B_6-Wi_1024`` in the notation of its paper is width 1024, depth 6."""
+    """The size of one MLP; ``B_6-Wi_1024`` in that paper's notation has depth 6 and width 1024."""
 
     width: int = 1024
     depth: int = 6
-    expansion: int = 4  # of the hidden layer of a block
+    expansion: int = 4  # width of a block's hidden layer, relative to ``width``
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "expansion"):
@@ -40,10 +40,7 @@ class BottleneckBlock(nn.Module):
 
 
 class BottleneckMLP(nn.Module):
-    """(B, inputs) to (B, outputs), or (B, inputs, h, w) to (B, outputs, h, w), each cell by itself.
-
-    An encoder has the width as outputs, a decoder as inputs.
-    """
+    """(B, inputs) to (B, outputs), or (B, inputs, h, w) to (B, outputs, h, w), independently for each cell."""
 
     def __init__(self, config: MLPConfig, inputs: int, outputs: int) -> None:
         super().__init__()

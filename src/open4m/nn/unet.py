@@ -1,7 +1,7 @@
-"""The patched UNet of a diffusion decoder (paper B.3): noised patches beside the codes of tokens become a clean image.
+"""The patched UNet of a diffusion decoder (paper B.3): it predicts a clean image from noised patches and codes.
 
     noised (B, C, H, W) ──4×4 patches──▶ (B, 16C, H/4, W/4) ─┐
-    codes (B, D, h, w) ────nearest, as large as the patches──┴▶ UNet ──▶ (B, 16C, H/4, W/4) ──▶ clean (B, C, H, W)
+    codes (B, D, h, w) ──upsampled to the patches' grid──────┴▶ UNet ──▶ (B, 16C, H/4, W/4) ──▶ clean (B, C, H, W)
 
 Parameter names are those of guided-diffusion UNets (Dhariwal and Nichol, 2021), in which the authors' are published.
 """
@@ -26,11 +26,11 @@ class UNetConfig:
     """The size of a UNet; the defaults are the paper's (four levels, attention at the two smallest)."""
 
     channels: int = 256  # of the first level
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # of the channels, a level; each level halves the sides
-    blocks: int = 3  # residual blocks a level, one more on the way up
-    attention: int = 2  # how many of the smallest levels have self-attention after each residual block
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # of the channels, one per level; each level halves the sides
+    blocks: int = 3  # residual blocks per level; one more per level on the way up
+    attention: int = 2  # so many of the smallest levels have self-attention after each residual block
     patch_size: int = 4  # pixels
-    code_upsampling: Literal["nearest", "learned"] = "nearest"  # to the patches; learned: a small UNet needs it
+    code_upsampling: Literal["nearest", "learned"] = "nearest"  # from tokens to patches; a small UNet needs "learned"
 
     def __post_init__(self) -> None:
         if self.channels % GROUPS or self.channels < 1:
@@ -44,7 +44,7 @@ class UNetConfig:
 
 
 def timestep_embedding(timesteps: torch.Tensor, width: int) -> torch.Tensor:
-    """(B,) steps to (B, width): cosines, then sines, at frequencies 10000^(-i / (width / 2))."""
+    """Embed timesteps (B,) as (B, width): cosines, then sines, at frequencies 10000^(-i / (width / 2))."""
     half = width // 2
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
     phase = timesteps[:, None].float() * frequencies
@@ -52,7 +52,7 @@ def timestep_embedding(timesteps: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class ResBlock(nn.Module):
-    """Two convolutions around the step's embedding, added to the input."""
+    """A residual block: the timestep's embedding is added between two convolutions."""
 
     def __init__(self, channels: int, outputs: int, embedding: int) -> None:
         super().__init__()
@@ -60,7 +60,8 @@ class ResBlock(nn.Module):
             nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, outputs, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs))
-        self.out_layers = nn.Sequential(  # the identity holds the place of a dropout of 0, which published names count
+        # The identity stands in for a dropout of p=0, so that layer indices match released checkpoints.
+        self.out_layers = nn.Sequential(
             nn.GroupNorm(GROUPS, outputs), nn.SiLU(), nn.Identity(), nn.Conv2d(outputs, outputs, 3, padding=1)
         )
         self.skip_connection = nn.Conv2d(channels, outputs, 1) if outputs != channels else nn.Identity()
@@ -71,7 +72,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all places, with one head, added to the input."""
+    """Residual self-attention over all cells, with one head."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class Upsample(nn.Module):
 
 
 class Stem(nn.Conv2d):
-    """The first convolution; like all others here it may look at the step, and does not."""
+    """The first convolution, which ignores the timestep's embedding that all layers of a stage get."""
 
     def forward(self, x: torch.Tensor, _embedding: torch.Tensor) -> torch.Tensor:
         return super().forward(x)
@@ -124,9 +125,9 @@ class Stage(nn.ModuleList):
 
 
 class PatchedUNet(nn.Module):
-    """The network. Any sides that are multiples of the patch size go: where halving rounded up, the way back crops.
+    """The network. Sides may be any multiples of the patch size: where halving rounded up, upsampling crops.
 
-    ``condition``: channels of a code; ``scale``: patches a side of a token, for learned upsampling.
+    ``condition``: channels of a code. ``scale``: patches per side of a token, for learned upsampling.
     """
 
     def __init__(self, config: UNetConfig, channels: int, condition: int, scale: int = 1) -> None:
@@ -172,7 +173,7 @@ class PatchedUNet(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None) -> None:
-        """Draw the weights; what ends a residual branch, and the output, starts at 0."""
+        """Draw the weights; the last layers of residual branches and of the network start at 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
@@ -181,11 +182,11 @@ class PatchedUNet(nn.Module):
             if isinstance(module, ResBlock | AttentionBlock):
                 (module.out_layers[-1] if isinstance(module, ResBlock) else module.proj_out).weight.zero_()
         self.out[-1].weight.zero_()
-        if self.code_proj is not None:  # codes have unit length: they are to be as loud as the noise beside them
+        if self.code_proj is not None:  # codes have unit length: projected so, they start at the scale of the noise
             nn.init.normal_(self.code_proj.weight, generator=generator)
 
     def forward(self, noised: torch.Tensor, timesteps: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """The clean images (B, C, H, W) from noised ones, their steps (B,) int64 and the tokens' codes (B, D, h, w)."""
+        """Predict clean images (B, C, H, W) from noised ones, their timesteps (B,) int64, and codes (B, D, h, w)."""
         patch = self.config.patch_size
         x = F.pixel_unshuffle(noised, patch)  # (B, C·P·P, H/P, W/P)
         if self.code_proj is None:
@@ -194,7 +195,7 @@ class PatchedUNet(nn.Module):
             codes = F.pixel_shuffle(self.code_proj(codes.to(x.dtype)), self.scale)
         x = torch.cat([x, codes], 1)
         if not torch.is_grad_enabled():
-            x = x.contiguous(memory_format=torch.channels_last)  # up to a sixth faster to decode, not to train
+            x = x.contiguous(memory_format=torch.channels_last)  # decoding is up to 1/6 faster, training is not
         embedding = self.time_embed(timestep_embedding(timesteps, self.config.channels).to(x.dtype))
         kept = []
         for stage in self.input_blocks:

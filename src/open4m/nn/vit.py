@@ -1,7 +1,7 @@
 """The Vision Transformers around the codebook: a ViT encoder and a ViT decoder (paper B.3, Table 3).
 
 Pre-norm blocks with biases and GELU, fixed 2-D sine-cosine positions, and after the last block one more residual
-MLP with a tanh, which keeps what is quantized in a bounded range.
+MLP with a tanh, which bounds what it adds to the vectors that are quantized.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ViTConfig:
     depth: int = 4
     heads: int = 3
     mlp_ratio: float = 4.0
-    post_mlp: bool = True  # one more residual MLP with a tanh after the last block
+    post_mlp: bool = True  # whether one more residual MLP with a tanh follows the last block
 
     def __post_init__(self) -> None:
         if self.width % 4:
@@ -37,13 +37,13 @@ class ViTConfig:
 
     @property
     def block(self) -> BlockConfig:
-        """The configuration of its blocks."""
+        """The configuration of the blocks."""
         biases = dict.fromkeys(("qkv_bias", "proj_bias", "mlp_bias", "norm_bias"), True)
         return BlockConfig(dim=self.width, heads=self.heads, mlp_ratio=self.mlp_ratio, activation="gelu", **biases)
 
 
 class Trunk(nn.Module):
-    """What encoder and decoder share: positions, blocks, and the final residual MLP."""
+    """The part that encoder and decoder share: positions, blocks, and the final residual MLP."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Trunk(nn.Module):
     def transform(self, x: torch.Tensor) -> torch.Tensor:
         """(B, width, h, w) to (B, h·w, width)."""
         _, width, h, w = x.shape
-        x = x.flatten(2).transpose(1, 2).contiguous()  # (B, h·w, width); not contiguous, every norm would copy it
+        x = x.flatten(2).transpose(1, 2).contiguous()  # (B, h·w, width); every norm would copy it otherwise
         x = x + sincos_2d(h, w, width, x.device)
         for block in self.blocks:
             x = block(x, attend)
@@ -63,7 +63,7 @@ class Trunk(nn.Module):
 
 
 class ViTEncoder(Trunk):
-    """(B, C, H, W) to (B, width, H / patch, W / patch). Feature maps have patch size 1: no patch is projected."""
+    """(B, C, H, W) to (B, width, H / patch, W / patch). Feature maps have patch size 1."""
 
     def __init__(self, config: ViTConfig, channels: int, patch_size: int) -> None:
         super().__init__(config)

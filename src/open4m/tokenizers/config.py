@@ -2,12 +2,13 @@
 Encoder and decoder of a single vector are MLPs (4M-21).
 
     x ──encoder──▶ quant_proj ──▶ nearest code ──▶ post_quant_proj ──ViT──▶ reconstruction
-                                       └──codes, noise──▶ UNet, some times over ──▶ reconstruction
+                                       └──codes, noise──▶ UNet, in several steps ──▶ reconstruction
 
-A vector of C numbers is an image of one pixel, x (B, C, 1, 1). Its tokens are a row, one a codebook: (B, 1, codebooks).
+A vector of C numbers is an image of one pixel, x (B, C, 1, 1). Its tokens are one row, one per codebook:
+(B, 1, codebooks).
 
-:class:`VQVAE` is what is trained, on batches of tensors. :class:`Tokenizer` is what is used and shared: it takes and
-gives values of its modality, and a folder holds all of it.
+Training works on :class:`~open4m.tokenizers.network.VQVAE`, the network, which reads batches of tensors. Everything
+else works on :class:`~open4m.tokenizers.tokenizer.Tokenizer`, which reads values of its modality.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ from open4m.types import Open4MError, Value
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(QuantizerConfig):
-    """Everything about a tokenizer but its weights. :meth:`of` fills in what the modality knows.
+    """Everything about a tokenizer except its weights. :meth:`of` takes what the modality knows from it.
 
-    A value is normalized as (x - mean) / std, one mean and std a channel or one for all. With ``standardize`` each is
-    standardized by itself before, as its modality says, and loses its units: so is what is decoded. A categorical
-    modality names its classes, and ``palette`` may give each a color; ``channels`` is then the width of the class
-    embedding that the encoder reads.
+    A value is normalized as (x - mean) / std, with one mean and std per channel or one for all. With ``standardize``
+    each value is first standardized by itself, as its modality defines; decoded values then have no units either. For a
+    categorical modality, ``class_names`` are required, ``palette`` may give each class a color, and ``channels`` is the
+    width of the class embedding that the encoder reads.
     """
 
     modality: str
-    image_size: int  # pixels; of a feature map: cells; of a vector: 1
-    patch_size: int = 16  # of a feature map and of a vector: 1
+    image_size: int  # pixels; cells of a feature map; 1 for a vector
+    patch_size: int = 16  # pixels; 1 for a feature map and for a vector
     channels: int
     encoder: ViTConfig | MLPConfig = ViTConfig()  # MLPs are for vectors
     decoder: ViTConfig | UNetConfig | MLPConfig = ViTConfig()
-    diffusion: DiffusionConfig | None = None  # of a UNet decoder
-    frozen_encoder: bool = False  # train the decoder alone, on the tokens of a trained encoder
-    resolutions: tuple[int, ...] = ()  # of training batches: one is drawn each; (): image_size
+    diffusion: DiffusionConfig | None = None  # exactly if the decoder is a UNet
+    frozen_encoder: bool = False  # train only the decoder, on the tokens of a trained encoder
+    resolutions: tuple[int, ...] = ()  # one is drawn per training batch; (): always image_size
     loss: Literal["mse", "smooth_l1", "cosine", "cross_entropy"]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     standardize: bool = False
     class_names: tuple[str, ...] = ()
-    palette: tuple[tuple[int, int, int], ...] = ()  # red, green, blue, 0 to 255, a class; (): no colors
+    palette: tuple[tuple[int, int, int], ...] = ()  # red, green, blue of each class, 0 to 255; (): no colors
 
     def __post_init__(self) -> None:
         where = f"tokenizer of {self.modality}"
@@ -123,19 +124,20 @@ class TokenizerConfig(QuantizerConfig):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tokens of an image: (h, w); of a vector: (1, codebooks)."""
+        """The shape of a value's tokens: (h, w), or (1, codebooks) for a vector."""
         side = self.image_size // self.patch_size
         return (1, self.codebooks) if self.vector else (side, side)
 
     @staticmethod
     def of(modality: str, **fields: Any) -> TokenizerConfig:
-        """A configuration whose channels, loss, normalization and patch size are the modality's, unless given.
+        """A configuration with the modality's channels, loss, normalization and patch size, unless ``fields`` has them.
 
-        Of a vector, encoder and decoder are MLPs. Raises :class:`Open4MError` for what does not fit the modality.
+        For a vector, encoder and decoder are MLPs by default. Raises :class:`Open4MError` if fields are missing or do
+        not fit the modality.
         """
         grid = grid_modality(modality)
         known: dict[str, Any] = {"loss": grid.loss, "mean": grid.mean, "std": grid.std}
-        if grid.channels:  # 0: the modality leaves it to its data
+        if grid.channels:  # 0: data sets of this modality differ in it
             known["channels"] = grid.channels
         if grid.feature_map:
             known["patch_size"] = 1
@@ -150,7 +152,7 @@ class TokenizerConfig(QuantizerConfig):
 
 
 def grid_modality(name: str) -> TokenGrid:
-    """The modality of a name, which must be a token grid."""
+    """The modality of this name. Raises :class:`Open4MError` if it is not a token grid."""
     modality = modalities.get(name)
     if not isinstance(modality, TokenGrid):
         raise Open4MError(f"{name}: only grids have a VQ-VAE tokenizer, this modality is a {type(modality).__name__}")
@@ -158,7 +160,7 @@ def grid_modality(name: str) -> TokenGrid:
 
 
 def tensor_of(value: Value, config: TokenizerConfig, modality: TokenGrid) -> np.ndarray:
-    """What the network of a tokenizer reads of a value in its modality's own form: :meth:`TokenGrid.tensor`.
+    """What the network of a tokenizer reads of a value in its modality's own form: see :meth:`TokenGrid.tensor`.
 
     Raises :class:`Open4MError` for a class that the tokenizer does not know.
     """
@@ -172,17 +174,16 @@ def tensor_of(value: Value, config: TokenizerConfig, modality: TokenGrid) -> np.
 
 
 def check_networks(config: TokenizerConfig, modality: TokenGrid) -> None:
-    """Raise unless vectors are tokenized by MLPs, all else by other networks, and channels are the modality's."""
+    """Raise :class:`Open4MError` unless the channels are the modality's, and MLPs tokenize vectors and nothing else."""
     if modality.channels and not config.categorical and config.channels != modality.channels:
         raise Open4MError(
             f"tokenizer of {config.modality}: values have {modality.channels} channels, the tokenizer reads "
-            f"{config.channels}: is it of another modality?"
+            f"{config.channels}: was it trained for another modality?"
         )
     if config.vector != isinstance(modality, Vector):
-        fitting = "single vectors, encoded by an" if isinstance(modality, Vector) else "no single vectors, but by no"
+        expected = "an MLPConfig" if isinstance(modality, Vector) else "no MLPConfig, which is for single vectors"
         raise Open4MError(
-            f"tokenizer of {config.modality}: values of this modality are {fitting} MLPConfig, got "
-            f"encoder {type(config.encoder).__name__}"
+            f"tokenizer of {config.modality}: expected as encoder {expected}, got {type(config.encoder).__name__}"
         )
 
 
@@ -200,4 +201,4 @@ MAKES_TOKENS = (
     "std",
     "standardize",
 )
-"""The fields of :class:`TokenizerConfig` that decide which tokens a value has, but for its size."""
+"""The fields of :class:`TokenizerConfig` that decide which tokens a value of a given size has."""

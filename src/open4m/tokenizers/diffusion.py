@@ -1,6 +1,6 @@
-"""Diffusion as the decoder of a tokenizer (paper B.3): the clean image is predicted, from 1000 linear steps of noise.
+"""Diffusion as the decoder of a tokenizer (paper B.3): the network predicts the clean image from a noised one.
 
-The schedulers are those of the ``diffusers`` library, so that any of its solvers decodes.
+Training adds noise at one of 1000 timesteps. Decoding uses the solvers of the ``diffusers`` library.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _CLASSES = {
     "unipc": "UniPCMultistepScheduler",
     "ddpm": "DDPMScheduler",
 }
-_CLIPPING = ("ddim", "ddpm")  # those that clip by themselves, and take the noise from what was not clipped
+_CLIPPING = ("ddim", "ddpm")  # solvers that clip predictions themselves, after computing the noise from them
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """The noise of training and the solver of decoding."""
+    """The noise schedule of training, and the solver of decoding."""
 
     train_steps: int = 1000
     schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
-    zero_terminal_snr: bool = True  # Lin et al., 2023: the last step holds nothing of the image
-    clip: bool = True  # predictions to [-1, 1], while decoding
+    zero_terminal_snr: bool = True  # the last timestep is noise only (Lin et al., 2023)
+    clip: bool = True  # clip predictions to [-1, 1] while decoding
     solver: Solver = "ddim"
-    steps: int = 25  # network calls of a decoding
-    pure_noise: float = 0.0  # share of the training images that are all noise, where every decoding starts
+    steps: int = 25  # of decoding: calls of the network
+    pure_noise: float = 0.0  # share of training images at the last timestep, from which decoding starts
 
     def __post_init__(self) -> None:
         if not 0 <= self.pure_noise <= 1:
@@ -43,19 +43,19 @@ class DiffusionConfig:
 
 
 def alphas_cumprod(config: DiffusionConfig) -> torch.Tensor:
-    """How much of an image's variance each of the steps keeps (train_steps,)."""
+    """ᾱ, the share of the image's variance that is left at each timestep: (train_steps,)."""
     return _scheduler(config, "ddim").alphas_cumprod
 
 
 def draw_steps(config: DiffusionConfig, size: int, generator: torch.Generator | None, device: Any) -> torch.Tensor:
-    """The steps (size,) int64 at which training images are noised: uniform, but for the ``pure_noise``."""
+    """The timesteps (size,) int64 of training images: uniform, but a share ``pure_noise`` has the last one."""
     steps = torch.randint(config.train_steps, (size,), generator=generator, device=device)
     last = torch.rand(size, generator=generator, device=device) < config.pure_noise
     return steps.masked_fill(last, config.train_steps - 1)
 
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
-    """√ᾱ·clean + √(1 - ᾱ)·noise, for images (B, C, H, W) and their steps' ᾱ (B,)."""
+    """√ᾱ·clean + √(1 - ᾱ)·noise, for images (B, C, H, W) and ᾱ (B,) at their timesteps."""
     alphas = alphas.view(-1, 1, 1, 1)
     return alphas.sqrt() * clean + (1 - alphas).sqrt() * noise
 
@@ -68,12 +68,12 @@ def sample(
     steps: int | None = None,
     generators: list[torch.Generator] | None = None,
 ) -> torch.Tensor:
-    """Images (B, C, H, W) from noise of that shape.
+    """Denoise ``noise`` (B, C, H, W) to images of that shape.
 
-    ``network(noised, timesteps)`` gives clean images. ``solver`` and ``steps`` are the configuration's unless given.
-    ``generators``, one an image, are for the solver "ddpm", which draws noise at every step.
+    ``network(noised, timesteps)`` predicts clean images. ``solver`` and ``steps`` are the configuration's unless given.
+    ``generators``, one per image, are for the solver "ddpm", which draws noise at every step.
 
-    Raises :class:`Open4MError` for an unknown solver, a number of steps out of range, or where ``diffusers`` is absent.
+    Raises :class:`Open4MError` for an unknown solver, a number of steps out of range, or if ``diffusers`` is missing.
     """
     solver, steps = solver or config.solver, config.steps if steps is None else steps
     if solver not in _CLASSES:
@@ -91,7 +91,7 @@ def sample(
             if config.clip and solver not in _CLIPPING:
                 clean = clean.clamp(-1, 1)
             x = scheduler.step(clean, step, x, return_dict=False, **drawn)[0]
-    clean = network(x, last.to(x.device).expand(len(x)))  # where every solver ends
+    clean = network(x, last.to(x.device).expand(len(x)))  # the last step of every solver is the prediction itself
     return clean.clamp(-1, 1) if config.clip else clean
 
 

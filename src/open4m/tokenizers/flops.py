@@ -13,7 +13,7 @@ from open4m.tokenizers.config import TokenizerConfig
 
 
 def encode_flops(config: TokenizerConfig) -> float:
-    """Multiplications and additions of encoding one image into tokens: matrix products only, two a weight and token."""
+    """Floating-point operations to encode one image into tokens: matrix products only, two per weight and token."""
     cells = _cells(config)
     patch = config.encoder.width * config.channels * config.patch_size**2
     latent = config.encoder.width * config.latent_dim
@@ -22,7 +22,7 @@ def encode_flops(config: TokenizerConfig) -> float:
 
 
 def decode_flops(config: TokenizerConfig) -> float:
-    """Likewise, of decoding one image's tokens; by a diffusion decoder, with its configured number of steps."""
+    """Floating-point operations to decode one image's tokens; a diffusion decoder takes its configured steps."""
     cells = _cells(config)
     if config.diffusion is not None:
         return config.diffusion.steps * _unet_flops(config)
@@ -33,12 +33,12 @@ def decode_flops(config: TokenizerConfig) -> float:
 
 
 def _cells(config: TokenizerConfig) -> int:
-    """What the networks map one by one: cells of an image, or one vector, whatever the number of its tokens."""
+    """How many vectors the networks map: one per patch of an image; one for a vector, whatever its number of tokens."""
     return (config.image_size // config.patch_size) ** 2
 
 
 def _unet_flops(config: TokenizerConfig) -> float:
-    """One call of the UNet, counted on tensors without memory."""
+    """One call of the UNet, counted on the meta device."""
     h, w = config.grid
     image = config.channels, h * config.patch_size, w * config.patch_size
     with torch.device("meta"):
@@ -51,8 +51,8 @@ def _unet_flops(config: TokenizerConfig) -> float:
 
 
 def _trunk_flops(config: ViTConfig | MLPConfig, tokens: int) -> float:
-    """Of a ViT, blocks and the last MLP: projections, feed-forward layers, scores and values of all pairs of tokens. Of
-    an MLP, blocks and the layer between them and the codes."""
+    """ViT: projections, feed-forward layers and attention of all pairs of tokens, in the blocks and the final MLP.
+    MLP: its blocks, and the layer between them and the codes."""
     square = config.width**2
     if isinstance(config, MLPConfig):
         return 2 * tokens * square * (2 * config.expansion * config.depth + 1)

@@ -1,4 +1,4 @@
-"""``Tokenizer``: a trained tokenizer of a dense modality, values in, tokens out, and back."""
+"""``Tokenizer``: a trained tokenizer of a dense modality, from values to tokens and back."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ logger = logging.getLogger("open4m")
 FORMAT = 2
 """The version of a tokenizer directory's format. In format 1 the weights had the authors' names."""
 
-SHOWN_CLASSES = 8
-"""Class names in a description."""
+MAX_LISTED_CLASSES = 8
+"""Class names that a description lists."""
+
+MAX_LISTED_CHANNELS = 4
+"""Channels whose mean and deviation a description lists; of more it gives the number."""
 
 
 class Tokenizer:
-    """A trained VQ-VAE with its configuration: values of the modality in, tokens out, and back.
+    """A trained VQ-VAE with its configuration: turns values of its modality into tokens, and tokens into values.
 
-    Self-describing and complete in a folder (``config.json``, ``model.safetensors``), whose use needs neither the
-    training data nor the library that trained the codebook. ``quality``: what was measured of it on validation data,
-    in ``quality.json`` if anything was.
+    Its folder (``config.json``, ``model.safetensors``) describes it completely; it needs no training data.
+    ``quality``: metrics that were measured on validation data, kept in ``quality.json`` if there are any.
     """
 
     QUALITY = "quality.json"
@@ -55,12 +57,12 @@ class Tokenizer:
         self.model = model.eval()
 
     def describe(self) -> str:
-        """What it reads, what it makes of it and how well, in a few lines."""
+        """A readable description: what the tokenizer reads, its tokens, its networks and its quality."""
         config, modality = self.config, self.modality
         unit = "cells" if modality.feature_map else "pixels"
         side, (h, w) = config.image_size, config.grid
         if config.standardize:
-            normalization = "each value by its own trimmed mean and deviation; what is decoded has no units"
+            normalization = "each value by its own trimmed mean and deviation; decoded values have no units"
         elif config.categorical:
             normalization = f"none: classes are embedded as {config.channels} channels"
         else:
@@ -68,7 +70,7 @@ class Tokenizer:
         lines = {
             "tokenizer": f"{modality.name}, {modality.description}",
             "tokens": f"{w} of a vector of {config.channels}" if config.vector else f"{h}×{w} of {side}×{side} {unit}",
-            "codebook": f"{config.codebook_size} codes{' a token' if config.codebooks > 1 else ''} of "
+            "codebook": f"{config.codebook_size} codes{' per token' if config.codebooks > 1 else ''} of "
             f"{config.latent_dim // config.codebooks} dimensions ({config.quantizer})",
             "decoder": type(config.decoder).__name__.removesuffix("Config")
             if config.diffusion is None
@@ -80,9 +82,9 @@ class Tokenizer:
         if config.resolutions:
             lines["resolutions"] = f"trained at {', '.join(map(str, sorted({*config.resolutions})))} {unit}"
         if config.categorical:
-            more = ", ..." if len(config.class_names) > SHOWN_CLASSES else ""
-            lines["classes"] = f"{len(config.class_names)}: {', '.join(config.class_names[:SHOWN_CLASSES])}{more}"
-            lines["palette"] = "a color a class" if config.palette else "none"
+            more = ", ..." if len(config.class_names) > MAX_LISTED_CLASSES else ""
+            lines["classes"] = f"{len(config.class_names)}: {', '.join(config.class_names[:MAX_LISTED_CLASSES])}{more}"
+            lines["palette"] = "one color per class" if config.palette else "none"
         lines["quality"] = ", ".join(f"{name} {value:.4g}" for name, value in self.quality.items()) or "not measured"
         width = max(map(len, lines)) + 2
         return "\n".join(f"{name:{width}}{line}" for name, line in lines.items())
@@ -92,21 +94,24 @@ class Tokenizer:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.mean.device
 
     def to(self, device: torch.device | str) -> Tokenizer:
-        """Moves the weights; returns itself."""
+        """Move the weights; returns itself."""
         self.model.to(device)
         return self
 
     def at(self, image_size: int) -> Tokenizer:
-        """The same tokenizer, weights shared, for values of another size: a tokenizer of several resolutions for
-        ``rgb@256`` beside ``rgb``. Raises :class:`Open4MError` if the size is not one of tokens."""
+        """This tokenizer for values of another size, with shared weights: ``rgb@256`` beside ``rgb``.
+
+        Logs a warning if it was not trained at this size. Raises :class:`Open4MError` if the size is not a multiple of
+        the patch size.
+        """
         trained = sorted({*self.config.resolutions}) or [self.config.image_size]
         if image_size not in trained:
             logger.warning(
-                "%s: the tokenizer was trained at %s, not at %d: it may do badly there (paper B.3)",
+                "%s: the tokenizer was trained at %s, not at %d: reconstructions may be bad (paper B.3)",
                 self.modality.name,
                 ", ".join(map(str, trained)),
                 image_size,
@@ -117,12 +122,12 @@ class Tokenizer:
 
     # ---- values to tokens and back
     def encode(self, value: Any, form: str | None = None) -> np.ndarray | list[np.ndarray]:
-        """Tokens, int64 (h, w), of a value in one of ``modality.forms``; of a list or tuple of those, a list.
+        """The tokens of a value, int64 (h, w); for a list or tuple of values, a list.
 
-        ``form`` is the modality's own unless given: ``encode(disparity, form="inverse")``. PIL images and arrays of any
-        size are taken: the center is cropped to a square and resized to ``image_size``. A tokenizer that standardizes
-        does so after that, and takes what is ``"standardized"`` as it is; no other takes that form. Raises
-        :class:`Open4MError` for a form that the modality does not have, and for what is no value in it.
+        ``form`` is one of ``modality.forms``, by default the first: ``encode(disparity, form="inverse")``. PIL images
+        and arrays may have any size: the center is cropped to a square and resized to ``image_size``. A tokenizer with
+        ``standardize`` then standardizes the value, unless its form is already ``"standardized"``; other tokenizers
+        refuse that form. Raises :class:`Open4MError` for another form, and for a value that is not valid in its form.
         """
         form = form or self.modality.forms[0]
         self.modality.check_form(form)
@@ -141,14 +146,13 @@ class Tokenizer:
         steps: int | None = None,
         form: str | None = None,
     ) -> Value | list[Value]:
-        """The value of tokens (h, w), of any grid size; of a list of those or an array (B, h, w), a list.
-        Of a vector, tokens are (1, codebooks).
+        """The value of tokens (h, w), any grid size; for a list of those or an array (B, h, w), a list.
 
-        ``form`` is the modality's own unless given, or ``"standardized"`` of a tokenizer that standardizes: it can give
-        no other. A diffusion decoder starts each from the noise of ``seed``, one for all or a list; ``solver`` and
-        ``steps`` are the configuration's unless given. What a value becomes does not depend on the others: those with
-        equal grids are decoded together. Raises :class:`Open4MError` for tokens that are none, and for a form that
-        these values do not have.
+        Tokens of a vector are (1, codebooks). ``form`` is one of ``modality.forms``, by default the first; a tokenizer
+        with ``standardize`` can only give ``"standardized"``. A diffusion decoder starts each value from the noise of
+        ``seed``, one for all or a list; ``solver`` and ``steps`` are the configuration's unless given. Grids of equal
+        size are decoded as one batch, which changes no value. Raises :class:`Open4MError` for ids that are not in the
+        codebook, and for a form that the decoded values do not have.
         """
         decoded_form = STANDARDIZED if self.config.standardize else self.modality.forms[0]
         form = form or decoded_form
@@ -175,32 +179,32 @@ class Tokenizer:
 
     @property
     def better(self) -> dict[str, str]:
-        """The direction of each metric: the modality's; of a tokenizer that standardizes, those that need no units."""
+        """The direction of each metric of the modality; with ``standardize``, of the metrics that need no units."""
         directions = self.modality.better
         names = self.modality.unitless if self.config.standardize else tuple(directions)
         return {name: directions[name] for name in names}
 
     def metrics(self, decoded: Sequence[Value], values: Sequence[Value]) -> dict[str, float]:
-        """How well what was decoded matches values in the modality's own form; keys are those of ``better``."""
+        """How well decoded values match values in the modality's own form; keys are those of ``better``."""
         figures = self.modality.metrics(decoded, values)
         return {name: figures[name] for name in self.better} if self.config.standardize else figures
 
     def encode_batch(self, values: Sequence[Value]) -> np.ndarray:
-        """Tokens, int64 (B, h·w), of values of ``image_size``, as ``modality.convert`` and ``crop`` give them."""
+        """Tokens, int64 (B, h·w), of values that ``modality.convert`` has checked and that have ``image_size``."""
         h, w = self.config.grid
         return self._encode([tensor_of(value, self.config, self.modality) for value in values]).reshape(-1, h * w)
 
     def _read(self, value: Any, form: str) -> np.ndarray:
-        """The tensor of a user's value."""
+        """What the network reads of a user's value in a form."""
         size = self.config.image_size
         if form != self.modality.forms[0]:
             value = self.modality.from_form(value, form, self.config.palette)
-        if form == STANDARDIZED:  # no value for fit: that takes those with units
+        if form == STANDARDIZED:  # modality.fit would check its units
             return self.modality.tensor(self.modality.crop(value, Crop.center(*value.shape[:2], size)))
         return tensor_of(self.modality.fit(value, size), self.config, self.modality)
 
     def _encode(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
-        """Tokens, int64 (B, h, w), of what the network reads."""
+        """Tokens, int64 (B, h, w), of tensors that the network reads."""
         side = self.config.image_size
         for tensor in tensors:
             expected = (side, side) if self.config.categorical else (self.config.channels, side, side)
@@ -227,7 +231,7 @@ class Tokenizer:
         if ids.ndim != 3 or ids.dtype.kind not in "iu" or ids.size == 0:
             raise self.modality.error(f"expected tokens, integers (h, w), got {ids.dtype} {ids.shape[1:]}")
         if self.config.vector and ids.shape[1:] != self.config.grid:
-            raise self.modality.error(f"expected tokens {self.config.grid}, one a codebook, got {ids.shape[1:]}")
+            raise self.modality.error(f"expected tokens {self.config.grid}, one per codebook, got {ids.shape[1:]}")
         if ids.min() < 0 or ids.max() >= self.config.codebook_size:
             raise self.modality.error(
                 f"tokens are from 0 to {self.config.codebook_size - 1}, got {ids.min()} to {ids.max()}"
@@ -246,16 +250,20 @@ class Tokenizer:
     # ---- at rest
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits for what makes tokens, weights and configuration: tokens of equal fingerprints are
-        comparable. Another decoder for the same tokens (B.3) does not change it."""
+        """16 hexadecimal digits for the configuration and weights that make tokens; token stores record them.
+
+        Tokens are comparable if the fingerprints of their tokenizers are equal. Another decoder for the same tokens
+        (paper B.3) does not change the fingerprint.
+        """
         about = {name: getattr(self.config, name) for name in ("image_size", *MAKES_TOKENS)}
         encoding = {name: t for name, t in weights_of(self.model).items() if not name.startswith(DECODER)}
         return weights.fingerprint(encoding, about)
 
     def save(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors``. The codebook stays float32, so that codes stay unit vectors.
+        """Write ``config.json`` and ``model.safetensors``, and ``quality.json`` if quality was measured.
 
-        ``dtype``: the type of all other floats at rest; None keeps each one's own.
+        ``dtype``: the type of the weights in the file, by default their own. The codebook stays float32, so that codes
+        keep unit length.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +277,11 @@ class Tokenizer:
 
     @staticmethod
     def load(folder: Path | str, device: torch.device | str = "cpu") -> Tokenizer:
-        """The tokenizer that :meth:`save` wrote, in float32, ready to use or to train further."""
+        """The tokenizer that :meth:`save` wrote, in float32, ready to use or to be trained further.
+
+        Raises :class:`Open4MError` for a missing or damaged file, tensors that do not fit the configuration, or a newer
+        format.
+        """
         folder = Path(folder)
         config, version = configs.load_versioned(TokenizerConfig, folder / weights.CONFIG, FORMAT)
         with torch.device("meta"):  # no initial weights are drawn
@@ -289,8 +301,8 @@ class Tokenizer:
 
 
 def _numbers(values: Sequence[float]) -> str:
-    """A number, or several in brackets; of very many, how many."""
-    if len(values) > 4:
+    """One number, a few in brackets, or how many there are."""
+    if len(values) > MAX_LISTED_CHANNELS:
         return f"of {len(values)} channels"
     shown = ", ".join(f"{value:.4g}" for value in values)
     return shown if len(values) == 1 else f"({shown})"

@@ -145,7 +145,7 @@ def test_their_tokenizers_of_vectors_have_another_quantizer_and_are_refused(tmp_
 
 def test_a_vit_is_no_tokenizer_of_vectors(tmp_path):
     written(tmp_path, "clip")
-    with pytest.raises(Open4MError, match=r"single vectors, encoded by an MLPConfig, got encoder ViT"):
+    with pytest.raises(Open4MError, match=r"expected as encoder an MLPConfig, got ViT"):
         ml4m.load(tmp_path, "dinov2_global")
     assert ml4m.load(tmp_path, "dinov2").config.grid == (2, 2)
 
@@ -170,7 +170,7 @@ def test_what_is_missing_unexpected_or_misshapen_is_listed(tmp_path):
         (
             {"quant_type": "memcodes"},
             "rgb",
-            "quant_type = 'memcodes' has no counterpart: its codes are chosen by learned keys",
+            "quant_type = 'memcodes' has no counterpart: it chooses codes by learned keys",
         ),
         ({"norm_codes": False}, "rgb", "norm_codes = False"),
         ({"dec_type": "uvit_b_p4_f16"}, "rgb", "dec_type = 'uvit_b_p4_f16'"),
@@ -253,7 +253,7 @@ def test_imported_depth_says_that_it_is_standardized(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "standardizes each depth by its trimmed mean and deviation: what is decoded has no units"
     card = (ours / "README.md").read_text()
-    assert "normalization  each value by its own trimmed mean and deviation; what is decoded has no units" in card
+    assert "normalization  each value by its own trimmed mean and deviation; decoded values have no units" in card
     value = np.random.default_rng(0).uniform(1, 5, (32, 32))
     standardized = torch.from_numpy(modalities.get("depth").to_form(value, "standardized"))
     expected = original.model.encode(standardized[None, None])[0].numpy()
@@ -268,7 +268,7 @@ def test_imported_classes_get_colors(tmp_path):
     tokenizer = Tokenizer.load(tmp_path / "ours")
     assert tokenizer.config.class_names == tuple("abcde")
     assert tokenizer.config.palette == tuple((i, 0, 9) for i in range(5))
-    assert "a color a class" in (tmp_path / "ours" / "README.md").read_text()
+    assert "one color per class" in (tmp_path / "ours" / "README.md").read_text()
 
 
 def test_import_on_the_command_line(tmp_path, capsys):

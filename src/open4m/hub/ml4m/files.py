@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# ---- the format in which the authors publish
-
-
 def read_settings(path: Path) -> dict[str, Any]:
-    """The configuration of a directory or a safetensors file of the authors: ``config.json`` beside the weights, or
-    else the strings in the header of the safetensors file, read as Python literals or JSON. Nothing is executed."""
+    """The configuration of a directory or a safetensors file of the authors.
+
+    It is ``config.json`` beside the weights, or else the strings in the header of the safetensors file, parsed as
+    Python literals or JSON, never executed. Raises :class:`Open4MError` for a file that cannot be read.
+    """
     from safetensors import SafetensorError, safe_open
 
     if path.is_dir() and (path / CONFIG).is_file():
@@ -38,12 +38,17 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise Open4MError(f"{_weights_file(path)}: not readable as safetensors ({error})") from error
 
 
+SINE_ERROR = 1e-4
+"""Fixed sine-cosine tables are recognized up to this difference from ours, even if they are stored in float32."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """The ``tensors`` of a file of the authors, in float32.
 
-    ``rounding``: how far a number of about 1 may be from what was computed, by the type in which each is stored.
-    ``repeated``: what the file leaves out, and the tensor that its header names for it; it is in ``tensors`` too.
+    ``rounding``: for each tensor, by how much storing it in its type may have changed numbers of about 1.
+    ``repeated``: names that the header declares to be aliases, and the tensors of the file that they stand for.
+    ``tensors`` contains the aliases too.
     """
 
     tensors: dict[str, Tensor]
@@ -52,7 +57,7 @@ class Stored:
 
 
 def read_tensors(path: Path) -> Stored:
-    """All tensors of a directory or a safetensors file, which must be finite."""
+    """All tensors of a directory or a safetensors file. Raises :class:`Open4MError` if any is not finite."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -68,7 +73,7 @@ def read_tensors(path: Path) -> Stored:
     if broken := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
         raise Open4MError(f"{weights}: expected finite numbers, got NaN or infinite ones in {', '.join(broken)}")
     rounding = {
-        name: max(1e-4, torch.finfo(tensor.dtype).eps / 2) if tensor.is_floating_point() else 0.0  # sines: 1e-4
+        name: max(SINE_ERROR, torch.finfo(tensor.dtype).eps / 2) if tensor.is_floating_point() else 0.0
         for name, tensor in found.items()
     }
     for name, source in repeated.items():
@@ -77,7 +82,7 @@ def read_tensors(path: Path) -> Stored:
 
 
 def is_alias(name: str) -> bool:
-    """Whether a name in a header is that of a tensor, which another one repeats, and not that of a setting."""
+    """Whether an entry of a header is the alias of a tensor, rather than a setting: only tensors' names have dots."""
     return "." in name
 
 

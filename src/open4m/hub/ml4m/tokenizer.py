@@ -1,8 +1,8 @@
-"""Tokenizers that the authors of 4M published, or that their code trained, as ours.
+"""Import of tokenizers that the authors of 4M published, or that their code trained.
 
 Their format: ``model.safetensors``, and the configuration as ``config.json`` or as strings in the header of the
-safetensors file. Sizes are read off the tensors. Their files do not say which modality they are for, nor the names of
-classes: the caller does. Nothing of their files is executed.
+safetensors file. Sizes are inferred from the shapes of tensors. The files name neither their modality nor their
+classes: the caller does. Nothing in the files is executed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ from open4m.tokenizers.network import VQVAE, published_name, weights_of
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError
 
-HEAD = 64  # channels of an attention head in their ViTs, except for
-HEADS = {"vit_x": 4}  # attention heads
+HEAD_DIM = 64
+"""Channels per attention head of their ViTs, unless the number of heads is in :data:`HEADS`."""
+
+HEADS = {"vit_x": 4}
+"""Attention heads of kinds of ViT that do not follow :data:`HEAD_DIM`."""
+
 CODEBOOK = "quantize._codebook.embed"
-MEMORY = "memcodes"  # their quantizer of single vectors
+MEMORY = "memcodes"  # their quantizer of single vectors, which has no counterpart here
 DEFAULTS = {
     "patch_size": 16,
     "patch_proj": True,
@@ -45,7 +49,7 @@ DIFFUSION = {
     "clip_sample": False,
     "zero_terminal_snr": True,
 }
-COUNTERPARTS = {  # what settings may be
+COUNTERPARTS = {  # the values of these settings that have a counterpart here
     "quant_type": ("lucid",),
     "norm_codes": (True,),
     "num_codebooks": (1,),
@@ -53,7 +57,7 @@ COUNTERPARTS = {  # what settings may be
     "thresholding": (False,),
     "beta_schedule": ("linear", "squaredcos_cap_v2"),
 }
-READ_OFF = ("image_size", "n_channels", "enc_type", "dec_type", "latent_dim", "post_mlp", "codebook_size")
+INFERRED = ("image_size", "n_channels", "enc_type", "dec_type", "latent_dim", "post_mlp", "codebook_size")
 WITHOUT_EFFECT = (
     "sync_codebook",
     "ema_decay",
@@ -81,10 +85,10 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True)
 class Imported:
-    """A ``tokenizer``, and what became of the tensors of its file.
+    """A ``tokenizer``, and how the tensors of its file were used.
 
-    ``unused``: those that it does without. ``repeated``: those that the file leaves out, and the ones that stand for
-    them.
+    ``unused``: tensors of the file that it does not need. ``repeated``: tensors that the file declares to be equal to
+    others instead of storing them, and those others.
     """
 
     tokenizer: Tokenizer
@@ -101,18 +105,18 @@ def is_reference(path: Path) -> bool:
 
 
 def load(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: Palette = ()) -> Tokenizer:
-    """The tokenizer that :func:`read` reads."""
+    """The tokenizer alone, without what :func:`read` tells of the file."""
     return read(path, modality, class_names, palette).tokenizer
 
 
 def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: Palette = ()) -> Imported:
     """Read a directory or a safetensors file of theirs, strictly, as a tokenizer of ``modality``.
 
-    What the tokenizer reads is normalized by the modality's fixed mean and deviation, if it has them. A modality with
-    standardized values, like depth, is standardized a value, as the authors do. ``class_names``, and a ``palette`` of
-    their colors: of a segmentation; without names classes are named by their numbers.
+    Values are normalized by the modality's fixed mean and deviation, if it has them. Where the modality has the form
+    ``"standardized"``, as depth has, each value is standardized by itself, as the authors do. For a segmentation,
+    ``class_names`` and a ``palette`` of their colors may be given; by default classes are named by their numbers.
 
-    Raises :class:`Open4MError` that lists every tensor that is missing, unexpected or of another shape, and every
+    Raises :class:`Open4MError` that lists every tensor that is missing, unexpected or of another shape, or every
     setting that has no counterpart here.
     """
     settings = files.read_settings(path)
@@ -120,15 +124,15 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: 
         raise Open4MError(f"{path}: not a tokenizer of the authors: no {', '.join(missing)} in its configuration")
     if settings.get("quant_type") == MEMORY:
         raise Open4MError(
-            f"{path}: quant_type = {MEMORY!r} has no counterpart: its codes are chosen by learned keys and stand for "
-            f"learned values, those here are the nearest ones. Train tokenizer-{modality} instead, or a 4M on "
+            f"{path}: quant_type = {MEMORY!r} has no counterpart: it chooses codes by learned keys and decodes learned "
+            f"values, quantizers here choose the nearest code. Train tokenizer-{modality} instead, or a 4M on "
             "its tokens alone: tokens_only"
         )
     for name, kinds in (("enc_type", ("vit_",)), ("dec_type", ("vit_", "unet_"))):
         if not str(settings[name]).startswith(kinds):
             raise Open4MError(f"{path}: {name} = {settings[name]!r} has no counterpart, only {', '.join(kinds)}* have")
     defaults = {**DEFAULTS, **(DIFFUSION if settings["dec_type"].startswith("unet_") else {})}
-    if unknown := sorted(settings.keys() - {*defaults, *DIFFUSION, *READ_OFF, *WITHOUT_EFFECT}):
+    if unknown := sorted(settings.keys() - {*defaults, *DIFFUSION, *INFERRED, *WITHOUT_EFFECT}):
         raise Open4MError(f"{path}: settings without a counterpart: {', '.join(unknown)}")
     settings = {**defaults, **settings}
     for name, values in COUNTERPARTS.items():
@@ -159,7 +163,7 @@ def _config(
         )
     if labels and class_names and len(class_names) != labels:
         raise Open4MError(f"{path}: {labels} classes, got {len(class_names)} names")
-    cells = not settings["patch_proj"]  # it reads a feature map, one vector a cell
+    cells = not settings["patch_proj"]  # whether it reads a feature map, one vector per cell
     if settings["dec_type"].startswith("unet_"):
         decoder: ViTConfig | UNetConfig = _unet(path, tensors)
         diffusion = DiffusionConfig(
@@ -190,7 +194,7 @@ def _config(
 
 
 def _vit(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], side: str) -> ViTConfig:
-    """The size of a ViT from its tensors' shapes."""
+    """The size of a ViT, inferred from the shapes of its tensors."""
     try:
         width = tensors[f"{side}.blocks.0.attn.proj.weight"].shape[0]
         hidden = tensors[f"{side}.blocks.0.mlp.fc1.weight"].shape[0]
@@ -200,14 +204,14 @@ def _vit(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], side:
     return ViTConfig(
         width=width,
         depth=1 + max(int(n.split(".")[2]) for n in tensors if n.startswith(f"{side}.blocks.")),
-        heads=HEADS.get(kind, width // HEAD),
+        heads=HEADS.get(kind, width // HEAD_DIM),
         mlp_ratio=hidden / width,
         post_mlp=f"{side}.post_mlp.fc1.weight" in tensors,
     )
 
 
 def _unet(path: Path, tensors: dict[str, Tensor]) -> UNetConfig:
-    """The size of a patched UNet from its tensors' names and shapes."""
+    """The size of a patched UNet, inferred from the names and shapes of its tensors."""
     try:
         stem = tensors["decoder.input_blocks.0.0.weight"]
         channels, stages = (
@@ -234,8 +238,10 @@ def _unet(path: Path, tensors: dict[str, Tensor]) -> UNetConfig:
 
 
 def _fill(path: Path, model: VQVAE, stored: files.Stored) -> tuple[str, ...]:
-    """Put every tensor in its place; gives the names of those without one. Fixed positions must be ours, since they are
-    not kept."""
+    """Copy every tensor into the model; returns the names of those that it does not need.
+
+    Their position tables must equal our fixed ones, since ours are computed and not stored.
+    """
     tensors = stored.tensors
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("quantize.")}
     theirs["quantizer.codebook"] = tensors[CODEBOOK].reshape(tensors[CODEBOOK].shape[-2:])
@@ -248,7 +254,7 @@ def _fill(path: Path, model: VQVAE, stored: files.Stored) -> tuple[str, ...]:
             fixed = sincos_2d(h, w, width).T.reshape(1, width, h, w)
             if not torch.allclose(positions, fixed, rtol=0, atol=stored.rounding[f"{side}.pos_emb"]):
                 raise Open4MError(
-                    f"{path}: {side}.pos_emb is not the fixed sine-cosine table; learned ones have no place"
+                    f"{path}: {side}.pos_emb is not the fixed sine-cosine table; learned positions have no counterpart"
                 )
     own = {published_name(name): tensor for name, tensor in weights_of(model).items()}
     missing, unexpected = sorted(own.keys() - theirs.keys()), unexpected + sorted(theirs.keys() - own.keys())

@@ -1,8 +1,8 @@
-"""Transformers that the authors of 4M published, or that their code trained, as ours.
+"""Import of transformers that the authors of 4M published, or that their code trained.
 
 Their format: ``model.safetensors``, and the configuration as ``config.json`` or as strings in the header of the
-safetensors file. What kind a modality is and how large its vocabulary, is read off its tensors, so that any modality
-can be imported. Nothing of their files is executed.
+safetensors file. The family of a modality and the size of its vocabulary are inferred from its tensors, so that any
+modality can be imported. Nothing in the files is executed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from open4m.hub.ml4m import files
+from open4m.modalities.families import PixelGrid, TokenGrid, TokenSequence, VectorSequence
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import module_name
 from open4m.nn.positions import sincos_1d, sincos_2d
 from open4m.types import Open4MError
 
 NAMES = {"rgb": "rgb_pixels", "tok_normal": "normals", "tok_semseg": "semseg", "det": "boxes"}
-"""Their names of what has another name here. Else ``tok_`` is dropped: our grids are their tokens."""
+"""Our names of their modalities, unless they are their names without ``tok_``, the prefix of tokenized ones."""
 
 ACTIVATIONS = {("SiLU", True): "swiglu", ("GELU", True): "geglu", ("GELU", False): "gelu", ("SiLU", False): "silu"}
 
@@ -52,7 +53,7 @@ class Imported:
     """``weights`` for a :class:`~open4m.model.fourm.FourMTransformer` of ``config``.
 
     ``names``: our key of each of their modalities. ``unused``: their tensors that no output depends on. ``repeated``:
-    tensors that the file leaves out, and those of it that stand for them.
+    tensors that the file does not store because they are equal to others, and those others.
     """
 
     config: FourMConfig
@@ -73,7 +74,7 @@ def is_reference(path: Path) -> bool:
 def load(path: Path) -> Imported:
     """Read a directory or a safetensors file of theirs, strictly.
 
-    Raises :class:`Open4MError` that lists every tensor that is missing, unexpected or of another shape, and every
+    Raises :class:`Open4MError` that lists every tensor that is missing, unexpected or of another shape, or every
     setting that has no counterpart here.
     """
     settings = files.read_settings(path)
@@ -97,7 +98,7 @@ def load(path: Path) -> Imported:
 
 
 class _Import:
-    """One import: takes tensors out of theirs until none is left."""
+    """One import: removes each tensor that it uses from ``tensors``; what remains is unexpected."""
 
     def __init__(self, path: Path, settings: dict[str, Any], stored: files.Stored, activation: str):
         self.path, self.settings, self.stored, self.activation = path, settings, stored, activation
@@ -155,10 +156,10 @@ class _Import:
 
     # ---- tensors
     def _repeat(self) -> None:
-        """Fill in what the file leaves out because another tensor of it is the same.
+        """Add tensors that the file does not store because they are equal to others that it does store.
 
-        These are modality embeddings of the encoder or the decoder, which share them; and, of a file whose decoder has
-        the same input and output embeddings wherever both are stored, either.
+        These are the modality embeddings of encoder or decoder, which share them. And, if the decoder's input and
+        output embeddings are equal wherever the file stores both, the one of the two that is not stored.
         """
         tables = [[f"decoder_embeddings.{n}.{p}.weight" for p in ("token_emb", "to_logits")] for n in self.targets]
         both = [pair for pair in tables if all(name in self.tensors for name in pair)]
@@ -172,7 +173,10 @@ class _Import:
                     self.tensors[absent], self.repeated[absent] = self.tensors[source], source
 
     def _take(self, name: str, *shape: int | None, optional: bool = False) -> Tensor | None:
-        """Take a tensor out; None, and noted, if it is missing or of another shape (None: of any size)."""
+        """Remove a tensor and return it. One that is missing or has another shape is recorded, and None returned.
+
+        A size of None in ``shape`` stands for any size.
+        """
         tensor = self.tensors.pop(name, None)
         if tensor is None:
             if not optional:
@@ -234,7 +238,7 @@ class _Import:
 
     # ---- the embeddings
     def _embedding(self, theirs: str) -> dict[str, Any]:
-        """The tensors of one modality by what they are here; positions and modality of both sides, where they are."""
+        """The tensors of one modality, by their role here; positions and modality embeddings of encoder and decoder."""
         sides = [side for side, names in (("encoder", self.inputs), ("decoder", self.targets)) if theirs in names]
 
         def take(side: str, part: str, *shape: int | None) -> Tensor | None:
@@ -263,7 +267,7 @@ class _Import:
         }
 
     def _described(self, theirs: str, found: dict[str, Any]) -> tuple[ModalitySpec, dict[str, Tensor | None]]:
-        """What one modality is, and its tables."""
+        """The specification of one modality, and its tables."""
         parts: dict[str, Tensor | None] = dict.fromkeys(("input", "output", "query"))
         parts["modality"], *other = (m.flatten() for m in found["modalities"])
         if any(not torch.equal(m, parts["modality"]) for m in other):
@@ -287,22 +291,23 @@ class _Import:
                     f"{self.path}: {theirs}: expected a square of patches of {patch}×{patch} pixels, got {count} of "
                     f"{found['patches'].shape[1]} values"
                 )
-            spec |= {"family": "pixels", "grid": (side, side), "patch_size": patch, "channels": channels}
+            spec |= {"family": PixelGrid.family.name, "grid": (side, side), "patch_size": patch, "channels": channels}
             by_pixel = found["patches"].view(self.dim, patch, patch, channels)
-            parts["projection"] = by_pixel.permute(0, 3, 1, 2).flatten(1)  # channels go first here
+            parts["projection"] = by_pixel.permute(0, 3, 1, 2).flatten(1)  # our patches have channels first
         elif "vectors" in found:
             parts["projection"], parts["bias"] = self._projection(theirs, found["vectors"])
-            spec |= {"family": "vectors", "channels": parts["projection"].shape[1], "max_length": count}
+            channels = parts["projection"].shape[1]
+            spec |= {"family": VectorSequence.family.name, "channels": channels, "max_length": count}
         else:
             parts |= {"input": found["input"], "output": found["output"]}
             if looks == {"grid"} or (learned and theirs.startswith("tok_") and side * side == count):
-                spec |= {"family": "grid", "grid": (side, side)}
+                spec |= {"family": TokenGrid.family.name, "grid": (side, side)}
                 query = f"decoder_embeddings.{theirs}.token_emb.weight"
                 if theirs in self.targets and query not in {*self.repeated, *self.repeated.values()}:
-                    self.unused.append(query)  # they read the mask token
+                    self.unused.append(query)  # a grid's queries are the mask token, not embeddings of ids
             else:
                 parts["query"] = found["query"]
-                spec |= {"family": "sequence", "max_length": min(count, 256)}
+                spec |= {"family": TokenSequence.family.name, "max_length": min(count, TEXT_LENGTH)}
             sizes = {len(parts[p]) for p in ("input", "output", "query") if parts[p] is not None}
             if len(sizes) != 1:
                 raise Open4MError(f"{self.path}: {theirs}: expected tables of one size, got {sorted(sizes)}")
@@ -313,7 +318,7 @@ class _Import:
         return ModalitySpec(key=self.names[theirs], **spec), parts
 
     def _projection(self, theirs: str, layers: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the projection of vectors; two layers without anything between them are one."""
+        """Weight and bias of the projection of vectors; two layers without an activation between them are merged."""
         (first, shift), *others = ((w.double(), b.double()) for w, b in layers)
         for second, bias in others:
             if not second.shape[1] == len(first) == len(shift):
@@ -336,9 +341,9 @@ class _Import:
             found["queries.weight"] = joined("query")
         for spec in config.modalities:
             table, name = tables[spec.key], module_name(spec.key)
-            if spec.family == "pixels":
+            if spec.content == "pixels":
                 found[f"patches.{name}.weight"] = table["projection"]
-            elif spec.family == "vectors":
+            elif spec.content == "vectors":
                 found[f"vectors.{name}.weight"], found[f"vectors.{name}.bias"] = table["projection"], table["bias"]
         if any(spec.learned_positions for spec in config.modalities):
             for side in ("encoder", "decoder"):
@@ -346,21 +351,24 @@ class _Import:
         return found
 
 
+TEXT_LENGTH = 256
+"""The longest captions and sequences of boxes that public checkpoints were trained with."""
+
 LENGTHS = {"metadata": 40, "human_poses": 263, "color_palette": 23, "sam_instance": 290, "t5_caption": 77}
-"""The longest sequences that public checkpoints were trained with, where they are not the 256 of captions and boxes:
-the tables of positions, all 512 long, do not tell."""
+"""The longest sequences that public checkpoints were trained with, where they are not :data:`TEXT_LENGTH`. The tables
+of positions do not tell: all have 512 rows."""
 
 
 def _precedence(name: str) -> tuple[int, str, bool]:
-    """What sorts names by the number after the ``@``, tokens before others."""
+    """A key that sorts names by the number after the ``@``, and tokenized modalities before others."""
     digits = name.partition("@")[2]
     return len(digits), digits, not name.startswith("tok_")
 
 
 def keys_of(theirs: list[str]) -> dict[str, str]:
-    """Our key of each of their modalities: without its resolution, except for the higher ones of one modality.
+    """Our key of each of their modalities. Only if a modality has several resolutions do the higher ones name theirs.
 
-    Where two would have the same key, the later one keeps their name. Raises :class:`Open4MError` if that is taken too.
+    Where two would have the same key, the later one keeps its name. Raises :class:`Open4MError` if that is taken too.
     """
     taken: dict[str, str] = {}
     for name in sorted(theirs, key=_precedence):
@@ -376,7 +384,7 @@ def keys_of(theirs: list[str]) -> dict[str, str]:
 
 
 def _is_possible(name: str, value: Any) -> bool:
-    """Whether a setting has a value of its type, and numbers a size that something can have."""
+    """Whether the value of a setting has its type, and a number is in the range of a size."""
     if name in ("domains_in", "domains_out"):
         return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(v, str) for v in value)
     if name in (*WITHOUT_EFFECT, "image_size", "format"):
@@ -388,7 +396,7 @@ def _is_possible(name: str, value: Any) -> bool:
 
 
 def _positions_of(table: Tensor, rounding: float) -> str | None:
-    """Whether a table (n, D) of positions is the fixed one of a grid or of a sequence, or else was learned."""
+    """``"grid"`` or ``"sequence"`` if a table (n, D) of positions is their fixed one; None if it was learned."""
     count, dim = table.shape
     side = math.isqrt(count)
     if side * side == count and torch.allclose(table, sincos_2d(side, side, dim), rtol=0, atol=rounding):
