@@ -18,6 +18,7 @@ from open4m.evaluate.diagnose.report import Diagnosis, Measured
 from open4m.evaluate.diagnose.verdicts import Check
 from open4m.generate.pipeline import FourM
 from open4m.model.inspection import Tally
+from open4m.progress import track
 from open4m.types import Open4MError
 
 __all__ = ["Check", "Data", "Diagnosis", "Labels", "Options", "Split", "diagnose", "open_data"]
@@ -47,7 +48,7 @@ def diagnose(model: FourM, data: Data, name: str = "", options: Options | None =
     placed = [key for key in wanted if config.spec(key).has_places]
     for key in wanted:
         checks += verdicts.embedding(key, config.spec(key), measure.norms(model, batches[0], key))
-    for key in placed:
+    for key in track(placed, "one token replaced", unit="inputs"):
         changes = measure.replaced(model, batches, key, wanted[key], options.seed)
         checks += verdicts.one_token(key, changes)
     checks += _gaps(model, data, wanted, found)
@@ -90,7 +91,7 @@ def _summed(tallies: list[Tally]) -> Tally:
 def _free_running(model: FourM, data: Data, found: dict, count: int) -> list[Check]:
     """Each target from the input that predicts it best, on its own tokens."""
     checks = []
-    for target in dict.fromkeys(target for _, target in found):
+    for target in track(list(dict.fromkeys(target for _, target in found)), "free running", unit="targets"):
         source = min((s for s, own in found if own == target), key=lambda s: found[s, target].loss.mean)
         batches = data.test.batches[:count]
         free = Tally.join([free_running(model, rows, source, target) for rows in batches])
