@@ -1,38 +1,10 @@
-"""AdamW's groups and the learning-rate schedule, at their boundaries."""
+"""AdamW's groups and its step."""
 
-import math
-
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_model import EVERYTHING
 
 from open4m.model.fourm import FourMTransformer
 from open4m.train.optim import OptimConfig, build
-from open4m.train.schedules import learning_rate
-
-
-def test_warm_up_is_linear_and_reaches_the_peak():
-    assert [learning_rate(s, 100, 4, 2.0) for s in range(5)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
-
-
-def test_the_cosine_falls_from_the_peak_to_the_final_fraction():
-    assert learning_rate(0, 100, 0, 2.0) == 2.0
-    assert learning_rate(55, 100, 10, 2.0) == pytest.approx(1.0)  # half of the cosine
-    assert learning_rate(100, 100, 10, 2.0) == pytest.approx(0.0)
-    assert learning_rate(100, 100, 10, 2.0, final=0.1) == pytest.approx(0.2)
-    assert learning_rate(55, 100, 10, 2.0, final=0.1) == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
-    assert learning_rate(40, 100, 10, 2.0) == pytest.approx(1 + math.cos(math.pi / 3))
-    assert learning_rate(500, 100, 10, 2.0, final=0.1) == pytest.approx(0.2)  # after the end it stays
-
-
-@given(st.integers(1, 300), st.integers(0, 300), st.floats(0, 1))
-def test_the_rate_rises_then_falls_and_stays_within_its_bounds(steps, warmup, final):
-    rates = [learning_rate(s, steps, warmup, 1.0, final) for s in range(steps)]
-    assert all(0 <= r <= 1 + 1e-12 for r in rates)
-    for s in range(1, steps):
-        assert rates[s] > rates[s - 1] if s < warmup else rates[s] <= rates[s - 1] + 1e-12
 
 
 class Model(torch.nn.Module):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from open4m import config as configs
 from open4m.config import Duration
+from open4m.train import schedules
 from open4m.train.optim import OptimConfig
 from open4m.types import Open4MError
 
@@ -21,6 +22,7 @@ class TrainConfig:
 
     length: Duration
     warmup: Duration = Duration(0, "steps")
+    decay: Duration | None = None  # of the learning rate at the end, which is constant before; None: a cosine
     batch_size: int = 256  # samples per step, over all ranks
     tokens_per_sample: float = 256  # divides lengths in tokens; pre-training takes it from its masking
     optim: OptimConfig = OptimConfig()
@@ -43,6 +45,13 @@ class TrainConfig:
     @property
     def warmup_steps(self) -> int:
         return self.warmup.steps(self.batch_size, self.tokens_per_sample)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0, as a fraction of its peak."""
+        if self.decay is None:
+            return schedules.cosine(step, self.steps, self.warmup_steps, self.optim.final_lr)
+        decay = self.decay.steps(self.batch_size, self.tokens_per_sample)
+        return schedules.stable(step, self.steps, self.warmup_steps, decay, self.optim.final_lr)
 
 
 FREE = (

@@ -24,7 +24,7 @@ from torch import nn
 
 from open4m import files
 from open4m.rng import torch_stream
-from open4m.train import checkpoint, distributed, optim, schedules
+from open4m.train import checkpoint, distributed, optim
 from open4m.train.config import TrainConfig, claim
 from open4m.train.ema import Average
 from open4m.train.log import RunLog
@@ -71,7 +71,7 @@ def train(
         keep_freed_memory()
     if config.activation_checkpointing:
         distributed.checkpoint_activations(model)
-    optimizer = optim.build(model, config.optim)
+    optimizer = optim.build(model, config.optim, config.batch_size)
     average = Average(model, config.ema)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     state = {"step": 0, "tokens": 0}
@@ -80,7 +80,6 @@ def train(
     start, tokens = state["step"], state["tokens"]
     steps = config.steps
     last = min(steps, stop_at) if stop_at is not None else steps
-    peak = config.optim.base_lr * config.batch_size / 256
     autocast = torch.autocast(device.type, dtype=REDUCED.get(config.precision), enabled=config.precision in REDUCED)
     log = RunLog(directory, task.name, steps, start)
     guard = Guard(task.name, model, config, scaler, log)
@@ -99,7 +98,7 @@ def train(
         model.train()
         for step, batch in batches:
             for group in optimizer.param_groups:
-                group["lr"] = schedules.learning_rate(step, steps, config.warmup_steps, peak, config.optim.final_lr)
+                group["lr"] = group["peak"] * config.rate(step)
             guard.watch()
             with autocast:
                 loss, details = task.loss(model, batch, torch_stream(config.seed, step, device=device))

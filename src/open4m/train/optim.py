@@ -1,4 +1,4 @@
-"""AdamW (paper Tables 3 and 5)."""
+"""The optimizer: AdamW (paper Tables 3 and 5), or Muon for the matrices of blocks."""
 
 from __future__ import annotations
 
@@ -6,30 +6,56 @@ from dataclasses import dataclass
 
 import torch
 
+from open4m.nn.attention import FusedLinear
+from open4m.train.distributed import blocks
+from open4m.train.muon import MuonAdamW
+
 MATRICES = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
 """The layers whose weights are multiplied with their input: weight decay is for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW. ``base_lr`` is for a batch of 256; the learning rate scales linearly with the batch (paper [46])."""
+    """AdamW. ``base_lr`` is for a batch of 256; the learning rate scales linearly with the batch (paper [46]).
+
+    ``muon_lr``: the peak learning rate of Muon for the linear layers of blocks, whatever the batch; None: AdamW for
+    all.
+    """
 
     base_lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     clip: float | None = None  # largest norm of the whole gradient; None: no clipping
-    final_lr: float = 0.0  # at the end of the cosine, as a fraction of the peak
+    final_lr: float = 0.0  # at the end of the schedule, as a fraction of the peak
+    muon_lr: float | None = None
 
 
-def build(model: torch.nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable weights. Those of linear layers and convolutions decay.
+def build(model: torch.nn.Module, config: OptimConfig, batch_size: int = 256) -> torch.optim.Optimizer:
+    """The optimizer of the trainable weights; the ``peak`` of each group is its highest learning rate.
 
-    All others do not: norms, biases, and embeddings, be they tables or parameters like registers and learned positions.
+    The weights of linear layers and convolutions decay. All others do not: norms, biases, and embeddings, be they
+    tables or parameters like registers and learned positions.
     """
     matrices = {id(module.weight) for module in model.modules() if isinstance(module, MATRICES)}
-    decayed, plain = [], []
+    parts = _matrices_of_blocks(model) if config.muon_lr is not None else {}
+    chosen: dict[str, list[torch.nn.Parameter]] = {"muon": [], "decayed": [], "plain": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            (decayed if id(parameter) in matrices else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas, fused=True)
+            kind = "muon" if id(parameter) in parts else "decayed" if id(parameter) in matrices else "plain"
+            chosen[kind].append(parameter)
+    peak = config.base_lr * batch_size / 256
+    groups = [
+        {"params": chosen["decayed"], "weight_decay": config.weight_decay, "peak": peak},
+        {"params": chosen["plain"], "weight_decay": 0.0, "peak": peak},
+    ]
+    if config.muon_lr is None:
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas, fused=True)
+    own = {"muon": True, "parts": [parts[id(parameter)] for parameter in chosen["muon"]], "peak": config.muon_lr}
+    groups.insert(0, {"params": chosen["muon"], "weight_decay": config.weight_decay, **own})
+    return MuonAdamW([g for g in groups if g["params"]], betas=config.betas)
+
+
+def _matrices_of_blocks(model: torch.nn.Module) -> dict[int, int]:
+    """How many matrices each weight of a linear layer of a block consists of, by the weight's id."""
+    layers = [layer for block in blocks(model) for layer in block.modules() if isinstance(layer, torch.nn.Linear)]
+    return {id(layer.weight): layer.parts if isinstance(layer, FusedLinear) else 1 for layer in layers}

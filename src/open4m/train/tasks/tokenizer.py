@@ -60,10 +60,7 @@ class TokenizerTask:
         """
         order = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
         size = int(stream(self.seed, step).choice(self.config.resolutions or [self.config.image_size]))
-        values = [
-            self._augmented(self.train_data[int(order[row])], stream(self.seed, step, row), size)
-            for row in rows
-        ]
+        values = [self._augmented(self.train_data[int(order[row])], stream(self.seed, step, row), size) for row in rows]
         return torch.from_numpy(np.stack([tensor_of(value, self.config, self.modality) for value in values]))
 
     def _augmented(self, sample: Sample, generator: np.random.Generator, size: int) -> np.ndarray:

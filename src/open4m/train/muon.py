@@ -1,0 +1,100 @@
+"""Muon: momentum whose update of each matrix is orthogonalized (https://kellerjordan.github.io/posts/muon, 2024).
+
+It is for the matrices of Transformer blocks; all other weights have AdamW, in the same optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic Newton–Schulz iteration: singular values end between about 0.7 and 1.2, after few iterations."""
+
+ITERATIONS = 5
+
+
+def orthogonalized(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    """The nearest orthogonal matrices to ``matrices`` (K, m, n), approximately: singular values become about 1.
+
+    Products are computed in bfloat16 on GPUs, where that is exact enough and fast, and in float32 elsewhere.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for groups with ``muon`` True, AdamW for the others.
+
+    A group of Muon lists in ``parts``, one per parameter, how many matrices of equal height a weight consists of: the
+    rows of a fused layer, such as queries, keys and values, are orthogonalized one by one. An update has the scale
+    √max(1, rows / columns), so that one learning rate fits all shapes.
+    """
+
+    def __init__(self, groups: Iterable[Mapping[str, Any]], betas: tuple[float, float], momentum: float = 0.95) -> None:
+        defaults = {"lr": 0.0, "weight_decay": 0.0, "betas": betas, "eps": 1e-8, "momentum": momentum, "muon": False}
+        super().__init__([dict(group) for group in groups], {**defaults, "parts": ()})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            (self._muon if group["muon"] else self._adamw)(group)
+        return loss
+
+    def _muon(self, group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, int]]] = {}
+        for parameter, parts in zip(group["params"], group["parts"], strict=True):
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            average = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+            update = parameter.grad.lerp(average, group["momentum"])  # Nesterov's
+            rows, columns = parameter.shape
+            for own, part in zip(parameter.chunk(parts), update.chunk(parts), strict=True):
+                by_shape.setdefault((rows // parts, columns), []).append((own, part, parts))
+        for (rows, columns), found in by_shape.items():
+            scale = group["lr"] * max(1.0, rows / columns) ** 0.5
+            for (own, _, _), update in zip(found, orthogonalized(torch.stack([u for _, u, _ in found])), strict=True):
+                own.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)
+
+    def _adamw(self, group: dict[str, Any]) -> None:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        states = [self.state[parameter] for parameter in parameters]
+        beta1, beta2 = group["betas"]
+        adamw(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
