@@ -13,7 +13,7 @@ from open4m.config import Duration
 from open4m.train.config import FORMAT, TrainConfig
 from open4m.train.loop import train
 from open4m.train.optim import OptimConfig
-from open4m.train.schedules import learning_rate
+from open4m.train.schedules import cosine
 from open4m.types import Open4MError
 
 
@@ -38,7 +38,7 @@ def test_a_run_records_everything(uninterrupted):
     losses = {line["step"]: line for line in recorded if "loss" in line}
     assert sorted(losses) == list(range(1, 24))
     for done, line in losses.items():
-        assert line["lr"] == learning_rate(done - 1, 23, 5, 0.32 * 8 / 256)
+        assert line["lr"] == 0.32 * 8 / 256 * cosine(done - 1, 23, 5)
         assert line["tokens"] == 10 * done
         assert line["half"] == pytest.approx(line["loss"] / 2)
     assert [line["step"] for line in recorded if "validation/bias" in line] == [10, 20, 23]

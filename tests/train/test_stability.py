@@ -27,7 +27,7 @@ from open4m.train import checkpoint
 from open4m.train.loop import train
 from open4m.train.optim import OptimConfig
 from open4m.train.optim import build as build_optimizer
-from open4m.train.schedules import learning_rate
+from open4m.train.schedules import cosine
 from open4m.train.stability import Guard
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
@@ -45,7 +45,7 @@ def plain(task, steps, without):
     for step in range(steps):
         if step not in without:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, CONFIG.steps, CONFIG.warmup_steps, 0.64 * 8 / 256)
+                group["lr"] = 0.64 * 8 / 256 * cosine(step, CONFIG.steps, CONFIG.warmup_steps)
             loss, _ = task.loss(model, task.batch(step, range(8)), torch_stream(CONFIG.seed, step))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), CONFIG.optim.clip)
