@@ -7,7 +7,9 @@ import pytest
 
 from open4m.datasets.scenes import Scenes, parse_caption
 from open4m.datasets.scenes.captions import MAX_WORDS, RELATIONS, describe
-from open4m.datasets.scenes.world import COLORS, sample_scene
+from open4m.datasets.scenes.sampling import sample_scene
+from open4m.datasets.scenes.scene import COLORS
+from open4m.datasets.scenes.world import HARD
 
 COUNT = 400
 
@@ -18,7 +20,7 @@ def captioned():
     pairs = []
     for index in range(COUNT):
         rng = np.random.default_rng(index)
-        scene = sample_scene(rng)
+        scene = sample_scene(HARD, rng)
         pairs.append((scene, describe(scene, rng)))
     return pairs
 

@@ -5,7 +5,7 @@ import pytest
 
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
 from open4m.datasets.scenes.render import render_scene
-from open4m.datasets.scenes.world import Camera, Light, Object, Scene, Surface
+from open4m.datasets.scenes.scene import Camera, Light, Object, Scene, Surface
 
 GRAY = (0.4, 0.4, 0.4)
 PLAIN = Surface(color="gray", pattern="plain", albedo=GRAY, accent=GRAY, cell=0.5)

@@ -41,7 +41,7 @@ def test_splits_and_seeds_have_different_scenes():
 
 def test_the_first_scene_is_the_same_on_every_machine():
     """Golden values of the random stream: a change of them is a new data set."""
-    scene = Scenes().scene(1)
+    scene = Scenes(world="scenes-hard").scene(1)
     assert [(o.size, o.color, o.pattern, o.material, o.shape) for o in scene.objects] == GOLDEN_OBJECTS
     assert scene.camera.position == pytest.approx(GOLDEN_CAMERA, abs=1e-9)
 
@@ -89,7 +89,7 @@ def test_objects_do_not_intersect_and_rest_on_the_floor():
 
 
 def test_variety():
-    drawn = [Scenes().scene(index) for index in range(150)]
+    drawn = [Scenes(world="scenes-hard").scene(index) for index in range(150)]
     objects = [item for scene in drawn for item in scene.objects]
     assert {len(scene.objects) for scene in drawn} == {1, 2, 3, 4, 5, 6}
     assert {item.shape for item in objects} == set(OBJECT_CLASSES) == set(CLASSES[2:])

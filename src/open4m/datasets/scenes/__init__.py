@@ -15,7 +15,9 @@ import numpy as np
 
 from open4m.datasets.scenes.captions import describe, parse_caption
 from open4m.datasets.scenes.render import Images, render_scene, visible_pixels
-from open4m.datasets.scenes.world import CLASSES, OBJECT_CLASSES, Scene, sample_scene
+from open4m.datasets.scenes.sampling import sample_scene
+from open4m.datasets.scenes.scene import CLASSES, OBJECT_CLASSES, Scene
+from open4m.datasets.scenes.world import World, find_world
 from open4m.types import Boxes, Open4MError, Value
 
 __all__ = ["CLASSES", "OBJECT_CLASSES", "SPLITS", "Scenes", "instance_boxes", "parse_caption"]
@@ -23,8 +25,6 @@ __all__ = ["CLASSES", "OBJECT_CLASSES", "SPLITS", "Scenes", "instance_boxes", "p
 SPLITS = ("train", "validation", "test")
 _SCENE_STREAM, _CAPTION_STREAM = 1, 2
 _PROBE_RESOLUTION = 64
-_LEAST_PROBE_PIXELS = 15  # of every object at the probe's resolution: at least 40 pixels at 128×128
-_LAYOUT_TRIES = 12
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,11 @@ class Scenes:
     seed: int = 0
     resolution: int = 128
     device: str = "cpu"
+    world: str | World = "scenes"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.world, World):
+            object.__setattr__(self, "world", find_world(self.world))
         if self.split not in SPLITS:
             raise Open4MError(f"scenes: split must be one of {', '.join(SPLITS)}; got {self.split!r}")
         if self.seed < 0:
@@ -62,9 +65,9 @@ class Scenes:
         If no layout of the first few shows all its objects, those of the last one that are seen make the scene.
         """
         rng = self._rng(index, _SCENE_STREAM)
-        for _ in range(_LAYOUT_TRIES):
-            scene = sample_scene(rng)
-            seen = visible_pixels(scene, _PROBE_RESOLUTION) >= _LEAST_PROBE_PIXELS
+        for _ in range(self.world.layout_tries):
+            scene = sample_scene(self.world, rng)
+            seen = visible_pixels(scene, _PROBE_RESOLUTION) >= self.world.probe_pixels
             if seen.all():
                 return scene
         # The object nearest to the camera is never hidden, and taking others away hides none.

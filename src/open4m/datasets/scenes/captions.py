@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from open4m.datasets.scenes.world import COLORS, MATERIALS, OBJECT_CLASSES, PATTERNS, SIZES, Object, Scene, Surface
+from open4m.datasets.scenes.scene import COLORS, MATERIALS, OBJECT_CLASSES, PATTERNS, SIZES, Object, Scene, Surface
 
 MAX_WORDS = 48
 SYNONYMS = {  # attribute value -> other words for it

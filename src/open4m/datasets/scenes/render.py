@@ -9,14 +9,14 @@ the mean of eight samples spread over the pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from open4m.datasets.scenes.world import CLASSES, Object, Scene, Surface
+from open4m.datasets.scenes import patterns, solids
+from open4m.datasets.scenes.scene import CLASSES, Scene
 
 _ROOM = 4  # surfaces of the room, numbered before the objects
 _WALL_HEIGHT = 3.2  # of the walls as seen in reflections, meters; to the camera they are endless
@@ -26,9 +26,6 @@ _EIGHT_ROOKS = (  # positions in the pixel, one a row and one a column
     (0.0625, 0.4375), (0.1875, -0.0625), (0.3125, -0.3125), (0.4375, 0.1875),
 )  # fmt: skip
 _BASE_LIGHT_SAMPLES, _FINE_LIGHT_SAMPLES = 8, 3
-_TORUS_ROUNDS, _TORUS_STEPS = 30, 10  # sphere tracing; rays that are decided leave after each round of steps
-_TORUS_TOLERANCE = 3e-5  # meters; the depth of rays that graze is then right to 1 mm or so
-_MISS = float("inf")
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ class _Caster:
         for k, (solid, at) in enumerate(zip(self.scene.objects, members, strict=True)):
             to_local = self.rotation[k].T
             local = to_local @ (point[:, at] - self.center[k, :, None])
-            normal[:, at] = self.rotation[k] @ _normal(solid, local, to_local @ direction[:, at])
+            normal[:, at] = self.rotation[k] @ solids.normal(solid, local, to_local @ direction[:, at])
         # Interleaved gradient noise (Jimenez 2014): neighbors differ much.
         dither = (52.9829189 * (0.06711056 * column * 8 + 0.00583715 * row * 8).frac()).frac()
         return _Hits(direction, depth, point, normal, surface, members, dither)
@@ -158,7 +155,7 @@ class _Caster:
         """Ray parameter and surface of the first hit with the room, each (R,)."""
         height = self.plane_normal @ origin + self.plane_offset  # (4, R or 1)
         t = -height / (self.plane_normal @ direction)
-        return t.masked_fill_(~(t > 0), _MISS).min(0)
+        return t.masked_fill_(~(t > 0), solids.MISS).min(0)
 
     def bounding_hits(self, direction: Tensor) -> Tensor:
         """Which rays from the eye meet the bounding sphere of which object, (K, R) bool."""
@@ -170,8 +167,8 @@ class _Caster:
     def object_hits(self, k: int, origin: Tensor, direction: Tensor) -> Tensor:
         """Ray parameter of the first hit with object k from outside, (R,); infinite where it is missed."""
         to_local = self.rotation[k].T
-        return _ENTRY[self.scene.objects[k].shape](
-            self.scene.objects[k].extent, to_local @ (origin - self.center[k, :, None]), to_local @ direction
+        return solids.entry(
+            self.scene.objects[k], to_local @ (origin - self.center[k, :, None]), to_local @ direction
         )
 
     # ---------------------------------------------------------------- color
@@ -290,16 +287,13 @@ class _Caster:
         albedo = self.room_albedo(hits.point, hits.surface)
         for k, (solid, at) in enumerate(zip(self.scene.objects, hits.members, strict=True)):
             local = self.rotation[k].T @ (hits.point[:, at] - self.center[k, :, None])
-            albedo[:, at] = _object_albedo(solid, local)
+            albedo[:, at] = patterns.object_albedo(solid, local)
         return albedo
 
     def room_albedo(self, point: Tensor, surface: Tensor) -> Tensor:
         """Linear RGB reflectance of points on the floor and the walls, undefined for those on objects, (3, R)."""
-        floor, wall = self.scene.floor, self.scene.wall
-        x, y, z = point
-        sine, cosine = float(np.sin(floor.angle)), float(np.cos(floor.angle))
-        on_floor = _surface_albedo(floor, cosine * x - sine * y, sine * x + cosine * y)
-        on_wall = _surface_albedo(wall, torch.where(surface == 3, x, y), z)
+        on_floor = patterns.floor_albedo(self.scene.floor, point)
+        on_wall = patterns.wall_albedo(self.scene.wall, point, surface == 3)
         return torch.where(surface == 0, on_floor, on_wall)
 
 
@@ -307,218 +301,3 @@ def _encode(light: Tensor) -> Tensor:
     """Linear light as sRGB in [0, 1], with a soft shoulder instead of clipping."""
     shown = 1 - torch.exp(light * -1.35)
     return torch.where(shown <= 0.0031308, shown * 12.92, 1.055 * shown.clamp(min=1e-6) ** (1 / 2.4) - 0.055)
-
-
-# -------------------------------------------------------------------- patterns
-
-
-def _mix(albedo: tuple[float, ...], accent: tuple[float, ...], weight: Tensor) -> Tensor:
-    """Colors between two, (3, R), for weights (R,)."""
-    low, high = (torch.tensor(c, dtype=torch.float32, device=weight.device)[:, None] for c in (albedo, accent))
-    return low + (high - low) * weight
-
-
-def _surface_albedo(look: Surface, across: Tensor, up: Tensor) -> Tensor:
-    """Reflectance of floor or wall at positions in its plane, in meters, (3, R), or (3, 1) if it is plain."""
-    u, v = across / look.cell, up / look.cell
-    if look.pattern == "plain":
-        weight = torch.zeros(1, device=u.device)
-    elif look.pattern == "striped":
-        weight = u.floor() % 2
-    elif look.pattern == "checkered":
-        weight = (u.floor() + v.floor()) % 2
-    elif look.pattern == "tiled":
-        weight = ((u - u.floor() < 0.07) | (v - v.floor() < 0.07)).float()
-    else:  # wooden: boards of slightly different shades, staggered, with dark joints
-        board = (2 * u).floor()
-        end = v / 4 + board * 0.381966
-        shade = ((board * 7 + end.floor() * 3) % 11) / 11
-        joint = (2 * u - board < 0.05) | (end - end.floor() < 0.012)
-        weight = torch.where(joint, 1.3, shade * 0.6)
-        dark = tuple(c * 0.5 for c in look.albedo)
-        return _mix(look.albedo, dark, weight)
-    return _mix(look.albedo, look.accent, weight)
-
-
-def _object_albedo(solid: Object, local: Tensor) -> Tensor:
-    """Reflectance of an object at local points: solid patterns in its half-sizes, (3, R), or (3, 1) if plain."""
-    extent = torch.tensor(solid.extent, device=local.device)[:, None]
-    x, y, z = local / extent * 0.999
-    if solid.pattern == "plain":
-        weight = torch.zeros(1, device=local.device)
-    elif solid.pattern == "striped":
-        along = {"box": x + z, "pyramid": z * 1.4, "torus": x * 2}.get(solid.shape, z * 1.4)
-        weight = (along * 2 + 0.5).floor() % 2
-    elif solid.pattern == "checkered":
-        flat = solid.shape == "torus"
-        weight = ((x * 2).floor() + (y * 2).floor() + (0 if flat else (z * 2).floor())) % 2
-    else:
-        cells = torch.stack([x, y, z]) * 1.5
-        weight = (((cells - cells.floor() - 0.5) ** 2).sum(0) < 0.36**2).float()
-    return _mix(solid.albedo, solid.accent, weight)
-
-
-# -------------------------------------------------------------------- solids
-#
-# Each function gives the ray parameter of the entry into a solid in its local frame, (R,), infinite for a miss.
-# Rays start outside.
-
-Extent = tuple[float, float, float]
-
-
-def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Both roots of a t² + 2 b t + c in order, NaN where there are none (comparisons with NaN are false)."""
-    root = (b * b - a * c).sqrt()
-    first, second = (-b - root) / a, (-b + root) / a
-    return torch.minimum(first, second), torch.maximum(first, second)
-
-
-def _keep(t: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid & (t > 0), t, _MISS)
-
-
-def _sphere(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
-    t, _ = _roots((direction**2).sum(0), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
-    return _keep(t, t > 0)
-
-
-def _planes(solid_shape: str, extent: Extent, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Outward unit normals (P, 3) and offsets (P, 1) of the faces n·p = offset of a box or a pyramid."""
-    x, y, z = extent
-    if solid_shape == "box":
-        faces = [(s, 0, 0, x) for s in (1, -1)] + [(0, s, 0, y) for s in (1, -1)] + [(0, 0, s, z) for s in (1, -1)]
-    else:
-        slant = float(np.hypot(x, 2 * z))
-        slope, rise, offset = 2 * z / slant, x / slant, x * z / slant
-        faces = [(slope, 0, rise, offset), (-slope, 0, rise, offset), (0, slope, rise, offset)]
-        faces += [(0, -slope, rise, offset), (0, 0, -1, z)]
-    table = torch.tensor(faces, dtype=torch.float32, device=like.device)
-    return table[:, :3], table[:, 3:]
-
-
-def _convex(shape: str) -> Callable[[Extent, Tensor, Tensor], Tensor]:
-    def entry(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
-        normal, offset = _planes(shape, extent, origin)
-        slope = normal @ direction
-        t = (offset - normal @ origin) / slope  # (P, R)
-        first = torch.where(slope < 0, t, -_MISS).amax(0)
-        return _keep(first, first < torch.where(slope > 0, t, _MISS).amin(0))
-
-    return entry
-
-
-def _cylinder(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
-    radius, half = extent[0], extent[2]
-    enter, leave = _roots(
-        (direction[:2] ** 2).sum(0) + 1e-12,
-        (origin[:2] * direction[:2]).sum(0),
-        (origin[:2] ** 2).sum(0) - radius * radius,
-    )
-    flip = torch.where(direction[2] < 0, -half, half)
-    cap_in, cap_out = (-flip - origin[2]) / direction[2], (flip - origin[2]) / direction[2]
-    first = torch.maximum(enter, cap_in)
-    return _keep(first, first < torch.minimum(leave, cap_out))
-
-
-def _cone(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
-    radius, half = extent[0], extent[2]
-    slope2 = (radius / (2 * half)) ** 2
-    below = half - origin[2]
-    sides = _roots(
-        (direction[:2] ** 2).sum(0) - slope2 * direction[2] ** 2,
-        (origin[:2] * direction[:2]).sum(0) + slope2 * below * direction[2],
-        (origin[:2] ** 2).sum(0) - slope2 * below**2,
-    )
-    base = (-half - origin[2]) / direction[2]
-    first = _keep(base, ((origin[:2] + direction[:2] * base) ** 2).sum(0) < radius * radius)
-    for t in sides:
-        first = torch.minimum(first, _keep(t, (origin[2] + t * direction[2]).abs() < half))
-    return first
-
-
-def _capsule(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
-    radius, straight = extent[0], extent[2] - extent[0]
-    body, _ = _roots(
-        (direction[:2] ** 2).sum(0) + 1e-12,
-        (origin[:2] * direction[:2]).sum(0),
-        (origin[:2] ** 2).sum(0) - radius * radius,
-    )
-    first = _keep(body, (origin[2] + body * direction[2]).abs() <= straight)
-    for end in (-straight, straight):
-        shifted = origin - origin.new_tensor([[0.0], [0.0], [end]])
-        first = torch.minimum(first, _sphere(extent, shifted, direction))
-    return first
-
-
-def _torus(extent: Extent, origin: Tensor, direction: Tensor) -> Tensor:
-    """Sphere tracing from the entry into the bounding sphere; the distance to a torus is known exactly."""
-    tube, ring = extent[2], extent[0] - extent[2]
-    length = (direction**2).sum(0).sqrt()
-    direction = direction / length
-    enter, leave = _roots(torch.ones_like(length), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
-    first = torch.full_like(length, _MISS)
-    active = (leave > 0).nonzero().squeeze(1)
-    t = enter[active].clamp(min=0)
-    for _ in range(_TORUS_ROUNDS):
-        x, y, z = origin[:, active]
-        dx, dy, dz = direction[:, active]
-        for _ in range(_TORUS_STEPS):
-            px, py, pz = x + dx * t, y + dy * t, z + dz * t
-            rim = (px * px + py * py).sqrt() - ring
-            distance = (rim * rim + pz * pz).sqrt() - tube
-            t = t + distance
-        inside = t < leave[active]
-        hit = inside & (distance < _TORUS_TOLERANCE)
-        first[active[hit]] = t[hit]
-        undecided = inside & ~hit
-        active, t = active[undecided], t[undecided]
-        if not active.numel():
-            break
-    return _keep(first / length, first > 0)
-
-
-_ENTRY: dict[str, Callable[[Extent, Tensor, Tensor], Tensor]] = {
-    "sphere": _sphere,
-    "box": _convex("box"),
-    "pyramid": _convex("pyramid"),
-    "cylinder": _cylinder,
-    "cone": _cone,
-    "capsule": _capsule,
-    "torus": _torus,
-}
-
-
-def _normal(solid: Object, point: Tensor, direction: Tensor) -> Tensor:
-    """Unit normals against the ray at local points of the surface, (3, R)."""
-    shape, (radius, _, half) = solid.shape, solid.extent
-    x, y, z = point
-    if shape in ("box", "pyramid"):
-        normal, offset = _planes(shape, solid.extent, point)
-        above = torch.where(normal @ direction < 0, normal @ point - offset, -_MISS)
-        return normal.T[:, above.argmax(0)]
-    across = (x * x + y * y).sqrt().clamp(min=1e-9)
-    zero = torch.zeros_like(z)
-    if shape == "sphere":
-        normal = point
-    elif shape == "capsule":
-        straight = half - radius
-        normal = torch.stack([x, y, z - z.clamp(-straight, straight)])
-    elif shape == "torus":
-        scale = 1 - (radius - half) / across
-        normal = torch.stack([x * scale, y * scale, z])
-    else:
-        if shape == "cylinder":
-            side = torch.stack([x / across, y / across, zero])
-            cap_height, outside = -torch.sign(direction[2]) * z - half, across - radius
-            cap = torch.stack([zero, zero, -torch.sign(direction[2])])
-        else:
-            slant = float(np.hypot(radius, 2 * half))
-            slope, rise = 2 * half / slant, radius / slant
-            side = torch.stack([slope * x / across, slope * y / across, torch.full_like(z, rise)])
-            cap_height = torch.where(direction[2] > 0, -half - z, -_MISS)
-            outside = slope * across + rise * (z - half)
-            cap = torch.stack([zero, zero, -torch.ones_like(z)])
-        normal = torch.where(cap_height > outside, cap, side)
-    away = (normal * direction).sum(0).clamp(min=0) / (direction * direction).sum(0)
-    normal = normal - away * direction  # rounding at silhouettes must not turn a normal from the camera
-    return normal / normal.norm(dim=0).clamp(min=1e-9)

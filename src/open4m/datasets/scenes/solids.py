@@ -1,0 +1,270 @@
+"""Solids: where a ray enters each shape, and the normal of its surface there, in the shape's local frame.
+
+An entry function takes the solid's ``extent`` (see :class:`Object`), ray origins (3, R) or (3, 1) outside of the solid
+and ray directions (3, R) of any length, and gives the ray parameter of the entry, (R,), infinite for a miss. A normal
+function takes the extent, points of the surface (3, R) and the directions of the rays that met them (3, R), and gives
+outward normals (3, R) of any length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open4m.datasets.scenes.scene import Object, Vector
+
+MISS = float("inf")
+_TORUS_ROUNDS, _TORUS_STEPS = 30, 10
+_TORUS_TOLERANCE = 3e-5  # meters; the depth of rays that graze is then right to 1 mm or so
+
+
+def entry(solid: Object, origin: Tensor, direction: Tensor) -> Tensor:
+    """Ray parameter at which local rays enter the solid from outside, (R,); infinite where they miss it."""
+    return _SHAPES[solid.shape].entry(solid.extent, origin, direction)
+
+
+def normal(solid: Object, point: Tensor, direction: Tensor) -> Tensor:
+    """Unit normals (3, R) of the surface at local points (3, R), never in the direction of the rays (3, R)."""
+    outward = _SHAPES[solid.shape].normal(solid.extent, point, direction)
+    if solid.shape in _FLAT:
+        return outward
+    along = (outward * direction).sum(0).clamp(min=0) / (direction * direction).sum(0)
+    outward = outward - along * direction  # rounding at silhouettes must not turn a normal away from the camera
+    # MKL's float32 root may be off by its last bit, on some CPUs.
+    length = (outward * outward).sum(0).double().sqrt().float()
+    return outward / length.clamp(min=1e-9)
+
+
+def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Both roots of a t² + 2 b t + c in order, NaN where there are none (comparisons with NaN are false)."""
+    root = (b * b - a * c).sqrt()
+    first, second = (-b - root) / a, (-b + root) / a
+    return torch.minimum(first, second), torch.maximum(first, second)
+
+
+def _keep(t: Tensor, valid: Tensor) -> Tensor:
+    """``t`` where it is valid and ahead of the origin, elsewhere infinite."""
+    return torch.where(valid & (t > 0), t, MISS)
+
+
+# -------------------------------------------------------------------- sphere and capsule
+
+
+def _enter_sphere(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
+    t, _ = _roots((direction**2).sum(0), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
+    return _keep(t, t > 0)
+
+
+def _sphere_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
+    return point
+
+
+def _enter_capsule(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
+    radius, straight = extent[0], extent[2] - extent[0]
+    body, _ = _roots(
+        (direction[:2] ** 2).sum(0) + 1e-12,
+        (origin[:2] * direction[:2]).sum(0),
+        (origin[:2] ** 2).sum(0) - radius * radius,
+    )
+    first = _keep(body, (origin[2] + body * direction[2]).abs() <= straight)
+    for end in (-straight, straight):
+        shifted = origin - origin.new_tensor([[0.0], [0.0], [end]])
+        first = torch.minimum(first, _enter_sphere(extent, shifted, direction))
+    return first
+
+
+def _capsule_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
+    straight = extent[2] - extent[0]
+    x, y, z = point
+    return torch.stack([x, y, z - z.clamp(-straight, straight)])
+
+
+# -------------------------------------------------------------------- box and pyramid
+
+
+def _box_faces(extent: Vector) -> np.ndarray:
+    """Outward unit normals and offsets of the faces n·p = offset, (6, 4)."""
+    faces = np.zeros((6, 4))
+    for axis, half in enumerate(extent):
+        faces[2 * axis : 2 * axis + 2, axis] = 1, -1
+        faces[2 * axis : 2 * axis + 2, 3] = half
+    return faces
+
+
+def _pyramid_faces(extent: Vector) -> np.ndarray:
+    """Outward unit normals and offsets of the four slanted faces and the base, (5, 4)."""
+    x, _, z = extent
+    slant = float(np.hypot(x, 2 * z))
+    slope, rise, offset = 2 * z / slant, x / slant, x * z / slant
+    return np.array(
+        [
+            (slope, 0, rise, offset),
+            (-slope, 0, rise, offset),
+            (0, slope, rise, offset),
+            (0, -slope, rise, offset),
+            (0, 0, -1, z),
+        ]
+    )
+
+
+def _enter_faces(faces: np.ndarray, origin: Tensor, direction: Tensor) -> Tensor:
+    """Entry into a convex solid: the last face that is entered, if no face is left before it."""
+    table = torch.tensor(faces, dtype=torch.float32, device=direction.device)
+    facing, offset = table[:, :3], table[:, 3:]
+    slope = facing @ direction  # (P, R)
+    t = (offset - facing @ origin) / slope
+    first = torch.where(slope < 0, t, -MISS).amax(0)
+    return _keep(first, first < torch.where(slope > 0, t, MISS).amin(0))
+
+
+def _face_normal(faces: np.ndarray, point: Tensor, direction: Tensor) -> Tensor:
+    """The normal of the face that the point is least below, among those that face the ray."""
+    table = torch.tensor(faces, dtype=torch.float32, device=direction.device)
+    facing, offset = table[:, :3], table[:, 3:]
+    above = torch.where(facing @ direction < 0, facing @ point - offset, -MISS)
+    return facing.T[:, above.argmax(0)]
+
+
+# -------------------------------------------------------------------- cylinder and cone
+
+
+def _enter_cylinder(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
+    radius, half = extent[0], extent[2]
+    enter, leave = _roots(
+        (direction[:2] ** 2).sum(0) + 1e-12,
+        (origin[:2] * direction[:2]).sum(0),
+        (origin[:2] ** 2).sum(0) - radius * radius,
+    )
+    flip = torch.where(direction[2] < 0, -half, half)
+    cap_in, cap_out = (-flip - origin[2]) / direction[2], (flip - origin[2]) / direction[2]
+    first = torch.maximum(enter, cap_in)
+    return _keep(first, first < torch.minimum(leave, cap_out))
+
+
+def _cylinder_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
+    radius, half = extent[0], extent[2]
+    x, y, z = point
+    across = (x * x + y * y).sqrt().clamp(min=1e-9)
+    zero, facing_cap = torch.zeros_like(z), -torch.sign(direction[2])
+    side, cap = torch.stack([x / across, y / across, zero]), torch.stack([zero, zero, facing_cap])
+    return torch.where(facing_cap * z - half > across - radius, cap, side)
+
+
+def _enter_cone(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
+    radius, half = extent[0], extent[2]
+    slope2 = (radius / (2 * half)) ** 2
+    below = half - origin[2]
+    sides = _roots(
+        (direction[:2] ** 2).sum(0) - slope2 * direction[2] ** 2,
+        (origin[:2] * direction[:2]).sum(0) + slope2 * below * direction[2],
+        (origin[:2] ** 2).sum(0) - slope2 * below**2,
+    )
+    base = (-half - origin[2]) / direction[2]
+    first = _keep(base, ((origin[:2] + direction[:2] * base) ** 2).sum(0) < radius * radius)
+    for t in sides:
+        first = torch.minimum(first, _keep(t, (origin[2] + t * direction[2]).abs() < half))
+    return first
+
+
+def _cone_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
+    radius, half = extent[0], extent[2]
+    slant = float(np.hypot(radius, 2 * half))
+    slope, rise = 2 * half / slant, radius / slant
+    x, y, z = point
+    across = (x * x + y * y).sqrt().clamp(min=1e-9)
+    side = torch.stack([slope * x / across, slope * y / across, torch.full_like(z, rise)])
+    base = side.new_tensor([[0.0], [0.0], [-1.0]])
+    above_base = torch.where(direction[2] > 0, -half - z, -MISS)
+    return torch.where(above_base > slope * across + rise * (z - half), base, side)
+
+
+# -------------------------------------------------------------------- torus
+
+
+def _enter_torus(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
+    """Sphere tracing: the distance to a torus is known exactly, so that a step of that length never passes it."""
+    tube, ring = extent[2], extent[0] - extent[2]
+    length = (direction**2).sum(0).sqrt()
+    direction = direction / length
+    enter, leave = _roots(torch.ones_like(length), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
+    # The torus lies between two planes: rays that leave the space between them miss it, and are not followed.
+    slack = tube + 1e-3
+    below, above = (-slack - origin[2]) / direction[2], (slack - origin[2]) / direction[2]
+    leave = torch.minimum(leave, torch.maximum(below, above))
+    active = ((leave > 0) & (torch.minimum(below, above) < leave)).nonzero().squeeze(1)
+    first = torch.full_like(length, MISS)
+    origin = origin.expand_as(direction)
+    first[active] = _march(
+        ring, tube, origin[:, active], direction[:, active], enter[active].clamp(min=0), leave[active]
+    )
+    return _keep(first / length, first > 0)
+
+
+def _march(ring: float, tube: float, origin: Tensor, direction: Tensor, start: Tensor, leave: Tensor) -> Tensor:
+    """Distance along rays of unit direction (3, A) from ``start`` (A,) to the torus, (A,); infinite for a miss.
+
+    A few rays that graze the torus take hundreds of steps. NumPy does these short steps in half of the time of torch,
+    but the roots are torch's, which keep the last bit of images as they have always been.
+    """
+    origin, direction, t, leave = (values.cpu().numpy() for values in (origin, direction, start, leave))
+    first = np.full(t.shape, MISS, dtype=np.float32)
+    ray = np.arange(len(t))  # those still on their way
+    for _ in range(_TORUS_ROUNDS):
+        point, square = np.empty_like(direction), np.empty_like(direction[:2])
+        # Roots are taken in place, through tensors that share the memory of the arrays.
+        across, distance = torch.from_numpy(point)[1], torch.from_numpy(square)[0]
+        for _ in range(_TORUS_STEPS):
+            np.multiply(direction, t, out=point)
+            np.add(point, origin, out=point)
+            np.multiply(point[:2], point[:2], out=square)
+            np.add(square[0], square[1], out=point[1])
+            across.sqrt_()
+            np.subtract(point[1], ring, out=point[1])  # now (x, distance from the ring in the plane, z)
+            np.multiply(point[1:], point[1:], out=square)
+            np.add(square[0], square[1], out=square[0])
+            distance.sqrt_()
+            np.subtract(square[0], tube, out=square[0])
+            t += square[0]
+        on_the_way = t < leave
+        hit = on_the_way & (square[0] < _TORUS_TOLERANCE)
+        first[ray[hit]] = t[hit]
+        left = on_the_way & ~hit
+        if not left.any():
+            break
+        ray, t, leave = ray[left], t[left], leave[left]
+        origin, direction = np.ascontiguousarray(origin[:, left]), np.ascontiguousarray(direction[:, left])
+    return torch.from_numpy(first).to(start.device)
+
+
+def _torus_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
+    x, y, z = point
+    scale = 1 - (extent[0] - extent[2]) / (x * x + y * y).sqrt().clamp(min=1e-9)
+    return torch.stack([x * scale, y * scale, z])
+
+
+@dataclass(frozen=True)
+class _Shape:
+    entry: Callable[[Vector, Tensor, Tensor], Tensor]
+    normal: Callable[[Vector, Tensor, Tensor], Tensor]
+
+
+_SHAPES = {
+    "sphere": _Shape(_enter_sphere, _sphere_normal),
+    "box": _Shape(
+        lambda extent, *ray: _enter_faces(_box_faces(extent), *ray),
+        lambda extent, *hit: _face_normal(_box_faces(extent), *hit),
+    ),
+    "cylinder": _Shape(_enter_cylinder, _cylinder_normal),
+    "cone": _Shape(_enter_cone, _cone_normal),
+    "torus": _Shape(_enter_torus, _torus_normal),
+    "capsule": _Shape(_enter_capsule, _capsule_normal),
+    "pyramid": _Shape(
+        lambda extent, *ray: _enter_faces(_pyramid_faces(extent), *ray),
+        lambda extent, *hit: _face_normal(_pyramid_faces(extent), *hit),
+    ),
+}
+_FLAT = ("box", "pyramid")  # their normals have unit length and face the ray
