@@ -129,12 +129,12 @@ class _Caster:
         direction = self.directions(column, row, resolution)
         depth, surface = self.nearest(direction)
         point = self.eye + direction * depth
-        normal = self.plane_normal.T[:, surface.clamp(max=_ROOM - 1)].contiguous()
+        normal = self.room_normal(surface.clamp(max=_ROOM - 1))
         members = [(surface == _ROOM + k).nonzero().squeeze(1) for k in range(len(self.scene.objects))]
         for k, (solid, at) in enumerate(zip(self.scene.objects, members, strict=True)):
             to_local = self.rotation[k].T
-            local = to_local @ (point[:, at] - self.center[k, :, None])
-            normal[:, at] = self.rotation[k] @ solids.normal(solid, local, to_local @ direction[:, at])
+            local = to_local @ (point.index_select(1, at) - self.center[k, :, None])
+            normal[:, at] = self.rotation[k] @ solids.normal(solid, local, to_local @ direction.index_select(1, at))
         # Interleaved gradient noise (Jimenez 2014): neighbors differ much.
         dither = (52.9829189 * (0.06711056 * column * 8 + 0.00583715 * row * 8).frac()).frac()
         return _Hits(direction, depth, point, normal, surface, members, dither)
@@ -142,20 +142,28 @@ class _Caster:
     def nearest(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Ray parameter and surface of the first hit of rays from the eye, each (R,)."""
         depth, surface = self.room_hits(self.eye, direction)
-        origin = self.eye.expand_as(direction)
         for k, along in enumerate(self.bounding_hits(direction)):
             at = along.nonzero().squeeze(1)
-            t = self.object_hits(k, origin[:, at], direction[:, at])
-            closer = t < depth[at]
+            to_local = self.rotation[k].T
+            t = solids.entry(
+                self.scene.objects[k],
+                (to_local @ (self.eye - self.center[k, :, None])).expand(3, at.numel()),
+                to_local @ direction.index_select(1, at),
+            )
+            closer = t < depth.index_select(0, at)
             at = at[closer]
             depth[at], surface[at] = t[closer], _ROOM + k
         return depth, surface
+
+    def room_normal(self, surface: Tensor) -> Tensor:
+        """Normals of the room's surfaces of these numbers (R,), (3, R)."""
+        return self.plane_normal.T.contiguous().index_select(1, surface)
 
     def room_hits(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Ray parameter and surface of the first hit with the room, each (R,)."""
         height = self.plane_normal @ origin + self.plane_offset  # (4, R or 1)
         t = -height / (self.plane_normal @ direction)
-        return t.masked_fill_(~(t > 0), solids.MISS).min(0)
+        return torch.where(t > 0, t, solids.MISS).min(0)
 
     def bounding_hits(self, direction: Tensor) -> Tensor:
         """Which rays from the eye meet the bounding sphere of which object, (K, R) bool."""
@@ -164,22 +172,14 @@ class _Caster:
         spare = (offset * offset).sum(1, keepdim=True) - self.radius**2
         return along * along > spare * (direction * direction).sum(0)
 
-    def object_hits(self, k: int, origin: Tensor, direction: Tensor) -> Tensor:
-        """Ray parameter of the first hit with object k from outside, (R,); infinite where it is missed."""
-        to_local = self.rotation[k].T
-        return solids.entry(
-            self.scene.objects[k], to_local @ (origin - self.center[k, :, None]), to_local @ direction
-        )
-
     # ---------------------------------------------------------------- color
 
     def color(self, hits: _Hits, resolution: int) -> Tensor:
         """The color image as uint8 (3, H·W), given the hits at the pixel centers."""
         color = _encode(self.shade(hits, _BASE_LIGHT_SAMPLES))  # (3, H·W)
-        image = color.unflatten(-1, (resolution, resolution))[None]
-        pool = torch.nn.functional.max_pool2d
-        contrast = pool(image, 3, 1, 1) + pool(-image, 3, 1, 1)
-        fine = (contrast.amax((0, 1)).flatten() > _CONTRAST).nonzero().squeeze(1)
+        image = color.unflatten(-1, (resolution, resolution))
+        contrast = _largest_around(image) + _largest_around(-image)
+        fine = (contrast.amax(0).flatten() > _CONTRAST).nonzero().squeeze(1)
         offset = torch.tensor(_EIGHT_ROOKS, device=self.device)  # (8, 2)
         column = (fine % resolution + 0.5 + offset[:, :1]).flatten()
         row = (fine // resolution + 0.5 + offset[:, 1:]).flatten()
@@ -200,14 +200,14 @@ class _Caster:
         openness = self.openness(hits.point, hits.normal, hits.surface)
         color = albedo * (self.light_color * key + self.ambient(hits.normal) * openness)
 
-        view = -hits.direction * (hits.direction * hits.direction).sum(0).rsqrt()
         for solid, at in zip(self.scene.objects, hits.members, strict=True):
             if solid.material == "matte":
                 continue
-            normal, eye, light = hits.normal[:, at], view[:, at], to_light[:, at]
+            normal, light, view = (v.index_select(1, at) for v in (hits.normal, to_light, hits.direction))
+            eye = -view * (view * view).sum(0).rsqrt()
             cosine = (normal * eye).sum(0).clamp(0, 1)
             fresnel = (1 - cosine) ** 5
-            mirrored = self.environment(hits.point[:, at], 2 * cosine * normal - eye)
+            mirrored = self.environment(hits.point.index_select(1, at), 2 * cosine * normal - eye)
             half = light + eye
             gloss = ((normal * half).sum(0).clamp(min=0) * (half * half).sum(0).rsqrt()) ** 120
             highlight = self.light_color * gloss * seen[at] * (facing[at] > 0)
@@ -233,7 +233,7 @@ class _Caster:
         """
         distance = self.plane_normal @ point + self.plane_offset  # (4, R)
         corner = 0.35 * torch.exp(distance * -3.0)
-        corner.scatter_(0, surface.clamp(max=_ROOM - 1)[None], 0.0)
+        corner.scatter_(0, surface.clamp(max=_ROOM - 1)[None], 0.0)  # a surface does not hide itself
         open_part = (1 - corner).prod(0)
         for k in range(len(self.center)):
             offset = self.center[k, :, None] - point
@@ -247,30 +247,41 @@ class _Caster:
         step = torch.arange(samples, dtype=torch.float32, device=self.device)[:, None]
         distance = ((step + 0.5) / samples).sqrt()
         hidden = torch.zeros(samples, hits.depth.numel(), dtype=torch.bool, device=self.device)
-        ray = self.light - hits.point
-        length2 = (ray * ray).sum(0)
-        for k, solid in enumerate(self.scene.objects):
-            offset = self.center[k, :, None] - hits.point
-            along = ((offset * ray).sum(0) / length2).clamp(0, 1)
-            reach = self.radius[k] + self.scene.light.radius * along
-            near = ((offset - ray * along) ** 2).sum(0) < reach * reach
-            near &= facing > 0
-            if solid.shape != "torus":  # the others are convex and never shade themselves
-                near &= hits.surface != _ROOM + k
+        for k, near in enumerate(self.bounding_shadows(hits, facing)):
             at = near.nonzero().squeeze(1)
-            angle = step * 2.3999632 + hits.dither[at] * (2 * torch.pi)  # (S, A): a sunflower on the disk
+            angle = step * 2.3999632 + hits.dither.index_select(0, at) * (2 * torch.pi)  # (S, A): a sunflower on the disk
             disk = torch.stack([distance * angle.cos(), distance * angle.sin()])  # (2, S, A)
-            target = self.light[:, :, None] + torch.einsum("cd,dsa->csa", self.light_axes, disk)
-            origin = (hits.point[:, at] + 0.004 * hits.normal[:, at])[:, None].expand_as(target)
-            t = self.object_hits(k, origin.flatten(1), (target - origin).flatten(1))
-            hidden[:, at] |= ((t > 0) & (t < 1)).view(samples, -1)
+            target = self.light[:, :, None] + (self.light_axes @ disk.flatten(1)).view(3, *disk.shape[1:])
+            origin = hits.point.index_select(1, at) + 0.004 * hits.normal.index_select(1, at)
+            to_local = self.rotation[k].T
+            t = solids.entry(
+                self.scene.objects[k],
+                (to_local @ (origin - self.center[k, :, None]))[:, None],
+                (to_local @ (target - origin[:, None]).flatten(1)).view_as(target),
+            )
+            hidden[:, at] |= (t > 0) & (t < 1)
         return 1 - hidden.float().mean(0)
+
+    def bounding_shadows(self, hits: _Hits, facing: Tensor) -> Tensor:
+        """Which hits the bounding sphere of which object may hide a part of the light from, (K, R) bool."""
+        point, ray = hits.point, self.light - hits.point
+        toward = self.center @ ray - (point * ray).sum(0)  # (K, R), projections of the centers on the rays
+        length2 = (ray * ray).sum(0)
+        along = (toward / length2).clamp(0, 1)
+        apart2 = (self.center**2).sum(1, keepdim=True) - 2 * (self.center @ point) + (point * point).sum(0)
+        apart2 += along * (along * length2 - 2 * toward)
+        reach = self.radius + self.scene.light.radius * along  # rays to the light's disk fill a cone
+        near = (apart2 < reach * reach) & (facing > 0)
+        for k, solid in enumerate(self.scene.objects):
+            if solid.shape != "torus":  # the others are convex and never shade themselves
+                near[k].index_fill_(0, hits.members[k], False)
+        return near
 
     def environment(self, point: Tensor, direction: Tensor) -> Tensor:
         """Light that comes along ``-direction`` to objects from the room, without the other objects, (3, R)."""
         t, surface = self.room_hits(point, direction)
         at = point + direction * t.clamp(max=50.0)
-        normal = self.plane_normal.T[:, surface]
+        normal = self.room_normal(surface)
         to_light = self.light - at
         distance2 = (to_light * to_light).sum(0)
         facing = (normal * to_light).sum(0).clamp(min=0) * distance2.rsqrt() * (self.light_distance2 / distance2)
@@ -286,7 +297,7 @@ class _Caster:
         """Linear RGB reflectance of what was hit, (3, R)."""
         albedo = self.room_albedo(hits.point, hits.surface)
         for k, (solid, at) in enumerate(zip(self.scene.objects, hits.members, strict=True)):
-            local = self.rotation[k].T @ (hits.point[:, at] - self.center[k, :, None])
+            local = self.rotation[k].T @ (hits.point.index_select(1, at) - self.center[k, :, None])
             albedo[:, at] = patterns.object_albedo(solid, local)
         return albedo
 
@@ -295,6 +306,13 @@ class _Caster:
         on_floor = patterns.floor_albedo(self.scene.floor, point)
         on_wall = patterns.wall_albedo(self.scene.wall, point, surface == 3)
         return torch.where(surface == 0, on_floor, on_wall)
+
+
+def _largest_around(image: Tensor) -> Tensor:
+    """The largest value of the 3×3 pixels around each pixel, (C, H, W)."""
+    padded = torch.nn.functional.pad(image[None], (1, 1, 1, 1), mode="replicate")[0]
+    rows = torch.maximum(torch.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    return torch.maximum(torch.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
 
 
 def _encode(light: Tensor) -> Tensor:

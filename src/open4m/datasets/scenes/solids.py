@@ -1,9 +1,9 @@
 """Solids: where a ray enters each shape, and the normal of its surface there, in the shape's local frame.
 
-An entry function takes the solid's ``extent`` (see :class:`Object`), ray origins (3, R) or (3, 1) outside of the solid
-and ray directions (3, R) of any length, and gives the ray parameter of the entry, (R,), infinite for a miss. A normal
-function takes the extent, points of the surface (3, R) and the directions of the rays that met them (3, R), and gives
-outward normals (3, R) of any length.
+An entry function takes the solid's ``extent`` (see :class:`Object`), ray origins outside of the solid and ray directions
+of any length. Both are (3, ...) and broadcast: the rays of a camera have one origin, the shadow rays of a point too. It
+gives the ray parameter of the entry, (...), infinite for a miss. A normal function takes the extent, points of the surface
+(3, R) and the directions of the rays that met them (3, R), and gives outward normals (3, R) of any length.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from torch import Tensor
 from open4m.datasets.scenes.scene import Object, Vector
 
 MISS = float("inf")
-_TORUS_ROUNDS, _TORUS_STEPS = 30, 10
+_TORUS_STEPS = 10  # of sphere tracing in a round; rays that are decided leave after each
+_TORUS_ROUNDS = 30
 _TORUS_TOLERANCE = 3e-5  # meters; the depth of rays that graze is then right to 1 mm or so
 
 
 def entry(solid: Object, origin: Tensor, direction: Tensor) -> Tensor:
-    """Ray parameter at which local rays enter the solid from outside, (R,); infinite where they miss it."""
+    """Ray parameter at which local rays enter the solid from outside, (...); infinite where they miss it."""
     return _SHAPES[solid.shape].entry(solid.extent, origin, direction)
 
 
@@ -32,10 +33,10 @@ def normal(solid: Object, point: Tensor, direction: Tensor) -> Tensor:
     outward = _SHAPES[solid.shape].normal(solid.extent, point, direction)
     if solid.shape in _FLAT:
         return outward
-    along = (outward * direction).sum(0).clamp(min=0) / (direction * direction).sum(0)
+    along = _dot(outward, direction).clamp(min=0) / _dot(direction, direction)
     outward = outward - along * direction  # rounding at silhouettes must not turn a normal away from the camera
     # MKL's float32 root may be off by its last bit, on some CPUs.
-    length = (outward * outward).sum(0).double().sqrt().float()
+    length = _dot(outward, outward).double().sqrt().float()
     return outward / length.clamp(min=1e-9)
 
 
@@ -44,6 +45,14 @@ def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     root = (b * b - a * c).sqrt()
     first, second = (-b - root) / a, (-b + root) / a
     return torch.minimum(first, second), torch.maximum(first, second)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products over the first dimension, added in its order whatever the other dimensions are."""
+    first, *rest = a * b
+    for term in rest:
+        first = first + term
+    return first
 
 
 def _keep(t: Tensor, valid: Tensor) -> Tensor:
@@ -55,7 +64,7 @@ def _keep(t: Tensor, valid: Tensor) -> Tensor:
 
 
 def _enter_sphere(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
-    t, _ = _roots((direction**2).sum(0), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
+    t, _ = _roots(_dot(direction, direction), _dot(origin, direction), _dot(origin, origin) - extent[0] ** 2)
     return _keep(t, t > 0)
 
 
@@ -66,13 +75,13 @@ def _sphere_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
 def _enter_capsule(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
     radius, straight = extent[0], extent[2] - extent[0]
     body, _ = _roots(
-        (direction[:2] ** 2).sum(0) + 1e-12,
-        (origin[:2] * direction[:2]).sum(0),
-        (origin[:2] ** 2).sum(0) - radius * radius,
+        _dot(direction[:2], direction[:2]) + 1e-12,
+        _dot(origin[:2], direction[:2]),
+        _dot(origin[:2], origin[:2]) - radius * radius,
     )
     first = _keep(body, (origin[2] + body * direction[2]).abs() <= straight)
     for end in (-straight, straight):
-        shifted = origin - origin.new_tensor([[0.0], [0.0], [end]])
+        shifted = origin - origin.new_tensor([0.0, 0.0, end]).view(3, *[1] * (origin.ndim - 1))
         first = torch.minimum(first, _enter_sphere(extent, shifted, direction))
     return first
 
@@ -114,9 +123,9 @@ def _pyramid_faces(extent: Vector) -> np.ndarray:
 def _enter_faces(faces: np.ndarray, origin: Tensor, direction: Tensor) -> Tensor:
     """Entry into a convex solid: the last face that is entered, if no face is left before it."""
     table = torch.tensor(faces, dtype=torch.float32, device=direction.device)
-    facing, offset = table[:, :3], table[:, 3:]
-    slope = facing @ direction  # (P, R)
-    t = (offset - facing @ origin) / slope
+    facing, offset = table[:, :3], table[:, 3:].view(-1, *[1] * (direction.ndim - 1))
+    slope = torch.tensordot(facing, direction, 1)  # (P, ...)
+    t = (offset - torch.tensordot(facing, origin.expand_as(direction), 1)) / slope
     first = torch.where(slope < 0, t, -MISS).amax(0)
     return _keep(first, first < torch.where(slope > 0, t, MISS).amin(0))
 
@@ -126,7 +135,7 @@ def _face_normal(faces: np.ndarray, point: Tensor, direction: Tensor) -> Tensor:
     table = torch.tensor(faces, dtype=torch.float32, device=direction.device)
     facing, offset = table[:, :3], table[:, 3:]
     above = torch.where(facing @ direction < 0, facing @ point - offset, -MISS)
-    return facing.T[:, above.argmax(0)]
+    return facing.T[:, above.max(0).indices]
 
 
 # -------------------------------------------------------------------- cylinder and cone
@@ -135,9 +144,9 @@ def _face_normal(faces: np.ndarray, point: Tensor, direction: Tensor) -> Tensor:
 def _enter_cylinder(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
     radius, half = extent[0], extent[2]
     enter, leave = _roots(
-        (direction[:2] ** 2).sum(0) + 1e-12,
-        (origin[:2] * direction[:2]).sum(0),
-        (origin[:2] ** 2).sum(0) - radius * radius,
+        _dot(direction[:2], direction[:2]) + 1e-12,
+        _dot(origin[:2], direction[:2]),
+        _dot(origin[:2], origin[:2]) - radius * radius,
     )
     flip = torch.where(direction[2] < 0, -half, half)
     cap_in, cap_out = (-flip - origin[2]) / direction[2], (flip - origin[2]) / direction[2]
@@ -159,9 +168,9 @@ def _enter_cone(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
     slope2 = (radius / (2 * half)) ** 2
     below = half - origin[2]
     sides = _roots(
-        (direction[:2] ** 2).sum(0) - slope2 * direction[2] ** 2,
-        (origin[:2] * direction[:2]).sum(0) + slope2 * below * direction[2],
-        (origin[:2] ** 2).sum(0) - slope2 * below**2,
+        _dot(direction[:2], direction[:2]) - slope2 * direction[2] ** 2,
+        _dot(origin[:2], direction[:2]) + slope2 * below * direction[2],
+        _dot(origin[:2], origin[:2]) - slope2 * below**2,
     )
     base = (-half - origin[2]) / direction[2]
     first = _keep(base, ((origin[:2] + direction[:2] * base) ** 2).sum(0) < radius * radius)
@@ -188,19 +197,17 @@ def _cone_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
 def _enter_torus(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
     """Sphere tracing: the distance to a torus is known exactly, so that a step of that length never passes it."""
     tube, ring = extent[2], extent[0] - extent[2]
-    length = (direction**2).sum(0).sqrt()
+    length = _dot(direction, direction).sqrt()
     direction = direction / length
-    enter, leave = _roots(torch.ones_like(length), (origin * direction).sum(0), (origin**2).sum(0) - extent[0] ** 2)
+    enter, leave = _roots(torch.ones_like(length), _dot(origin, direction), _dot(origin, origin) - extent[0] ** 2)
     # The torus lies between two planes: rays that leave the space between them miss it, and are not followed.
     slack = tube + 1e-3
     below, above = (-slack - origin[2]) / direction[2], (slack - origin[2]) / direction[2]
     leave = torch.minimum(leave, torch.maximum(below, above))
-    active = ((leave > 0) & (torch.minimum(below, above) < leave)).nonzero().squeeze(1)
+    active = (leave > 0) & (torch.minimum(below, above) < leave)
     first = torch.full_like(length, MISS)
-    origin = origin.expand_as(direction)
-    first[active] = _march(
-        ring, tube, origin[:, active], direction[:, active], enter[active].clamp(min=0), leave[active]
-    )
+    rays = (origin.expand_as(direction)[:, active], direction[:, active])
+    first[active] = _march(ring, tube, *rays, enter[active].clamp(min=0), leave[active])
     return _keep(first / length, first > 0)
 
 
@@ -233,9 +240,9 @@ def _march(ring: float, tube: float, origin: Tensor, direction: Tensor, start: T
         hit = on_the_way & (square[0] < _TORUS_TOLERANCE)
         first[ray[hit]] = t[hit]
         left = on_the_way & ~hit
-        if not left.any():
-            break
         ray, t, leave = ray[left], t[left], leave[left]
+        if not len(ray):
+            break
         origin, direction = np.ascontiguousarray(origin[:, left]), np.ascontiguousarray(direction[:, left])
     return torch.from_numpy(first).to(start.device)
 
