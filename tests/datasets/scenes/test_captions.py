@@ -9,18 +9,18 @@ from open4m.datasets.scenes import Scenes, parse_caption
 from open4m.datasets.scenes.captions import MAX_WORDS, RELATIONS, describe
 from open4m.datasets.scenes.sampling import sample_scene
 from open4m.datasets.scenes.scene import COLORS
-from open4m.datasets.scenes.world import HARD
+from open4m.datasets.scenes.world import WORLDS
 
 COUNT = 400
 
 
-@pytest.fixture(scope="module")
-def captioned():
+@pytest.fixture(scope="module", params=WORLDS.values(), ids=WORLDS)
+def captioned(request):
     """Scenes, drawn without the check of visibility, and their captions."""
     pairs = []
     for index in range(COUNT):
         rng = np.random.default_rng(index)
-        scene = sample_scene(HARD, rng)
+        scene = sample_scene(request.param, rng)
         pairs.append((scene, describe(scene, rng)))
     return pairs
 

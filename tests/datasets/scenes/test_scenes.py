@@ -1,21 +1,20 @@
+import hashlib
 import itertools
+import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, SPLITS, Scenes, instance_boxes
+from open4m.datasets.scenes import OBJECT_CLASSES, SPLITS, WORLDS, Scenes, instance_boxes
 from open4m.datasets.scenes.render import render_scene
+from open4m.datasets.scenes.world import SCENES
 from open4m.types import Open4MError
 
 KEYS = {"rgb", "depth", "normals", "semseg", "boxes", "caption"}
-GOLDEN_OBJECTS = [
-    ("large", "pink", "plain", "glossy", "pyramid"),
-    ("large", "red", "plain", "matte", "capsule"),
-    ("small", "pink", "plain", "matte", "sphere"),
-    ("small", "orange", "striped", "matte", "sphere"),
-    ("small", "yellow", "plain", "metal", "capsule"),
-]
-GOLDEN_CAMERA = (2.2951721097290574, -4.016213894702222, 2.051733079318982)
+HARD = Path(__file__).parent / "hard.npz"  # scenes 3 and 9, 64×64, drawn by the code of before there were worlds
+HARD_CAPTIONS = "b1a631db7372bd0d"
 
 
 def assert_same(a, b):
@@ -39,11 +38,34 @@ def test_splits_and_seeds_have_different_scenes():
         assert a.camera != b.camera
 
 
-def test_the_first_scene_is_the_same_on_every_machine():
-    """Golden values of the random stream: a change of them is a new data set."""
-    scene = Scenes(world="scenes-hard").scene(1)
-    assert [(o.size, o.color, o.pattern, o.material, o.shape) for o in scene.objects] == GOLDEN_OBJECTS
-    assert scene.camera.position == pytest.approx(GOLDEN_CAMERA, abs=1e-9)
+@pytest.mark.parametrize("index", [3, 9])
+def test_the_hard_world_is_the_one_that_was(index):
+    """Weights and reports of before there were worlds are of this one."""
+    golden, sample = np.load(HARD), Scenes(resolution=64, world="scenes-hard")[index]
+    # On the processor that made the golden pictures all are equal; elsewhere the last bit of a sine may differ.
+    assert (sample["semseg"] != golden[f"semseg{index}"]).mean() < 1e-3
+    assert (np.abs(sample["depth"] - golden[f"depth{index}"]) > 0.005).mean() < 1e-3  # half precision at 8 m
+    assert (np.abs((sample["normals"] + 1) * 127.5 - golden[f"normals{index}"]) > 1).mean() < 1e-3
+    assert (np.abs(sample["rgb"].astype(int) - golden[f"rgb{index}"]) > 1).mean() < 1e-3
+
+
+def test_captions_of_the_hard_world_are_those_that_were():
+    scenes = Scenes("validation", seed=7, resolution=16, world="scenes-hard")
+    captions = "\n".join(sample["caption"] for sample in scenes.samples(range(20)))
+    assert hashlib.sha256(captions.encode()).hexdigest()[:16] == HARD_CAPTIONS
+
+
+def test_the_world_is_an_object_after_the_entrance():
+    assert Scenes().world is Scenes(world="scenes").world is SCENES
+    own = replace(SCENES, name="own", objects=(2, 2))
+    assert len(Scenes(world=own).scene(0).objects) <= 2
+    assert Scenes(world="scenes-hard").scene(0) != Scenes().scene(0)
+    assert pickle.loads(pickle.dumps(Scenes(world="scenes-hard"))) == Scenes(world="scenes-hard")
+
+
+def test_a_scene_has_an_object_even_if_none_can_be_seen_well():
+    unseen = replace(SCENES, objects=(1, 1), probe_pixels=10**6, layout_tries=1)
+    assert len(Scenes(world=unseen).scene(0).objects) == 1
 
 
 @pytest.mark.parametrize("resolution", [32, 128])
@@ -58,9 +80,10 @@ def test_shapes_and_types(resolution):
     assert isinstance(sample["caption"], str)
 
 
-def test_every_object_is_seen_and_boxed():
-    scenes = Scenes(split="validation")
-    for index in range(12):
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_object_is_seen_and_boxed(world):
+    scenes = Scenes(split="validation", world=world)
+    for index in range(8):
         scene = scenes.scene(index)
         images = render_scene(scene, 128)
         boxes = instance_boxes(scene, images)
@@ -76,28 +99,20 @@ def test_every_object_is_seen_and_boxed():
             assert mask[:, x_max - 1].any()
 
 
-def test_objects_do_not_intersect_and_rest_on_the_floor():
-    for index in range(60):
-        for item in Scenes().scene(index).objects:
-            corners = np.array(list(itertools.product((-1, 1), repeat=3))) * item.extent
-            lowest = (corners @ np.array(item.rotation).T)[:, 2].min() + item.center[2]
-            assert lowest == pytest.approx(0.0, abs=1e-9)
-        for a, b in itertools.combinations(Scenes().scene(index).objects, 2):
-            # A solid's inner radius is at least its smallest half-size, except for those with a point or a hole.
-            gap = np.hypot(*np.subtract(a.center[:2], b.center[:2]))
-            assert gap > min(a.extent) + min(b.extent)
-
-
-def test_variety():
-    drawn = [Scenes(world="scenes-hard").scene(index) for index in range(150)]
-    objects = [item for scene in drawn for item in scene.objects]
-    assert {len(scene.objects) for scene in drawn} == {1, 2, 3, 4, 5, 6}
-    assert {item.shape for item in objects} == set(OBJECT_CLASSES) == set(CLASSES[2:])
-    for kind, least in (("color", 12), ("material", 3), ("pattern", 4), ("size", 2)):
-        assert len({getattr(item, kind) for item in objects}) == least
-    small = max(item.radius for item in objects if item.size == "small" and item.shape == "sphere")
-    large = min(item.radius for item in objects if item.size == "large" and item.shape == "sphere")
-    assert large > 1.5 * small
+def test_in_the_default_world_objects_are_large_and_depth_has_a_scale():
+    scenes = Scenes()
+    sides, fields_of_view = [], set()
+    for index in range(40):
+        scene = scenes.scene(index)
+        fields_of_view.add(scene.camera.half_width)
+        images = render_scene(scene, 128)
+        for k in range(len(scene.objects)):
+            assert (images.instances == k).sum() > 170  # 50 pixels at 64×64
+        corners = instance_boxes(scene, images).corners * 128
+        sides += [min(x_max - x_min, y_max - y_min) for x_min, y_min, x_max, y_max in corners]
+    assert len(fields_of_view) == 1
+    assert np.mean(np.array(sides) < 24) < 0.3  # 0.17 of 8,000 objects; in the hard world 0.56
+    assert np.mean(np.array(sides) < 16) < 0.06  # 0.015 of 8,000 objects: a token of 16×16 holds no object
 
 
 def test_errors_say_what_was_expected():
@@ -106,6 +121,8 @@ def test_errors_say_what_was_expected():
     for resolution in (0, -16, 100):
         with pytest.raises(Open4MError, match=f"positive multiple of 16; got {resolution}"):
             Scenes(resolution=resolution)
+    with pytest.raises(Open4MError, match="did you mean 'scenes'"):
+        Scenes(world="scene")
     with pytest.raises(Open4MError, match="seed must be 0 or more; got -1"):
         Scenes(seed=-1)
     for use in (lambda: Scenes()[-1], lambda: Scenes().scene(-1), lambda: Scenes().samples([-1])):

@@ -17,10 +17,10 @@ from open4m.datasets.scenes.captions import describe, parse_caption
 from open4m.datasets.scenes.render import Images, render_scene, visible_pixels
 from open4m.datasets.scenes.sampling import sample_scene
 from open4m.datasets.scenes.scene import CLASSES, OBJECT_CLASSES, Scene
-from open4m.datasets.scenes.world import World, find_world
+from open4m.datasets.scenes.world import WORLDS, World, find_world
 from open4m.types import Boxes, Open4MError, Value
 
-__all__ = ["CLASSES", "OBJECT_CLASSES", "SPLITS", "Scenes", "instance_boxes", "parse_caption"]
+__all__ = ["CLASSES", "OBJECT_CLASSES", "SPLITS", "WORLDS", "Scenes", "instance_boxes", "parse_caption"]
 
 SPLITS = ("train", "validation", "test")
 _SCENE_STREAM, _CAPTION_STREAM = 1, 2
@@ -29,7 +29,7 @@ _PROBE_RESOLUTION = 64
 
 @dataclass(frozen=True)
 class Scenes:
-    """A data set without end: sample i is a function of (seed, split, i) alone, on every machine.
+    """A data set without end: sample i is a function of (world, seed, split, i) alone, on every machine.
 
     A sample holds
       - ``rgb``: (H, W, 3) uint8, sRGB;
@@ -40,7 +40,8 @@ class Scenes:
       - ``caption``: str (``captions.py``).
 
     ``resolution`` is H = W, a multiple of 16; the scene is the same at all of them. Labels are taken at pixel
-    centers, only ``rgb`` is anti-aliased.
+    centers, only ``rgb`` is anti-aliased. ``world``, one of :data:`WORLDS` or its name, holds the distributions that
+    scenes are drawn from: "scenes", whose captions can be read from its pictures, or "scenes-hard".
     """
 
     split: str = "train"
@@ -62,15 +63,16 @@ class Scenes:
     def scene(self, index: int) -> Scene:
         """The parameters of scene ``index``: the first drawn layout in which every object can be seen.
 
-        If no layout of the first few shows all its objects, those of the last one that are seen make the scene.
+        If no layout of the first few shows all its objects, the last one is taken without those that are not seen.
         """
         rng = self._rng(index, _SCENE_STREAM)
         for _ in range(self.world.layout_tries):
             scene = sample_scene(self.world, rng)
-            seen = visible_pixels(scene, _PROBE_RESOLUTION) >= self.world.probe_pixels
+            pixels = visible_pixels(scene, _PROBE_RESOLUTION)
+            seen = pixels >= self.world.probe_pixels
             if seen.all():
                 return scene
-        # The object nearest to the camera is never hidden, and taking others away hides none.
+        seen |= pixels == pixels.max()  # a scene has at least one object
         return replace(scene, objects=tuple(o for o, is_seen in zip(scene.objects, seen, strict=True) if is_seen))
 
     def samples(self, indices: Sequence[int]) -> list[dict[str, Value]]:
@@ -79,7 +81,7 @@ class Scenes:
 
     def __getitem__(self, index: int) -> dict[str, Value]:
         scene = self.scene(index)
-        images = render_scene(scene, self.resolution, self.device)
+        images = render_scene(scene, self.resolution, self.device, self.world.subpixels)
         return {
             "rgb": images.rgb,
             "depth": images.depth,

@@ -35,9 +35,7 @@ def sample_scene(world: World, rng: np.random.Generator) -> Scene:
 def _sample_camera(world: World, rng: np.random.Generator) -> Camera:
     distance = rng.uniform(*world.camera_distance)
     elevation, azimuth = rng.uniform(*world.camera_elevation), rng.uniform(*world.camera_azimuth)
-    direction = np.array(
-        [np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
-    )
+    direction = np.array([np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)])
     target = np.array([0.0, 0.0, 0.3]) + rng.uniform(*world.camera_target, 3)
     half_width = rng.uniform(*world.half_width)
     if world.zooms:
@@ -119,7 +117,7 @@ def _sample_object(world: World, rng: np.random.Generator) -> tuple[Object, floa
     """An object that stands at the origin, and the radius of its footprint on the floor in meters."""
     shape, size, color = world.shapes.draw(rng), world.sizes.draw(rng), world.colors.draw(rng)
     material = world.materials.draw(rng)
-    pattern = "plain" if material == "metal" else world.patterns.draw(rng)
+    pattern = "plain" if material == "metal" or color in world.plain_colors else world.patterns.draw(rng)
     srgb = np.clip(np.array(COLORS[color]) * rng.uniform(*world.shade) + rng.uniform(*world.tint, 3), 0.03, 0.98)
     accent = np.array(COLORS["black" if color in world.black_accents else "white"])
 

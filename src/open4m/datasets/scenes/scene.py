@@ -7,6 +7,7 @@ is open behind the camera. The camera looks roughly along +y.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -81,17 +82,20 @@ class Camera:
     target: Vector
     half_width: float
 
+    @cached_property
     def basis(self) -> np.ndarray:
-        """Rows right, up, forward as unit vectors of the world, (3, 3)."""
+        """Rows right, up, forward as unit vectors of the world, (3, 3), read-only."""
         forward = np.subtract(self.target, self.position)
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, (0.0, 0.0, 1.0))
         right /= np.linalg.norm(right)
-        return np.stack([right, np.cross(right, forward), forward])
+        basis = np.stack([right, np.cross(right, forward), forward])
+        basis.flags.writeable = False
+        return basis
 
     def project(self, point: Vector | np.ndarray) -> tuple[float, float, float]:
         """Image x (to the right) and y (down) of a point as fractions of the image, and its z-depth in meters."""
-        x, y, depth = self.basis() @ np.subtract(point, self.position)
+        x, y, depth = self.basis @ np.subtract(point, self.position)
         scale = 0.5 / (self.half_width * depth)
         return float(0.5 + x * scale), float(0.5 - y * scale), float(depth)
 

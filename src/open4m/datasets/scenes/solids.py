@@ -41,10 +41,12 @@ def normal(solid: Object, point: Tensor, direction: Tensor) -> Tensor:
 
 
 def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Both roots of a t² + 2 b t + c in order, NaN where there are none (comparisons with NaN are false)."""
+    """Both roots of a t² + 2 b t + c, NaN where there are none (comparisons with NaN are false).
+
+    The smaller one is the first where a > 0, the second where a < 0.
+    """
     root = (b * b - a * c).sqrt()
-    first, second = (-b - root) / a, (-b + root) / a
-    return torch.minimum(first, second), torch.maximum(first, second)
+    return (-b - root) / a, (-b + root) / a
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -64,8 +66,12 @@ def _keep(t: Tensor, valid: Tensor) -> Tensor:
 
 
 def _enter_sphere(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
-    t, _ = _roots(_dot(direction, direction), _dot(origin, direction), _dot(origin, origin) - extent[0] ** 2)
-    return _keep(t, t > 0)
+    return _enter_ball(extent[0], origin, direction, _dot(direction, direction))
+
+
+def _enter_ball(radius: float, origin: Tensor, direction: Tensor, length2: Tensor) -> Tensor:
+    t, _ = _roots(length2, _dot(origin, direction), _dot(origin, origin) - radius**2)
+    return torch.where(t > 0, t, MISS)
 
 
 def _sphere_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
@@ -80,9 +86,10 @@ def _enter_capsule(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
         _dot(origin[:2], origin[:2]) - radius * radius,
     )
     first = _keep(body, (origin[2] + body * direction[2]).abs() <= straight)
+    length2 = _dot(direction, direction)
     for end in (-straight, straight):
         shifted = origin - origin.new_tensor([0.0, 0.0, end]).view(3, *[1] * (origin.ndim - 1))
-        first = torch.minimum(first, _enter_sphere(extent, shifted, direction))
+        first = torch.minimum(first, _enter_ball(radius, shifted, direction, length2))
     return first
 
 
@@ -204,10 +211,11 @@ def _enter_torus(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
     slack = tube + 1e-3
     below, above = (-slack - origin[2]) / direction[2], (slack - origin[2]) / direction[2]
     leave = torch.minimum(leave, torch.maximum(below, above))
-    active = (leave > 0) & (torch.minimum(below, above) < leave)
+    active = ((leave > 0) & (torch.minimum(below, above) < leave)).flatten().nonzero().squeeze(1)
+    rays = (v.expand_as(direction).flatten(1).index_select(1, active) for v in (origin, direction))
+    span = (v.flatten().index_select(0, active) for v in (enter.clamp(min=0), leave))
     first = torch.full_like(length, MISS)
-    rays = (origin.expand_as(direction)[:, active], direction[:, active])
-    first[active] = _march(ring, tube, *rays, enter[active].clamp(min=0), leave[active])
+    first.view(-1).index_copy_(0, active, _march(ring, tube, *rays, *span))
     return _keep(first / length, first > 0)
 
 
@@ -222,22 +230,23 @@ def _march(ring: float, tube: float, origin: Tensor, direction: Tensor, start: T
     ray = np.arange(len(t))  # those still on their way
     for _ in range(_TORUS_ROUNDS):
         point, square = np.empty_like(direction), np.empty_like(direction[:2])
-        # Roots are taken in place, through tensors that share the memory of the arrays.
-        across, distance = torch.from_numpy(point)[1], torch.from_numpy(square)[0]
+        in_plane, in_section, (x2, y2) = point[:2], point[1:], square
+        across, distance = point[1], square[0]
+        roots = [torch.from_numpy(array).sqrt_ for array in (across, distance)]  # in place, in the arrays' memory
         for _ in range(_TORUS_STEPS):
             np.multiply(direction, t, out=point)
             np.add(point, origin, out=point)
-            np.multiply(point[:2], point[:2], out=square)
-            np.add(square[0], square[1], out=point[1])
-            across.sqrt_()
-            np.subtract(point[1], ring, out=point[1])  # now (x, distance from the ring in the plane, z)
-            np.multiply(point[1:], point[1:], out=square)
-            np.add(square[0], square[1], out=square[0])
-            distance.sqrt_()
-            np.subtract(square[0], tube, out=square[0])
-            t += square[0]
+            np.multiply(in_plane, in_plane, out=square)
+            np.add(x2, y2, out=across)
+            roots[0]()
+            np.subtract(across, ring, out=across)
+            np.multiply(in_section, in_section, out=square)
+            np.add(x2, y2, out=distance)
+            roots[1]()
+            np.subtract(distance, tube, out=distance)
+            np.add(t, distance, out=t)
         on_the_way = t < leave
-        hit = on_the_way & (square[0] < _TORUS_TOLERANCE)
+        hit = on_the_way & (distance < _TORUS_TOLERANCE)
         first[ray[hit]] = t[hit]
         left = on_the_way & ~hit
         ray, t, leave = ray[left], t[left], leave[left]

@@ -7,13 +7,23 @@ objects are larger than a token, patterns are coarse, and the field of view is f
 
 from __future__ import annotations
 
+import bisect
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from open4m.datasets.scenes.scene import COLORS, FLOOR_PATTERNS, MATERIALS, OBJECT_CLASSES, PATTERNS, SIZES, WALL_PATTERNS
+from open4m.datasets.scenes.scene import (
+    COLORS,
+    FLOOR_PATTERNS,
+    MATERIALS,
+    OBJECT_CLASSES,
+    PATTERNS,
+    SIZES,
+    WALL_PATTERNS,
+)
 from open4m.types import Open4MError
 
 Range = tuple[float, float]
@@ -28,8 +38,15 @@ class Choice:
     weights: tuple[float, ...] | None = None
 
     def draw(self, rng: np.random.Generator) -> str:
-        """One of the names."""
-        return self.names[int(rng.choice(len(self.names), p=self.weights))]
+        """One of the names. Takes the same from the stream as ``rng.choice``, in a tenth of its time."""
+        if self.weights is None:
+            return self.names[int(rng.integers(len(self.names)))]
+        return self.names[bisect.bisect_right(self._cumulated, rng.random())]
+
+    @cached_property
+    def _cumulated(self) -> list[float]:
+        cumulated = np.cumsum(self.weights)
+        return (cumulated / cumulated[-1]).tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +98,7 @@ class World:
     tint: Range  # added to each channel of it
     materials: Choice
     patterns: Choice  # of objects that are not of metal; metal is plain
+    plain_colors: frozenset[str]  # colors that have no pattern
     black_accents: frozenset[str]  # colors whose patterns have black as the second color; the others have white
 
     camera_distance: Range  # from the target
@@ -103,6 +121,7 @@ class World:
     floor: Style
     walls: Style
 
+    subpixels: int  # color samples of a pixel at an edge, 4 or 8
     probe_pixels: int  # a layout is rejected if an object has fewer visible pixels than this at 64×64 pixels
     layout_tries: int  # layouts that are drawn before the objects that are not seen are left out
 
@@ -129,6 +148,7 @@ HARD = World(
     tint=(-0.02, 0.02),
     materials=Choice(MATERIALS, (0.4, 0.35, 0.25)),
     patterns=Choice(PATTERNS, (0.55, 0.17, 0.16, 0.12)),
+    plain_colors=frozenset(),
     black_accents=frozenset({"white", "yellow", "cyan"}),
     camera_distance=(4.2, 6.4),
     camera_elevation=(0.24, 0.75),
@@ -155,6 +175,7 @@ HARD = World(
         patterns=Choice(WALL_PATTERNS, (0.75, 0.17, 0.08)),
         cell=(0.45, 0.90),
     ),
+    subpixels=8,
     probe_pixels=15,
     layout_tries=12,
 )
@@ -164,15 +185,36 @@ SCENES = replace(
     name="scenes",
     objects=(1, 4),
     table_radius=1.2,
-    radius={"small": (0.31, 0.35), "large": (0.50, 0.57)},
-    patterns=Choice(("plain", "striped", "checkered"), (0.76, 0.12, 0.12)),
+    radius={"small": (0.32, 0.36), "large": (0.52, 0.58)},
+    proportions={
+        "box": Proportions(across=(0.72, 0.90), along=(0.72, 0.90)),
+        "cylinder": Proportions(across=(0.65, 0.80), along=(0.75, 1.00), lying=0.5),
+        "cone": Proportions(across=(0.80, 1.00), along=(0.85, 1.10)),
+        "torus": Proportions(across=(1.0, 1.12), along=(0.27, 0.34), lying=0.25),
+        "capsule": Proportions(across=(0.50, 0.60), along=(0.95, 1.15), lying=0.5),
+        "pyramid": Proportions(across=(0.80, 0.95), along=(0.80, 1.05)),
+    },
+    materials=Choice(("matte", "metal"), (0.65, 0.35)),
+    patterns=Choice(("plain", "striped", "checkered"), (0.60, 0.20, 0.20)),
+    plain_colors=frozenset({"black"}),
     camera_distance=(4.8, 5.4),
     camera_elevation=(0.35, 0.65),
     camera_azimuth=(-0.5, 0.5),
     half_width=(0.28, 0.28),
     zooms=False,
-    floor=replace(HARD.floor, patterns=Choice(("plain", "striped", "checkered", "wooden"), (0.55, 0.15, 0.15, 0.15))),
+    light_azimuth=(-1.4, 1.4),
+    light_strength=(0.85, 1.15),
+    light_warmth=(-0.7, 0.7),
+    sky_strength=(0.34, 0.48),
+    floor=replace(
+        HARD.floor,
+        patterns=Choice(("plain", "striped", "checkered", "wooden"), (0.55, 0.15, 0.15, 0.15)),
+        cell=(0.45, 0.75),
+        darker=(0.55, 0.72),
+        lighter=(0.55, 0.75),
+    ),
     walls=replace(HARD.walls, patterns=Choice(("plain",))),
+    subpixels=4,
     probe_pixels=50,
     layout_tries=24,
 )
