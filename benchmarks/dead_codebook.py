@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = {}
         for split, count in (("train", options.images), ("validation", 64)):
-            scenes = Scenes(split, resolution=start.config.image_size)
+            scenes = Scenes(split, resolution=start.config.image_size, world="scenes-hard")
             jobs.run(Render(scenes, Path(folder) / split, (start.modality.name,), count), processes=2)
             data[split] = RawDataset(Path(folder) / split, [start.modality.name])
         runs = {

@@ -54,7 +54,8 @@ class DataConfig:
     """The number of scenes per split, and their size in pixels.
 
     ``rendered``: the modalities that the renderer makes. The first ``large`` training scenes are rendered a second
-    time, at ``large_size`` × ``large_size`` pixels, for tokenizers of several resolutions.
+    time, at ``large_size`` × ``large_size`` pixels, for tokenizers of several resolutions. ``world``: where scenes are
+    drawn from (:data:`open4m.datasets.scenes.WORLDS`).
     """
 
     train: int
@@ -65,6 +66,7 @@ class DataConfig:
     large_size: int = 256
     shard_rows: int = 500
     seed: int = 0
+    world: str = "scenes"
     rendered: tuple[str, ...]
 
 
@@ -114,7 +116,9 @@ class Line:
 
     # ---- data
     def scenes(self, split: str, image_size: int) -> scenes.Scenes:
-        return scenes.Scenes(split, seed=self.config.data.seed, resolution=image_size, device=self.device)
+        return scenes.Scenes(
+            split, seed=self.config.data.seed, resolution=image_size, device=self.device, world=self.config.data.world
+        )
 
     def raw(self, split: str, names: Sequence[str] | None = None) -> RawDataset:
         return RawDataset(self.directory / "raw" / split, names or [*self.config.data.rendered])
@@ -197,7 +201,9 @@ class Line:
         """Measure the model on test scenes, and write ``evaluation.json`` and the model card."""
         config = self.config
         known = min(TRAINING_SAMPLES, config.data.train)
-        result = evaluate_pretrained(self.model_directory, config.evaluate_samples, device=self.device, known=known)
+        result = evaluate_pretrained(
+            self.model_directory, config.evaluate_samples, device=self.device, known=known, world=config.data.world
+        )
         files.write_text(self.directory / "evaluation.json", result.to_json())
         files.write_text(self.model_directory / weights.CARD, self._card(result))
         return result
@@ -210,7 +216,7 @@ class Line:
             result,
             {
                 "name": self.config.name,
-                "data": f"{data.train} scenes of the training split (seed {data.seed}) of the renderer in\n"
+                "data": f"{data.train} scenes of the training split (seed {data.seed}) of the world `{data.world}` of\n"
                 f"`open4m.datasets.scenes`, {data.image_size}×{data.image_size} pixels, with its exact labels. CLIP "
                 "feature maps are\nthose of the small CLIP in `clip/`, trained on the same images and captions.",
                 "training": f"{training.length} in batches of {training.batch_size}; input and target budgets of "
@@ -239,9 +245,14 @@ class Line:
 
 
 def evaluate_pretrained(
-    name: str | Path, samples: int, seed: int = 0, device: str = "cpu", known: int = TRAINING_SAMPLES
+    name: str | Path,
+    samples: int,
+    seed: int = 0,
+    device: str = "cpu",
+    known: int = TRAINING_SAMPLES,
+    world: str = "scenes",
 ) -> Result:
-    """Measure a model directory or a shipped model on freshly rendered test scenes.
+    """Measure a model directory or a shipped model on freshly rendered test scenes of a world.
 
     The trivial predictors are made from ``known`` training scenes. Raises :class:`Open4MError` for a model without a
     grid modality.
@@ -252,7 +263,7 @@ def evaluate_pretrained(
         raise Open4MError(f"{folder}: has no grid modality, so there is nothing to measure on scenes")
     clip = CLIPLabeller.load(folder / CLIP, device) if (folder / CLIP).is_dir() else None
     size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
-    test, train = (scenes.Scenes(split, resolution=size, device=device) for split in ("test", "train"))
+    test, train = (scenes.Scenes(split, resolution=size, device=device, world=world) for split in ("test", "train"))
     return evaluate(
         model,
         test.samples(range(samples)),

@@ -26,7 +26,7 @@ TIE = 1e-5
 
 @pytest.fixture(scope="module")
 def scene():
-    return Scenes("test")[2]
+    return Scenes("test", world="scenes-hard")[2]
 
 
 def value(tokenizer, scene):

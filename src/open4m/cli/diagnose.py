@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from open4m.cli import device
+from open4m.cli import device, world
 
 OVERFIT_STEPS = 400
 
@@ -30,6 +30,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("diagnose"), help="folder to write (default: diagnose)")
+    world.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)
 
@@ -46,7 +47,7 @@ def run(options: Namespace) -> None:
     if options.data is not None:
         data = open_data(model, options.data, options.samples, options.batch_size)
     else:
-        data = scene_data(model, options.model, options.samples, options.batch_size)
+        data = scene_data(model, options.model, options.samples, options.batch_size, world=options.world)
     settings = Options(seed=options.seed, overfit_steps=options.overfit)
     result = diagnose(model, data, str(options.model), settings)
     Console().print(result.tables())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from open4m.cli import device
+from open4m.cli import device, world
 from open4m.types import Open4MError
 
 
@@ -15,6 +15,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file to write (default: standard output)")
     parser.add_argument("--readme", type=Path, help="a Markdown file whose results table is renewed")
+    world.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)
 
@@ -27,7 +28,9 @@ def run(options: Namespace) -> None:
     for path in (options.out, options.readme):
         if path is not None and not path.parent.is_dir():
             raise Open4MError(f"{path}: its folder does not exist")
-    result = evaluate_pretrained(options.model, options.samples, options.seed, device.chosen(options))
+    result = evaluate_pretrained(
+        options.model, options.samples, options.seed, device.chosen(options), world=options.world
+    )
     if options.out is not None:
         options.out.write_text(result.to_json())
     else:

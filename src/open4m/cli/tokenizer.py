@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from functools import cache
 from pathlib import Path
 
-from open4m.cli import device
+from open4m.cli import device, world
 from open4m.types import Open4MError
 
 
@@ -73,6 +73,7 @@ def _add_report(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of a diffusion decoder's noise (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder to write (default: report)")
+    world.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=report)
 
@@ -124,7 +125,7 @@ def report(options: Namespace) -> None:
     if options.image_size is not None:
         tokenizer = tokenizer.at(options.image_size)
     judge = cache(lambda: CLIPLabeller.load(options.clip or locate.resolve("scenes") / CLIP, where))
-    data = Data(samples=options.samples, folder=options.data)
+    data = Data(samples=options.samples, folder=options.data, world=options.world)
     result, picture = report(
         tokenizer,
         options.tokenizer,

@@ -151,9 +151,10 @@ class Data:
 
     samples: int = 128
     folder: Path | None = None
+    world: str = "scenes"
 
     def __str__(self) -> str:
-        return f"scenes of the {SCENES_SPLIT} split" if self.folder is None else str(self.folder)
+        return f"{self.world} of the {SCENES_SPLIT} split" if self.folder is None else str(self.folder)
 
 
 def report(
@@ -219,7 +220,7 @@ def read(tokenizer: Tokenizer, data: Data, judge: Callable[[], CLIPLabeller]) ->
         ]
     labelled = modality.name == CLIPLabeller.modality
     size = judge().image_size if labelled else config.image_size
-    scenes = Scenes(SCENES_SPLIT, resolution=-(-size // 16) * 16, device=str(tokenizer.device))
+    scenes = Scenes(SCENES_SPLIT, resolution=-(-size // 16) * 16, device=str(tokenizer.device), world=data.world)
     name = CLIPLabeller.source if labelled else modality.name
     if name not in scenes[0]:
         raise Open4MError(f"scenes hold no {name} (they hold {', '.join(scenes[0])}): name a folder of raw shards")

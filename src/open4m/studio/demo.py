@@ -25,13 +25,13 @@ SAMPLES_PER_TEXT = 4
 TILE = 168  # pixels
 
 
-def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu") -> list[Path]:
+def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", world: str = "scenes") -> list[Path]:
     """Predict from held-out scenes and from captions; writes ``grid.png``, ``captions.png`` and ``index.html``."""
     photo, text = modalities.of_role("photo"), modalities.of_role("text")
     folder = locate.resolve(name)
     model = FourM.from_pretrained(folder, device)
     size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
-    samples = Scenes("test", resolution=size).samples(range(seed * SCENES, (seed + 1) * SCENES))
+    samples = Scenes("test", resolution=size, world=world).samples(range(seed * SCENES, (seed + 1) * SCENES))
     labeller = CLIPLabeller.load(folder / CLIP, device)
     maps = labeller.label([sample[labeller.source] for sample in samples])
     samples = [{**sample, labeller.modality: value} for sample, value in zip(samples, maps, strict=True)]

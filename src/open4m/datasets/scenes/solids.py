@@ -1,9 +1,10 @@
 """Solids: where a ray enters each shape, and the normal of its surface there, in the shape's local frame.
 
-An entry function takes the solid's ``extent`` (see :class:`Object`), ray origins outside of the solid and ray directions
-of any length. Both are (3, ...) and broadcast: the rays of a camera have one origin, the shadow rays of a point too. It
-gives the ray parameter of the entry, (...), infinite for a miss. A normal function takes the extent, points of the surface
-(3, R) and the directions of the rays that met them (3, R), and gives outward normals (3, R) of any length.
+An entry function takes the solid's ``extent`` (see :class:`Object`), ray origins outside of the solid and ray
+directions of any length. Both are (3, ...) and broadcast: the rays of a camera have one origin, the shadow rays of a
+point too. It gives the ray parameter of the entry, (...), infinite for a miss. A normal function takes the extent,
+points of the surface (3, R) and the directions of the rays that met them (3, R), and gives outward normals (3, R) of
+any length.
 """
 
 from __future__ import annotations

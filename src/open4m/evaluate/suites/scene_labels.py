@@ -23,8 +23,10 @@ GRID = (8, 8)
 """Cells of the image, one of which is the place of an object, for a model whose inputs have no places."""
 
 
-def scene_data(model: FourMBase, name: str | Path, samples: int, batch_size: int = 32, seed: int = 0) -> Data:
-    """The first ``samples`` scenes of the training and the test split, as a model directory reads them.
+def scene_data(
+    model: FourMBase, name: str | Path, samples: int, batch_size: int = 32, seed: int = 0, world: str = "scenes"
+) -> Data:
+    """The first ``samples`` scenes of the training and the test split of a world, as a model directory reads them.
 
     ``name``: of the model, whose folder may hold the CLIP that labels images.
     Raises :class:`Open4MError` for a model that reads or predicts nothing that scenes have.
@@ -38,9 +40,9 @@ def scene_data(model: FourMBase, name: str | Path, samples: int, batch_size: int
     size = 16 * -(-max(sizes, default=128) // 16)
     splits = {}
     for split in ("train", "test"):
-        scenes = Scenes(split, seed=seed, resolution=size)
+        scenes = Scenes(split, seed=seed, resolution=size, world=world)
         splits[split] = _split(model, scenes, clip, samples, batch_size)
-    return Data(name="scenes", **splits)
+    return Data(name=world, **splits)
 
 
 def _split(model: FourMBase, scenes: Scenes, clip, samples: int, batch_size: int) -> Split:
