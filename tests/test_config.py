@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open4m.config import Duration, differences, fingerprint, from_dict, load, override, save, to_dict
+from open4m.config import Duration, completed, differences, fingerprint, from_dict, load, override, save, to_dict
 from open4m.types import Open4MError
 
 
@@ -268,3 +268,16 @@ def test_of_several_classes_the_error_is_that_of_the_one_that_was_meant():
         values = {"one": {"depth": 2}, "two": {"depth": 2}, name: {"depth": 0, "rate": 1}}
         with pytest.raises(Open4MError, match="depth is at least 1, got 0"):
             from_dict(Choice, values)
+
+
+def test_values_of_an_older_version_get_the_defaults_of_newer_fields_only():
+    config = {"whole": [Part(rate=1.0, name="mine", weights={"a": 1.0})], "text": "b"}
+    older = {"whole": [{"rate": 2.0, "gone": 3}], "text": "a"}
+    assert completed(older, config) == {
+        "whole": [{"rate": 2.0, "gone": 3, "name": "part", "weights": {}}],
+        "text": "a",
+    }
+    assert older["whole"] == [{"rate": 2.0, "gone": 3}]  # not changed in place
+    assert completed({"rate": [1]}, Part(rate=1.0))["rate"] == [1]
+    assert completed([{}, {}], [Part(rate=1.0)]) == [{}, {}]  # of another length: nothing to match by place
+    assert completed({}, Part(rate=1.0)) == {"name": "part", "weights": {}}  # no default for what is required

@@ -159,6 +159,25 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {old} -> {new}"]
 
 
+def completed(values: Any, config: Any) -> Any:
+    """The plain ``values`` of an older version of ``config``, with the defaults of fields that it did not have."""
+    if dataclasses.is_dataclass(config) and isinstance(values, dict):
+        values = dict(values)
+        for field in dataclasses.fields(config):
+            if field.name in values:
+                values[field.name] = completed(values[field.name], getattr(config, field.name))
+            elif field.default is not dataclasses.MISSING:
+                values[field.name] = to_dict(field.default)
+            elif field.default_factory is not dataclasses.MISSING:
+                values[field.name] = to_dict(field.default_factory())
+        return values
+    if isinstance(config, dict) and isinstance(values, dict):
+        return {key: completed(value, config.get(key)) for key, value in values.items()}
+    if isinstance(config, list | tuple) and isinstance(values, list) and len(config) == len(values):
+        return [completed(value, one) for value, one in zip(values, config, strict=True)]
+    return values
+
+
 def _assigned(config: Any, tree: Mapping[str, Any], where: str) -> Any:
     """The configuration with a tree of texts assigned to its fields."""
     if isinstance(config, dict):

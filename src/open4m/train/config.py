@@ -76,15 +76,17 @@ FREE = (
 def claim(directory: Path, description: Any) -> None:
     """Write what determines a run to its ``config.json``; of a directory that has one, compare all but :data:`FREE`.
 
+    A field that is newer than the run had its default in it.
+
     Raises :class:`Open4MError` if the directory holds a run with another configuration, or of a newer format.
     """
-    path, description = directory / "config.json", configs.to_dict(description)
+    path = directory / "config.json"
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
         configs.save(description, path, FORMAT)
         return
-    held = configs.load(dict[str, Any], path, FORMAT)
-    if different := configs.differences(_determining(held), _determining(description)):
+    held = configs.completed(configs.load(dict[str, Any], path, FORMAT), description)
+    if different := configs.differences(_determining(held), _determining(configs.to_dict(description))):
         raise Open4MError(
             f"{directory} holds a run with another configuration ({'; '.join(different)}): "
             "use another directory, or the same configuration to resume"
