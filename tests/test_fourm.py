@@ -141,3 +141,10 @@ def test_no_samples_and_values_of_other_types_are_clear_errors(model):
         model.token_features({"caption": 3})
     with pytest.raises(Open4MError, match="depth"):
         model.token_features({"depth": np.zeros(3)})
+    for samples, row in (({}, 0), ([{"caption": "a"}, {}], 1)):
+        with pytest.raises(Open4MError, match=f"at least one value per sample, sample {row} has none"):
+            model.token_features(samples)
+    for method in (model.features, model.token_features):
+        for wrong in (None, 3, "rgb", [None], [{"caption": "a"}, 3]):
+            with pytest.raises(Open4MError, match="expected values by modality, or a list of such mappings, got"):
+                method(wrong)

@@ -121,7 +121,7 @@ def load_versioned(cls: type[T], path: Path, newest: int | None = None) -> tuple
     version = 1
     if newest is not None and isinstance(values, dict) and FORMAT in values:
         version = values.pop(FORMAT)
-        if not isinstance(version, int) or not 1 <= version <= newest:
+        if type(version) is not int or not 1 <= version <= newest:  # True is an int too
             raise Open4MError(
                 f"{path}: has format {version!r}, this open4m reads formats 1 to {newest}: update open4m, or use the "
                 "version that wrote it"

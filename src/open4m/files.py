@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -22,14 +23,23 @@ LARGEST_INPUT = 1 << 28
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file atomically: readers see the old content or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    write_file(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file atomically: ``write`` makes a temporary one, which is then renamed.
+
+    Several processes may write the same file at once; the last one's content stays. Raises what ``write`` raises, after
+    removing the temporary file; an :class:`OSError` names the file, as those of a full disk do not by themselves.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with _named(path):
+            write(temporary)
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,17 +58,28 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        write(temporary)
-        for path in [temporary, *temporary.rglob("*")]:
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            elif path.is_dir():
-                sync_folder(path)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
+        with _named(folder):
+            write(temporary)
+            for path in [temporary, *temporary.rglob("*")]:
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                elif path.is_dir():
+                    sync_folder(path)
+            temporary.rename(folder)
+            sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the path into an :class:`OSError` that names no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
 
 

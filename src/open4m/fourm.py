@@ -179,6 +179,8 @@ class FourMBase:
         samples = self._samples(values)
         if not samples:
             raise Open4MError("features: expected at least one sample, got none")
+        if empty := [row for row, sample in enumerate(samples) if not sample]:
+            raise Open4MError(f"features: expected at least one value per sample, sample {empty[0]} has none")
         inputs: list[np.ndarray] = []
         dense: dict[str, dict[str, list[Tensor | None]]] = {"pixels": {}, "vectors": {}}
         for row, sample in enumerate(samples):
@@ -199,7 +201,12 @@ class FourMBase:
         return TokenFeatures(features, batch.input_valid, batch.input_modality, batch.input_position)
 
     def _samples(self, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        return [values] if isinstance(values, Mapping) else list(values)
+        samples = list(values) if isinstance(values, Sequence) else [values]
+        if wrong := [sample for sample in samples if not isinstance(sample, Mapping)]:
+            raise Open4MError(
+                f"features: expected values by modality, or a list of such mappings, got {type(wrong[0]).__name__}"
+            )
+        return samples
 
     def input_keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
         """The model's modality for each given name: an image is read as pixels where the model reads those."""

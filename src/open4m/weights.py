@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open4m import config as configs
+from open4m import files
 from open4m.types import Open4MError
 
 if TYPE_CHECKING:
@@ -59,17 +60,27 @@ def load_weights(path: Path, model: Module) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], floats: dtype | None = None) -> None:
-    """Write tensors as a safetensors file that everybody may read. ``floats``: the type of floating-point tensors at
-    rest; None keeps each one's own.
+    """Write tensors atomically as a safetensors file that everybody may read. ``floats``: the type of floating-point
+    tensors at rest; None keeps each one's own.
+
+    Raises :class:`Open4MError` if the file cannot be written, such as on a full disk; what was there stays.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     stored = {
         name: (tensor.to(floats) if floats is not None and tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in tensors.items()
     }
-    save_file(stored, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors writes files that only their owner may read
+
+    def write(temporary: Path) -> None:
+        save_file(stored, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # safetensors writes files that only their owner may read
+
+    try:
+        files.write_file(path, write)
+    except (OSError, SafetensorError) as error:
+        raise Open4MError(f"{path}: cannot be written ({error})") from error
 
 
 def save_weights(path: Path, model: Module, half: bool = False) -> None:

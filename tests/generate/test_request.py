@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -133,6 +134,13 @@ NPY = values.encode(DEPTH)["base64"]
         ({"verb": "inpain"}, "unknown verb 'inpain'; did you mean inpaint"),
         ({}, "unknown verb None"),
         ({"verb": "generate", "format": 3}, "request: has format 3, this open4m reads format 2"),
+        ({"verb": "generate", "format": "3" * 5000}, "request: has format '333"),
+        (
+            {"verb": "generate", "format": reduce(lambda inner, _: [inner], range(3000), 0)},
+            "request: maximum recursion",
+        ),
+        ({"verb": reduce(lambda inner, _: [inner], range(3000), 0)}, "request: maximum recursion"),
+        ({"verb": "inpain" * 1000}, "request: unknown verb 'inpain"),
         ({"verb": "generate", "targets": ["rgb"], "sampels": 2}, "unknown field 'sampels'; did you mean samples"),
         ({"verb": "generate", "targets": ["rgb"], "mask": {"cells": [0]}}, "unknown field 'mask'"),
         ({"verb": "inpaint"}, "request: missing mask"),

@@ -509,6 +509,11 @@ def test_a_users_modality_is_found_by_another_process(tmp_path, monkeypatch):
     [
         ("rgb", "MODALITY = None", r"modality rgb is defined twice: .*rgb\.py and .*rgb\.py"),
         ("thing", "x = 1", r"thing\.py: a modality file defines MODALITY"),
+        ("thing", "MODALITY = 3", r"thing\.py: a modality file defines MODALITY"),
+        ("thing", "def (", r"thing\.py: cannot be imported \(SyntaxError: "),
+        ("thing", "x = 1 / 0", r"thing\.py: cannot be imported \(ZeroDivisionError: "),
+        ("thing", "import no_such_package", r"thing\.py: cannot be imported \(ModuleNotFoundError: "),
+        ("thing", "raise SystemExit(3)", r"thing\.py: cannot be imported \(SystemExit: 3"),
         ("thing", DEPTH.read_text(), r"thing\.py: MODALITY\.name is 'depth', expected the file's name 'thing'"),
     ],
 )

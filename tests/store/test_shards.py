@@ -206,6 +206,15 @@ def test_a_newer_manifest_says_so(root):
         RawDataset(root, ["rgb"])
 
 
+def test_a_manifest_with_another_number_of_rows_is_noticed(root):
+    path = root / "rgb" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["shards"][0]["rows"] += 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(Open4MError, match="or other keys: the shard is truncated or was changed"):
+        RawDataset(root, ["rgb"])[content["shards"][0]["rows"] - 1]
+
+
 def test_a_modality_cannot_name_another_folder(root):
     shutil.copytree(root / "rgb", root.parent / "outside")
     with pytest.raises(Open4MError):

@@ -281,6 +281,36 @@ def test_a_manifest_of_before_there_were_vectors_is_read(root, data):
     write_token_shard(root, "depth", 0, data[3][:4], data[0][:4], header=GRID)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocab_size", 1.5),
+        ("vocab_size", True),
+        ("grid", [3.0, 4]),
+        ("grid", "34"),
+        ("tokenizer", 5),
+        ("kind", []),
+        ("placeless", "no"),
+        ("format", True),
+    ],
+)
+def test_fields_of_other_types_are_a_damaged_manifest(root, field, value):
+    path = root / "depth" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(Open4MError, match=r"manifest\.json: "):
+        TokenStore(root, ["depth"])
+
+
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_manifest_with_another_number_of_rows_is_noticed(root, rows):
+    path = root / "depth" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["shards"][0]["rows"] = rows
+    path.write_text(json.dumps(content))
+    with pytest.raises(Open4MError, match=f"expected the {rows} samples of manifest.json, got 4 or other keys"):
+        TokenStore(root, ["depth"]).grid("depth", np.arange(rows))
+
+
 def test_same_tokens_same_bytes(root, data):
     path = root / "caption" / "shard-00000.arrow"
     before = path.read_bytes()

@@ -1,10 +1,10 @@
 """Checkpoints: whole or not there, exact, and only the two newest."""
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from open4m import weights
 from open4m.train import checkpoint
 from open4m.train.optim import OptimConfig, build
 from open4m.types import Open4MError
@@ -67,21 +67,29 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact(tmp_path, monkeypatch,
     model, optimizer = make()
     step(model, optimizer, 0)
     first = checkpoint.save(tmp_path, 5, model, optimizer, {})
-    real, calls = weights.write_tensors, []
+    real, calls = safetensors.torch.save_file, []
 
-    def failing(path, tensors):
+    def failing(tensors, path, **how):
         calls.append(path)
         if len(calls) > fails_at:
             raise error
-        real(path, tensors)
+        real(tensors, path, **how)
 
-    monkeypatch.setattr(weights, "write_tensors", failing)
+    monkeypatch.setattr(safetensors.torch, "save_file", failing)
     with pytest.raises(
         Open4MError, match=r"step-00000010: the checkpoint could not be written .*earlier ones are intact"
     ):
         checkpoint.save(tmp_path, 10, model, optimizer, {})
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
     checkpoint.restore(first, *make(1))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"step": "5"}', '{"step": true}', "[" * 100_000])
+def test_a_state_without_a_step_is_a_damaged_checkpoint(tmp_path, text):
+    path = checkpoint.save(tmp_path, 5, *make(), {})
+    (path / checkpoint.STATE).write_text(text)
+    with pytest.raises(Open4MError, match="step-00000005: not a checkpoint of this run"):
+        checkpoint.restore(path, *make())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])

@@ -23,6 +23,7 @@ from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.network import VQVAE
 from open4m.train import distributed, losses
 from open4m.train.optim import OptimConfig, build
+from open4m.types import Open4MError
 
 # ---- ranks
 CONFIGS = {"kept": FAMILIES, "recomputed": EVERYTHING}
@@ -156,6 +157,16 @@ def test_each_rank_holds_half_of_the_weights_and_makes_half_of_the_rows(ranks):
         shares = [one[name]["share"] for one in found]
         assert sum(shares) == pytest.approx(1)
         assert max(shares) < 0.6
+
+
+def test_a_batch_of_fewer_rows_than_ranks_is_refused_on_every_rank(monkeypatch):
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
+        with pytest.raises(Open4MError, match="batch_size 1: expected at least one row for each of 2 ranks"):
+            distributed.rows_of_rank(1)
+        assert list(distributed.rows_of_rank(2)) == [rank]
 
 
 def test_a_model_without_ranks_is_materialized_and_copied_as_it_is():

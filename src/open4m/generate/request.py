@@ -145,22 +145,25 @@ class Request:
         """
         if not isinstance(written, Mapping):
             raise Open4MError(f"{where}: expected the fields of a request, got {type(written).__name__}")
-        found = dict(written)
+        try:
+            return Request._of_fields(dict(written), folder, where)
+        except (Open4MError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            reason = str(error) if len(str(error)) <= MAX_DESCRIBED else f"{str(error)[:MAX_DESCRIBED]} ..."
+            raise Open4MError(reason if reason.startswith(where) else f"{where}: {reason}") from error
+
+    @staticmethod
+    def _of_fields(found: dict[str, Any], folder: Path | None, where: str) -> Request:
         if (version := found.pop("format", FORMAT)) != FORMAT:
             raise Open4MError(f"{where}: has format {version!r}, this open4m reads format {FORMAT}")
         verb = found.pop("verb", None)
         if not isinstance(verb, str) or verb not in VERBS:
-            near = difflib.get_close_matches(str(verb), VERBS, n=1)
+            near = difflib.get_close_matches(str(verb)[:MAX_DESCRIBED], VERBS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise Open4MError(f"{where}: unknown verb {verb!r}{hint} (verbs: {', '.join(VERBS)})")
-        try:
-            for own in fields(VERBS[verb]):
-                if own.name in found and "codec" in own.metadata:
-                    found[own.name] = own.metadata["codec"].decode(found[own.name], f"{where}.{own.name}", folder)
-            return configs.from_dict(VERBS[verb], found, where)
-        except (Open4MError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            reason = str(error) if len(str(error)) <= MAX_DESCRIBED else f"{str(error)[:MAX_DESCRIBED]} ..."
-            raise Open4MError(reason if reason.startswith(where) else f"{where}: {reason}") from error
+        for own in fields(VERBS[verb]):
+            if own.name in found and "codec" in own.metadata:
+                found[own.name] = own.metadata["codec"].decode(found[own.name], f"{where}.{own.name}", folder)
+        return configs.from_dict(VERBS[verb], found, where)
 
     # ---- for the verbs
     def _set(self, **checked: Any) -> None:

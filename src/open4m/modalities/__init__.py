@@ -100,9 +100,13 @@ def _load(name: str, path: Path) -> Modality:
         spec = importlib.util.spec_from_file_location(f"open4m_user_modality_{name}", path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look their module up there
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:  # a user's file may raise anything
+            del sys.modules[spec.name]
+            raise Open4MError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
     modality = getattr(module, "MODALITY", None)
-    if modality is None:
+    if not hasattr(modality, "family"):
         raise Open4MError(f"{path}: a modality file defines MODALITY = <an instance of a family>")
     if modality.name != name:
         raise Open4MError(f"{path}: MODALITY.name is {modality.name!r}, expected the file's name {name!r}")

@@ -51,7 +51,7 @@ class ShardEntry:
         if not (
             isinstance(self.file, str)
             and _SHARD.fullmatch(self.file)
-            and isinstance(self.rows, int)
+            and type(self.rows) is int  # True is an int too
             and self.rows >= 0
             and all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in digests)
         ):
@@ -83,7 +83,7 @@ class Manifest:
         version = content.pop("format", None) if isinstance(content, dict) else None
         if isinstance(version, int) and version > FORMAT:
             raise Open4MError(f"{path}: has format {version}, this open4m reads up to {FORMAT}: update open4m")
-        if version != FORMAT:
+        if version != FORMAT or isinstance(version, bool):
             raise Open4MError(f"{path}: expected format {FORMAT}, got {version!r}; write the modality again")
         try:
             entries = [ShardEntry(**line) for line in content.pop("shards")]

@@ -202,7 +202,7 @@ class RawDataset:
 
     def _checked(self, name: str, shard: int) -> Members:
         members, entry = self._scan(name, shard), self._manifests[name].shards[shard]
-        if keys_digest(members.keys) != entry.keys_sha256:
+        if len(members.keys) != entry.rows or keys_digest(members.keys) != entry.keys_sha256:
             raise Open4MError(
                 f"{shard_path(self.root, name, shard, 'tar')}: expected the {entry.rows} samples of "
                 f"{FILE}, got {len(members.keys)} or other keys: the shard is truncated or was changed; "

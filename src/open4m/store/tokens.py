@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from open4m import config as configs
 from open4m.store.columns import COLUMNS, MAX_VOCAB, Column, Views
 from open4m.store.manifest import (
     FILE,
@@ -226,7 +227,7 @@ class TokenStore:
         if index not in opened:
             entry = self._manifests[modality].shards[index]
             shard = _open_shard(shard_path(self.root, modality, index, "arrow"), self._headers[modality])
-            if keys_digest(shard.keys.to_pylist()) != entry.keys_sha256:
+            if len(shard.keys) != entry.rows or keys_digest(shard.keys.to_pylist()) != entry.keys_sha256:
                 raise Open4MError(
                     f"{shard.path}: expected the {entry.rows} samples of {FILE}, got {len(shard.keys)} or other keys: "
                     "the shard was changed; write it again"
@@ -237,8 +238,8 @@ class TokenStore:
 
 def _header(root: Path, modality: str, manifest: Manifest) -> TokenHeader:
     try:
-        return TokenHeader(**manifest.header)
-    except (TypeError, Open4MError) as error:
+        return configs.from_dict(TokenHeader, dict(manifest.header), "header")
+    except Open4MError as error:
         raise Open4MError(f"{root / modality / FILE}: not a manifest of tokens ({error}); tokenize first") from error
 
 

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -48,7 +47,7 @@ def save(
 
     try:
         files.write_folder(final, write)
-    except (OSError, SafetensorError) as error:
+    except (OSError, Open4MError) as error:
         raise Open4MError(f"{final}: the checkpoint could not be written ({error}); earlier ones are intact") from error
     for old in sorted(folder.glob("step-*"))[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
@@ -73,7 +72,9 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping
         for name, value in (average or {}).items():
             value.copy_(averaged[name])
         state = json.loads((path / STATE).read_text())
-    except (OSError, ValueError, KeyError, RuntimeError, Open4MError) as error:
+        if not isinstance(state, dict) or type(state.get("step")) is not int:
+            raise Open4MError(f"{STATE} says no step")
+    except (OSError, ValueError, KeyError, RuntimeError, Open4MError) as error:  # RecursionError is a RuntimeError
         raise Open4MError(f"{path}: not a checkpoint of this run ({error})") from error
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"

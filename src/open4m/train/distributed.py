@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint
 
 from open4m.model.fourm import FourMTransformer
+from open4m.types import Open4MError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -30,8 +31,14 @@ ENTRANCES = ("encode", "context", "decode", "target_logits")
 
 # ---- ranks
 def rows_of_rank(batch_size: int) -> range:
-    """The rows of a batch that this rank makes: equal parts, but for a remainder."""
+    """The rows of a batch that this rank makes: equal parts, but for a remainder.
+
+    Raises :class:`Open4MError`, on every rank, for a batch of fewer rows than there are ranks: a rank without rows
+    would leave the others waiting.
+    """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if batch_size < ranks:
+        raise Open4MError(f"batch_size {batch_size}: expected at least one row for each of {ranks} ranks")
     return range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
 
 

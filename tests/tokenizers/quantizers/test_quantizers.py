@@ -335,6 +335,20 @@ def test_training_and_evaluation_agree_on_the_codes_of_a_batch(fields):
 
 
 @every_kind
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_vectors_that_are_not_finite_have_ids_and_a_loss_or_codes_that_show_it(fields, value):
+    q = quantizer(**fields)
+    x = inputs(q)
+    x[1] = value
+    for training in (False, True):
+        made = q.train(training)(x, torch.Generator().manual_seed(0))
+        assert made.ids.min() >= 0
+        assert made.ids.max() < 16
+        if training:  # the loop skips such a step
+            assert not (made.codes.isfinite().all() and made.commitment.isfinite())
+
+
+@every_kind
 def test_lookup_and_codes_equal_the_forward_pass_in_evaluation(fields):
     q = quantizer(dim=6, **fields).eval()
     x = inputs(q)

@@ -34,7 +34,8 @@ class FiniteScalarQuantizer(LatticeQuantizer):
         return torch.tanh(x @ self.project_in.T + torch.atanh(offset / half)) * half - offset
 
     def _id(self, rounded: Tensor) -> Tensor:
-        return ((rounded.long() + self.levels // 2) * self._basis).sum(-1)
+        # Ids of vectors that are not finite are ids too; their codes are not finite, which the training loop notices.
+        return ((rounded.nan_to_num().long() + self.levels // 2) * self._basis).sum(-1)
 
     def _nearest(self, x: Tensor) -> Tensor:
         return self._id(self._bound(x).round())

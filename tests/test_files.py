@@ -1,0 +1,72 @@
+"""Files are whole or not there: on a full disk, and with several writers of the same one."""
+
+import errno
+import os
+import threading
+
+import pytest
+import safetensors.torch
+import torch
+
+from open4m import files, weights
+from open4m.types import Open4MError
+
+
+def full(*_arguments, **_how):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def make_folder(folder):
+    folder.mkdir()
+    (folder / "a").write_text("new")
+
+
+@pytest.mark.parametrize("write", [lambda p: files.write_text(p, "new"), lambda p: files.write_folder(p, make_folder)])
+def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path, monkeypatch, write):
+    old, new = tmp_path / "old.json", tmp_path / "new"
+    files.write_text(old, "old")
+    monkeypatch.setattr(os, "fsync", full)
+    for path in (old, new):
+        with pytest.raises(OSError, match="No space left") as error:
+            write(path)
+        assert error.value.filename == str(path)  # which the command line shows
+    monkeypatch.undo()
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("old.json", "old")]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), safetensors.SafetensorError("I/O error: full")])
+def test_weights_that_do_not_fit_leave_those_of_before(tmp_path, monkeypatch, error):
+    path = tmp_path / "model.safetensors"
+    weights.write_tensors(path, {"a": torch.ones(3)})
+
+    def cut(tensors, path, **_how):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(safetensors.torch, "save_file", cut)
+    with pytest.raises(Open4MError, match=r"model\.safetensors: cannot be written \(.*full"):
+        weights.write_tensors(path, {"a": torch.zeros(3)})
+    assert weights.read_tensors(path)["a"].tolist() == [1, 1, 1]
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_writers_of_the_same_file_do_not_disturb_each_other(tmp_path):
+    path, failures = tmp_path / "a", []
+    contents = [bytes([n]) * 200_000 for n in range(4)]
+    files.write_bytes(path, contents[0])
+
+    def write(content):
+        try:
+            for _ in range(20):
+                files.write_bytes(path, content)
+                assert files.read_bytes(path) in contents
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
