@@ -88,22 +88,70 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact(tmp_path, monkeypatch,
 def test_a_state_without_a_step_is_a_damaged_checkpoint(tmp_path, text):
     path = checkpoint.save(tmp_path, 5, *make(), {})
     (path / checkpoint.STATE).write_text(text)
+    checkpoint.seal(path)
     with pytest.raises(Open4MError, match="step-00000005: not a checkpoint of this run"):
         checkpoint.restore(path, *make())
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["gone", "cut"])
-def test_a_damaged_checkpoint_is_named(tmp_path, name, damage):
+FILES = ["model.safetensors", "optimizer.safetensors", "sha256.json", "state.json"]
+
+
+def damage(path, how):
+    data = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(data[:-7])
+    else:
+        at = len(data) - 3  # a value of the last tensor, a digit of the last sum or step
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["gone", "cut", "one bit"])
+def test_of_a_damaged_checkpoint_nothing_is_read_and_the_one_before_it_is_used(tmp_path, name, how, caplog):
     model, optimizer = make()
     step(model, optimizer, 0)
-    path = checkpoint.save(tmp_path, 5, model, optimizer, {})
-    if damage == "gone":
-        (path / name).unlink()
-    else:
-        (path / name).write_bytes((path / name).read_bytes()[:-7])
-    with pytest.raises(Open4MError, match="step-00000005: not a checkpoint of this run"):
-        checkpoint.restore(path, *make())
+    checkpoint.save(tmp_path, 5, model, optimizer, {})
+    expected = [tensor.clone() for tensor in model.state_dict().values()]
+    step(model, optimizer, 1)
+    path = checkpoint.save(tmp_path, 10, model, optimizer, {})
+    damage(path / name, how)
+    other, its = make(3)
+    before = [tensor.clone() for tensor in other.state_dict().values()]
+    with pytest.raises(Open4MError, match="step-00000010: a damaged checkpoint"):
+        checkpoint.restore(path, other, its)
+    assert all(map(torch.equal, other.state_dict().values(), before))
+    assert not its.state
+    assert checkpoint.resume(tmp_path, other, its)["step"] == 5
+    assert all(map(torch.equal, other.state_dict().values(), expected))
+    assert "step-00000010 is damaged" in caplog.text
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "damaged-step-00000010"}
+    checkpoint.restore(checkpoint.save(tmp_path, 10, model, optimizer, {}), other, its)
+
+
+def test_a_run_of_damaged_checkpoints_does_not_silently_begin_again(tmp_path):
+    model, optimizer = make()
+    for at in (5, 10):
+        damage(checkpoint.save(tmp_path, at, model, optimizer, {}) / "state.json", "cut")
+    for _ in range(2):  # the second time they lie aside
+        with pytest.raises(Open4MError, match="damaged-step-00000010: the run has damaged checkpoints only"):
+            checkpoint.resume(tmp_path, model, optimizer)
+
+
+def test_what_else_lies_among_checkpoints_disturbs_nothing(tmp_path):
+    model, optimizer = make()
+    folder = tmp_path / "checkpoints"
+    for stray in ("step-99", "step-00000099.old", "step-latest"):
+        (folder / stray).mkdir(parents=True)
+    (folder / "step-00000098").write_text("a file")
+    assert checkpoint.resume(tmp_path, model, optimizer) is None
+    for at in (5, 10, 15):
+        checkpoint.save(tmp_path, at, model, optimizer, {})
+    assert checkpoint.latest(tmp_path).name == "step-00000015"
+    assert checkpoint.resume(tmp_path, model, optimizer)["step"] == 15
+    strays = {"step-99", "step-00000099.old", "step-latest", "step-00000098"}
+    assert {p.name for p in folder.iterdir()} == strays | {"step-00000010", "step-00000015"}
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -116,4 +164,4 @@ def test_nothing_in_a_checkpoint_needs_pickle(tmp_path):
     model, optimizer = make()
     step(model, optimizer, 0)
     path = checkpoint.save(tmp_path, 5, model, optimizer, {})
-    assert sorted(p.name for p in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(p.name for p in path.iterdir()) == FILES

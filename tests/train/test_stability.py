@@ -216,6 +216,7 @@ def test_a_checkpoint_from_before_there_were_guards_is_resumed(tmp_path):
     train(PlantedTask(), CONFIG, tmp_path / "run", stop_at=5)
     path = checkpoint.latest(tmp_path / "run") / "state.json"
     path.write_text(json.dumps({"step": 5, "tokens": 50}))
+    checkpoint.seal(path.parent)
     saved = tmp_path / "run" / "config.json"
     config = json.loads(saved.read_text())
     for name in ("ema", "max_skips", "max_skips_in_a_row", "smoke_test"):

@@ -82,8 +82,15 @@ def _keep(path: Path, step: int) -> None:
     """Drop the lines of later steps than ``step`` from a file, if it is there."""
     if path.exists():
         lines = path.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("}\n")]  # a machine that died may have cut the last one
-        files.write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        files.write_text(path, "".join(line for line in lines if _step(line) <= step))
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics, infinite for a damaged one: a machine that dies may cut the last line."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _tensorboard(directory: Path, start: int):

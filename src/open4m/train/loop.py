@@ -74,9 +74,7 @@ def train(
     optimizer = optim.build(model, config.optim, config.batch_size)
     average = Average(model, config.ema)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    state = {"step": 0, "tokens": 0}
-    if (path := checkpoint.latest(directory)) is not None:
-        state = checkpoint.restore(path, model, optimizer, average.values)
+    state = checkpoint.resume(directory, model, optimizer, average.values) or {"step": 0, "tokens": 0}
     start, tokens = state["step"], state["tokens"]
     steps = config.steps
     last = min(steps, stop_at) if stop_at is not None else steps
