@@ -89,3 +89,9 @@ def test_two_requests_of_one_row_are_independent():
     rows = rng.RowDraws(0, 0, 0, 20_000)
     correlation = np.corrcoef(rows.one(), rows.one())[0, 1]
     assert abs(correlation) < 5 / np.sqrt(20_000)
+
+
+def test_an_unmarked_stream_is_that_of_the_published_scenes():
+    expected = np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 1, 7, 2)))).random(3)
+    assert np.array_equal(rng.unmarked_stream(0, 1, 7, 2).random(3), expected)
+    assert not np.array_equal(rng.unmarked_stream(0, 1, 7, 1).random(3), expected)

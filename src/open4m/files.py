@@ -36,10 +36,8 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with _named(path):
             write(temporary)
-            with temporary.open("r+b") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
+            sync_file(temporary)
+            rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,12 +60,10 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
             write(temporary)
             for path in [temporary, *temporary.rglob("*")]:
                 if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+                    sync_file(path)
                 elif path.is_dir():
                     sync_folder(path)
-            temporary.rename(folder)
-            sync_folder(folder.parent)
+            rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -87,6 +83,18 @@ def check_new(folder: Path) -> None:
     """Raise :class:`Open4MError` if a folder that is to be written is a file, or is there and not empty."""
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise Open4MError(f"{folder}: exists and is not empty; name another directory")
+
+
+def sync_file(path: Path) -> None:
+    """Put the content of a finished file on disk."""
+    with path.open("r+b") as file:  # Windows syncs only what is open for writing
+        os.fsync(file.fileno())
+
+
+def rename(temporary: Path, path: Path) -> None:
+    """Give a synced file or folder its final name, in place of a file or an empty folder that has it already."""
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -129,7 +137,7 @@ def sha256(path: Path) -> str:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the lock file ``path`` among threads, processes and, where the file system allows,
-    hosts. The lock ends with its process, however rudely that dies."""
+    hosts. The operating system releases the lock when its process ends."""
     from filelock import FileLock
 
     with FileLock(path):

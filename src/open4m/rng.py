@@ -27,6 +27,14 @@ def torch_stream(*key: int, device: torch.device | str = "cpu") -> torch.Generat
     return torch.Generator(device=device).manual_seed(seed)
 
 
+def unmarked_stream(*key: int) -> np.random.Generator:
+    """NumPy's generator for a key whose length is not part of it, as published data sets were drawn.
+
+    Keys of one length only: (s, t) and (s, t, 0) give the same numbers.
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
 def _entropy(key: tuple[int, ...]) -> np.random.SeedSequence:
     """The entropy of a key. Its length is part of it, since NumPy takes (s, t) and (s, t, 0) for the same."""
     return np.random.SeedSequence((*key, len(key)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_model import CONFIG, gelu, silu, slow_attention, slow_norm
 
-from open4m.nn.attention import CrossAttention, SelfAttention, attend, explicit_attention, masked
+from open4m.nn.attention import CrossAttention, SelfAttention, attend, masked
 from open4m.nn.blocks import DecoderBlock, EncoderBlock, drop_path, feed_forward
 
 
@@ -114,19 +114,3 @@ def test_the_rate_of_stochastic_depth_grows_from_0_and_expectations_are_kept():
     assert not torch.equal(second == 0, third == 0)
     assert not torch.equal(second[:, 0], second[:, 1])
     assert drop_path(0.5, 1, 2, 4, torch.Generator(), torch.device("cpu")) == [None]
-
-
-@pytest.mark.parametrize("with_mask", [False, True])
-def test_explicit_attention_is_that_of_the_library_with_its_gradients(with_mask):
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(3, 2, n, 4, generator=generator, dtype=torch.float64) for n in (5, 7, 7))
-    mask = torch.rand(3, 1, 5, 7, generator=generator) < 0.5 if with_mask else None
-    if with_mask:
-        mask[1, 0, 2] = False  # a query that sees nothing
-    weight, results = torch.randn(3, 2, 5, 4, generator=generator, dtype=torch.float64), []
-    for function in (explicit_attention, torch.nn.functional.scaled_dot_product_attention):
-        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
-        out = function(*inputs, mask)
-        results.append([out, *torch.autograd.grad((out * weight).sum(), inputs)])
-    for found, expected in zip(*results, strict=True):
-        close(found, expected)

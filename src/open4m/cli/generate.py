@@ -1,4 +1,4 @@
-"""The commands that generate: from words to a :class:`~open4m.generate.request.Request`."""
+"""The commands that generate: from arguments to a :class:`~open4m.generate.request.Request`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOLDER_VERBS = ("generate", "extract", "guide")
 BOX = "x_min,y_min,x_max,y_max as fractions"
 
 
-# ---- the words
+# ---- arguments
 
 
 class _Several(argparse.Action):
@@ -124,7 +124,7 @@ def _dest(modality: Modality) -> str:
     return f"given_{modality.name}"
 
 
-# ---- what only one verb has: its words, and the fields of its request
+# ---- what only one verb has: its arguments, and the fields of its request
 
 
 def _add_inpaint(what: argparse._ArgumentGroup) -> None:
@@ -277,7 +277,7 @@ def _run_folder(options: Namespace, asked: Generate, where: str) -> None:
 
 
 def request(options: Namespace) -> Request:
-    """The request of parsed words. Raises :class:`Open4MError` for words that mean none."""
+    """The request of parsed arguments. Raises :class:`Open4MError` for arguments that make no valid request."""
     from open4m.generate.plan import Step
     from open4m.generate.request import VERBS
 
@@ -312,7 +312,7 @@ def _one_or_more(name: str, value: Any) -> Any:
     return value[0] if len(value) == 1 and name != "tokens" else tuple(value)
 
 
-# ---- from words to values
+# ---- from arguments to values
 
 
 def _given(options: Namespace) -> dict[str, Value]:

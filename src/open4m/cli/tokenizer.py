@@ -92,7 +92,7 @@ def fit_text(options: Namespace) -> None:
         raise Open4MError(f"--vocab-size {options.vocab_size}: at most {MAX_VOCAB}, token stores hold 16-bit ids")
     classes = class_files.read(options.classes).names if options.classes else ()
     if options.classes and not classes:
-        raise Open4MError(f"{options.classes}: holds no class names; expected one a line")
+        raise Open4MError(f"{options.classes}: holds no class names; expected one per line")
 
     read = track(captions.read(options.captions, options.field), "read", unit="captions")
     text = TextTokenizer.fit(read, classes, options.vocab_size, options.bins, options.sentinels)

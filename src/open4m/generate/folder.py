@@ -96,10 +96,10 @@ class FolderJob:
 
     def _batch(self, model: FourM, paths: Sequence[Path], failed: list[str]) -> Iterator[str]:
         """The results of some images, written; what cannot be done is added to ``failed``."""
-        readable: list[tuple[Path, Generate]] = []
+        photo, readable = verbs.photo(), []
         for path in paths:
             try:
-                readable.append((path, self._of(read(path, verbs.photo()))))
+                readable.append((path, self._of(read(path, photo))))
             except Open4MError as error:
                 failed.append(str(error))
         made = _each(model, [request for _, request in readable])

@@ -44,7 +44,7 @@ class Cells:
 
 
 def fractions(box: Any, name: str) -> tuple[float, float, float, float]:
-    """The corners of a box of the value ``name``. Raises :class:`Open4MError` for what is no box."""
+    """The corners of a box of the value ``name``. Raises :class:`Open4MError` for anything else."""
     corners = box.tolist() if isinstance(box, np.ndarray) else box
     four = isinstance(corners, Sequence) and len(corners) == 4 and all(isinstance(c, numbers.Real) for c in corners)
     if not (four and 0 <= corners[0] < corners[2] <= 1 and 0 <= corners[1] < corners[3] <= 1):

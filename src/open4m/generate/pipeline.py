@@ -190,7 +190,7 @@ class FourM(FourMBase):
 
 
 def check_seed(seed: Any) -> list[int]:
-    """The seeds of a call, one or several. Raises :class:`Open4MError` for what is none."""
+    """The seeds of a call, one or several. Raises :class:`Open4MError` for anything but whole numbers from 0."""
     seeds = list(seed) if _are_several(seed) else [seed]
     if wrong := [s for s in seeds if not (isinstance(s, numbers.Integral) and 0 <= s < 1 << 62)]:
         raise Open4MError(f"seed must be a whole number, 0 or more and below 2**62, got {wrong[0]!r}")

@@ -127,7 +127,7 @@ class Step:
     ) -> tuple[list[list[str]], list[float] | None]:
         """What each forward pass of the step after ``done`` sees besides the target, and the guidance weights.
 
-        ``others``: all modalities that there are; ``free``: finished targets that are no conditions. With guidance, the
+        ``others``: all modalities of the canvas; ``free``: finished targets that are no conditions. With guidance, the
         first list is what the unconditional pass sees: ``free``, or all conditions without a weight of their own where
         they are weighted one by one. The other lists are those of the conditional passes, one per weight. Without
         guidance there is one list, and None for the weights.
@@ -241,8 +241,8 @@ def bound(
     """The plan for samples, with guidance by the keys under which the model reads what is given.
 
     ``given``: the modalities of each sample; ``conditions``: the names of further conditions. Guidance by an image that
-    the model reads as pixels becomes guidance by the pixels. Raises :class:`Open4MError` for guidance by what is not
-    given, and for a target that the model was not trained to generate from any of what is.
+    the model reads as pixels becomes guidance by the pixels. Raises :class:`Open4MError` for guidance by a modality
+    that is not given, and for a target that the model was not trained to generate from any of those that are.
     """
     pixels, steps = config.readers, []
     names = {key: name for name, key in pixels.items()}

@@ -89,7 +89,10 @@ class _Content:
 
 
 def read(path: Path) -> Record:
-    """A ``result.json``, from anywhere. Raises :class:`Open4MError` for what is none, or is of another format."""
+    """Read a ``result.json``, which anyone may have written.
+
+    Raises :class:`Open4MError` for a file that is not a record, or has another format.
+    """
     try:
         found = json.loads(files.read_bytes(path))
     except (ValueError, RecursionError) as error:

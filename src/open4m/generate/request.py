@@ -140,8 +140,8 @@ class Request:
     def from_json(written: Any, folder: Path | None = None, where: str = "request") -> Request:
         """The request of JSON from anywhere, checked; ``where`` names it in errors. Files are those in ``folder``.
 
-        Raises :class:`Open4MError` for what is none: an unknown verb or field (with the nearest match), a mistyped or
-        missing one, another format.
+        Raises :class:`Open4MError` for an unknown verb or field (with the nearest match), a mistyped or missing field,
+        and another format.
         """
         if not isinstance(written, Mapping):
             raise Open4MError(f"{where}: expected the fields of a request, got {type(written).__name__}")

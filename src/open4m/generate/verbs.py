@@ -310,22 +310,24 @@ def probe_weight(
 
 
 def move(boxes: Boxes, label: str, corners: Sequence[float]) -> Boxes:
-    """The boxes with one at other ``corners``, fractions x_min, y_min, x_max, y_max. ``label`` is the box's class, or
-    class:n for the nth of several."""
+    """The boxes, that of ``label`` at other ``corners``, fractions x_min, y_min, x_max, y_max.
+
+    ``label`` is the box's class, or class:n for the nth of several.
+    """
     index, rows = _find(boxes, label), boxes.corners.copy()
     rows[index] = fractions(corners, label)
     return Boxes(rows, boxes.labels)
 
 
 def rename(boxes: Boxes, label: str, name: str) -> Boxes:
-    """The boxes with one of another class."""
+    """The boxes, that of ``label`` with the class ``name``."""
     index, labels = _find(boxes, label), list(boxes.labels)
     labels[index] = name
     return Boxes(boxes.corners, labels)
 
 
 def delete(boxes: Boxes, label: str) -> Boxes:
-    """The boxes without one."""
+    """The boxes without that of ``label``."""
     index = _find(boxes, label)
     return Boxes(np.delete(boxes.corners, index, axis=0), boxes.labels[:index] + boxes.labels[index + 1 :])
 

@@ -1,8 +1,8 @@
 """Input and target masking (paper 2.3, C.1, E.4): from the tokens of whole batches to the packed tokens the model sees.
 
-How many tokens of each modality are shown and asked for is drawn from a Dirichlet distribution a sample; which ones,
-uniformly for grids and by span masking with sentinels for sequences. Everything is vectorised over the batch, and every
-row's randomness is a function of (seed, step, row) alone, so that it does not matter which process makes which rows.
+The numbers of tokens of each modality that are shown and predicted are drawn per sample from a Dirichlet distribution.
+Which tokens these are is drawn uniformly in grids, and by span masking with sentinels in sequences. Everything is
+vectorized over the batch. A row's random numbers are a function of (seed, step, row) alone, so any process can make it.
 """
 
 from __future__ import annotations

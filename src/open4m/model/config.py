@@ -69,7 +69,7 @@ class ModalitySpec:
 
     @property
     def positions(self) -> int:
-        """The positions that there are: span masking asks for up to one query more than a sequence has tokens.
+        """The number of positions: span masking has up to one query more than a sequence has tokens.
 
         Fixed positions of sequences cost nothing; there are at least 512, as in public checkpoints.
         """
@@ -101,7 +101,7 @@ class Architecture(BlockConfig):
     hardly vary at the paper's 10,000.
     ``position_deviation``: those positions are centered over the grid and scaled to this standard deviation.
     ``patch_embedding``: how patches are read; "whitened": a linear projection of patches whose second moments are
-    equal in all directions (``WhitenedLinear``), "conv": convolutions of stride 2 over the image before it.
+    equal in all directions (``WhitenedPatches``), "conv": convolutions of stride 2 over the image before it.
     ``patch_norm``: a LayerNorm after it. ``aligned_attention``: half of the heads of cross-attention start with equal
     query and key weights, so that a query first reads what lies at its own place.
     """

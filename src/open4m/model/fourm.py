@@ -58,8 +58,9 @@ class FourMTransformer(nn.Module):
 
         Raises :class:`Open4MError` if the architectures differ, or a modality that both have. Its size may differ,
         the grid or the longest sequence, if its positions are fixed: no weight depends on it, and a place keeps its
-        position, since positions count from the first row and column whatever the size. What it is only here, an input
-        or a target, keeps its weights; what it is only there is left out, as in super-resolution (A.1).
+        position, since positions count from the first row and column whatever the size. If a modality is
+        an input (or a target) of this model only, its input (or output) weights stay as they are; if of the other model
+        only, those weights are left out, as in super-resolution (A.1).
         """
         for name in (f.name for f in fields(Architecture) if f.name != "drop_path"):
             if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):

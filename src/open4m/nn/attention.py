@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.nn.config import BlockConfig
 
 EPS = 1e-6
-"""Of every LayerNorm."""
+"""The epsilon of every LayerNorm."""
 
 Attend = Callable[[Tensor, Any, Any, int], Tensor]
 """An attention pattern: from queries (..., D), keys and values, and the number of heads to (..., D).
@@ -34,21 +33,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
     ``mask``: bool, broadcast to (B, heads, M, N), True where a query sees a key.
     """
     q, k, v = (split_heads(part, heads) for part in (q, k, v))
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
-        out = explicit_attention(q, k, v, mask)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
-
-
-def explicit_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention as batched products, (B, heads, M, d): on CPUs in bfloat16 its backward pass takes a third of the time
-    that PyTorch's fused one does, at rows of a few hundred tokens (measured, ``docs/log.md``)."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if mask is None:
-        return scores.softmax(-1) @ v
-    shares = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
-    return shares.masked_fill(~mask, 0.0) @ v  # a query that sees nothing gets zeros, as in the fused one
 
 
 def masked(mask: Tensor) -> Attend:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -202,8 +201,7 @@ def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Se
         with _temporary(path) as temporary:
             with temporary.open("xb") as file:
                 keys = write(file)
-                file.flush()
-                os.fsync(file.fileno())
+            files.sync_file(temporary)
             entry = ShardEntry(
                 file=path.name, rows=len(keys), sha256=files.sha256(temporary), keys_sha256=keys_digest(keys)
             )
@@ -214,8 +212,7 @@ def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Se
                 if shards.get(entry.index, entry) != entry:  # so that no entry ever describes another file's content
                     del shards[entry.index]
                     Manifest(header=header, shards=shards).write(folder)
-                temporary.replace(path)
-                files.sync_folder(folder)
+                files.rename(temporary, path)
                 Manifest(header=header, shards={**shards, entry.index: entry}).write(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -12,6 +12,7 @@ from torch import nn
 from open4m.nn.mlp import BottleneckMLP
 from open4m.nn.unet import PatchedUNet, UNetConfig
 from open4m.nn.vit import ViTDecoder, ViTEncoder
+from open4m.rng import seeded
 from open4m.tokenizers import diffusion
 from open4m.tokenizers.config import MAKES_TOKENS, TokenizerConfig
 from open4m.tokenizers.diffusion import Solver
@@ -170,7 +171,7 @@ class VQVAE(nn.Module):
                 reconstruction = self._reconstruct(codes)
             else:
                 side = [n * self.config.patch_size for n in ids.shape[1:]]
-                generators = [torch.Generator().manual_seed(seed) for seed in seeds or [0] * len(ids)]
+                generators = [seeded(seed) for seed in seeds or [0] * len(ids)]
                 noise = torch.stack([torch.randn(self.config.channels, *side, generator=g) for g in generators])
                 reconstruction = diffusion.sample(
                     lambda noised, timesteps: self.decoder(noised, timesteps, codes),

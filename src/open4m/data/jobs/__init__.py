@@ -1,7 +1,7 @@
 """Jobs over shards: a job is a picklable dataclass whose unit of work, of retry and of commit is a shard.
 
-A job keeps no state of its own. What is done is what is committed (:mod:`open4m.store.manifest`), so after a crash,
-however rude, the same job finishes the rest. A shard that was being written when the job died is written anew.
+A job keeps no state of its own. What is done is what is committed (:mod:`open4m.store.manifest`), so after a crash
+of any kind the same job finishes the rest. A shard that was being written when the job died is written anew.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from open4m.datasets.scenes.render import Images, render_scene, visible_pixels
 from open4m.datasets.scenes.sampling import sample_scene
 from open4m.datasets.scenes.scene import CLASSES, OBJECT_CLASSES, Scene
 from open4m.datasets.scenes.world import WORLDS, World, find_world
+from open4m.rng import unmarked_stream
 from open4m.types import Boxes, Open4MError, Value
 
 __all__ = ["CLASSES", "OBJECT_CLASSES", "SPLITS", "WORLDS", "Scenes", "instance_boxes", "parse_caption"]
@@ -94,8 +95,7 @@ class Scenes:
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         if index < 0:
             raise Open4MError(f"scenes: index must be 0 or more; got {index} (the data set has no end to count from)")
-        entropy = (self.seed, SPLITS.index(self.split), int(index), stream)
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+        return unmarked_stream(self.seed, SPLITS.index(self.split), int(index), stream)
 
 
 def instance_boxes(scene: Scene, images: Images) -> Boxes:

@@ -71,7 +71,7 @@ def pairs(
     found: dict[tuple[str, str], dict[str, list[Tally]]] = {}
     with Progress("inputs and targets", len(batches) * len(wanted)) as progress:
         for step, rows in enumerate(batches):
-            without: dict[str, Score] = {}  # what is predicted of no input is the same whichever input is left out
+            without: dict[str, Score] = {}  # of no input: equal for all sources, so it is computed once per target
             for source, targets in wanted.items():
                 for batch, other in _pairs_of_batches(model, rows, source, targets):
                     index = model.config.index(source)

@@ -16,11 +16,23 @@ from open4m.progress import Progress
 from open4m.rng import seeded
 from open4m.train.losses import aggregate
 
-OVERFIT_SAMPLES, OVERFIT_TARGETS, OVERFIT_GOAL = 16, 128, 0.05
-"""Samples that are learned by heart, target tokens of each, and the loss in nats at which that is enough."""
+OVERFIT_SAMPLES = 16
+"""Samples that are learned by heart."""
 
-WARMUP, LARGEST_RATE, RATE_TIMES_WIDTH = 20, 3e-3, 0.4
-"""Of the overfitting run: steps of warm-up; the learning rate is 0.4 / width, at most 3e-3."""
+OVERFIT_TARGETS = 128
+"""Target tokens per sample."""
+
+OVERFIT_GOAL = 0.05
+"""The loss, in nats per token, at which the samples count as learned."""
+
+WARMUP_STEPS = 20
+"""The steps over which the learning rate rises."""
+
+RATE_TIMES_WIDTH = 0.4
+"""The peak learning rate is this divided by the model's width: wide models diverge at the rates of narrow ones."""
+
+MAX_RATE = 3e-3
+"""The largest peak learning rate, which narrow models have."""
 
 
 def overfit(model: FourMBase, rows: TokenRows, source: str, targets: Sequence[str], steps: int, seed: int) -> tuple:
@@ -43,12 +55,12 @@ def overfit(model: FourMBase, rows: TokenRows, source: str, targets: Sequence[st
     fresh = FourMTransformer(config).initialize(seeded(seed)).to(model.device)
     for name, buffer in model.model.named_buffers():  # what was measured on training data stays, such as a whitening
         fresh.get_buffer(name).copy_(buffer)
-    rate = min(LARGEST_RATE, RATE_TIMES_WIDTH / config.dim)
+    rate = min(MAX_RATE, RATE_TIMES_WIDTH / config.dim)
     optimizer = torch.optim.AdamW(fresh.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     loss, done = float("nan"), 0
     with Progress("overfit", steps) as progress:
         for done in range(1, steps + 1):
-            optimizer.param_groups[0]["lr"] = rate * min(1.0, done / WARMUP)
+            optimizer.param_groups[0]["lr"] = rate * min(1.0, done / WARMUP_STEPS)
             value, _ = aggregate({key: cost for key, cost in fresh(batch).items() if len(cost)})
             loss = float(value.detach())
             if loss < OVERFIT_GOAL:

@@ -1,1 +1,1 @@
-"""Evaluations of whole models: one file a suite."""
+"""Evaluations of whole models: one file per suite."""

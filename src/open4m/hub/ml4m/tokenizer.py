@@ -19,6 +19,7 @@ from open4m.modalities.families import STANDARDIZED, Palette
 from open4m.nn.positions import sincos_2d
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
+from open4m.rng import seeded
 from open4m.tokenizers.config import TokenizerConfig, grid_modality
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.network import VQVAE, published_name, weights_of
@@ -143,7 +144,7 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: 
     tensors = stored.tensors
     if CODEBOOK not in tensors:
         raise Open4MError(f"{path}: no {CODEBOOK} among its {len(tensors)} tensors")
-    model = VQVAE(_config(path, settings, tensors, modality, class_names, palette), torch.Generator().manual_seed(0))
+    model = VQVAE(_config(path, settings, tensors, modality, class_names, palette), seeded(0))
     unused = _fill(path, model, stored)
     return Imported(Tokenizer(model), unused, stored.repeated)
 

@@ -11,8 +11,10 @@ from open4m.tokenizers.quantizers.lattice import LatticeQuantizer
 from open4m.types import Open4MError
 
 ENTROPY_WEIGHT = 0.1
+"""The weight of the entropy penalty in the loss."""
+
 INVERSE_TEMPERATURE = 100.0
-"""Of the soft assignment to codes, a softmax of squared distances, whose entropy is penalized."""
+"""The inverse temperature of the soft assignment to codes, a softmax over negative squared distances."""
 
 PROBABILITY_FLOOR = 1e-5
 """Below it, logarithms of probabilities are constant, so that their gradients stay finite."""

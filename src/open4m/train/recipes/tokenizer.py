@@ -141,6 +141,7 @@ def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, traine
 def statistics(raw: RawDataset, name: str, limit: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of a grid modality, over ``limit`` samples spread over the data."""
     chosen = np.linspace(0, len(raw) - 1, min(limit, len(raw))).astype(int)
-    tensors = [modalities.get(name).tensor(raw[int(i)][name]) for i in chosen]
+    modality = modalities.get(name)
+    tensors = [modality.tensor(raw[int(i)][name]) for i in chosen]
     flat = np.concatenate([t.reshape(t.shape[0], -1) for t in tensors], 1).astype(np.float64)  # (C, pixels)
     return tuple(flat.mean(1).tolist()), tuple(np.maximum(flat.std(1), 1e-6).tolist())
