@@ -75,7 +75,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None and error.filename is None:  # without a number, a message of ours
+            error.filename = str(path)
         raise
 
 
