@@ -107,9 +107,7 @@ def shuffled_positions(batch: MaskedBatch, index: int, generator: torch.Generato
     """``input_position`` (B, N) with the positions of a modality's tokens permuted within each sample."""
     chosen = (batch.input_modality == index) & batch.input_valid
     noise = torch.rand(chosen.shape, generator=generator)
-    order = noise.masked_fill(~chosen, 2.0).argsort(
-        dim=1, stable=True
-    )  # the chosen tokens in a random order, then others
+    order = noise.masked_fill(~chosen, 2.0).argsort(dim=1, stable=True)  # the chosen in a random order, then others
     places = (~chosen).int().argsort(dim=1, stable=True)  # the chosen ones first, in their own order
     return batch.input_position.scatter(1, places, batch.input_position.gather(1, order))
 

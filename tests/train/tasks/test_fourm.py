@@ -119,6 +119,21 @@ def test_validation_is_the_mean_over_all_its_batches(parts):
         assert values[f"{task.masking.strategies[0].name}/{key}"] == pytest.approx(np.mean(cost), rel=1e-5)
 
 
+def test_an_evaluation_says_whether_the_inputs_are_used(parts):
+    """A model that reads nothing loses nothing when its input is shuffled or blanked; one that reads does."""
+    task = make_task(parts)
+    model, reads = task.build_model(), {}
+    for gain in (0.0, 3.0):
+        with torch.no_grad():
+            for block in model.decoder:
+                block.cross_attention.proj.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(0)).mul_(gain)
+        values = task.evaluate(model)
+        reads[gain] = {k: v for k, v in values.items() if k.startswith(("shuffle/", "blank/"))}
+    assert reads[0.0].keys() == reads[3.0].keys() >= {"shuffle/rgb_pixels", "blank/rgb_pixels"}
+    assert all(abs(rise) < 1e-6 for rise in reads[0.0].values())
+    assert all(abs(rise) > 1e-5 for rise in reads[3.0].values())
+
+
 def test_a_batch_holds_tokens_of_the_rows_of_its_step(parts):
     task = make_task(parts)
     batch, rows = task.batch(3, range(8)), rows_for_step(0, 3, 8, 24)

@@ -19,6 +19,7 @@ from open4m.masking.batch import mask_batch
 from open4m.masking.config import MaskingConfig
 from open4m.model.config import FourMConfig
 from open4m.model.fourm import FourMTransformer
+from open4m.model.inspection import quick
 from open4m.pictures import grid
 from open4m.rng import seeded
 from open4m.store.tokens import TokenStore
@@ -32,6 +33,9 @@ SHOWN_SAMPLES = 6
 
 VALIDATION_SEED = 1 << 20
 """The seed of the validation masks, which are the same in every evaluation and every run."""
+
+INSPECTED_BATCHES = 2
+"""Validation batches that are scored with shuffled positions and without each modality, in every evaluation."""
 
 
 class FourMTask:
@@ -97,8 +101,19 @@ class FourMTask:
         return batch.tokens_seen()
 
     def evaluate(self, model: FourMTransformer) -> dict[str, float]:
-        """The validation loss of each strategy and, within it, of each modality, always with the same masks."""
-        values: dict[str, float] = {}
+        """The validation loss of each strategy and, within it, of each modality, always with the same masks.
+
+        Beside it, what a few batches say about the use of the input: ``shuffle/…`` and ``blank/…`` of
+        :func:`~open4m.model.inspection.quick`.
+        """
+        inspected = self.validation_rows[: INSPECTED_BATCHES * self.batch_size]
+        values = quick(
+            model,
+            [
+                self._masked(self._read_validation, rows, self.masking, VALIDATION_SEED, step)
+                for step, rows in enumerate(np.array_split(inspected, -(-len(inspected) // self.batch_size)))
+            ],
+        )
         for strategy in self.masking.strategies:
             alone = dataclasses.replace(self.masking, strategies=(strategy,))
             costs: dict[str, list[torch.Tensor]] = {}
