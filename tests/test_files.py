@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from open4m import files, weights
+from open4m.cli import main
 from open4m.types import Open4MError
 
 
@@ -70,3 +71,14 @@ def test_writers_of_the_same_file_do_not_disturb_each_other(tmp_path):
         thread.join()
     assert not failures
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(("code", "message"), [(errno.ENOSPC, "No space left on device"), (errno.EDQUOT, "quota")])
+def test_the_command_line_says_in_one_line_that_the_disk_is_full(monkeypatch, capsys, code, message):
+    def run(*_arguments):
+        raise OSError(code, os.strerror(code))  # as file.write does: without a name
+
+    monkeypatch.setattr(main, "_run", run)
+    assert main.main(["generate"]) == 2
+    assert capsys.readouterr().err.startswith("open4m: cannot write: ")
+    assert message in os.strerror(code)

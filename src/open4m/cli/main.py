@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import re
@@ -31,6 +32,8 @@ COMMANDS = {
 }
 """The file of each command, whose function ``add_arguments`` completes its parser, and what the command does."""
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 NOISY_LOGGERS = ("httpx", "PIL", "transformers")
 
 
@@ -52,9 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"open4m: {''.join(shown)}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in DISK_FULL:  # which no write says of which file
             raise
-        print(f"open4m: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"open4m: {error.filename or 'cannot write'}: {error.strerror}", file=sys.stderr)
         return 2
     except (Preempted, KeyboardInterrupt) as stopped:
         print(f"open4m: {stopped or 'interrupted'}", file=sys.stderr)
