@@ -82,3 +82,30 @@ def test_the_command_line_says_in_one_line_that_the_disk_is_full(monkeypatch, ca
     assert main.main(["generate"]) == 2
     assert capsys.readouterr().err.startswith("open4m: cannot write: ")
     assert message in os.strerror(code)
+
+
+def test_writers_of_the_same_folder_leave_it_whole(tmp_path):
+    refused, broken = [], []
+
+    def fill(folder):
+        folder.mkdir()
+        for n in range(20):
+            files.write_bytes(folder / str(n), b"x")
+
+    def write():
+        for n in range(10):
+            try:
+                files.write_folder(tmp_path / f"f{n}", fill)
+            except FileNotFoundError as error:
+                broken.append(error)
+            except OSError as error:  # another one is writing it, or has
+                refused.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not broken
+    assert len(refused) == 20
+    assert {path.name: len(list(path.iterdir())) for path in tmp_path.iterdir()} == {f"f{n}": 20 for n in range(10)}

@@ -6,13 +6,14 @@ folder, fsync, an atomic rename, fsync of the parent. A process that dies at any
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from open4m.types import Open4MError
@@ -51,22 +52,42 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Create a folder atomically: ``write`` fills a temporary one, which is then renamed.
 
     An empty folder of that name is replaced. Raises what ``write`` raises, after removing the temporary folder, so that
-    a full disk gets its space back; :class:`OSError` if something else is there already.
+    a full disk gets its space back; :class:`OSError` if something else is there already, or is being written.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    with _only_writer(folder):
+        shutil.rmtree(temporary, ignore_errors=True)  # of a writer that died
+        try:
+            with _named(folder):
+                write(temporary)
+                for path in [temporary, *temporary.rglob("*")]:
+                    if path.is_file():
+                        sync_file(path)
+                    elif path.is_dir():
+                        sync_folder(path)
+                rename(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Raise :class:`OSError` if someone else is writing this folder now: both would fill the same temporary one."""
+    from filelock import FileLock, Timeout
+
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path)
     try:
-        with _named(folder):
-            write(temporary)
-            for path in [temporary, *temporary.rglob("*")]:
-                if path.is_file():
-                    sync_file(path)
-                elif path.is_dir():
-                    sync_folder(path)
-            rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(errno.EBUSY, "another process is writing it", str(folder)) from None
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # Windows keeps open files, and removes this one when it is released
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
