@@ -250,7 +250,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin in (tuple, list):
         if not isinstance(value, list | tuple):
-            raise Open4MError(f"{where}: expected a list, got {value!r}")
+            raise Open4MError(f'{where}: expected a list like ["rgb", "depth"], got {value!r}')
         many = origin is list or (len(arguments) == 2 and arguments[1] is Ellipsis)
         if not many and len(value) != len(arguments):
             raise Open4MError(f"{where}: expected {len(arguments)} values, got {len(value)}")
@@ -261,7 +261,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise Open4MError(f"{where}: expected a mapping, got {value!r}")
         return {_convert(arguments[0], k, where): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is Duration:
-        return value if isinstance(value, Duration) else Duration.parse(str(value))
+        try:
+            return value if isinstance(value, Duration) else Duration.parse(str(value))
+        except Open4MError as error:
+            raise Open4MError(f"{where}: {error}") from error
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

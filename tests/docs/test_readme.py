@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from open4m import configs
 from open4m.cli.main import main
+from open4m.train.recipes.pretrain import PretrainConfig
+from open4m.train.recipes.tokenizer import TokenizerRun
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- test: (\w+) -->\n```(\w+)\n(.*?)```", re.DOTALL)
@@ -132,3 +135,11 @@ def test_every_picture_of_the_tokenizers_page_is_shown():
     folder, page = ROOT / "docs/images/tokenizers", (ROOT / "docs/tokenizers.md").read_text()
     assert {path.name for path in folder.iterdir()} == set(re.findall(r"images/tokenizers/([\w-]+\.png)", page))
     assert all(path.stat().st_size < 400_000 for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "type_"), [("tokenizer", TokenizerRun), ("model", PretrainConfig)])
+def test_the_configurations_for_data_of_your_own_are_configurations(kind, type_, tmp_path):
+    ((_, code),) = blocks("docs/new_modality.md", kind)
+    path = tmp_path / "config.py"
+    path.write_text(code)
+    assert isinstance(configs.get(str(path)), type_)

@@ -173,6 +173,17 @@ def test_the_command_writes_numbers_and_a_picture(tmp_path, model, held_out, cap
     assert (tmp_path / "out" / "diagnose.png").is_file()
 
 
+def test_a_model_of_other_classes_than_scenes_asks_for_data(tmp_path, model, monkeypatch):
+    model.save(tmp_path / "model")
+
+    def refuse(*_):
+        raise Open4MError("semseg: class id 8")
+
+    monkeypatch.setattr("open4m.evaluate.suites.scene_labels.encoded", refuse)
+    with pytest.raises(Open4MError, match=r"class id 8; rendered scenes do not fit .* --data"):
+        scene_data(model, tmp_path / "model", samples=2, batch_size=2)
+
+
 def test_the_command_refuses_what_it_cannot_read(tmp_path, capsys):
     assert main(["diagnose", "scenes", "--data", str(tmp_path / "none"), "--device", "cpu"]) == 2
     assert "no such folder" in capsys.readouterr().err

@@ -160,3 +160,11 @@ def test_settings_in_a_header_are_literals_or_json_and_names_with_a_dot_are_none
     assert stored.tensors.keys() == stored.rounding.keys() == {"in.weight", "out.weight"}
     assert set(stored.rounding.values()) == {2**-11}
     assert all(tensor.dtype == torch.float32 for tensor in stored.tensors.values())
+
+
+def test_the_folder_of_a_run_names_its_model(tmp_path):
+    (tmp_path / "model").mkdir()
+    for name in (locate.CONFIG, locate.WEIGHTS):
+        (tmp_path / "model" / name).touch()
+    with pytest.raises(Open4MError, match=f"not a model directory, .*; {tmp_path}/model is one"):
+        locate.resolve(tmp_path)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from open4m import modalities
+from open4m.cli.main import main
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
 from open4m.modalities.crops import Crop, augment
 from open4m.modalities.families import Modality, PixelGrid, TokenGrid, TokenSequence, VectorSequence
@@ -525,8 +526,32 @@ def test_mistakes_in_a_users_modality_are_named(tmp_path, monkeypatch, name, sou
 
 
 def test_folders_and_names_that_do_not_exist_are_named(tmp_path, monkeypatch):
+    assert str(modalities.unknown("normals", ["rgb", "depth"])) == (
+        "modality 'normals' is none of those here (allowed: rgb, depth)"
+    )
     with pytest.raises(Open4MError, match="unknown modality 'dpeth'; did you mean depth"):
         modalities.get("dpeth")
     monkeypatch.setenv(modalities.FOLDERS_VARIABLE, str(tmp_path / "none"))
     with pytest.raises(Open4MError, match=r"OPEN4M_MODALITIES names .*none, which is not a folder"):
         modalities.names()
+
+
+def test_the_list_of_modalities_names_the_class_of_each(capsys):
+    assert main(["modalities"]) == 0
+    shown = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert shown["human_pose"] == "Vector"
+    assert shown["clip"] == "TokenGrid"
+    assert shown["caption"] == "TokenSequence"
+
+
+@pytest.mark.parametrize("name", ["depth", "clip", "human_pose", "t5_caption"])
+@pytest.mark.parametrize("bits", [0x7FF0000000000001, 0x7E37E43C8800759C], ids=["signaling NaN", "1e300"])
+def test_numbers_that_float32_cannot_hold_are_refused(name, bits, samples):
+    modality = modalities.get(name)
+    value = values_of(name, samples)[0].astype(np.float64)
+    value.flat[0] = np.array(bits, np.uint64).view(np.float64)
+    with pytest.raises(Open4MError, match=f"^{name}: expected"):
+        modality.convert(value)
+    if "standardized" in getattr(modality, "forms", ()):
+        with pytest.raises(Open4MError, match=f"^{name}: expected"):
+            modality.from_form(value, "standardized")

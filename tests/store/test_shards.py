@@ -79,6 +79,11 @@ def test_a_modality_without_a_folder_is_derived_from_its_source(root):
         RawDataset(root, ["rgb", "depth"])
 
 
+def test_a_folder_of_splits_is_told_from_a_data_set(root):
+    with pytest.raises(Open4MError, match=f"there is: nothing.; name one data set: {root}"):
+        RawDataset(root.parent, ["rgb"])
+
+
 def test_pickles_and_serves_threads(root):
     dataset = RawDataset(root, ["rgb", "caption"])
     dataset[0]

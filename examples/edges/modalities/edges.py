@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import read_array, write_array
+from open4m.modalities.codecs import is_finite_float32, read_array, write_array
 from open4m.modalities.families import TokenGrid
 from open4m.pictures import picture
 
@@ -35,7 +35,7 @@ class Edges(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
-        if array.ndim != 2 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        if array.ndim != 2 or array.dtype.kind != "f" or not is_finite_float32(array):
             raise self.error(f"expected a finite float array (H, W), got {array.dtype} {array.shape}")
         return array.astype(np.float32)
 

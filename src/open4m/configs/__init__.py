@@ -5,6 +5,8 @@ The file ``<name>.py`` holds ``config()``, or a family of them in ``CONFIGS``, b
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -31,7 +33,8 @@ def _named() -> dict[str, Callable[[], Any]]:
 def get(name: str) -> Any:
     """A configuration by its name, or by the path of a Python file that defines ``config()``.
 
-    Raises :class:`Open4MError` for an unknown name, a missing file, and a file without ``config()``.
+    Raises :class:`Open4MError` for an unknown name, a missing file, and a file whose ``config()`` is missing or returns
+    no configuration.
     """
     if name.endswith(".py"):
         path = Path(name)
@@ -42,7 +45,12 @@ def get(name: str) -> Any:
         spec.loader.exec_module(module)
         if not hasattr(module, "config"):
             raise Open4MError(f"{path}: expected a function config() that returns the configuration")
-        return module.config()
+        config = module.config()
+        if not dataclasses.is_dataclass(config) or isinstance(config, type):
+            raise Open4MError(f"{path}: config() returned a {type(config).__name__}, expected a configuration")
+        return config
     if name not in names():
-        raise Open4MError(f"unknown configuration {name!r} (configurations: {', '.join(names())}, or a .py file)")
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise Open4MError(f"unknown configuration {name!r}{hint} (configurations: {', '.join(names())}, or a .py file)")
     return _named()[name]()

@@ -43,7 +43,9 @@ def resolve(name: str | Path) -> Path:
         return path / WEIGHTS  # its header may hold the configuration
     missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
     if missing:
-        raise Open4MError(f"{path}: not a model directory, it has no {' and no '.join(missing)}")
+        inner = path / "model"
+        hint = f"; {inner} is one" if all((inner / file).is_file() for file in (CONFIG, WEIGHTS)) else ""
+        raise Open4MError(f"{path}: not a model directory, it has no {' and no '.join(missing)}{hint}")
     return path
 
 

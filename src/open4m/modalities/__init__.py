@@ -86,7 +86,9 @@ def of_role(role: str) -> Modality:
 
 
 def unknown(name: str, allowed: list[str]) -> Open4MError:
-    """The error for a modality that is not among ``allowed``, with the nearest match."""
+    """The error for a modality that is not among ``allowed``, with the nearest match if there is none of that name."""
+    if isinstance(name, str) and is_known(name):
+        return Open4MError(f"modality {name!r} is none of those here (allowed: {', '.join(allowed)})")
     near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return Open4MError(f"unknown modality {name!r}{hint} (allowed: {', '.join(allowed)})")

@@ -68,6 +68,12 @@ def read_array(data: bytes, name: str, ndim: int) -> np.ndarray:
     return array
 
 
+def is_finite_float32(array: np.ndarray) -> bool:
+    """Whether all numbers are finite as float32, in which those of float64 may be infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
+
+
 def write_array(array: np.ndarray) -> bytes:
     """The ``.npy`` bytes of an array."""
     buffer = io.BytesIO()

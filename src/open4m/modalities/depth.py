@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import read_array, write_array
+from open4m.modalities.codecs import is_finite_float32, read_array, write_array
 from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
 from open4m.pictures import picture, ramp
 
@@ -59,7 +59,7 @@ class Depth(TokenGrid):
             return self._positive(1 / array, "depth", "m")
         if form == STANDARDIZED:
             array = self._map(value, form)
-            if not np.isfinite(array).all():
+            if not is_finite_float32(array):
                 raise self.error("expected finite standardized depth; fill missing pixels first")
             return array.astype(np.float32)
         return super().from_form(value, form, palette)
@@ -90,7 +90,7 @@ class Depth(TokenGrid):
 
     def _positive(self, array: np.ndarray, what: str, unit: str) -> np.ndarray:
         """As float32, in which nothing may be 0 or infinite."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # bytes may hold signaling NaNs, which are invalid to cast
             array = array.astype(np.float32)
         if wrong := int((~((array > 0) & np.isfinite(array))).sum()):
             raise self.error(

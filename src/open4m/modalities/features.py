@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import read_array, write_array
+from open4m.modalities.codecs import is_finite_float32, read_array, write_array
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import TokenGrid
 from open4m.pictures import picture, principal_components
@@ -38,7 +38,7 @@ class FeatureMap(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
-        if array.ndim != 3 or array.size == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        if array.ndim != 3 or array.size == 0 or array.dtype.kind != "f" or not is_finite_float32(array):
             raise self.error(f"expected a finite float feature map (h, w, D), got {array.dtype} {array.shape}")
         return array.astype(np.float32)
 
@@ -89,7 +89,7 @@ class Vector(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
-        if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f" or not is_finite_float32(array):
             raise self.error(f"expected a finite float vector (C,), got {array.dtype} {array.shape}")
         if self.channels and len(array) != self.channels:
             raise self.error(f"expected a vector of {self.channels} numbers, got {len(array)}")

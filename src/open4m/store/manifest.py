@@ -118,9 +118,11 @@ def open_manifest(root: str | Path, modality: str) -> Manifest:
     manifest = Manifest.read(folder_of(root, modality))
     if manifest is None:
         present = sorted(path.parent.name for path in Path(root).glob(f"*/{FILE}"))
+        splits = sorted(str(path.parent.parent) for path in Path(root).glob(f"*/{modality}/{FILE}"))
+        hint = f"; name one data set: {' or '.join(splits)}" if splits else ""
         raise Open4MError(
             f"{Path(root)}: no data of modality {modality} (expected {modality}/{FILE}; there is: "
-            f"{', '.join(present) or 'nothing'})"
+            f"{', '.join(present) or 'nothing'}){hint}"
         )
     return manifest
 

@@ -162,7 +162,9 @@ def test_vectors_of_a_text_encoder_are_pre_trained_on(folder, tmp_path):
         (["train", "4m-7-b"], "--tokens FOLDER --tokenizers FOLDER"),
         (["reproduce", "4m-7-b"], "open4m train 4m-7-b"),
         (["train", "debug", "--tokens", "x"], "makes its own tokens"),
-        (["train", "4m-7-bb"], "unknown configuration"),
+        (["train", "4m-7-bb"], "unknown configuration '4m-7-bb'; did you mean 4m-7-b?"),
+        (["train", "4m-7-b", "train.length=10 apples"], "train.length: expected a duration such as"),
+        (["train", "4m-7-b", "modalities=[rgb]"], 'modalities: expected a list like ["rgb", "depth"]'),
         (["train", "4m-7-b", "--tokens", "x", "--tokenizers", "y"], "x"),
     ],
 )
@@ -171,6 +173,14 @@ def test_a_misunderstanding_is_one_line(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("returned", "kind"), [("None", "NoneType"), ("{}", "dict"), ("MaskingConfig", "type")])
+def test_a_file_that_returns_no_configuration_is_named(tmp_path, capsys, returned, kind):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from open4m.masking.config import MaskingConfig\ndef config():\n    return {returned}\n")
+    assert main(["train", str(path), "--print-config"]) == 2
+    assert capsys.readouterr().err == (f"open4m: {path}: config() returned a {kind}, expected a configuration\n")
 
 
 def test_tokens_without_their_tokenizer_are_refused(folder, tmp_path, capsys):

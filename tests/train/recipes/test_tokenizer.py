@@ -205,7 +205,7 @@ def test_mistakes_are_found_before_anything_is_trained_or_written(data, tmp_path
         (run(requires_init_from=True), {}, "init_from=FOLDER"),
         (run(stages=(UNET,)), {}, "a frozen encoder needs a trained tokenizer to start from: init_from=FOLDER"),
         (run(), {"classes": Classes(names=CLASSES)}, "rgb: has no classes"),
-        (run("semseg"), {}, "semseg: its tokenizer needs the names of the classes"),
+        (run("semseg"), {}, "semseg: its tokenizer needs the names of the classes: --classes FILE"),
         (run(), {"large": tmp_path / "nowhere"}, "nowhere"),
     ]
     for config, options, message in cases:

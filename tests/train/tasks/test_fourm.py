@@ -119,6 +119,17 @@ def test_validation_is_the_mean_over_all_its_batches(parts):
         assert values[f"{task.masking.strategies[0].name}/{key}"] == pytest.approx(np.mean(cost), rel=1e-5)
 
 
+def test_a_modality_that_is_shown_whole_has_no_validation_loss(parts):
+    store, grid, text = parts
+    config = FourMConfig(modalities=specs_of(store, 32, 8), dim=32, encoder_depth=1, decoder_depth=1, heads=2)
+    strategy = Strategy(name="all", input_alpha={"rgb": 1.0}, target_alpha={"rgb": 1.0, "caption": 1.0})
+    masking = MaskingConfig(input_budget=16, target_budget=10, strategies=(strategy,))  # rgb has 16 tokens
+    task = FourMTask(config, masking, store, store, {"rgb": grid}, text, batch_size=8, validation_samples=8)
+    values = task.evaluate(task.build_model())
+    assert "all/caption" in values
+    assert "all/rgb" not in values
+
+
 def test_an_evaluation_says_whether_the_inputs_are_used(parts):
     """A model that reads nothing loses nothing when its input is shuffled or blanked; one that reads does."""
     task = make_task(parts)

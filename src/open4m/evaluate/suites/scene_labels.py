@@ -29,7 +29,7 @@ def scene_data(
     """The first ``samples`` scenes of the training and the test split of a world, as a model directory reads them.
 
     ``name``: of the model, whose folder may hold the CLIP that labels images.
-    Raises :class:`Open4MError` for a model that reads or predicts nothing that scenes have.
+    Raises :class:`Open4MError` for a model that reads or predicts nothing that scenes have, or has other classes.
     """
     sizes = [tokenizer.config.image_size for tokenizer in model.grids.values()]
     sizes += [s.grid[0] * s.patch_size for s in model.config.modalities if s.content == "pixels"]
@@ -58,7 +58,12 @@ def _split(model: FourMBase, scenes: Scenes, clip, samples: int, batch_size: int
         known = {name for name in rendered[0] if name in model.modalities}
         if not known:
             raise Open4MError("scenes have no modality of this model: name data of yours with --data")
-        batches.append(encoded(model, [{name: sample[name] for name in known} for sample in rendered]))
+        try:
+            batches.append(encoded(model, [{name: sample[name] for name in known} for sample in rendered]))
+        except Open4MError as error:
+            raise Open4MError(
+                f"{error}; rendered scenes do not fit this model: name data of yours with --data"
+            ) from error
     return Split(batches=batches, labels=_labels(found))
 
 

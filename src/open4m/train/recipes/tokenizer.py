@@ -73,7 +73,7 @@ def fit_tokenizer(
     name, modality = config.modality, grid_modality(config.modality)
     if modality.categorical != bool(classes.names):
         raise Open4MError(
-            f"{name}: its tokenizer needs the names of the classes"
+            f"{name}: its tokenizer needs the names of the classes: --classes FILE, one name per line"
             if modality.categorical
             else f"{name}: has no classes, leave their names out"
         )

@@ -103,6 +103,7 @@ class FourMTask:
     def evaluate(self, model: FourMTransformer) -> dict[str, float]:
         """The validation loss of each strategy and, within it, of each modality, always with the same masks.
 
+        A modality that no sample has targets of, since budgets show all of it, has no loss.
         Beside it, what a few batches say about the use of the input: ``shuffle/…`` and ``blank/…`` of
         :func:`~open4m.model.inspection.quick`.
         """
@@ -125,7 +126,7 @@ class FourMTask:
             whole = {key: torch.cat(parts) for key, parts in costs.items()}
             total, means = losses.aggregate(whole, self.aggregation)
             values[f"{strategy.name}/loss"] = float(total)
-            values.update({f"{strategy.name}/{key}": float(mean) for key, mean in means.items()})
+            values.update({f"{strategy.name}/{key}": float(mean) for key, mean in means.items() if len(whole[key])})
         return values
 
     def pictures(self, model: FourMTransformer) -> dict[str, Image.Image]:
