@@ -148,7 +148,7 @@ def test_folders_and_pipes_without_captions_are_named(tmp_path, capsys):
     ("content", "message"),
     [
         (None, "classes.txt: No such file or directory"),
-        (b"", "classes.txt: holds no class names; expected one a line"),
+        (b"", "classes.txt: holds no class names; expected one per line"),
         (b"caf\xe9", "classes.txt: line 1: not UTF-8 text"),
         (b"cat\nplant\n Cat \n", "distinct in lower case and not empty: name 3, 'Cat', is name 1"),
         (b"cat\n\nplant\n", "line 2: expected a class name, got an empty line"),

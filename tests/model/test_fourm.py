@@ -552,7 +552,7 @@ def loss_curve(config, aggregation, steps=30):
     losses = []
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = schedules.learning_rate(step, steps, 5, 1e-2)
+            group["lr"] = 1e-2 * schedules.cosine(step, steps, 5)
         batch = synthetic_batch(config, rng, step)
         loss, _ = aggregate(model(batch, generator), aggregation)
         optimizer.zero_grad()
