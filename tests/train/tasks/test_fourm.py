@@ -62,9 +62,9 @@ def parts(tmp_path_factory):
     return TokenStore(root / "tokens", KEYS), grid, text
 
 
-def make_task(parts, seed=0):
+def make_task(parts, seed=0, **fields):
     store, grid, text = parts
-    config = FourMConfig(modalities=specs_of(store, 32, 8), dim=32, encoder_depth=1, decoder_depth=1, heads=2)
+    config = FourMConfig(modalities=specs_of(store, 32, 8), dim=32, encoder_depth=1, decoder_depth=1, heads=2, **fields)
     alphas = dict.fromkeys(KEYS, 1.0)
     strategy = Strategy(name="all", input_alpha=alphas, target_alpha={"rgb": 1.0, "caption": 1.0})
     masking = MaskingConfig(input_budget=12, target_budget=10, strategies=(strategy,))
@@ -143,6 +143,24 @@ def test_an_evaluation_says_whether_the_inputs_are_used(parts):
     assert reads[0.0].keys() == reads[3.0].keys() >= {"shuffle/rgb_pixels", "blank/rgb_pixels"}
     assert all(abs(rise) < 1e-6 for rise in reads[0.0].values())
     assert all(abs(rise) > 1e-5 for rise in reads[3.0].values())
+
+
+def test_whitening_is_computed_from_the_training_images(parts):
+    """After it, the second moments of all 24 × 16 patches are equal in all 192 directions."""
+    task = make_task(parts, patch_embedding="whitened")
+    model = task.build_model()
+    task.fit_patches(model)
+    pixels = RowReader(parts[0], task.config.modalities)(np.arange(24)).pixels["rgb_pixels"]
+    patches = pixels.reshape(24, 3, 4, 8, 4, 8).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 192)
+    second = patches.T.astype(np.float64) @ patches / len(patches)
+    whitening = model.embeddings.patches["rgb_pixels"].whitening.double().numpy()
+    assert np.abs(second - np.eye(192)).max() > 0.1
+    np.testing.assert_allclose(whitening @ second @ whitening, np.eye(192), atol=1e-4)
+    plain = make_task(parts)
+    before = plain.build_model()
+    plain.fit_patches(before)  # nothing to do
+    for name, tensor in make_task(parts).build_model().state_dict().items():
+        assert torch.equal(tensor, before.state_dict()[name])
 
 
 def test_a_batch_holds_tokens_of_the_rows_of_its_step(parts):

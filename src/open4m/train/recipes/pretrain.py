@@ -79,7 +79,9 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         loss=config.loss,
     )
     model = task.build_model()
-    if config.init_from is not None and checkpoint.latest(directory) is None:
+    if checkpoint.latest(directory) is None and config.init_from is None:
+        task.fit_patches(model)
+    elif checkpoint.latest(directory) is None:
         new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
         logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
     length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)

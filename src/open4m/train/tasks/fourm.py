@@ -18,6 +18,7 @@ from open4m.generate.pipeline import FourM
 from open4m.masking.batch import mask_batch
 from open4m.masking.config import MaskingConfig
 from open4m.model.config import FourMConfig
+from open4m.model.embeddings import module_name
 from open4m.model.fourm import FourMTransformer
 from open4m.model.inspection import quick
 from open4m.pictures import grid
@@ -33,6 +34,9 @@ SHOWN_SAMPLES = 6
 
 VALIDATION_SEED = 1 << 20
 """The seed of the validation masks, which are the same in every evaluation and every run."""
+
+WHITENING_SAMPLES = 512
+"""Training images, evenly spaced, that the whitening of patches is computed from."""
 
 INSPECTED_BATCHES = 2
 """Validation batches that are scored with shuffled positions and without each modality, in every evaluation."""
@@ -77,6 +81,20 @@ class FourMTask:
 
     def build_model(self) -> FourMTransformer:
         return FourMTransformer(self.config).initialize(seeded(self.seed))
+
+    def fit_patches(self, model: FourMTransformer) -> None:
+        """Compute the whitening of a new model's patches, if it whitens them, from images of the training data."""
+        whitened = {
+            spec.key: model.embeddings.patches[module_name(spec.key)]
+            for spec in self.config.modalities
+            if spec.content == "pixels" and self.config.patch_embedding == "whitened"
+        }
+        if not whitened:
+            return
+        images = min(WHITENING_SAMPLES, len(self.store))
+        pixels = self._read(np.linspace(0, len(self.store) - 1, images).astype(np.int64)).pixels
+        for key, patches in whitened.items():
+            patches.fit(torch.as_tensor(pixels[key]))
 
     def batch(self, step: int, rows: range) -> MaskedBatch:
         order = rows_for_step(self.seed, step, self.batch_size, len(self.store), self.repeats)
