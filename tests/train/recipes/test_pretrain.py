@@ -445,3 +445,9 @@ def test_tokens_of_a_modality_without_a_file_are_trained_on(folder, tmp_path, ca
     assert "sound: trained, but never shown" in caplog.text
     config = FourM.from_pretrained(tmp_path / "run" / "model").config
     assert config.spec("sound").learned_positions  # placeless tokens have no place on the grid
+
+
+def test_a_run_with_whitened_patches_computes_their_whitening(folder, tmp_path):
+    assert run(folder, tmp_path / "run", "architecture.patch_embedding=whitened") == 0
+    patches = FourM.from_pretrained(tmp_path / "run" / "model").model.embeddings.patches["rgb_pixels"]
+    assert (patches.whitening - torch.eye(len(patches.whitening))).abs().max() > 0.1
