@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from open4m.datasets.scenes import patterns, solids
-from open4m.datasets.scenes.scene import CLASSES, Scene
+from open4m.datasets.scenes.scene import CLASSES, Scene, cross
 
 _ROOM = 4  # surfaces of the room, numbered before the objects
 _BACK_WALL = 3
@@ -62,13 +62,20 @@ def render_scene(scene: Scene, resolution: int, device: str = "cpu", subpixels: 
     hits = caster.trace(column, row, resolution)
 
     def image(values: Tensor) -> np.ndarray:
-        return values.unflatten(-1, (resolution, resolution)).cpu().numpy()
+        """Rays as pixels: (R,) as (H, W), (3, R) as (H, W, 3)."""
+        array = values.unflatten(-1, (resolution, resolution)).cpu().numpy()
+        if array.ndim == 2:
+            return array
+        channels_last = np.empty((*array.shape[1:], 3), dtype=array.dtype)
+        for channel in range(3):  # ten times as fast as a transposed copy
+            channels_last[..., channel] = array[channel]
+        return channels_last
 
     to_view = caster.basis * caster.basis.new_tensor([[1.0], [1.0], [-1.0]])
     return Images(
-        rgb=np.ascontiguousarray(image(caster.color(hits, resolution, subpixels)).transpose(1, 2, 0)),
+        rgb=image(caster.color(hits, resolution, subpixels)),
         depth=image(hits.depth),
-        normals=np.ascontiguousarray(image(to_view @ hits.normal).transpose(1, 2, 0)),
+        normals=image(to_view @ hits.normal),
         semseg=image(caster.classes[hits.surface]),
         instances=image((hits.surface - _ROOM).clamp(min=-1).to(torch.int16)),
     )
@@ -111,6 +118,7 @@ class _Caster:
         self.basis = tensor(scene.camera.basis)  # (3, 3): rows right, up, forward
         left, right, back = scene.room
         self.plane_normal = tensor([[0, 0, 1], [1, 0, 0], [-1, 0, 0], [0, -1, 0]])  # (4, 3), into the room
+        self.plane_normals = self.plane_normal.T.contiguous()  # (3, 4)
         self.plane_offset = tensor([0.0, left, right, back])[:, None]  # (4, 1)
         self.rotation = tensor([solid.rotation for solid in scene.objects]).reshape(-1, 3, 3)
         self.center = tensor([solid.center for solid in scene.objects]).reshape(-1, 3)  # (K, 3)
@@ -120,10 +128,10 @@ class _Caster:
 
         position = np.asarray(scene.light.position)
         toward = position / np.linalg.norm(position)
-        side = np.cross(toward, (0.0, 1.0, 0.0) if abs(toward[2]) > 0.9 else (0.0, 0.0, 1.0))
+        side = cross(toward, (0.0, 1.0, 0.0) if abs(toward[2]) > 0.9 else (0.0, 0.0, 1.0))
         side /= np.linalg.norm(side)
         self.light = tensor(position)[:, None]  # (3, 1)
-        self.light_axes = scene.light.radius * tensor([side, np.cross(toward, side)]).T  # (3, 2), span the disk
+        self.light_axes = scene.light.radius * tensor([side, cross(toward, side)]).T  # (3, 2), span the disk
         self.light_color = tensor(scene.light.color)[:, None]
         self.sky = tensor(scene.light.sky)[:, None]
         self.light_distance2 = float(position @ position)
@@ -184,7 +192,7 @@ class _Caster:
 
     def room_normal(self, surface: Tensor) -> Tensor:
         """Normals of the floor and the walls with these numbers (R,), (3, R)."""
-        return self.plane_normal.T.contiguous().index_select(1, surface)
+        return self.plane_normals.index_select(1, surface)
 
     def room_hits(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Ray parameter and surface of the first hit with the room, each (R,)."""

@@ -75,11 +75,12 @@ def _sample_surface(style: Style, rng: np.random.Generator) -> Surface:
         accent = srgb + rng.uniform(*style.lighter) * (0.97 - srgb)
     if color == "white":  # a lighter accent could not be seen
         accent = srgb * rng.uniform(*style.darker)
+    albedo, accent = linear(np.stack([srgb, accent]))
     return Surface(
         color=color,
         pattern=pattern,
-        albedo=_vector(linear(srgb)),
-        accent=_vector(linear(accent)),
+        albedo=_vector(albedo),
+        accent=_vector(accent),
         cell=rng.uniform(*style.cell),
         angle=rng.uniform(0.0, np.pi),
     )
@@ -119,7 +120,8 @@ def _sample_object(world: World, rng: np.random.Generator) -> tuple[Object, floa
     material = world.materials.draw(rng)
     pattern = "plain" if material == "metal" or color in world.plain_colors else world.patterns.draw(rng)
     srgb = np.clip(np.array(COLORS[color]) * rng.uniform(*world.shade) + rng.uniform(*world.tint, 3), 0.03, 0.98)
-    accent = np.array(COLORS["black" if color in world.black_accents else "white"])
+    accent = COLORS["black" if color in world.black_accents else "white"]
+    albedo, accent = linear(np.stack([srgb, accent]))
 
     extent = rng.uniform(*world.radius[size]) * _sample_proportions(world, rng, shape)
     chance = world.proportions[shape].lying if shape in world.proportions else 0.0
@@ -138,8 +140,8 @@ def _sample_object(world: World, rng: np.random.Generator) -> tuple[Object, floa
         color=color,
         pattern=pattern,
         material=material,
-        albedo=_vector(linear(srgb)),
-        accent=_vector(linear(accent)),
+        albedo=_vector(albedo),
+        accent=_vector(accent),
         center=(0.0, 0.0, float(extent[0] if lying else extent[2])),
         extent=_vector(extent),
         rotation=tuple(_vector(row) for row in rotation),
