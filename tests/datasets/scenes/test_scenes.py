@@ -102,7 +102,7 @@ def test_every_object_is_seen_and_boxed(world):
 def test_in_the_default_world_objects_are_large_and_depth_has_a_scale():
     scenes = Scenes()
     sides, fields_of_view = [], set()
-    for index in range(40):
+    for index in range(24):
         scene = scenes.scene(index)
         fields_of_view.add(scene.camera.half_width)
         images = render_scene(scene, 128)

@@ -1,6 +1,6 @@
 """Patterns: the reflectance of floors, walls and objects at points of their surfaces.
 
-Reflectances are linear RGB, ``(3, R)`` for R points, or ``(3, 1)`` where all points have the same.
+Reflectance is linear RGB: ``(3, R)`` for R points, or ``(3, 1)`` where the pattern is plain.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def wall_albedo(wall: Surface, point: Tensor, is_back: Tensor) -> Tensor:
 
 
 def object_albedo(solid: Object, local: Tensor) -> Tensor:
-    """Reflectance of an object at points (3, R) of its local frame: patterns fill the solid, scaled to its extent."""
+    """Reflectance of an object at points (3, R) of its local frame.
+
+    Patterns fill space and are stretched to the object's extent, so that every object shows a few periods.
+    """
     extent = torch.tensor(solid.extent, device=local.device)[:, None]
     x, y, z = local / extent * 0.999
     if solid.pattern == "plain":
@@ -54,7 +57,7 @@ def _surface_albedo(look: Surface, across: Tensor, up: Tensor) -> Tensor:
         weight = (u.floor() + v.floor()) % 2
     elif look.pattern == "tiled":
         weight = ((u - u.floor() < 0.07) | (v - v.floor() < 0.07)).float()
-    else:  # wooden: boards of slightly different shades, staggered, with dark joints
+    else:  # wooden: staggered boards of slightly different shades with dark joints
         board = (2 * u).floor()
         end = v / 4 + board * 0.381966
         shade = ((board * 7 + end.floor() * 3) % 11) / 11
@@ -65,6 +68,6 @@ def _surface_albedo(look: Surface, across: Tensor, up: Tensor) -> Tensor:
 
 
 def _mix(albedo: Vector, accent: Vector, weight: Tensor) -> Tensor:
-    """Colors between two, (3, R), for weights (R,)."""
+    """Colors (3, R) on the way from albedo (weight 0) to accent (weight 1), for weights (R,)."""
     low, high = (torch.tensor(c, dtype=torch.float32, device=weight.device)[:, None] for c in (albedo, accent))
     return low + (high - low) * weight

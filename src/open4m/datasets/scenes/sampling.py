@@ -1,7 +1,7 @@
 """How a scene is drawn at random from a world.
 
-The order of the draws is part of the data: a scene is a function of its random stream, so that a draw that is added,
-left out or moved changes every scene after it.
+A scene is a function of its random stream. The order of the draws is therefore part of the data set: to add, remove or
+move one changes every scene.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def sample_scene(world: World, rng: np.random.Generator) -> Scene:
     """A random scene of a world. Its objects do not touch, but may hide one another from the camera."""
     camera = _sample_camera(world, rng)
     left, right, back = rng.uniform(*world.side_wall), rng.uniform(*world.side_wall), rng.uniform(*world.back_wall)
-    left = max(left, 0.6 - camera.position[0])  # the camera is inside of the room
+    left = max(left, 0.6 - camera.position[0])  # keep the camera in the room
     right = max(right, 0.6 + camera.position[0])
     return Scene(
         camera=camera,
@@ -48,7 +48,7 @@ def _sample_light(world: World, rng: np.random.Generator, camera: Camera, room: 
     elevation, distance = rng.uniform(*world.light_elevation), rng.uniform(*world.light_distance)
     direction = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
     position = distance * direction
-    position[0] = np.clip(position[0], 0.5 - room[0], room[1] - 0.5)  # the light is inside of the room
+    position[0] = np.clip(position[0], 0.5 - room[0], room[1] - 0.5)  # keep the light in the room
     position[1] = min(position[1], room[2] - 1.0)
     warmth = rng.uniform(*world.light_warmth)
     light_tint = np.array([1.0 + 0.14 * warmth, 1.0, 1.0 - 0.20 * warmth])
@@ -87,10 +87,10 @@ def _sample_surface(style: Style, rng: np.random.Generator) -> Surface:
 
 
 def _sample_objects(world: World, rng: np.random.Generator, camera: Camera) -> tuple[Object, ...]:
-    """An object that finds no free place in view is left out; the first is drawn until it finds one."""
+    """Objects at random places. One that finds no free place in view is left out, unless there is none yet."""
     least, most = world.objects
     wanted, tried = int(rng.integers(least, most + 1)), 0
-    placed: list[tuple[Object, float]] = []  # with the radii of their footprints
+    placed: list[tuple[Object, float]] = []  # objects and the radii of their footprints, meters
     while tried < wanted or not placed:
         tried += 1
         candidate, footprint = _sample_object(world, rng)

@@ -1,4 +1,4 @@
-"""What a scene is made of.
+"""What a scene is made of, and the words for it.
 
 The world is right-handed, in meters: z is up, the floor is z = 0, objects stand around the origin in a room that
 is open behind the camera. The camera looks roughly along +y.

@@ -1,10 +1,11 @@
 """Solids: where a ray enters each shape, and the normal of its surface there, in the shape's local frame.
 
-An entry function takes the solid's ``extent`` (see :class:`Object`), ray origins outside of the solid and ray
-directions of any length. Both are (3, ...) and broadcast: the rays of a camera have one origin, the shadow rays of a
-point too. It gives the ray parameter of the entry, (...), infinite for a miss. A normal function takes the extent,
-points of the surface (3, R) and the directions of the rays that met them (3, R), and gives outward normals (3, R) of
-any length.
+An entry function takes a solid's ``extent`` (see :class:`Object`), ray origins outside of the solid, and ray directions
+of any length. Origins and directions are (3, ...) and broadcast, because all shadow rays of a point share its origin.
+The result is the ray parameter of the entry, (...), infinite for a miss.
+
+A normal function takes the extent, points of the surface (3, R), and the directions of the rays that met them (3, R).
+The result is outward normals (3, R), of any length unless the solid has flat faces alone.
 """
 
 from __future__ import annotations
@@ -19,43 +20,41 @@ from torch import Tensor
 from open4m.datasets.scenes.scene import Object, Vector
 
 MISS = float("inf")
-_TORUS_STEPS = 10  # of sphere tracing in a round; rays that are decided leave after each
-_TORUS_ROUNDS = 30
-_TORUS_TOLERANCE = 3e-5  # meters; the depth of rays that graze is then right to 1 mm or so
+_TORUS_ROUNDS = 30  # of sphere tracing; after each, the rays that have hit or missed are put aside
+_TORUS_STEPS = 10  # in a round
+_TORUS_TOLERANCE = 3e-5  # meters from the torus that count as a hit; grazing rays are then right to about 1 mm
 
 
 def entry(solid: Object, origin: Tensor, direction: Tensor) -> Tensor:
-    """Ray parameter at which local rays enter the solid from outside, (...); infinite where they miss it."""
+    """Ray parameter at which rays of the local frame enter the solid from outside, (...); infinite for a miss."""
     return _SHAPES[solid.shape].entry(solid.extent, origin, direction)
 
 
 def normal(solid: Object, point: Tensor, direction: Tensor) -> Tensor:
-    """Unit normals (3, R) of the surface at local points (3, R), never in the direction of the rays (3, R)."""
+    """Unit normals (3, R) at local points (3, R) of the surface; none points along its ray (3, R)."""
     outward = _SHAPES[solid.shape].normal(solid.extent, point, direction)
     if solid.shape in _FLAT:
         return outward
+    # At silhouettes, rounding can turn a normal away from where the ray comes from: take that part out.
     along = _dot(outward, direction).clamp(min=0) / _dot(direction, direction)
-    outward = outward - along * direction  # rounding at silhouettes must not turn a normal away from the camera
-    # MKL's float32 root may be off by its last bit, on some CPUs.
+    outward = outward - along * direction
+    # A float32 root of MKL can be wrong in its last bit, a float64 root that is rounded is not.
     length = _dot(outward, outward).double().sqrt().float()
     return outward / length.clamp(min=1e-9)
 
 
 def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Both roots of a t² + 2 b t + c, NaN where there are none (comparisons with NaN are false).
+    """Both roots of a t² + 2 b t + c, the smaller one first where a > 0.
 
-    The smaller one is the first where a > 0, the second where a < 0.
+    Both are NaN where there is no root; comparisons with NaN are false, so that such rays count as misses.
     """
     root = (b * b - a * c).sqrt()
     return (-b - root) / a, (-b + root) / a
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products over the first dimension, added in its order whatever the other dimensions are."""
-    first, *rest = a * b
-    for term in rest:
-        first = first + term
-    return first
+    """Inner products over the first dimension."""
+    return (a * b).sum(0)
 
 
 def _keep(t: Tensor, valid: Tensor) -> Tensor:
@@ -129,7 +128,7 @@ def _pyramid_faces(extent: Vector) -> np.ndarray:
 
 
 def _enter_faces(faces: np.ndarray, origin: Tensor, direction: Tensor) -> Tensor:
-    """Entry into a convex solid: the last face that is entered, if no face is left before it."""
+    """Entry into a convex solid: the ray is inside once it has passed the last plane it enters, if it has left none."""
     table = torch.tensor(faces, dtype=torch.float32, device=direction.device)
     facing, offset = table[:, :3], table[:, 3:].view(-1, *[1] * (direction.ndim - 1))
     slope = torch.tensordot(facing, direction, 1)  # (P, ...)
@@ -139,7 +138,7 @@ def _enter_faces(faces: np.ndarray, origin: Tensor, direction: Tensor) -> Tensor
 
 
 def _face_normal(faces: np.ndarray, point: Tensor, direction: Tensor) -> Tensor:
-    """The normal of the face that the point is least below, among those that face the ray."""
+    """The normal of the face that a point lies on: of the faces that face the ray, the one it is least below."""
     table = torch.tensor(faces, dtype=torch.float32, device=direction.device)
     facing, offset = table[:, :3], table[:, 3:]
     above = torch.where(facing @ direction < 0, facing @ point - offset, -MISS)
@@ -203,14 +202,14 @@ def _cone_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
 
 
 def _enter_torus(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
-    """Sphere tracing: the distance to a torus is known exactly, so that a step of that length never passes it."""
+    """Sphere tracing: the distance to a torus is known exactly, so a step of that length never jumps over it."""
     tube, ring = extent[2], extent[0] - extent[2]
     length = _dot(direction, direction).sqrt()
     direction = direction / length
     enter, leave = _roots(torch.ones_like(length), _dot(origin, direction), _dot(origin, origin) - extent[0] ** 2)
-    # The torus lies between two planes: rays that leave the space between them miss it, and are not followed.
-    slack = tube + 1e-3
-    below, above = (-slack - origin[2]) / direction[2], (slack - origin[2]) / direction[2]
+    # The torus lies between two planes: a ray that has left the space between them has missed it.
+    plane = tube + 1e-3  # a margin, so that rounding loses no hit
+    below, above = (-plane - origin[2]) / direction[2], (plane - origin[2]) / direction[2]
     leave = torch.minimum(leave, torch.maximum(below, above))
     active = ((leave > 0) & (torch.minimum(below, above) < leave)).flatten().nonzero().squeeze(1)
     rays = (v.expand_as(direction).flatten(1).index_select(1, active) for v in (origin, direction))
@@ -221,29 +220,30 @@ def _enter_torus(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
 
 
 def _march(ring: float, tube: float, origin: Tensor, direction: Tensor, start: Tensor, leave: Tensor) -> Tensor:
-    """Distance along rays of unit direction (3, A) from ``start`` (A,) to the torus, (A,); infinite for a miss.
+    """Distance from the origin at which rays hit the torus, (A,) meters; infinite for a miss.
 
-    A few rays that graze the torus take hundreds of steps. NumPy does these short steps in half of the time of torch,
-    but the roots are torch's, which keep the last bit of images as they have always been.
+    Rays have a unit direction (3, A) and are followed from ``start`` to ``leave``, (A,) meters each. The few that graze
+    the torus take hundreds of steps, which NumPy does in half of torch's time. Roots are torch's all the same: their
+    last bit differs from NumPy's, and would change images.
     """
     origin, direction, t, leave = (values.cpu().numpy() for values in (origin, direction, start, leave))
     first = np.full(t.shape, MISS, dtype=np.float32)
-    ray = np.arange(len(t))  # those still on their way
+    ray = np.arange(len(t))  # indices of the rays that are still on their way
     for _ in range(_TORUS_ROUNDS):
         point, square = np.empty_like(direction), np.empty_like(direction[:2])
         in_plane, in_section, (x2, y2) = point[:2], point[1:], square
         across, distance = point[1], square[0]
-        roots = [torch.from_numpy(array).sqrt_ for array in (across, distance)]  # in place, in the arrays' memory
+        take_roots = [torch.from_numpy(array).sqrt_ for array in (across, distance)]  # in the arrays' own memory
         for _ in range(_TORUS_STEPS):
             np.multiply(direction, t, out=point)
             np.add(point, origin, out=point)
             np.multiply(in_plane, in_plane, out=square)
             np.add(x2, y2, out=across)
-            roots[0]()
-            np.subtract(across, ring, out=across)
+            take_roots[0]()
+            np.subtract(across, ring, out=across)  # from the ring in the middle of the tube, in its plane
             np.multiply(in_section, in_section, out=square)
             np.add(x2, y2, out=distance)
-            roots[1]()
+            take_roots[1]()
             np.subtract(distance, tube, out=distance)
             np.add(t, distance, out=t)
         on_the_way = t < leave
@@ -284,4 +284,4 @@ _SHAPES = {
         lambda extent, *hit: _face_normal(_pyramid_faces(extent), *hit),
     ),
 }
-_FLAT = ("box", "pyramid")  # their normals have unit length and face the ray
+_FLAT = ("box", "pyramid")  # their normals are of unit length, and of faces that face the ray
