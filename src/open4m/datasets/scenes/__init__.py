@@ -24,7 +24,7 @@ from open4m.types import Boxes, Open4MError, Value
 __all__ = ["CLASSES", "OBJECT_CLASSES", "SPLITS", "WORLDS", "Scenes", "instance_boxes", "parse_caption"]
 
 SPLITS = ("train", "validation", "test")
-_SCENE_STREAM, _CAPTION_STREAM = 1, 2
+_LAYOUT, _CAPTION = 1, 2  # what random numbers are for
 _PROBE_RESOLUTION = 64
 
 
@@ -66,7 +66,7 @@ class Scenes:
 
         If no layout of the first few shows all its objects, the last one is taken without those that are not seen.
         """
-        rng = self._rng(index, _SCENE_STREAM)
+        rng = self._rng(index, _LAYOUT)
         for _ in range(self.world.layout_tries):
             scene = sample_scene(self.world, rng)
             pixels = visible_pixels(scene, _PROBE_RESOLUTION)
@@ -89,13 +89,13 @@ class Scenes:
             "normals": images.normals,
             "semseg": images.semseg,
             "boxes": instance_boxes(scene, images),
-            "caption": describe(scene, self._rng(index, _CAPTION_STREAM)),
+            "caption": describe(scene, self._rng(index, _CAPTION)),
         }
 
-    def _rng(self, index: int, stream: int) -> np.random.Generator:
+    def _rng(self, index: int, purpose: int) -> np.random.Generator:
         if index < 0:
             raise Open4MError(f"scenes: index must be 0 or more; got {index} (the data set has no end to count from)")
-        return unmarked_stream(self.seed, SPLITS.index(self.split), int(index), stream)
+        return unmarked_stream(self.seed, SPLITS.index(self.split), int(index), purpose)
 
 
 def instance_boxes(scene: Scene, images: Images) -> Boxes:
