@@ -103,9 +103,10 @@ def instance_boxes(scene: Scene, images: Images) -> Boxes:
     height, width = images.instances.shape
     corners, labels = [], []
     for k, solid in enumerate(scene.objects):
-        rows, columns = np.nonzero(images.instances == k)
+        mask = images.instances == k
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if len(rows):
-            x_min, x_max, y_min, y_max = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+            x_min, x_max, y_min, y_max = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
             corners.append((x_min / width, y_min / height, x_max / width, y_max / height))
             labels.append(solid.shape)
     return Boxes(np.array(corners, dtype=np.float32).reshape(-1, 4), tuple(labels))

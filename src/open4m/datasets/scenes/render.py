@@ -14,6 +14,7 @@ and points are shaded by the same operations whichever rays they are shaded with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -58,8 +59,7 @@ def render_scene(scene: Scene, resolution: int, device: str = "cpu", subpixels: 
     ``subpixels``, 4 or 8, is the number of color samples of a pixel at an edge; labels do not depend on it.
     """
     caster = _Caster(scene, torch.device(device))
-    column, row = caster.pixel_centers(resolution)
-    hits = caster.trace(column, row, resolution)
+    hits = caster.trace(*_pixel_centers(resolution, caster.device), resolution)
 
     def image(values: Tensor) -> np.ndarray:
         """Rays as pixels: (R,) as (H, W), (3, R) as (H, W, 3)."""
@@ -88,7 +88,7 @@ def visible_pixels(scene: Scene, resolution: int) -> np.ndarray:
     Rays are always cast on the CPU, because a scene must not depend on the device that renders it.
     """
     caster = _Caster(scene, torch.device("cpu"))
-    _, surface, _ = caster.nearest(caster.directions(*caster.pixel_centers(resolution), resolution))
+    _, surface, _ = caster.nearest(caster.directions(*_pixel_centers(resolution, caster.device), resolution))
     return torch.bincount(surface, minlength=_ROOM + len(scene.objects))[_ROOM:].numpy()
 
 
@@ -138,11 +138,6 @@ class _Caster:
         self.bounce = tensor(scene.floor.albedo)[:, None] * (0.35 * self.light_color + 0.5 * self.sky)
 
     # ---------------------------------------------------------------- geometry
-
-    def pixel_centers(self, resolution: int) -> tuple[Tensor, Tensor]:
-        """Column and row coordinates of all pixel centers in raster order, in pixels, each (H·W,)."""
-        at = torch.arange(resolution, dtype=torch.float32, device=self.device) + 0.5
-        return at.repeat(resolution), at.repeat_interleave(resolution)
 
     def directions(self, column: Tensor, row: Tensor, resolution: int) -> Tensor:
         """Camera rays through image positions, (3, R)."""
@@ -348,6 +343,14 @@ class _Caster:
         on_floor = patterns.floor_albedo(self.scene.floor, point)
         on_wall = patterns.wall_albedo(self.scene.wall, point, surface == _BACK_WALL)
         return torch.where(surface == 0, on_floor, on_wall)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode()
+def _pixel_centers(resolution: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Column and row coordinates of all pixel centers in raster order, in pixels, each (H·W,)."""
+    at = torch.arange(resolution, dtype=torch.float32, device=device) + 0.5
+    return at.repeat(resolution), at.repeat_interleave(resolution)
 
 
 def _largest_around(image: Tensor) -> Tensor:

@@ -66,11 +66,7 @@ def _keep(t: Tensor, valid: Tensor) -> Tensor:
 
 
 def _enter_sphere(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
-    return _enter_ball(extent[0], origin, direction, _dot(direction, direction))
-
-
-def _enter_ball(radius: float, origin: Tensor, direction: Tensor, length2: Tensor) -> Tensor:
-    t, _ = _roots(length2, _dot(origin, direction), _dot(origin, origin) - radius**2)
+    t, _ = _roots(_dot(direction, direction), _dot(origin, direction), _dot(origin, origin) - extent[0] ** 2)
     return torch.where(t > 0, t, MISS)
 
 
@@ -86,11 +82,9 @@ def _enter_capsule(extent: Vector, origin: Tensor, direction: Tensor) -> Tensor:
         _dot(origin[:2], origin[:2]) - radius * radius,
     )
     first = _keep(body, (origin[2] + body * direction[2]).abs() <= straight)
-    length2 = _dot(direction, direction)
-    for end in (-straight, straight):
-        shifted = origin - origin.new_tensor([0.0, 0.0, end]).view(3, *[1] * (origin.ndim - 1))
-        first = torch.minimum(first, _enter_ball(radius, shifted, direction, length2))
-    return first
+    ends = origin.new_tensor([[0.0, 0.0], [0.0, 0.0], [-straight, straight]]).view(3, 2, *[1] * (origin.ndim - 1))
+    caps = _enter_sphere(extent, origin[:, None] - ends, direction[:, None])  # (2, ...)
+    return torch.minimum(first, caps.amin(0))
 
 
 def _capsule_normal(extent: Vector, point: Tensor, direction: Tensor) -> Tensor:
