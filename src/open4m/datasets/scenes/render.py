@@ -7,8 +7,8 @@ objects in their order.
 Color is sampled adaptively: first once per pixel, at its center; then the pixels that differ from a neighbor are
 replaced by the mean of several samples that are spread over the pixel.
 
-Images of a scene must not change, not even in their last bit. Sums over x, y and z are therefore kept in that order,
-and points are shaded by the same operations whichever rays they are shaded with.
+The images of a scene are data that models are trained and compared on, so that a change of this code must not change
+them, not even in their last bit: mind the order in which numbers are added.
 """
 
 from __future__ import annotations
@@ -27,15 +27,12 @@ _ROOM = 4  # surfaces of the room, numbered before the objects
 _BACK_WALL = 3
 _WALL_HEIGHT = 3.2  # of the walls as seen in reflections, meters; to the camera they are endless
 _CONTRAST = 0.07  # sRGB difference to a neighbor from which on a pixel is supersampled
-_CENTER_LIGHT_SAMPLES = 8
-_SUBPIXELS = {  # samples of a pixel -> their positions in it, no two in one row or column, and light samples of each
-    4: (((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)), 3),
+_CENTER_LIGHT_SAMPLES, _SUBPIXEL_LIGHT_SAMPLES = 8, 3
+_SUBPIXELS = {  # number of samples of a pixel -> their offsets from its center, no two in one row or column
+    4: ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)),
     8: (
-        (
-            *((-0.4375, -0.1875), (-0.3125, 0.3125), (-0.1875, -0.4375), (-0.0625, 0.0625)),
-            *((0.0625, 0.4375), (0.1875, -0.0625), (0.3125, -0.3125), (0.4375, 0.1875)),
-        ),
-        3,
+        *((-0.4375, -0.1875), (-0.3125, 0.3125), (-0.1875, -0.4375), (-0.0625, 0.0625)),
+        *((0.0625, 0.4375), (0.1875, -0.0625), (0.3125, -0.3125), (0.4375, 0.1875)),
     ),
 }
 _GOLDEN_ANGLE = 2.3999632  # radians
@@ -118,7 +115,7 @@ class _Caster:
         self.basis = tensor(scene.camera.basis)  # (3, 3): rows right, up, forward
         left, right, back = scene.room
         self.plane_normal = tensor([[0, 0, 1], [1, 0, 0], [-1, 0, 0], [0, -1, 0]])  # (4, 3), into the room
-        self.plane_normals = self.plane_normal.T.contiguous()  # (3, 4)
+        self.plane_columns = self.plane_normal.T.contiguous()  # (3, 4), to gather normals from
         self.plane_offset = tensor([0.0, left, right, back])[:, None]  # (4, 1)
         self.rotation = tensor([solid.rotation for solid in scene.objects]).reshape(-1, 3, 3)
         self.center = tensor([solid.center for solid in scene.objects]).reshape(-1, 3)  # (K, 3)
@@ -187,7 +184,7 @@ class _Caster:
 
     def room_normal(self, surface: Tensor) -> Tensor:
         """Normals of the floor and the walls with these numbers (R,), (3, R)."""
-        return self.plane_normals.index_select(1, surface)
+        return self.plane_columns.index_select(1, surface)
 
     def room_hits(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Ray parameter and surface of the first hit with the room, each (R,)."""
@@ -210,11 +207,10 @@ class _Caster:
         image = color.unflatten(-1, (resolution, resolution))
         contrast = _largest_around(image) + _largest_around(-image)
         fine = (contrast.amax(0).flatten() > _CONTRAST).nonzero().squeeze(1)
-        positions, light_samples = _SUBPIXELS[subpixels]
-        offset = torch.tensor(positions, device=self.device)  # (S, 2)
+        offset = torch.tensor(_SUBPIXELS[subpixels], device=self.device)  # (S, 2)
         column = (fine % resolution + 0.5 + offset[:, :1]).flatten()
         row = (fine // resolution + 0.5 + offset[:, 1:]).flatten()
-        shaded = self.shade(self.trace(column, row, resolution), light_samples)
+        shaded = self.shade(self.trace(column, row, resolution), _SUBPIXEL_LIGHT_SAMPLES)
         # Averaging light that is clipped to the display's range keeps the edges of highlights smooth.
         color.index_copy_(1, fine, _encode(shaded.clamp(max=2.0).unflatten(-1, (subpixels, -1)).mean(1)))
         return (color * 255.0 + 0.5).to(torch.uint8)
