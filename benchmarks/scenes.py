@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
@@ -30,16 +31,11 @@ def main() -> None:
 def measure(world: str, images: int, resolution: int, processes: int) -> dict[str, float]:
     """Speeds of rendering ``images`` scenes in each of ``processes`` processes, after burn-in."""
     context = multiprocessing.get_context("spawn")
-    start, spans = context.Barrier(processes), context.Queue()
-    jobs = [
-        context.Process(target=render, args=(world, range(k * images, (k + 1) * images), resolution, start, spans))
-        for k in range(processes)
-    ]
-    for job in jobs:
-        job.start()
-    begins, ends, cpu_seconds = zip(*(spans.get() for _ in jobs), strict=True)
-    for job in jobs:
-        job.join()
+    ready = context.Barrier(processes)
+    scenes = Scenes("train", resolution=resolution, world=world)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=start, initargs=(ready,)) as pool:
+        jobs = [pool.submit(render, scenes, range(k * images, (k + 1) * images)) for k in range(processes)]
+        begins, ends, cpu_seconds = zip(*(job.result() for job in jobs), strict=True)
     rendered = processes * images
     return {
         "images_per_second": rendered / (max(ends) - min(begins)),
@@ -47,15 +43,20 @@ def measure(world: str, images: int, resolution: int, processes: int) -> dict[st
     }
 
 
-def render(world: str, indices: range, resolution: int, start, spans) -> None:
-    """Render samples when all processes are ready; report the begin, the end and the CPU time, in seconds."""
+def start(ready) -> None:
+    """Prepare a process: one thread, and the barrier at which all processes wait for one another."""
+    global barrier
     torch.set_num_threads(1)
-    dataset = Scenes("train", resolution=resolution, world=world)
-    dataset.samples(range(4))  # burn-in
-    start.wait()
+    barrier = ready
+
+
+def render(scenes: Scenes, indices: range) -> tuple[float, float, float]:
+    """Render samples once all processes are ready: begin and end on the clock, and the CPU time, in seconds."""
+    scenes.samples(range(4))  # burn-in
+    barrier.wait(timeout=60)
     begin, cpu = time.monotonic(), time.process_time()
-    dataset.samples(indices)
-    spans.put((begin, time.monotonic(), time.process_time() - cpu))
+    scenes.samples(indices)
+    return begin, time.monotonic(), time.process_time() - cpu
 
 
 if __name__ == "__main__":
