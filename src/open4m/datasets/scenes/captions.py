@@ -1,7 +1,7 @@
-"""Captions of scenes from a small grammar, and their reading back.
+"""Captions of scenes, written by a small grammar, and the parser that reads objects from any caption.
 
-Every object is mentioned at most once, as a full noun phrase ("a large red striped glossy box"). A relation stands
-between two noun phrases that follow each other, and holds in the camera's view with a margin.
+A caption mentions every object at most once, as a full noun phrase ("a large red striped matte box"). It may relate two
+objects that it mentions one after the other; the relation is true in the camera's view, with a margin.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _MEANING = {word: (kind, word) for word, kind in _KINDS.items()} | {
 def parse_caption(text: str) -> list[dict[str, str]]:
     """The mentioned objects in order: their shape and, as far as mentioned, color, size, material and pattern.
 
-    Attributes count where they stand directly before a shape, in any order; anything else is skipped, so that any
-    text can be read. Synonyms are given by their canonical words.
+    Attributes count if they stand directly before a shape, in any order. All other words are skipped, so that any text
+    can be read. Synonyms are replaced by their canonical words.
     """
     objects: list[dict[str, str]] = []
     current: dict[str, str] = {}
