@@ -35,9 +35,9 @@ def config() -> LineConfig:
     return LineConfig(
         name="scenes",
         data=DataConfig(
-            train=24_000,
-            validation=512,
-            test=512,
+            train=64_000,
+            validation=1_024,
+            test=1_024,
             large=3_000,
             large_size=max(RESOLUTIONS),
             rendered=RENDERED,
