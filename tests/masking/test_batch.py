@@ -539,22 +539,23 @@ def test_only_the_named_modalities_are_shown_and_asked_for():
     assert set(batch.target_modality[batch.target_valid].tolist()) == {3}
 
 
-def test_what_sequences_leave_may_be_left_so_that_grids_get_their_share_alone():
-    """Skewed to captions (paper A.1, A.2): with α 5 beside 0.05 little else is shown, however short they are."""
+def test_what_sequences_leave_is_left_so_that_grids_get_their_share_alone():
+    """A budget is an upper bound (paper C.1). Skewed to captions (A.1, A.2): with α 5 beside 0.05 little else is shown, however short they are."""
     specs = (grid_spec("depth", 16, 16), grid_spec("clip", 16, 16), sequence_spec("caption", 12))
     count = 4000
     alpha = {"depth": 0.05, "clip": 0.05, "caption": 5.0}
-    config = make_config(specs, 100, 4, input_alpha=alpha, unmasked=("caption",), leftover="none")
+    config = make_config(specs, 100, 4, input_alpha=alpha, unmasked=("caption",))
     batch = masked(make_rows(specs, count, 0, [5] * count), specs, config)
     grids = counts(batch, "input", 0) + counts(batch, "input", 1)
     assert (counts(batch, "input", 2) == 5).mean() > 0.99
     assert grids.mean() == pytest.approx(100 * 0.1 / 5.1, rel=0.25)  # their share of the budget
 
 
-def test_what_sequences_leave_goes_to_the_grids():
+def test_what_sequences_leave_may_go_to_the_grids():
     specs = (grid_spec("depth", 8, 8), sequence_spec("caption", 12))
     rows = make_rows(specs, 300, 0, [3] * 300)
-    batch = masked(rows, specs, make_config(specs, 30, 30, alpha=1.0))
+    alpha = {"depth": 1.0, "caption": 1.0}
+    batch = masked(rows, specs, make_config(specs, 30, 30, input_alpha=alpha, target_alpha=alpha, leftover="all"))
     assert batch.input_valid.all()
     assert batch.target_valid.all()
 

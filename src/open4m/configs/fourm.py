@@ -66,7 +66,6 @@ def skewed_to_texts(keys: Sequence[str], targets: Sequence[str], weight: float, 
         input_alpha={**dict.fromkeys(keys, 0.05), text: 5.0},
         target_alpha=dict.fromkeys(targets, 0.5),
         unmasked=(text,),
-        leftover="none",
     )
 
 

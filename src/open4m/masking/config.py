@@ -19,9 +19,9 @@ class Strategy:
     ``input_budget``, ``target_budget``: the fewest and the most tokens per sample, drawn uniformly (paper A.1, A.2);
     None: those of the :class:`MaskingConfig`.
     ``unmasked``: sequences that are shown whole as far as their budget allows (p_mask = 0, paper A.2).
-    ``leftover``: what happens to the budget that sequences are too short to use. The grids get all of it ("all"), none
-    ("none"), or a uniformly drawn part ("uniform"): then inputs range from a text alone to a text with nearly all of an
-    image, as generation from a text passes through them.
+    ``leftover``: what happens to the input budget that sequences are too short to use. The grids get none of it
+    ("none"; their budget is an upper bound, paper C.1), all of it ("all"), or a uniformly drawn part ("uniform"): then
+    inputs range from a text alone to a text with nearly all of an image, as generation from a text passes through them.
     ``overlap``: whether a grid may be predicted at a place where another grid is shown (paper E.8).
     ``weight``: the share of samples that are masked this way, relative to the other strategies.
     """
@@ -32,7 +32,7 @@ class Strategy:
     input_budget: tuple[int, int] | None = None
     target_budget: tuple[int, int] | None = None
     unmasked: tuple[str, ...] = ()
-    leftover: Literal["all", "uniform", "none"] = "all"
+    leftover: Literal["none", "all", "uniform"] = "none"
     overlap: bool = True
     weight: float = 1.0
 

@@ -212,7 +212,7 @@ def test_the_papers_configurations_are_consistent(name):
 
 # name: architecture, modalities, tokens seen, warm-up, batch, base learning rate, clip, activation checkpointing,
 # budgets, strategies as (weight, α of RGB pixels, α of captions, α of targets, leftover); Tables 4, 5 and 14, A.1, A.2
-ALL = [(1.0, 0.5, None, 0.5, "all"), (1.0, 0.5, 0.5, 0.5, "all")]
+ALL = [(1.0, 0.5, None, 0.5, "none"), (1.0, 0.5, 0.5, 0.5, "none")]
 SKEWED = (0.05, 5.0, 0.5, "none")
 PAPER = {
     "4m-7-ti": ((6, 6, 384, 6), 8, "500B", "10B", 8192, 1e-4, None, False, 128, 128, ALL),
@@ -231,7 +231,7 @@ PAPER = {
         False,
         128,
         128,
-        [(1.0, 0.2, 0.2, 0.2, "all")],
+        [(1.0, 0.2, 0.2, 0.2, "none")],
     ),
     "4m-7-l-sr": (
         (24, 24, 1024, 16),
@@ -244,7 +244,7 @@ PAPER = {
         False,
         (64, 1024),
         1024,
-        [(0.75, 0.5, 0.5, 0.5, "all"), (0.25, *SKEWED)],
+        [(0.75, 0.5, 0.5, 0.5, "none"), (0.25, *SKEWED)],
     ),
     "4m-7-xl-t2i": (
         (24, 24, 2048, 32),
