@@ -52,6 +52,26 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     """
     if (directory / "model").exists():
         return
+    task = build_task(config, tokens, tokenizers, device)
+    model = task.build_model()
+    if checkpoint.latest(directory) is None and config.init_from is None:
+        task.fit_patches(model)
+    elif checkpoint.latest(directory) is None:
+        new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
+        logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
+    length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
+    determining = {
+        "model": task.config,
+        "masking": config.masking,
+        "repeats": config.repeats,
+        "loss": config.loss,
+        "init_from": config.init_from,
+    }
+    train(task, length, directory, model.to(device), task_config=determining)
+
+
+def build_task(config: PretrainConfig, tokens: Path, tokenizers: Path, device: str = "cpu") -> FourMTask:
+    """The task that :func:`pretrain` trains. Raises :class:`Open4MError` if tokens and tokenizers do not fit."""
     stores = {split: TokenStore(tokens / split, config.modalities) for split in ("train", "validation")}
     specs = specs_of(stores["train"], config.image_size, config.patch_size, config.masking.strategies)
     model_config = FourMConfig.of(config.architecture, specs, config.masking.directions)
@@ -66,7 +86,7 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         if s.has_codebook and s.key not in (*unknown, *absent)
     }
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.is_causal for s in specs) else None
-    task = FourMTask(
+    return FourMTask(
         model_config,
         config.masking,
         stores["train"],
@@ -78,21 +98,6 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         repeats=config.repeats,
         loss=config.loss,
     )
-    model = task.build_model()
-    if checkpoint.latest(directory) is None and config.init_from is None:
-        task.fit_patches(model)
-    elif checkpoint.latest(directory) is None:
-        new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
-        logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
-    length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
-    determining = {
-        "model": model_config,
-        "masking": config.masking,
-        "repeats": config.repeats,
-        "loss": config.loss,
-        "init_from": config.init_from,
-    }
-    train(task, length, directory, model.to(device), task_config=determining)
 
 
 def _tokenizer(folder: Path) -> Path:
