@@ -8,6 +8,7 @@ stopped anywhere and run again::
     clip/, tokenizers/<modality>/, 4m/                       training runs, each with model/ when done
     tokenizers/text/                                         the text tokenizer
     tokens/{train,validation}/<modality>/shard-*.arrow       tokens
+    4m/cooldown/step-*/                                      weights of a training that goes on, each with model/
     model/                                                   the result: model, tokenizers, CLIP
     evaluation.json                                          its measured quality
 """
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from open4m import config as configs
 from open4m import files, modalities, weights
 from open4m.data.jobs import local as jobs
 from open4m.data.label import Label
@@ -38,7 +40,7 @@ from open4m.store.shards import RawDataset
 from open4m.tokenizers.text import TextTokenizer
 from open4m.train.config import TrainConfig, claim
 from open4m.train.loop import train
-from open4m.train.recipes.pretrain import PretrainConfig, pretrain
+from open4m.train.recipes.pretrain import PretrainConfig, cool_down, cool_downs, pretrain
 from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer
 from open4m.train.tasks.clip import CLIPTask
 from open4m.types import Open4MError
@@ -46,6 +48,7 @@ from open4m.types import Open4MError
 logger = logging.getLogger("open4m")
 
 LARGE = "large"  # folder of larger scenes, in a run
+ASSEMBLED = "assembled.json"  # file of a run that says which training the model directory holds
 CLIP = "clip"  # folder of the CLIP, in a run and in a model directory
 
 
@@ -91,6 +94,7 @@ class LineConfig:
                 raise Open4MError(f"{self.name}: the tokenizer of {name} is configured for {run.modality}")
 
 
+ON_DEMAND = ("cooldown",)  # stages that run only if they are named
 STAGES = ("render", "clip", "label", "tokenizers", "tokenize", "train", "assemble", "evaluate")
 
 
@@ -186,16 +190,29 @@ class Line:
         root = self.directory
         pretrain(self.config.pretrain, root / "tokens", root / "tokenizers", root / "4m", self.device)
 
+    def cooldown(self) -> None:
+        """Decay the learning rate in a copy of the pre-training as it is now; :meth:`assemble` takes its weights."""
+        root = self.directory
+        cool_down(self.config.pretrain, root / "tokens", root / "tokenizers", root / "4m", self.device)
+
     def assemble(self) -> None:
-        """Write the model directory: model, tokenizers and CLIP, with weights in 16 bits."""
-        if self.model_directory.exists():
+        """Write the model directory: model, tokenizers and CLIP, with weights in 16 bits.
+
+        The model is that of the pre-training or, if that goes on, of its latest cool-down. A model directory of an
+        earlier one is replaced.
+        """
+        run = self._source
+        origin, name = self.directory / ASSEMBLED, str(run.relative_to(self.directory))
+        if self.model_directory.exists() and origin.exists() and configs.load(dict[str, str], origin) == {"run": name}:
             return
 
         def write(folder: Path) -> None:
-            FourM.from_pretrained(self.directory / "4m" / "model").save(folder, half=True)
+            FourM.from_pretrained(run / "model").save(folder, half=True)
             shutil.copytree(self.directory / CLIP / "model", folder / CLIP)
+            shutil.rmtree(self.model_directory, ignore_errors=True)
 
         files.write_folder(self.model_directory, write)
+        configs.save({"run": name}, origin)
 
     def evaluate(self) -> Result:
         """Measure the model on test scenes, and write ``evaluation.json`` and the model card."""
@@ -231,6 +248,13 @@ class Line:
     # ---- parts
     def _trained(self, run: Path) -> bool:
         return (run / "model").exists()
+
+    @property
+    def _source(self) -> Path:
+        """The training whose model is taken: the whole one if it is done, otherwise its latest cool-down."""
+        run = self.directory / "4m"
+        cooled = [path for path in cool_downs(run) if self._trained(path)]
+        return cooled[-1] if cooled and not self._trained(run) else run
 
     @property
     def _text_folder(self) -> Path:

@@ -1,15 +1,19 @@
 """The whole line from nothing at the debug size, through the command line, as a user runs it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from open4m import config as configs
+from open4m import configs as named
 from open4m import weights
 from open4m.cli.main import main
 from open4m.datasets.scenes import Scenes
 from open4m.hub import locate
+from open4m.reproduce import Line
 
 pytestmark = pytest.mark.xdist_group("line")
 
@@ -69,6 +73,28 @@ def test_running_the_line_again_changes_nothing(run):
     before = {p: p.stat().st_mtime_ns for p in (run / "model").rglob("*.safetensors")}
     assert main(["train", "debug", "--out", str(run)]) == 0
     assert before == {p: p.stat().st_mtime_ns for p in (run / "model").rglob("*.safetensors")}
+
+
+def test_weights_of_a_training_that_goes_on_replace_the_model_directory(run, tmp_path):
+    """Those of the latest finished cool-down, until the training itself is done."""
+    line = Line(named.get("debug"), tmp_path)
+    for part in ("4m/model", "clip"):
+        shutil.copytree(run / part, tmp_path / part)
+    made = []
+    for name in ("step-00000009", "step-00000010", "step-00000011"):
+        cooled = tmp_path / "4m" / "cooldown" / name
+        if name != "step-00000011":  # which is not done
+            shutil.copytree(run / "4m" / "model", cooled / "model")
+            (tmp_path / "4m" / "model").rename(tmp_path / "aside")
+            line.assemble()
+            (tmp_path / "aside").rename(tmp_path / "4m" / "model")
+        else:
+            cooled.mkdir()
+        made.append(configs.load(dict[str, str], tmp_path / "assembled.json")["run"])
+    line.assemble()
+    made.append(configs.load(dict[str, str], tmp_path / "assembled.json")["run"])
+    assert made == ["4m/cooldown/step-00000009", *["4m/cooldown/step-00000010"] * 2, "4m"]
+    assert (tmp_path / "model" / "clip" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

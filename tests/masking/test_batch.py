@@ -540,7 +540,8 @@ def test_only_the_named_modalities_are_shown_and_asked_for():
 
 
 def test_what_sequences_leave_is_left_so_that_grids_get_their_share_alone():
-    """A budget is an upper bound (paper C.1). Skewed to captions (A.1, A.2): with α 5 beside 0.05 little else is shown, however short they are."""
+    """A budget is an upper bound (paper C.1). With α 5 for captions beside 0.05 (A.1, A.2) little else is shown,
+    however short they are."""
     specs = (grid_spec("depth", 16, 16), grid_spec("clip", 16, 16), sequence_spec("caption", 12))
     count = 4000
     alpha = {"depth": 0.05, "clip": 0.05, "caption": 5.0}

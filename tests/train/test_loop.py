@@ -163,3 +163,39 @@ def test_lengths_in_tokens_and_samples():
         length=Duration.parse("1M tokens"), warmup=Duration.parse("1000 samples"), batch_size=64, tokens_per_sample=100
     )
     assert (config.steps, config.warmup_steps) == (157, 16)  # 156.25 and 15.6, rounded up
+
+
+STABLE = dataclasses.replace(CONFIG, decay=Duration(6, "steps"))  # of 23 steps
+
+
+def of_length(steps):
+    return dataclasses.replace(STABLE, length=Duration(steps, "steps"))
+
+
+@pytest.mark.parametrize("stop", [3, 14, 17])
+def test_a_run_with_a_decay_can_be_made_longer_until_the_decay_begins(tmp_path, stop):
+    """As if it had been so long from the start; 14 is between two evaluations."""
+    expected = train(LineTask(), of_length(31), tmp_path / "whole")
+    train(LineTask(), STABLE, tmp_path / "run", stop_at=stop)
+    model = train(LineTask(), of_length(31), tmp_path / "run")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert torch.equal(model[0].weight, expected[0].weight)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["length"] == "31 steps"
+
+
+@pytest.mark.parametrize(
+    ("stop", "steps", "hint"),
+    [(18, 31, "step 23 only"), (18, 22, "step 23 only"), (12, 17, "step 18 or later")],
+)
+def test_a_length_that_what_is_done_does_not_fit_is_refused(tmp_path, stop, steps, hint):
+    train(LineTask(), STABLE, tmp_path / "run", stop_at=stop)
+    with pytest.raises(Open4MError, match=hint):
+        train(LineTask(), of_length(steps), tmp_path / "run")
+    train(LineTask(), STABLE, tmp_path / "run")  # nothing is lost
+    assert (tmp_path / "run" / "model").exists()
+
+
+def test_without_a_decay_the_length_is_compared(tmp_path):
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=3)
+    with pytest.raises(Open4MError, match="length: 23 steps -> 31 steps"):
+        train(LineTask(), dataclasses.replace(CONFIG, length=Duration(31, "steps")), tmp_path / "run")

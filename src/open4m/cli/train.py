@@ -36,7 +36,7 @@ def run(options: Namespace) -> None:
     """Train what the configuration describes, and print where the model is."""
     from open4m import config as configs
     from open4m import configs as named
-    from open4m.reproduce import STAGES, Line
+    from open4m.reproduce import ON_DEMAND, STAGES, Line
     from open4m.train.recipes.pretrain import PretrainConfig
     from open4m.train.recipes.tokenizer import TokenizerRun
 
@@ -45,8 +45,8 @@ def run(options: Namespace) -> None:
         print(json.dumps(configs.to_dict(config), indent=1))
         return
     for stage in options.only or ():
-        if stage not in STAGES:
-            raise Open4MError(f"unknown stage {stage!r} (stages: {', '.join(STAGES)})")
+        if stage not in (*STAGES, *ON_DEMAND):
+            raise Open4MError(f"unknown stage {stage!r} (stages: {', '.join((*STAGES, *ON_DEMAND))})")
     whole_line = options.until == STAGES[-1] or options.only
     directory = options.out or Path("runs") / Path(options.config).stem
     if isinstance(config, TokenizerRun):

@@ -21,6 +21,9 @@ from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
 
+FOLDER = "checkpoints"
+"""The folder of a run's checkpoints."""
+
 KEPT_CHECKPOINTS = 2
 """The newest ones, which are kept."""
 
@@ -47,7 +50,7 @@ def save(
     ``state``: what else a resumed run needs, as JSON values. ``average``: averaged weights by name, if there are any.
     Raises :class:`Open4MError` if it cannot be written, such as on a full disk; earlier ones stay.
     """
-    folder = directory / "checkpoints"
+    folder = directory / FOLDER
     final = folder / f"step-{step:08d}"
 
     def write(temporary: Path) -> None:
@@ -75,6 +78,19 @@ def latest(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def newest_intact(directory: Path) -> Path:
+    """The newest checkpoint of a run that is not damaged. Raises :class:`Open4MError` if there is none."""
+    for path in reversed(_all(directory)):
+        if _damage(path) is None:
+            return path
+    raise Open4MError(f"{directory}: holds no intact checkpoint; train for some steps first")
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, or of another folder that is named like one."""
+    return int(path.name.removeprefix("step-"))
+
+
 def resume(
     directory: Path, model: nn.Module, optimizer: Optimizer, average: Mapping[str, Tensor] | None = None
 ) -> dict | None:
@@ -90,7 +106,7 @@ def resume(
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
         logger.warning("%s is damaged (%s): set aside as %s; the one before it is used", path, damage, aside.name)
-    if lost := sorted((directory / "checkpoints").glob(f"{DAMAGED}step-*")):
+    if lost := sorted((directory / FOLDER).glob(f"{DAMAGED}step-*")):
         raise Open4MError(f"{lost[-1]}: the run has damaged checkpoints only; remove them to begin it again")
     return None
 
@@ -133,9 +149,9 @@ def _restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mappin
 
 def _all(directory: Path) -> list[Path]:
     """The folders of checkpoints, the oldest first."""
-    folder = directory / "checkpoints"
+    folder = directory / FOLDER
     found = [path for path in folder.glob("step-*") if path.is_dir() and re.fullmatch(r"step-\d{8,}", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
 def _damage(path: Path) -> str | None:

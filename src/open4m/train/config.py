@@ -50,8 +50,29 @@ class TrainConfig:
         """The learning rate of a step, counted from 0, as a fraction of its peak."""
         if self.decay is None:
             return schedules.cosine(step, self.steps, self.warmup_steps, self.optim.final_lr)
-        decay = self.decay.steps(self.batch_size, self.tokens_per_sample)
-        return schedules.stable(step, self.steps, self.warmup_steps, decay, self.optim.final_lr)
+        return schedules.stable(step, self.steps, self.warmup_steps, self.decay_steps, self.optim.final_lr)
+
+    @property
+    def decay_steps(self) -> int:
+        """The steps of the decay at the end; 0 without one."""
+        return 0 if self.decay is None else self.decay.steps(self.batch_size, self.tokens_per_sample)
+
+    @property
+    def decays_at(self) -> int | None:
+        """The step from which the learning rate falls; None without a ``decay``, when it always does."""
+        return None if self.decay is None else self.steps - self.decay_steps
+
+    def check_resuming(self, start: int, decays_at: int | None) -> None:
+        """Raise :class:`Open4MError` if the first ``start`` steps of this run are not those of the run that made them,
+        whose learning rate falls from step ``decays_at``: its length was another one."""
+        ours = self.decays_at
+        if None not in (ours, decays_at) and ours != decays_at and start > min(ours, decays_at):
+            falling = f", the learning rate falling from step {decays_at}" if start > decays_at else ""
+            needed = decays_at if start > decays_at else start
+            raise Open4MError(
+                f"length {self.length}: {start} steps are done{falling}, so a decay of {self.decay_steps} steps ends "
+                f"at step {needed + self.decay_steps}{' only' if falling else ' or later'}; got {self.steps} steps"
+            )
 
 
 FREE = (
@@ -76,7 +97,8 @@ FREE = (
 def claim(directory: Path, description: Any) -> None:
     """Write what determines a run to its ``config.json``; of a directory that has one, compare all but :data:`FREE`.
 
-    A field that is newer than the run had its default in it.
+    A field that is newer than the run had its default in it. A run with a ``decay`` may be made longer or shorter:
+    nothing depends on its length until the decay begins (after that :func:`train` refuses it).
 
     Raises :class:`Open4MError` if the directory holds a run with another configuration, or of a newer format.
     """
@@ -91,9 +113,12 @@ def claim(directory: Path, description: Any) -> None:
             f"{directory} holds a run with another configuration ({'; '.join(different)}): "
             "use another directory, or the same configuration to resume"
         )
+    if configs.differences(held, description):
+        configs.save(description, path, FORMAT)
 
 
 def _determining(values: Any) -> Any:
     if isinstance(values, dict):
-        return {key: _determining(value) for key, value in values.items() if key not in FREE}
+        free = (*FREE, "length") if values.get("decay") else FREE
+        return {key: _determining(value) for key, value in values.items() if key not in free}
     return [_determining(value) for value in values] if isinstance(values, list) else values

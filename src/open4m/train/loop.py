@@ -77,6 +77,7 @@ def train(
     state = checkpoint.resume(directory, model, optimizer, average.values) or {"step": 0, "tokens": 0}
     start, tokens = state["step"], state["tokens"]
     steps = config.steps
+    config.check_resuming(start, state.get("decays_at"))
     last = min(steps, stop_at) if stop_at is not None else steps
     autocast = torch.autocast(device.type, dtype=REDUCED.get(config.precision), enabled=config.precision in REDUCED)
     log = RunLog(directory, task.name, steps, start)
@@ -129,7 +130,12 @@ def train(
                 log.progress(done, f"loss {cost:.3f}, {speed:.0f} samples/s")
             stopped = stop.is_set()
             if done % config.checkpoint_every == 0 or done == last or stopped:
-                state = {"tokens": tokens, "guard": guard.state(), "scaler": scaler.state_dict()}
+                state = {
+                    "tokens": tokens,
+                    "decays_at": config.decays_at,
+                    "guard": guard.state(),
+                    "scaler": scaler.state_dict(),
+                }
                 log.sync()
                 checkpoint.save(directory, done, model, optimizer, state, average.values)
             if done % config.evaluate_every == 0 or done == steps:  # after saving: an evaluation may fail

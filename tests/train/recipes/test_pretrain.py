@@ -1,13 +1,17 @@
 """Pre-training on a token store that someone else made, by the command line."""
 
+import functools
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from open4m import FourM
+from open4m import config as configs
+from open4m import configs as named
 from open4m.cli.main import main
 from open4m.configs import fourm
 from open4m.data.jobs import local as jobs
@@ -23,6 +27,9 @@ from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.train.loop import train
+from open4m.train.recipes.pretrain import cool_down, cool_downs, pretrain
+from open4m.types import Open4MError
 
 CONFIG = """
 from open4m.config import Duration
@@ -77,6 +84,50 @@ def folder(tmp_path_factory):
 def run(folder, out, *overrides):
     options = ["--tokens", str(folder / "tokens"), "--tokenizers", str(folder / "tokenizers"), "--out", str(out)]
     return main(["train", str(folder / "config.py"), *overrides, *options, "--device", "cpu"])
+
+
+def config_of(folder, steps, decay):
+    return configs.override(named.get(str(folder / "config.py")), [f"train.length={steps}", f"train.decay={decay}"])
+
+
+def test_a_cool_down_gives_weights_and_leaves_the_run_as_it_is(folder, tmp_path, monkeypatch):
+    """It is what the run would have given, had its length been so short."""
+    parts = (folder / "tokens", folder / "tokenizers")
+    config = config_of(folder, "40 steps", "3 steps")
+    with monkeypatch.context() as patch:
+        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=5))
+        pretrain(config, *parts, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    cooled = cool_down(config, *parts, tmp_path / "run")
+    assert cooled == tmp_path / "run" / "cooldown" / "step-00000005"
+    assert {path: path.read_bytes() for path in before} == before
+    pretrain(config_of(folder, "8 steps", "3 steps"), *parts, tmp_path / "short")
+    expected, found = (load_file(path / "model" / "model.safetensors") for path in (tmp_path / "short", cooled))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert cool_down(config, *parts, tmp_path / "run") == cooled  # nothing new to cool down
+    assert cool_downs(tmp_path / "run") == [cooled]
+
+
+def test_an_interrupted_cool_down_is_finished_before_another_begins(folder, tmp_path, monkeypatch):
+    parts = (folder / "tokens", folder / "tokenizers")
+    config = config_of(folder, "40 steps", "3 steps")
+    for stop in (5, 7):  # of the run, then of the cool-down
+        with monkeypatch.context() as patch:
+            patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=stop))
+            first = pretrain if stop == 5 else cool_down
+            first(config, *parts, tmp_path / "run")
+    assert not (cool_downs(tmp_path / "run")[0] / "model").exists()
+    (tmp_path / "run" / "checkpoints" / "step-00000005").rename(tmp_path / "run" / "checkpoints" / "step-00000006")
+    cooled = cool_down(config, *parts, tmp_path / "run")
+    assert (cooled.name, (cooled / "model").exists()) == ("step-00000005", True)
+
+
+def test_a_cool_down_needs_a_decay_and_a_checkpoint(folder, tmp_path):
+    parts = (folder / "tokens", folder / "tokenizers", tmp_path / "run")
+    with pytest.raises(Open4MError, match=r"train\.decay.*got none"):
+        cool_down(config_of(folder, "4 steps", "null"), *parts)
+    with pytest.raises(Open4MError, match="holds no intact checkpoint"):
+        cool_down(config_of(folder, "4 steps", "2 steps"), *parts)
 
 
 def losses(out):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from open4m import modalities, weights
+from open4m import files, modalities, weights
+from open4m.config import Duration
 from open4m.data.rows import specs_of
 from open4m.fourm import TEXT, FourMBase
 from open4m.masking.config import MaskingConfig
@@ -23,6 +25,9 @@ from open4m.train.tasks.fourm import FourMTask
 from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
+
+COOLDOWN = "cooldown"
+"""The folder of a run with copies of it whose learning rate decays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,6 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     elif checkpoint.latest(directory) is None:
         new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
         logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
-    length = dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
     determining = {
         "model": task.config,
         "masking": config.masking,
@@ -67,7 +71,42 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         "loss": config.loss,
         "init_from": config.init_from,
     }
-    train(task, length, directory, model.to(device), task_config=determining)
+    train(task, _durations_in_tokens(config), directory, model.to(device), task_config=determining)
+
+
+def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path, device: str = "cpu") -> Path:
+    """Weights of a pre-training that goes on: its learning rate decays now, in a copy; returns the copy's directory.
+
+    The copy, ``run/cooldown/step-…``, begins with the newest checkpoint of ``run`` and holds the model in ``model/``
+    when done; one that was interrupted is finished first. The run itself is not touched, and may train meanwhile.
+    Raises :class:`Open4MError` if the configuration has no ``train.decay``, or the run no checkpoint.
+    """
+    if config.train.decay is None:
+        raise Open4MError("train.decay: a cool-down needs one, such as '2000 steps'; got none")
+    unfinished = [path for path in cool_downs(run) if not (path / "model").exists()]
+    if unfinished:
+        directory = unfinished[0]
+    else:
+        newest = checkpoint.newest_intact(run)
+        directory = run / COOLDOWN / newest.name
+        if directory.exists():
+            return directory
+        files.write_folder(directory / checkpoint.FOLDER / newest.name, lambda copy: shutil.copytree(newest, copy))
+    length = _durations_in_tokens(config)
+    steps = checkpoint.step_of(directory) + length.decay_steps
+    train = dataclasses.replace(config.train, length=Duration(steps, "steps"))
+    pretrain(dataclasses.replace(config, train=train), tokens, tokenizers, directory, device)
+    return directory
+
+
+def cool_downs(run: Path) -> list[Path]:
+    """The directories of a run's cool-downs, the earliest first."""
+    return sorted((run / COOLDOWN).glob("step-*"), key=checkpoint.step_of)
+
+
+def _durations_in_tokens(config: PretrainConfig) -> TrainConfig:
+    """How long to train, where lengths in tokens mean those of the masking."""
+    return dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
 
 
 def build_task(config: PretrainConfig, tokens: Path, tokenizers: Path, device: str = "cpu") -> FourMTask:
