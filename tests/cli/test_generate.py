@@ -23,6 +23,7 @@ def folder(model, image, segments, tmp_path_factory):
     image.save(folder / "wide.png")
     image.crop((0, 0, 20, 20)).save(folder / "square.png")
     Image.fromarray(segments).save(folder / "semseg.png")
+    Image.new("RGB", (20, 20), (128, 128, 255)).save(folder / "normals.png")
     np.save(folder / "depth.npy", np.full((9, 9), 2.0, dtype=np.float32))
     mask = np.zeros((20, 40), dtype=np.uint8)
     mask[:, 10:20] = 255
@@ -465,7 +466,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("generate", ["--to", "rgb"], "nothing to condition on"),
         ("generate", ["--caption", "a ball", "--to", "dept"], "unknown modality 'dept'; did you mean depth?"),
         ("generate", ["--caption", "a ball", "--to", "rgb_pixels"], "not trained to predict it (targets: rgb, "),
-        ("generate", ["--given", "normals=square.png", "--to", "rgb"], "not trained to read it (inputs: "),
+        ("generate", ["--given", "normals=normals.png", "--to", "rgb"], "not trained to read it (inputs: "),
         ("generate", ["--given", "normals", "--to", "rgb"], "--given normals: expected NAME=VALUE"),
         ("generate", ["--caption", "a", "--given", "caption=boxes.json", "--to", "rgb"], "caption is given twice"),
         ("generate", ["--given", "depth=depth.npy", "--to", "depth"], "depth is both given and a target"),

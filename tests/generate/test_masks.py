@@ -1,9 +1,13 @@
 """Masks: which cells of the central square are unknown, however they are given."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from open4m.generate import values
 from open4m.generate.masks import Cells, unknown_cells
 from open4m.types import Open4MError
 
@@ -20,6 +24,62 @@ def test_arrays_and_pictures_by_hand():
     picture = Image.fromarray((mask * 255).astype(np.uint8))
     assert cells(picture) == cells(picture.convert("RGB")) == cells(picture.convert("1")) == [[0, 1], [0, 0]]
     assert cells(~mask) == [[1, 1], [1, 1]]
+
+
+def pictures_of(mask):
+    """A mask as pictures of all modes that people save masks in."""
+    ones = mask.astype(np.uint8)
+    palette = Image.fromarray(ones).convert("P")
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    drawn = np.zeros((*mask.shape, 4), np.uint8)
+    drawn[..., :3], drawn[mask, 3] = 255, 255  # white on a transparent ground
+    return {
+        "0 and 255": Image.fromarray(ones * 255),
+        "0 and 1": Image.fromarray(ones),
+        "0 and 1, 16 bits": Image.fromarray(ones.astype(np.uint16)),
+        "0 and 65535": Image.fromarray(ones.astype(np.uint16) * 65535),
+        "0 and 1, floats": Image.fromarray(ones.astype(np.float32)),
+        "mode 1": Image.fromarray(mask),
+        "mode I": Image.fromarray(ones.astype(np.int32)),
+        "mode P": palette,
+        "RGB": Image.fromarray(ones * 255).convert("RGB"),
+        "RGB, 0 and 1": Image.merge("RGB", [Image.fromarray(ones)] * 3),
+        "on transparent ground": Image.fromarray(drawn),
+        "JPEG": Image.fromarray(ones * 240 + np.arange(8, dtype=np.uint8)),  # neither quite black nor white
+    }
+
+
+MASK = np.arange(64).reshape(8, 8) == 28  # one pixel, of the upper right cell
+
+
+@pytest.mark.parametrize("kind", pictures_of(MASK))
+def test_a_picture_masks_what_its_array_does(kind):
+    picture = pictures_of(MASK)[kind]
+    assert cells(picture) == cells(MASK) == [[0, 1], [0, 0]]
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF" if picture.mode in "FI" else "PNG")
+    stored = {"base64": base64.b64encode(buffer.getvalue()).decode()}
+    assert cells(values.decode_mask(stored, "mask")) == [[0, 1], [0, 0]]
+    again = values.decode_mask(values.encode_mask(picture), "mask")
+    assert np.array_equal(again, MASK)
+
+
+@pytest.mark.parametrize("levels", [2, 20, 127])
+def test_a_dark_picture_does_not_say_what_it_masks(levels):
+    """As a map of classes, whose numbers or colors are dark."""
+    palette = Image.fromarray(MASK.astype(np.uint8)).convert("P")
+    palette.putpalette([0, 0, 0, levels, 0, 0])
+    for picture in (Image.fromarray(MASK * np.uint8(levels)), palette if levels > 9 else Image.new("L", (8, 8), 9)):
+        with pytest.raises(Open4MError, match=r"rgb: expected a mask in black and white, or of 0 and 1, .* lightest"):
+            cells(picture)
+
+
+def test_a_mask_is_turned_as_its_photo_is():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn
+    buffer = io.BytesIO()
+    Image.fromarray(MASK).save(buffer, "PNG", exif=exif)
+    assert cells(Image.open(buffer)) == cells(np.rot90(MASK, -1)) == [[0, 0], [0, 1]]
 
 
 def test_a_mask_of_the_values_own_size_is_no_list_of_boxes():

@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 
 from open4m import modalities, weights
+from open4m.generate import outputs
 from open4m.generate.masks import Cells, Masked
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
 from open4m.model.config import Direction
 from open4m.model.fourm import FourMTransformer
+from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Boxes, Open4MError
 
@@ -337,6 +339,18 @@ def test_a_fingerprint_is_that_of_all_that_decides_about_tokens(model, tmp_path)
     again = FourM.from_pretrained(tmp_path / "model")
     del again.grids["depth"]
     assert again.fingerprint != model.fingerprint
+
+
+def test_depth_without_units_is_written_as_such(model, tmp_path):
+    """A tokenizer that standardizes decodes what no depth in meters can hold."""
+    own = model.grids["depth"]
+    network = VQVAE(replace(own.config, standardize=True), torch.Generator().manual_seed(0))
+    other = FourM(model.model, {**model.grids, "depth": Tokenizer(network)}, model.text)
+    result = other.generate({"caption": "a ball"}, ["depth"], steps=1)
+    assert result["depth"].min() < 0
+    list(outputs.write_values(other, [result], tmp_path))
+    assert np.array_equal(np.load(tmp_path / "depth.standardized.npy"), result["depth"])
+    assert not list(tmp_path.glob("depth.depth*"))
 
 
 def test_generation_can_be_watched(model):

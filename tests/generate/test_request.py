@@ -242,6 +242,6 @@ ARRAYS = st.tuples(
 @given(ARRAYS)
 @settings(max_examples=60, deadline=None)
 def test_arrays_are_the_same_after_json(array):
-    again = values.decode(json.loads(json.dumps(values.encode(array))), "array")
+    again = np.asarray(values.decode(json.loads(json.dumps(values.encode(array))), "array"))
     assert again.dtype == array.dtype
     assert np.array_equal(again, array)

@@ -68,7 +68,31 @@ def test_gray_arrays_and_wide_integers_are_not_black():
     gray = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
     for value in (gray, gray[..., None], gray / np.float32(255)):
         assert np.array_equal(RGB.convert(value), np.repeat(gray[..., None], 3, 2))
-    assert RGB.convert(Image.fromarray(np.full((2, 2), 200, dtype=np.int32))).max() == 200  # mode I of 8 bits
-    assert RGB.convert(Image.fromarray(np.full((2, 2), 200 * 256, dtype=np.int32))).max() == 200  # and of 16
-    with pytest.raises(Open4MError, match="mode F, whose range is not known"):
-        RGB.convert(Image.fromarray(np.full((2, 2), 0.6, dtype=np.float32)))
+    for mode, number in (("F", 0.6), ("F", 200), ("I", 200), ("I", 200 * 256), ("I", 0)):  # of 8, 16 or 32 bits?
+        with pytest.raises(Open4MError, match=f"mode {mode}, whose range is not known"):
+            RGB.convert(Image.new(mode, (2, 2), number))
+
+
+def test_a_dark_picture_of_sixteen_bits_stays_dark():
+    """The scale is that of the file, not of its own lightest pixel."""
+    levels = np.array([[200, 255], [0, 3]], np.uint16)
+    for picture in (Image.fromarray(levels), Image.open(io.BytesIO(encoded(Image.fromarray(levels), format="PNG")))):
+        assert RGB.convert(picture).max() == 0
+
+
+def test_what_is_transparent_shows_white():
+    """A logo without a background is no black rectangle, whichever way it is transparent."""
+    colors = np.full((2, 2, 4), (10, 20, 30, 0), np.uint8)
+    colors[0, 0, 3], colors[0, 1, 3] = 255, 51
+    expected = [[[10, 20, 30], [206, 208, 210]], [[255] * 3] * 2]  # 51 is a fifth of 255
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([9, 9, 9, 10, 20, 30])
+    palette.putpixel((0, 0), 0)
+    palette.info["transparency"] = 1
+    for value in (colors, colors / 255.0, Image.fromarray(colors)):
+        np.testing.assert_allclose(RGB.convert(value), expected, atol=1)
+        assert (RGB.convert(value)[0, 0] == (10, 20, 30)).all()
+    for picture in (palette, Image.open(io.BytesIO(encoded(palette, format="PNG")))):
+        assert RGB.convert(picture)[..., 0].tolist() == [[9, 255], [255, 255]]
+    assert RGB.read(encoded(Image.new("LA", (1, 1), (40, 0)), format="PNG")).tolist() == [[[255] * 3]]
+    assert RGB.read(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), format="PNG", transparency=(1, 2, 3))).min() == 255

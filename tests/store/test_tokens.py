@@ -199,6 +199,15 @@ def test_tokens_of_another_tokenizer_are_refused(root, change, field):
     assert verify(root, "depth") == 3
 
 
+def test_vectors_that_16_bits_cannot_hold_are_refused(tmp_path):
+    for number, message in ((7e4, "beyond ±65504"), (1e-9, "too small for float16"), (np.nan, "not finite")):
+        with pytest.raises(Open4MError, match=f"key b, modality t5: a vector is .*{message}"):
+            write_token_shard(tmp_path, "t5", 0, ["a", "b"], [np.ones((1, 3)), np.full((2, 3), number)], header=VECTORS)
+    vectors = np.float32([[1.0, 1e-9, -3e-5]])  # beside 1, what is small costs nothing
+    write_token_shard(tmp_path, "t5", 0, ["a"], [vectors], header=VECTORS)
+    np.testing.assert_allclose(TokenStore(tmp_path, ["t5"]).vectors("t5", np.array([0]))[0][0, :1], vectors, atol=1e-6)
+
+
 def test_misaligned_modalities_are_refused(root, data):
     write_token_shard(root, "caption", 1, ["other"], [[1]], header=SEQUENCE)
     with pytest.raises(Open4MError, match=r"shard 1: 1 and 1 rows; row 0 is key 'key4' in depth and 'other' in cap"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import is_finite_float32, read_array, write_array
+from open4m.modalities.codecs import is_finite_float32, narrowed, read_array, write_array
 from open4m.modalities.families import TokenGrid
 from open4m.pictures import picture
 
@@ -31,7 +31,7 @@ class Edges(TokenGrid):
         return self.convert(read_array(data, self.name, 2))
 
     def write(self, value: np.ndarray) -> bytes:
-        return write_array(value.astype(np.float16))
+        return write_array(narrowed(self.convert(value), 1.0))  # in 16 bits if that is off by at most 0.001
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)

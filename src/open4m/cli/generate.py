@@ -134,16 +134,15 @@ def _add_inpaint(what: argparse._ArgumentGroup) -> None:
 
 
 def _inpaint(options: Namespace) -> dict[str, Any]:
-    from PIL import Image
-
-    from open4m.generate.folder import read
+    from open4m import files
     from open4m.generate.masks import Cells
+    from open4m.modalities.codecs import decode_image
 
     several = {"--mask": options.mask, "--box": options.box, "--cells": options.cells}
     if sum(value is not None for value in several.values()) != 1:
         raise Open4MError(f"say what to paint in by one of {', '.join(several)}")
     if options.mask is not None:
-        return {"mask": Image.fromarray(read(options.mask, modalities.of_role("photo").name))}
+        return {"mask": decode_image(files.read_bytes(options.mask), str(options.mask))}
     return {"mask": Cells(tuple(options.cells)) if options.box is None else [_box(text) for text in options.box]}
 
 

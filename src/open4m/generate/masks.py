@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from open4m.modalities.codecs import upright
 from open4m.types import Open4MError
 
 
@@ -19,7 +20,8 @@ from open4m.types import Open4MError
 class Masked:
     """A value and the part of it that is unknown. ``mask`` is one of
 
-    - a picture or array (H, W) as large as the value, white, True or above 0 where it is unknown;
+    - an array (H, W) as large as the value, True or above 0 where it is unknown;
+    - a picture of that size, black and white, or of 0 and 1, white or 1 where it is unknown;
     - a box ``(x_min, y_min, x_max, y_max)``, or a list of boxes, as fractions of the value's width and height;
     - :class:`Cells`, token positions.
 
@@ -69,6 +71,28 @@ def unknown_cells(mask: Any, extent: tuple[int, int], grid: tuple[int, int], nam
     return np.array([pixels[row, column].any() for row in rows for column in columns])
 
 
+def of_picture(image: Image.Image, name: str = "mask") -> np.ndarray:
+    """The mask, bool (H, W), that a picture shows: its light half, or what is above 0 where it holds 0 and 1.
+
+    Transparent pixels are black. Raises :class:`Open4MError` for a picture that is darker than gray, such as a map of
+    classes: it does not say which part is meant.
+    """
+    image, is_wide = upright(image), image.mode.startswith(("I", "F"))
+    if image.has_transparency_data and not is_wide:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    levels = np.asarray(image if is_wide else image.convert("L"))
+    lightest = float(levels.max(initial=0))
+    white = 255 if lightest <= 255 else 65535
+    if lightest <= 1:
+        return levels > 0
+    if lightest <= white / 2:
+        raise Open4MError(
+            f"{name}: expected a mask in black and white, or of 0 and 1, got a picture whose lightest pixel is "
+            f"{lightest:g} of {white}"
+        )
+    return levels > white / 2
+
+
 def check_mask(mask: Any, extent: tuple[int, int], name: str) -> None:
     """Raise :class:`Open4MError` for a mask that does not fit a value of ``extent``, whatever its grid of tokens."""
     if not isinstance(mask, Cells):
@@ -84,7 +108,7 @@ def _edges(length: int, side: int, cells: int) -> list[slice]:
 def _pixels(mask: Any, extent: tuple[int, int], name: str) -> np.ndarray:
     height, width = extent
     if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L")) > 127
+        mask = of_picture(mask, name)
     try:
         array = np.asarray(mask)
     except ValueError as error:  # lists of several lengths

@@ -17,6 +17,8 @@ from open4m.generate.drawing import Outcome, frame, highest, uncertainty
 from open4m.generate.pipeline import FourM
 from open4m.generate.request import Request
 from open4m.generate.results import Generation, Snapshot
+from open4m.modalities.codecs import write_array
+from open4m.modalities.families import STANDARDIZED
 from open4m.pictures import legend, stack
 from open4m.types import Boxes, Open4MError, Value
 
@@ -69,8 +71,13 @@ def write_values(model: FourM, results: Sequence[Generation], folder: Path) -> I
         end = f"_{number}" * (len(results) > 1)
         for target, value in result.values.items():
             modality = modalities.get(target)
-            data, view = folder / f"{target}{end}.{modality.extension}", folder / f"{target}_view{end}.png"
-            data.write_bytes(modality.write(value))
+            view = folder / f"{target}_view{end}.png"
+            if target in model.grids and model.grids[target].config.standardize:  # no value of the modality: no units
+                data = folder / f"{target}{end}.{STANDARDIZED}.npy"
+                data.write_bytes(write_array(value))
+            else:
+                data = folder / f"{target}{end}.{modality.extension}"
+                data.write_bytes(modality.write(value))
             result.render(target, VIEW_SIZE).save(view)
             yield f"{target}: {data}, {view}{summary(value)}"
         for target in result.entropy:

@@ -83,8 +83,8 @@ class Request:
         check_options(targets, self.options)
         verbs.check_samples(self.samples)
         check_seed([self.seed])
-        self._set(targets=targets, given=_checked(self.given), options=_plain(self.options))
-        self._set(conditions={name: _checked(shown) for name, shown in self.conditions.items()})
+        self._set(targets=targets, given=checked(self.given), options=_plain(self.options))
+        self._set(conditions={name: checked(shown) for name, shown in self.conditions.items()})
         self._set(samples=int(self.samples), seed=int(self.seed))
         if self.weights or self.avoid:
             verbs.weighted(self.weights, self.avoid, self.avoid_weight)
@@ -189,7 +189,8 @@ def _plain(option: Any) -> Any:
     return option.tolist() if isinstance(option, np.ndarray | np.generic) else option
 
 
-def _checked(given: Any) -> dict[str, Value | Masked]:
+def checked(given: Any) -> dict[str, Value | Masked]:
+    """Values by modality, each as its modality has it. Raises :class:`Open4MError` for what is none."""
     if not isinstance(given, Mapping):
         raise Open4MError(f"expected values by modality, got {given!r}")
     known = {name: modalities.get(name) for name in given}

@@ -31,7 +31,7 @@ from PIL import Image
 
 from open4m import config as configs
 from open4m import files
-from open4m.generate.masks import Cells, Masked
+from open4m.generate.masks import Cells, Masked, of_picture
 from open4m.modalities.codecs import decode_image, encode_png, load_array, write_array
 from open4m.types import Boxes, Open4MError, Value
 
@@ -39,7 +39,6 @@ MAX_PNG_PIXELS = 1 << 24
 """Larger images are written as ``.npy``: compressing them takes seconds, and readers of images bound their size."""
 
 _NPY_MAGIC = b"\x93NUMPY"
-_EXIF_ORIENTATION = 274
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def encode_mask(mask: Any, folder: Path | None = None) -> dict[str, Any]:
     if isinstance(mask, Cells):
         return {"cells": list(mask.indices)}
     if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L")) > 127
+        mask = of_picture(mask)
     array = np.asarray(mask)
     if not isinstance(mask, np.ndarray) and array.ndim in (1, 2) and array.shape[-1] == 4 and array.dtype.kind in "fiu":
         return {"boxes": array.reshape(-1, 4).astype(float).tolist()}
@@ -160,7 +159,7 @@ def _put(data: bytes, suffix: str, folder: Path | None) -> dict[str, Any]:
 
 
 def _get(stored: File | Inline, where: str, folder: Path | None) -> np.ndarray | Image.Image:
-    """The array of a file's bytes; the image, if its modality has to interpret its mode or orientation."""
+    """The array of a ``.npy`` file's bytes; the picture of others, whose mode and orientation its reader interprets."""
     if isinstance(stored, Inline):
         data, name = _from_base64(stored.base64, where), where
     elif folder is None or not re.fullmatch(r"[\w-]+\.(npy|png)", stored.file):
@@ -168,9 +167,7 @@ def _get(stored: File | Inline, where: str, folder: Path | None) -> np.ndarray |
     else:
         data, name = files.read_bytes(folder / stored.file), stored.file
     if not data.startswith(_NPY_MAGIC) and not name.endswith(".npy"):
-        image = decode_image(data, name)
-        plain = image.mode in ("L", "RGB") and _EXIF_ORIENTATION not in image.getexif()
-        return np.asarray(image) if plain else image
+        return decode_image(data, name)
     array = load_array(data, name)
     if array.dtype.kind not in "biuf":
         raise Open4MError(f"{name}: expected an array of numbers, got {array.dtype}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +23,30 @@ _MIN_VISIBLE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class BoundingBoxes(TokenSequence):
-    """A value is :class:`open4m.types.Boxes`."""
+    """A value is :class:`open4m.types.Boxes`; in files, a list of ``{"box": [x0, y0, x1, y1], "label": name}``, each
+    with a ``"score"`` where boxes have some."""
 
     better = {"ap": "higher", "ap50": "higher"}
 
     def read(self, data: bytes) -> Boxes:
         try:
-            items = json.loads(data)
-            return Boxes(np.array([item["box"] for item in items], dtype=np.float32), [item["label"] for item in items])
+            return _boxes(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:
             raise self.error(f'expected JSON [{{"box": [x0, y0, x1, y1], "label": name}}, ...] ({error})') from error
 
     def write(self, value: Boxes) -> bytes:
+        value = self.convert(value)
         rows = zip(value.corners.astype(float), value.labels, strict=True)
-        return json.dumps([{"box": [round(c, 6) for c in row], "label": label} for row, label in rows]).encode()
+        items = [{"box": [round(c, 6) for c in row], "label": label} for row, label in rows]
+        for item, score in zip(items, value.scores or (), strict=False):
+            item["score"] = score
+        return json.dumps(items).encode()
 
     def convert(self, value: Any) -> Boxes:
         if isinstance(value, Boxes):
             return value
         try:
-            return Boxes(np.array([item["box"] for item in value], dtype=np.float32), [item["label"] for item in value])
+            return _boxes(value)
         except (ValueError, KeyError, TypeError) as error:
             raise self.error(
                 f'expected Boxes or [{{"box": [x0, y0, x1, y1], "label": name}}, ...] ({error})'
@@ -104,6 +108,14 @@ class BoundingBoxes(TokenSequence):
             row for value in labels for row, name in zip(value.corners, value.labels, strict=True) if name == common
         ]
         return Boxes(np.mean(corners, axis=0)[None], (common,))
+
+
+def _boxes(items: Any) -> Boxes:
+    if not isinstance(items, Sequence) or not all(isinstance(item, Mapping) for item in items):
+        raise TypeError(f"not a list of objects: {type(items).__name__}")
+    scores = [item["score"] for item in items if "score" in item] or None
+    corners = np.array([item["box"] for item in items], dtype=np.float32)
+    return Boxes(corners, tuple(item["label"] for item in items), scores and tuple(scores))
 
 
 def _pieces(ids: list[int], text: TextTokenizer) -> Iterator[list[int]]:

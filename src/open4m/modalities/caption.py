@@ -25,7 +25,7 @@ class Caption(TokenSequence):
             raise self.error(f"not UTF-8 text ({error})") from error
 
     def write(self, value: str) -> bytes:
-        return value.encode("utf-8")
+        return self.convert(value).encode("utf-8")
 
     def convert(self, value: Any) -> str:
         if not isinstance(value, str):

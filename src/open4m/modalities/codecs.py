@@ -6,7 +6,7 @@ import io
 import tokenize
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from open4m.types import Open4MError
 
@@ -32,6 +32,41 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Open4MError(f"{name}: not a readable image ({error})") from error
     return image
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation: what shows a picture upright."""
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether the file's EXIF data ask for the picture to be rotated or mirrored when it is shown."""
+    return image.getexif().get(ExifTags.Base.Orientation) in _TURNS
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF data ask to show it."""
+    return image.transpose(_TURNS[image.getexif()[ExifTags.Base.Orientation]]) if is_turned(image) else image
+
+
+def has_holes(image: Image.Image) -> bool:
+    """Whether any pixel of a picture is transparent, in part or wholly."""
+    return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture in mode RGB; what is transparent shows white behind it."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -74,8 +109,28 @@ def is_finite_float32(array: np.ndarray) -> bool:
         return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
 
 
+CLOSE = 1e-3
+"""What a narrower type may cost, as a part of a number's own scale."""
+
+
+def narrowed(array: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+    """The numbers as float16 if each of them stays within ``CLOSE`` of its ``scale`` (broadcast), else as float32.
+
+    So nothing becomes infinite, and what is small beside others of its scale is all that may become 0.
+    """
+    array = np.asarray(array, dtype=np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        half = array.astype(np.float16)
+    return half if (np.abs(half.astype(np.float32) - array) <= CLOSE * np.asarray(scale)).all() else array
+
+
 def write_array(array: np.ndarray) -> bytes:
     """The ``.npy`` bytes of an array."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def write_vectors(vectors: np.ndarray) -> bytes:
+    """The ``.npy`` bytes of vectors (..., C), of 16 bits per number if these are close, beside each one's largest."""
+    return write_array(narrowed(vectors, np.abs(vectors).max(-1, keepdims=True)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import is_finite_float32, read_array, write_array
+from open4m.modalities.codecs import is_finite_float32, narrowed, read_array, upright, write_array
 from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
 from open4m.pictures import picture, ramp
 
@@ -28,13 +28,14 @@ class Depth(TokenGrid):
     =============  ========================================================================================
     form           (H, W) or (H, W, 1): arrays or PIL images with one channel of 8, 16 or 32 bits
     =============  ========================================================================================
-    meters         the modality's own form
+    meters         the modality's own form; not the whole numbers of pictures, which do not say their unit
     millimeters    as in 16-bit PNGs of NYU or ScanNet; given back as uint16, rounded and at least 1
     inverse        1/m, which is disparity if baseline times focal length is 1; float32
     standardized   (meters - mean) / deviation of the map itself, float32; see :func:`_standardized`
     =============  ========================================================================================
 
-    A depth of 0 (or an inverse of 0, infinitely far) marks pixels without a measurement: it is refused.
+    A depth of 0 (or an inverse of 0, infinitely far) marks pixels without a measurement: it is refused. Pictures are
+    turned as their EXIF data ask. Files hold 16 bits per number where these keep each within a thousandth of it.
     """
 
     forms = ("meters", "millimeters", "inverse", STANDARDIZED)
@@ -45,9 +46,17 @@ class Depth(TokenGrid):
         return self.convert(read_array(data, self.name, 2))
 
     def write(self, value: np.ndarray) -> bytes:
-        return write_array(value.astype(np.float16))
+        meters = self.convert(value)
+        return write_array(narrowed(meters, meters))
 
     def convert(self, value: Any) -> np.ndarray:
+        picture = isinstance(value, Image.Image)
+        if (picture and value.mode.startswith(("L", "I"))) or getattr(value, "dtype", np.dtype(float)).kind == "u":
+            what = f"a picture of mode {value.mode}" if picture else f"an array of {value.dtype}"
+            raise self.error(
+                f"{what} holds whole numbers, which do not say their unit: give meters as floats, such as "
+                "np.asarray(image) / 1000 for millimeters, or name the form 'millimeters' or 'inverse'"
+            )
         return self._positive(self._map(value, "meters"), "depth", "m")
 
     def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
@@ -81,6 +90,10 @@ class Depth(TokenGrid):
 
     def _map(self, value: Any, form: str) -> np.ndarray:
         """The float64 numbers (H, W) of an array or a PIL image."""
+        if isinstance(value, Image.Image):
+            if value.mode == "P":
+                raise self.error(f"expected depth in {form}, got a picture of mode P, whose numbers stand for colors")
+            value = upright(value)
         array = np.asarray(value)
         if array.ndim == 3 and array.shape[2] == 1:
             array = array[..., 0]

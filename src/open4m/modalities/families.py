@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from open4m import modalities
-from open4m.modalities.codecs import is_finite_float32, read_array, write_array
+from open4m.modalities.codecs import is_finite_float32, read_array, write_vectors
 from open4m.modalities.crops import Crop, resample
 from open4m.pictures import picture, principal_components
 from open4m.types import Open4MError, Value
@@ -145,7 +145,10 @@ class Modality:
         raise NotImplementedError
 
     def write(self, value: Value) -> bytes:
-        """The bytes of a raw file that holds the value."""
+        """The bytes of a raw file that holds the value, which :meth:`read` gives back.
+
+        Raises :class:`Open4MError` for what :meth:`convert` refuses: nothing is written that could not be read.
+        """
         raise NotImplementedError
 
     def derive(self, source: Value) -> Value:
@@ -336,7 +339,7 @@ class VectorSequence(Modality):
         return self.convert(read_array(data, self.name, ndim=2))
 
     def write(self, value: np.ndarray) -> bytes:
-        return write_array(value.astype(np.float16))
+        return write_vectors(self.convert(value))
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)

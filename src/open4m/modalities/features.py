@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import is_finite_float32, read_array, write_array
+from open4m.modalities.codecs import is_finite_float32, read_array, write_vectors
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import TokenGrid
 from open4m.pictures import picture, principal_components
@@ -34,7 +34,7 @@ class FeatureMap(TokenGrid):
         return self.convert(read_array(data, self.name, 3))
 
     def write(self, value: np.ndarray) -> bytes:
-        return write_array(value.astype(np.float16))
+        return write_vectors(self.convert(value))
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)
@@ -85,7 +85,7 @@ class Vector(TokenGrid):
         return self.convert(read_array(data, self.name, 1))
 
     def write(self, value: np.ndarray) -> bytes:
-        return write_array(value.astype(np.float16))
+        return write_vectors(self.convert(value))
 
     def convert(self, value: Any) -> np.ndarray:
         array = np.asarray(value)

@@ -8,12 +8,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import decode_image, encode_png
+from open4m.modalities.codecs import decode_image, encode_png, has_holes, is_turned
 from open4m.modalities.families import Palette, TokenGrid
 from open4m.pictures import picture
 
 # The signs of x, y and z that convert a form to opengl, and back.
 _SIGNS = {"opengl": (1, 1, 1), "opencv": (1, -1, -1), "directx": (1, -1, 1)}
+
+_ARRAY_TOLERANCE = 0.05
+"""How far the lengths of unit vectors given as floats may be from 1."""
+
+# Pictures: resizing and JPEG shorten vectors at edges, where they average several, and lengthen none.
+_LONGEST, _SHORTEST = 1.25, 0.8
+_SHORT_SHARE = 0.05
+"""The most pixels of a picture of normals whose vectors are shorter than that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,29 +39,50 @@ class Normals(TokenGrid):
 
     A wall that faces the camera is (0, 0, 1), (0, 0, -1) and (0, 0, 1); a floor under a level camera is (0, 1, 0),
     (0, -1, 0) and (0, -1, 0).
+
+    A picture whose colors are no unit vectors, such as a photo, is refused; its edges may be smoothed. So are pictures
+    with transparent pixels, and those that EXIF data turn: their vectors would have to be turned too.
     """
 
     forms = tuple(_SIGNS)
     better = {"mean_angle": "lower"}
 
     def read(self, data: bytes) -> np.ndarray:
-        encoded = np.asarray(decode_image(data, self.name).convert("RGB"), dtype=np.float32)
-        return _unit(encoded / 127.5 - 1)
+        return self.convert(decode_image(data, self.name))
 
     def write(self, value: np.ndarray) -> bytes:
-        return encode_png(((value + 1) * 127.5).round().clip(0, 255).astype(np.uint8))
+        """A picture of 8 bits per component: what is read is off by less than half a degree."""
+        return encode_png(((self.convert(value) + 1) * 127.5).round().clip(0, 255).astype(np.uint8))
 
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
-            return _unit(np.asarray(value.convert("RGB"), dtype=np.float32) / 127.5 - 1)
+            return self._of_picture(value)
         array = np.asarray(value)
         shaped = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
         if not shaped or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise self.error(f"expected finite unit vectors (H, W, 3) as floats, got {array.dtype} {array.shape}")
         length = np.linalg.norm(array, axis=-1)
-        if (np.abs(length - 1) > 0.05).any():
+        if (np.abs(length - 1) > _ARRAY_TOLERANCE).any():
             raise self.error(f"expected unit vectors, got lengths from {length.min():.3f} to {length.max():.3f}")
         return _unit(array.astype(np.float32))
+
+    def _of_picture(self, image: Image.Image) -> np.ndarray:
+        if image.mode not in ("RGB", "RGBA", "P"):
+            raise self.error(f"expected a picture of three channels for x, y and z, got mode {image.mode}")
+        if has_holes(image):
+            raise self.error("a picture with transparent pixels, which hold no normal: fill them first")
+        if is_turned(image):
+            raise self.error("EXIF data turn the picture, but not its vectors: save it upright, its vectors turned too")
+        vectors = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
+        length = np.linalg.norm(vectors, axis=-1)
+        long, short = int((length > _LONGEST).sum()), int((length < _SHORTEST).sum())
+        if long or short > _SHORT_SHARE * length.size:
+            raise self.error(
+                f"expected a picture of unit vectors, 0 to 255 for -1 to 1, but {long + short} of {length.size} pixels "
+                f"are none (lengths from {length.min():.2f} to {length.max():.2f}): give a picture of normals, with "
+                "missing ones filled"
+            )
+        return _unit(vectors)
 
     def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
         self.check_form(form)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from open4m.modalities.codecs import decode_image, encode_png
+from open4m.modalities.codecs import decode_image, encode_png, is_turned, on_white, upright
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import Flag, GenerationDefaults, TokenGrid
 from open4m.pictures import picture
@@ -17,7 +17,7 @@ from open4m.pictures import picture
 
 @dataclass(frozen=True, kw_only=True)
 class RGB(TokenGrid):
-    """A value is uint8 (H, W, 3), sRGB."""
+    """A value is uint8 (H, W, 3), sRGB. Pictures are turned as their EXIF data ask; transparent pixels become white."""
 
     better = {"psnr": "higher", "ssim": "higher"}
 
@@ -25,35 +25,39 @@ class RGB(TokenGrid):
         return self.convert(decode_image(data, self.name))
 
     def write(self, value: np.ndarray) -> bytes:
-        return encode_png(value)
+        return encode_png(self.convert(value))
 
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
-            if value.mode == "RGB" and not _is_turned(value):
-                return np.asarray(value)  # skips the copies that the conversions below make
-            upright = ImageOps.exif_transpose(value)
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            if upright.mode == "F":
-                raise self.error("expected an image of 8 or 16 bits per channel, got mode F, whose range is not known")
-            if upright.mode == "I":  # files of this mode mostly hold 16 bits per pixel, but some only 8
-                wide = np.asarray(upright)
-                upright = Image.fromarray((wide >> 8 * int(wide.max() > 255)).clip(0, 255).astype(np.uint8))
-            return np.asarray(upright.convert("RGB"))
+            return self._of_picture(value)
         array = np.asarray(value)
         if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):  # gray
             array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
         if array.ndim == 3 and array.shape[2] in (3, 4) and min(array.shape) > 0:
-            array = array[..., :3]
             if array.dtype == np.uint8:
-                return array
+                return array if array.shape[2] == 3 else np.asarray(on_white(Image.fromarray(array)))
             if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
+                if array.shape[2] == 4:
+                    array = array[..., :3] * array[..., 3:] + (1 - array[..., 3:])
                 return (array * 255).round().astype(np.uint8)
         raise self.error(
             f"expected a PIL image, uint8 (H, W, 3) or floats in [0, 1], got {array.dtype} {array.shape}"
             if array.dtype != object
             else f"expected a PIL image or an array (H, W, 3), got {type(value).__name__}"
         )
+
+    def _of_picture(self, image: Image.Image) -> np.ndarray:
+        if image.mode == "RGB" and not (is_turned(image) or image.has_transparency_data):
+            return np.asarray(image)  # skips the copies that the conversions below make
+        if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+            raise self.error(
+                f"expected an image of 8 or 16 bits per channel, got mode {image.mode}, whose range is not known: "
+                "scale it to 0 to 255 or, as floats, to 0 to 1"
+            )
+        image = upright(image)
+        if image.mode.startswith("I"):  # 16 bits per pixel, which older versions of PIL read from PNG files as mode I
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return np.asarray(on_white(image))
 
     def tensor(self, value: np.ndarray) -> np.ndarray:
         return super().tensor(value) / 255
@@ -83,11 +87,6 @@ class RGB(TokenGrid):
 
     def trivial(self, labels) -> np.ndarray:
         return np.mean([label.astype(np.float64) for label in labels], axis=0).round().astype(np.uint8)
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether the file's EXIF data ask for the image to be rotated or mirrored when it is shown."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:

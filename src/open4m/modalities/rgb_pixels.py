@@ -20,7 +20,7 @@ class RGBPixels(PixelGrid):
         return rgb.MODALITY.read(data)
 
     def write(self, value: np.ndarray) -> bytes:
-        return rgb.encode_jpeg(value)
+        return rgb.encode_jpeg(self.convert(value))
 
     def convert(self, value) -> np.ndarray:
         return rgb.MODALITY.convert(value)

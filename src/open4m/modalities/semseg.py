@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import decode_image, encode_png
+from open4m.modalities.codecs import decode_image, encode_png, upright
 from open4m.modalities.families import Palette, TokenGrid
 from open4m.pictures import picture
+
+LARGEST_ID = 65535
+"""The largest class id, which 16 bits of a PNG hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Semseg(TokenGrid):
-    """A value is an integer array (H, W) of class ids; the tokenizer's configuration names the classes.
+    """A value is an integer array (H, W) of class ids, up to 65535; the tokenizer's configuration names the classes.
 
     ======  =================================================================================================
     form
@@ -29,6 +32,7 @@ class Semseg(TokenGrid):
     ======  =================================================================================================
 
     A color that is not in the palette is refused: pictures stored as JPEG or resized smoothly have such colors.
+    Pictures are turned as their EXIF data ask.
     """
 
     forms = ("ids", "colors")
@@ -38,19 +42,22 @@ class Semseg(TokenGrid):
         image = decode_image(data, self.name)
         if image.mode not in ("L", "P", "I", "I;16"):
             raise self.error(f"expected a one-channel image of class ids, got mode {image.mode}")
-        return self.convert(np.asarray(image))
+        return self.convert(image)
 
     def write(self, value: np.ndarray) -> bytes:
+        value = self.convert(value)
         return encode_png(value.astype(np.uint8 if value.max(initial=0) < 256 else np.uint16))
 
     def convert(self, value: Any) -> np.ndarray:
-        array = np.asarray(value)
+        array = np.asarray(upright(value) if isinstance(value, Image.Image) else value)
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
             hint = "; for a picture in the classes' colors say form='colors'" if array.ndim == 3 else ""
             raise self.error(
                 f"expected class ids, an integer array (H, W) from 0, got {array.dtype} {array.shape}{hint}"
             )
-        return array.astype(np.uint8 if array.max(initial=0) < 256 else np.int32)
+        if array.max() > LARGEST_ID:
+            raise self.error(f"expected class ids from 0 to {LARGEST_ID}, got {array.max()}")
+        return array.astype(np.uint8 if array.max() < 256 else np.int32)
 
     def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
         if form != "colors":
@@ -88,7 +95,7 @@ class Semseg(TokenGrid):
     def _picture(self, value: Any) -> np.ndarray:
         """uint8 (H, W, 3)."""
         if isinstance(value, Image.Image) and value.mode in ("RGB", "RGBA", "L", "P"):
-            return np.asarray(value.convert("RGB"))
+            return np.asarray(upright(value).convert("RGB"))
         array = np.asarray(value)
         if array.ndim == 3 and array.shape[2] in (3, 4) and array.size and array.dtype == np.uint8:
             return array[..., :3]

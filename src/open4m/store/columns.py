@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from open4m.modalities.codecs import narrowed
 from open4m.types import Open4MError
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ class VectorsColumn(Column):
                 raise error(row, f"{len(part)} vectors, expected at most {header.max_length}")
             if not (np.abs(part) <= LARGEST).all():  # which nan is not either
                 raise error(row, f"a vector is not finite or has a value beyond ±{LARGEST} (float16)")
-            parts.append(part.astype(np.float16))
+            if (half := narrowed(part, np.abs(part).max(-1, keepdims=True))).dtype != np.float16:
+                raise error(row, "a vector is too small for float16, in which it would lose its digits: scale it up")
+            parts.append(half)
         values = np.concatenate([np.empty((0, header.channels), np.float16), *parts])
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), header.channels)
         return pa.ListArray.from_arrays(_offsets(list(map(len, parts))), vectors)
