@@ -45,11 +45,11 @@ def config() -> LineConfig:
         clip=SmallCLIP(),
         clip_train=short("700 steps", batch_size=64, lr=1e-3),
         tokenizers={
-            "rgb": tokenizer("rgb", 2048, "4500 steps", 600, at_sizes(), *diffusion("2500 steps", clip=True)),
-            "depth": tokenizer("depth", 512, "2000 steps", 150, at_sizes(), *diffusion("1500 steps", clip=False)),
-            "normals": tokenizer("normals", 512, "2500 steps", 300, at_sizes(), *diffusion("1500 steps", clip=True)),
-            "semseg": tokenizer("semseg", 512, "1500 steps", 150, at_sizes()),
-            "clip": tokenizer("clip", 512, "1400 steps", 150, depth=2),
+            "rgb": tokenizer("rgb", 1024, "3000 steps", 400, at_sizes(), *diffusion("2500 steps", clip=True)),
+            "depth": tokenizer("depth", 512, "1200 steps", 150, at_sizes(), *diffusion("1500 steps", clip=False)),
+            "normals": tokenizer("normals", 512, "1600 steps", 200, at_sizes(), *diffusion("1500 steps", clip=True)),
+            "semseg": tokenizer("semseg", 512, "1000 steps", 150, at_sizes()),
+            "clip": tokenizer("clip", 512, "1000 steps", 150, depth=2),
         },
         text_vocab=4800,
         max_length={"caption": 64, "boxes": 32},
@@ -124,7 +124,7 @@ def tokenizer(
 
 def at_sizes() -> TokenizerStage:
     """A short stage at several resolutions, up to twice the size."""
-    return TokenizerStage(decoder=vit(), resolutions=RESOLUTIONS, train=short("500 steps", batch_size=16, lr=5e-4))
+    return TokenizerStage(decoder=vit(), resolutions=RESOLUTIONS, train=short("300 steps", batch_size=16, lr=5e-4))
 
 
 def diffusion(length: str, clip: bool) -> tuple[TokenizerStage, TokenizerStage, TokenizerStage]:

@@ -59,9 +59,10 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         return
     task = build_task(config, tokens, tokenizers, device)
     model = task.build_model()
-    if checkpoint.latest(directory) is None and config.init_from is None:
+    begins = checkpoint.latest(directory) is None
+    if begins:
         task.fit_patches(model)
-    elif checkpoint.latest(directory) is None:
+    if begins and config.init_from is not None:
         new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
         logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
     determining = {
