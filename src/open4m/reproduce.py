@@ -83,6 +83,7 @@ class LineConfig:
     clip_train: TrainConfig
     tokenizers: dict[str, TokenizerRun]
     text_vocab: int  # largest size of the vocabulary; coordinates, sentinels and classes included
+    text_bins: int = 1000  # tokens per box coordinate
     max_length: dict[str, int]  # tokens, by sequence
     pretrain: PretrainConfig
     evaluate_samples: int
@@ -166,6 +167,7 @@ class Line:
                 (captions[i]["caption"] for i in range(len(captions))),
                 scenes.OBJECT_CLASSES,
                 vocab_size=self.config.text_vocab,
+                bins=self.config.text_bins,
                 sentinels=max(self.config.max_length.values()) // 2 + 2,
             )
             files.write_folder(self._text_folder, text.save)

@@ -61,6 +61,7 @@ def shortened(train: TrainConfig) -> TrainConfig:
         train,
         length=Duration(8, "steps"),
         warmup=Duration(2, "steps"),
+        decay=train.decay and Duration(2, "steps"),
         batch_size=8,
         evaluate_every=8,
         checkpoint_every=4,

@@ -210,7 +210,16 @@ class FourMConfig(Architecture):
 
 SIZES = {
     "debug": Architecture(encoder_depth=1, decoder_depth=1, dim=32, heads=1),
-    "scenes": Architecture(encoder_depth=4, decoder_depth=4, dim=192, heads=6),
+    "scenes": Architecture(
+        encoder_depth=7,
+        decoder_depth=1,
+        dim=192,
+        heads=3,
+        position_temperature=20,
+        position_deviation=0.7,
+        patch_embedding="whitened",
+        aligned_attention=True,
+    ),
     "Ti": Architecture(encoder_depth=6, decoder_depth=6, dim=384, heads=6),
     "S": Architecture(encoder_depth=8, decoder_depth=8, dim=512, heads=8),
     "B": Architecture(encoder_depth=12, decoder_depth=12, dim=768, heads=12),
