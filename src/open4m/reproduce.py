@@ -209,7 +209,8 @@ class Line:
             return
 
         def write(folder: Path) -> None:
-            FourM.from_pretrained(run / "model").save(folder, half=True)
+            trained = FourM.from_pretrained(run / "model")
+            FourM(trained.model.folded(), trained.grids, trained.text).save(folder, half=True)
             shutil.copytree(self.directory / CLIP / "model", folder / CLIP)
             shutil.rmtree(self.model_directory, ignore_errors=True)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_model import CONFIG, ROWS, by_query, make_batch, make_model
+from tiny_model import CONFIG, ROWS, by_query, make_batch, make_model, same
 
 from open4m.model.config import ModalitySpec
 from open4m.model.patches import ConvPatches, LinearPatches, WhitenedPatches, patchify
@@ -91,3 +91,13 @@ def test_each_way_is_a_field_of_the_architecture_and_is_started_from(fields):
     assert all(torch.equal(found[place], expected[place]) for place in expected)
     with pytest.raises(Open4MError, match=f"another architecture: {next(iter(fields))}"):
         make_model(config=CONFIG).init_from(trained)
+
+
+def test_a_model_without_its_whitening_computes_the_same():
+    config = dataclasses.replace(CONFIG, patch_embedding="whitened")
+    model = make_model(config=config)
+    model.embeddings.patches["rgb_pixels"].fit(make_batch(ROWS).pixels["rgb_pixels"])
+    plain = model.folded()
+    assert plain.config == CONFIG
+    same(by_query(model, make_batch(ROWS)), by_query(plain, make_batch(ROWS)), tolerance=1e-9)
+    assert plain.folded() is plain
