@@ -19,8 +19,8 @@ def test_boxes_are_checked_float_fractions():
     ("arguments", "message"),
     [
         (([[0, 0, 1, 1]], [3]), r"labels are class names, got \(3,\)"),
-        (([[0, 0, 1, 1]], []), "one label a box, got 1 boxes and 0 labels"),
-        (([[0, 0, 1, 1]], ["a"], [0.1, 0.2]), "one score a box, got 1 boxes, 2 scores"),
+        (([[0, 0, 1, 1]], []), "one label per box, got 1 boxes and 0 labels"),
+        (([[0, 0, 1, 1]], ["a"], [0.1, 0.2]), "one score per box, got 1 boxes and 2 scores"),
         (([[0, 0, 1.5, 1]], ["a"]), r"fractions of the image in \[0, 1\]"),
         (([[-0.1, 0, 1, 1]], ["a"]), r"fractions of the image in \[0, 1\]"),
         (([[0, 0, float("nan"), 1]], ["a"]), r"fractions of the image in \[0, 1\]"),

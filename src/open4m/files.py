@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import secrets
 import shutil
@@ -15,11 +17,18 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from open4m.types import Open4MError
 
 LARGEST_INPUT = 1 << 28
 """Bytes: files of users that are larger are refused before they are read."""
+
+JSON_DEPTH = 64
+"""How deep lists and objects of a JSON document may lie in each other. What open4m writes has less than 10 levels."""
+
+JSON_DIGITS = 300
+"""The most digits of a whole number in JSON: a float64 holds any such number."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -143,11 +152,63 @@ def read_bytes(path: Path, limit: int = LARGEST_INPUT) -> bytes:
             raise Open4MError(f"{path}: cannot be read, it is {kind}")
         with path.open("rb") as file:
             data = file.read(limit + 1)
+    except FileNotFoundError:
+        raise Open4MError(f"{path}: no such file") from None
     except OSError as error:
         raise Open4MError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) > limit:
         raise Open4MError(f"{path}: larger than {limit} bytes, the most that is read")
     return data
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file: :func:`read_bytes` and :func:`parse_json`."""
+    return parse_json(read_bytes(path), str(path))
+
+
+def parse_json(text: bytes | str, where: str) -> Any:
+    """The value of JSON in UTF-8 from anywhere; ``where`` names it in errors.
+
+    Raises :class:`Open4MError` for what is no JSON, and for JSON that code after this could stumble over: lists in
+    lists without end, numbers that float64 cannot hold, halves of characters ("\\ud800"), which no file can hold.
+    """
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(text, parse_int=_whole_number, parse_float=_float)
+        if text.count("[") + text.count("{") > JSON_DEPTH or "\\u" in text:
+            _check_json(value)
+    except RecursionError:
+        raise Open4MError(f"{where}: not readable as JSON (nested more than {JSON_DEPTH} levels deep)") from None
+    except ValueError as error:
+        raise Open4MError(f"{where}: not readable as JSON ({error})") from error
+    return value
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > JSON_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError("a number that 64 bits cannot hold")
+    return number
+
+
+def _check_json(value: Any) -> None:
+    """Raise :class:`ValueError` for a document that is nested too deeply, or whose strings are no Unicode text."""
+    level = [value]
+    for depth in range(JSON_DEPTH + 1):
+        for string in (item for item in level if isinstance(item, str)):
+            try:
+                string.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"half of a character in the string {string[:20]!r}") from None
+        held = [item for item in level if isinstance(item, dict | list)]
+        if held and depth == JSON_DEPTH:
+            raise ValueError(f"nested more than {JSON_DEPTH} levels deep")
+        level = [inner for item in held for inner in (item if isinstance(item, list) else [*item, *item.values()])]
 
 
 def sha256(path: Path) -> str:

@@ -36,6 +36,7 @@ from open4m.fourm import TEXT
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer
+from open4m.ranges import Count, Layers, Seed, Size, Steps, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.text import TextTokenizer
 from open4m.train.config import TrainConfig, claim
@@ -61,16 +62,19 @@ class DataConfig:
     drawn from (:data:`open4m.datasets.scenes.WORLDS`).
     """
 
-    train: int
-    validation: int
-    test: int
-    image_size: int = 128
-    large: int = 0
-    large_size: int = 256
-    shard_rows: int = 500
-    seed: int = 0
+    train: Steps
+    validation: Steps
+    test: Steps
+    image_size: Size = 128
+    large: Count = 0
+    large_size: Size = 256
+    shard_rows: Size = 500
+    seed: Seed = 0
     world: str = "scenes"
     rendered: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +86,15 @@ class LineConfig:
     clip: SmallCLIP
     clip_train: TrainConfig
     tokenizers: dict[str, TokenizerRun]
-    text_vocab: int  # largest size of the vocabulary; coordinates, sentinels and classes included
-    text_bins: int = 1000  # tokens per box coordinate
-    max_length: dict[str, int]  # tokens, by sequence
+    text_vocab: Size  # largest size of the vocabulary; coordinates, sentinels and classes included
+    text_bins: Size = 1000  # tokens per box coordinate
+    max_length: dict[str, Size]  # tokens, by sequence
     pretrain: PretrainConfig
-    evaluate_samples: int
-    processes: int = 2  # for rendering
+    evaluate_samples: Size
+    processes: Layers = 2  # for rendering
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name, run in self.tokenizers.items():
             if run.modality != name:
                 raise Open4MError(f"{self.name}: the tokenizer of {name} is configured for {run.modality}")

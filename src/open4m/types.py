@@ -17,6 +17,7 @@ V     entries of a vocabulary (codebook)
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -33,15 +34,56 @@ Sample = Mapping[str, Value]
 """Aligned values of one sample, by modality name."""
 
 
+LARGEST_VOCABULARY = 1 << 16
+"""The most entries of a vocabulary: token stores hold ids of 16 bits."""
+
+
 class Open4MError(Exception):
     """A mistake in what the user gave: the message says what, where, expected, got, and what to do.
 
-    The command line prints it as one line and exits with code 2.
+    The command line prints it as one line and exits with code 2. The middle of a long message is left out: what is
+    wrong may be a value of any size.
     """
+
+    LONGEST = 2000
+    """Characters of a message, nearly."""
+
+    def __init__(self, message: str) -> None:
+        if (left_out := len(message) - self.LONGEST) > 0:
+            half = self.LONGEST // 2
+            message = f"{message[:half]} ... ({left_out} characters) ... {message[-half:]}"
+        super().__init__(message)
 
 
 class Preempted(Exception):
     """The process was asked to stop; the run was saved and can be resumed. The command line exits with code 3."""
+
+
+def shown(value: object) -> str:
+    """A value for a message: of a large one, the beginning and the end."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # numbers of thousands of digits, and objects of others, have no text
+        return f"a {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlong = 40
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
+_SHORT.maxlevel = 3
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string that files can hold. Python has others: with halves of characters ("\\ud800"), such as
+    come from file names and JSON that are no Unicode."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -61,21 +103,26 @@ class Boxes:
     malformed: int = 0
 
     def __post_init__(self) -> None:
-        corners = np.asarray(self.corners, dtype=np.float32).reshape(-1, 4)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused below
+                corners = np.asarray(self.corners, dtype=np.float32).reshape(-1, 4)
+            labels = tuple(self.labels)
+            scores = None if self.scores is None else tuple(float(score) for score in self.scores)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Open4MError(f"boxes: expected corners (n, 4), n labels and n scores or none ({error})") from error
         object.__setattr__(self, "corners", corners)
-        object.__setattr__(self, "labels", tuple(self.labels))
-        if not all(isinstance(label, str) for label in self.labels):
-            raise Open4MError(f"boxes: labels are class names, got {self.labels!r}")
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "scores", scores)
+        if isinstance(self.labels, str) or not all(map(is_text, labels)):
+            raise Open4MError(f"boxes: labels are class names, got {labels!r}")
         if len(self.labels) != len(corners):
             raise Open4MError(
-                f"boxes: expected one label a box, got {len(corners)} boxes and {len(self.labels)} labels"
+                f"boxes: expected one label per box, got {len(corners)} boxes and {len(self.labels)} labels"
             )
-        if self.scores is not None:
-            object.__setattr__(self, "scores", tuple(float(s) for s in self.scores))
-            if len(self.scores) != len(corners):
-                raise Open4MError(
-                    f"boxes: expected one score a box, got {len(corners)} boxes, {len(self.scores)} scores"
-                )
+        if scores is not None and len(scores) != len(corners):
+            raise Open4MError(f"boxes: expected one score per box, got {len(corners)} boxes and {len(scores)} scores")
+        if scores is not None and not all(0 <= score <= 1 for score in scores):
+            raise Open4MError(f"boxes: scores are in [0, 1], got {min(scores)} to {max(scores)}")
         if not np.isfinite(corners).all() or (corners < -1e-4).any() or (corners > 1 + 1e-4).any():
             raise Open4MError(
                 "boxes: corners must be fractions of the image in [0, 1]; divide pixels by width and height"

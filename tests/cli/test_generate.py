@@ -551,7 +551,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ),
         ("probe", ["--caption", "a", "--values", "depth", "none.npy"], "'none.npy' is neither a file nor a value"),
         ("probe", ["--caption", "a", "--weights", "caption"], "caption: no weight to probe"),
-        ("replay", ["none"], "none: cannot be read"),
+        ("replay", ["none"], "none: no such file"),
     ],
 )
 def test_what_cannot_be_is_one_line(verb, words, message, run, capsys):

@@ -152,7 +152,7 @@ def test_generate_from_a_caption_follows_the_seed(run, tmp_path):
     [
         (["--to", "depht"], "did you mean depth?"),
         (["--to", "depth"], "nothing to condition on"),
-        (["--to", "depth", "--input", "missing.png"], "missing.png: cannot be read"),
+        (["--to", "depth", "--input", "missing.png"], "missing.png: no such file"),
         (["--to", "depth", "--input", __file__], "not a readable image"),
         (
             ["--to", "depth", "--input", "PHOTO", "--model", "nowhere"],

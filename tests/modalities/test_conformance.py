@@ -221,7 +221,7 @@ def test_usual_forms_are_converted():
     assert modalities.get("depth").convert(np.ones((2, 3, 1), np.int32)).shape == (2, 3)
     boxes = modalities.get("boxes").convert([{"box": [0, 0.5, 1, 1], "label": "cube"}])
     assert boxes == Boxes([[0, 0.5, 1, 1]], ["cube"])
-    with pytest.raises(Open4MError, match=r"^boxes: expected JSON"):
+    with pytest.raises(Open4MError, match=r"^boxes: expected Boxes or a list .*got dict"):
         modalities.get("boxes").read(json.dumps({"a": 1}).encode())
 
 

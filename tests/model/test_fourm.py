@@ -508,8 +508,8 @@ def test_sine_cosine_positions():
         ({"modalities": (SPECS[1], SPECS[1])}, "occurs twice: depth, depth"),
         ({"modalities": (SPECS[0],)}, "one input and one target"),
         ({"modalities": (SPECS[3],)}, "one input and one target"),
-        ({"drop_path": 1.0}, r"drop_path must be in \[0, 1\)"),
-        ({"register_tokens": -1}, "register_tokens not negative"),
+        ({"drop_path": 1.0}, "drop_path: expected below 1, got 1.0"),
+        ({"register_tokens": -1}, "register_tokens: expected at least 0, got -1"),
     ],
 )
 def test_impossible_configurations_are_refused(change, message):

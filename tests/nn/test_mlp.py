@@ -67,7 +67,7 @@ def test_a_grid_is_mapped_cell_by_cell():
 
 @pytest.mark.parametrize("field", ["width", "depth", "expansion"])
 def test_impossible_sizes_are_refused(field):
-    with pytest.raises(Open4MError, match=f"{field} is at least 1, got 0"):
+    with pytest.raises(Open4MError, match=f"{field}: expected at least 1, got 0"):
         MLPConfig(**{field: 0})
 
 

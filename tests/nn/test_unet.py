@@ -121,7 +121,7 @@ def test_the_same_generator_draws_the_same_weights():
     [
         ({"channels": 48}, "channels 48 is not a multiple of 32"),
         ({"blocks": 0}, "at least 1"),
-        ({"multipliers": ()}, "at least 1"),
+        ({"multipliers": ()}, "1 to 16 levels, got 0"),
         ({"multipliers": (1, 0)}, "at least 1"),
         ({"attention": 5}, "from 0 to 4 levels, got 5"),
     ],

@@ -50,7 +50,7 @@ def test_training_steps_are_uniform_but_for_the_share_of_pure_noise():
         if len(rest):
             assert rest.min() == 0
             assert rest.mean().item() == pytest.approx(499, abs=6)
-    with pytest.raises(Open4MError, match="pure_noise is from 0 to 1"):
+    with pytest.raises(Open4MError, match="pure_noise: expected at most 1"):
         DiffusionConfig(pure_noise=1.5)
 
 

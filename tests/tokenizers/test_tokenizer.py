@@ -329,7 +329,7 @@ def test_damaged_folders_are_explained(tmp_path):
         ("rgb", {"image_size": 20}, "image_size 20 is not a multiple of patch_size 8"),
         ("rgb", {"mean": (0.1, 0.2)}, "mean has 1 or 3"),
         ("rgb", {"std": (0.0,)}, "std is above 0"),
-        ("rgb", {"codebook_size": 0}, "codebook_size is at least 1"),
+        ("rgb", {"codebook_size": 0}, "codebook_size: expected at least 1"),
         ("rgb", {"class_names": ("a",)}, "class_names go with loss 'cross_entropy'"),
         ("semseg", {"class_names": ()}, "class_names go with loss 'cross_entropy'"),
         ("caption", {}, "only grids"),
@@ -638,7 +638,7 @@ def test_a_tokenizer_of_vectors_starts_from_another_with_as_many_codebooks():
         ({"resolutions": (1, 2)}, "without resolutions, got 1, 1, \\(1, 2\\)"),
         ({"loss": "cross_entropy", "class_names": ("a",)}, "single vectors that are no classes"),
         ({"codebooks": 3}, "latent_dim 8 is not a multiple of codebooks 3"),
-        ({"codebooks": 0}, "codebooks is at least 1, got 0"),
+        ({"codebooks": 0}, "codebooks: expected at least 1, got 0"),
     ],
 )
 def test_impossible_tokenizers_of_vectors_are_explained(fields, message):

@@ -119,9 +119,9 @@ def test_frozen_weights_are_not_averaged():
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
-def test_a_decay_that_is_none_is_refused(tmp_path, decay):
-    with pytest.raises(Open4MError, match=r"train.ema: expected a decay of at least 0 and below 1, got"):
-        train(PlantedTask(), dataclasses.replace(CONFIG, ema=decay), tmp_path / "run")
+def test_a_decay_that_is_none_is_refused(decay):
+    with pytest.raises(Open4MError, match=r"ema: expected (below 1|at least 0|a number at least 0 and below 1), got"):
+        dataclasses.replace(CONFIG, ema=decay)
 
 
 def test_a_checkpoint_without_an_average_is_refused_where_one_is_needed(tmp_path):

@@ -82,7 +82,7 @@ def test_batches_are_made_in_order_by_worker_processes_and_change_nothing(tmp_pa
 
 def test_a_finished_run_does_nothing_more(tmp_path, uninterrupted):
     task = LineTask()
-    config = dataclasses.replace(CONFIG, length=Duration(3, "steps"))
+    config = dataclasses.replace(CONFIG, length=Duration(3, "steps"), warmup=Duration(1, "steps"))
     train(task, config, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     train(task, config, tmp_path / "run")
@@ -144,7 +144,7 @@ def test_a_model_is_saved_whole_or_not_at_all(tmp_path):
             super().save(model, folder)
             raise OSError(28, "No space left on device")
 
-    config = dataclasses.replace(CONFIG, length=Duration(3, "steps"))
+    config = dataclasses.replace(CONFIG, length=Duration(3, "steps"), warmup=Duration(1, "steps"))
     with pytest.raises(OSError, match="No space"):
         train(Fails(), config, tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
@@ -154,7 +154,11 @@ def test_a_model_is_saved_whole_or_not_at_all(tmp_path):
 
 def test_full_precision_is_not_autocast(tmp_path):
     task = LineTask()
-    train(task, dataclasses.replace(CONFIG, precision="fp32", length=Duration(2, "steps")), tmp_path / "run")
+    train(
+        task,
+        dataclasses.replace(CONFIG, precision="fp32", length=Duration(2, "steps"), warmup=Duration(1, "steps")),
+        tmp_path / "run",
+    )
     assert set(task.modes) == {(True, False)}
 
 

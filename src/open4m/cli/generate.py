@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from argparse import ArgumentParser, Namespace
@@ -12,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open4m import modalities
+from open4m import files, modalities
 from open4m.cli import device
 from open4m.types import Open4MError, Value
 
@@ -372,6 +371,6 @@ def _assignment(word: str, targets: Sequence[str]) -> tuple[str, str, Any]:
     if target not in targets:
         raise Open4MError(f"--option {word}: {target!r} is not what is generated (targets: {', '.join(targets)})")
     try:
-        return target, name, json.loads(text)
-    except (ValueError, RecursionError):
+        return target, name, files.parse_json(text, word)
+    except Open4MError:
         return target, name, text

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from open4m.cli import device, world
-from open4m.types import Open4MError
+from open4m.types import LARGEST_VOCABULARY, Open4MError
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
@@ -84,12 +84,13 @@ def fit_text(options: Namespace) -> None:
     from open4m.datasets import captions
     from open4m.datasets import classes as class_files
     from open4m.progress import track
-    from open4m.store.tokens import MAX_VOCAB
     from open4m.tokenizers.text import TextTokenizer
 
     files.check_new(options.out)
-    if options.vocab_size > MAX_VOCAB:
-        raise Open4MError(f"--vocab-size {options.vocab_size}: at most {MAX_VOCAB}, token stores hold 16-bit ids")
+    if options.vocab_size > LARGEST_VOCABULARY:
+        raise Open4MError(
+            f"--vocab-size {options.vocab_size}: at most {LARGEST_VOCABULARY}, since stores hold 16-bit ids"
+        )
     classes = class_files.read(options.classes).names if options.classes else ()
     if options.classes and not classes:
         raise Open4MError(f"{options.classes}: holds no class names; expected one per line")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from open4m import modalities
+from open4m import files, modalities
 from open4m.modalities.caption import Caption
 from open4m.store import manifest
 from open4m.store.shards import RawDataset
@@ -72,11 +71,11 @@ def _of_json_lines(path: Path, field: str) -> Iterator[str]:
     for number, line in enumerate(lines(path), 1):
         if line:
             where = f"{path}: line {number}"
-            yield _caption(_parsed(line, where), field, where)
+            yield _caption(files.parse_json(line, where), field, where)
 
 
 def _of_json(path: Path, field: str) -> Iterator[str]:
-    content = _parsed(path.read_bytes(), str(path))
+    content = files.read_json(path)
     items = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise Open4MError(f'{path}: expected a list of captions or {{"annotations": [...]}}, got {_kind(content)}')
@@ -95,13 +94,6 @@ def _of_dataset(folder: Path) -> Iterator[str]:
         data = RawDataset(root, [name])
         for i in range(len(data)):
             yield data[i][name]
-
-
-def _parsed(content: str | bytes, where: str) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise Open4MError(f"{where}: not readable as JSON ({error})") from None
 
 
 def _caption(item: Any, field: str, where: str) -> str:

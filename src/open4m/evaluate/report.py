@@ -63,7 +63,7 @@ class Result:
     def from_json(text: str) -> Result:
         """The result that :meth:`to_json` wrote; null measurements are read as NaN."""
         try:
-            values = json.loads(text)
+            values = files.parse_json(text, "evaluation")
             rows = [
                 {k: math.nan if v is None else v for k, v in row.items() if k != "gap_closed"} for row in values["rows"]
             ]

@@ -93,10 +93,7 @@ def read(path: Path) -> Record:
 
     Raises :class:`Open4MError` for a file that is not a record, or has another format.
     """
-    try:
-        found = json.loads(files.read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise Open4MError(f"{path}: not readable as JSON ({error})") from error
+    found = files.read_json(path)
     if not isinstance(found, dict) or "format" not in found:
         raise Open4MError(f"{path}: not the record of a result; expected the {NAME} that open4m writes")
     if (version := found.pop("format")) != FORMAT:

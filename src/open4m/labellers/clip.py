@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from torch.nn.functional import normalize
 
 from open4m import files, modalities, weights
 from open4m.labellers.base import Labeller
+from open4m.ranges import Layers, Size, check_ranges
 from open4m.types import Open4MError
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from transformers.models.clip.modeling_clip import CLIPModel
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")  # ids 0 to 3; CLIPModel has a legacy mode for an [EOS] of 2
+PREPROCESSOR = "preprocessor_config.json"
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, on the [0, 1] scale
 STD = (0.26862954, 0.26130258, 0.27577711)
 BATCH = 64  # images or texts per forward pass
@@ -91,7 +95,7 @@ class CLIPLabeller(Labeller):
                     source, local_files_only=local, use_safetensors=True, output_loading_info=True
                 )
             tokenizer = Tokenizer.from_str(_text(source, "tokenizer.json"))
-            preprocessor = json.loads(_text(source, "preprocessor_config.json", default="{}"))
+            mean, std = _normalization(_text(source, PREPROCESSOR, default="{}"), f"{source}/{PREPROCESSOR}")
         except Open4MError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -102,7 +106,6 @@ class CLIPLabeller(Labeller):
         if loaded["missing_keys"]:
             missing = sorted(loaded["missing_keys"])[:MAX_LISTED_WEIGHTS]
             raise Open4MError(f"{source}: not a complete CLIP, weights are missing: {missing}")
-        mean, std = preprocessor.get("image_mean", MEAN), preprocessor.get("image_std", STD)
         return cls(model.float().eval().to(device), tokenizer, mean, std)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -127,7 +130,7 @@ class CLIPLabeller(Labeller):
             "image_mean": list(self.mean),
             "image_std": list(self.std),
         }
-        files.write_text(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=2) + "\n")
+        files.write_text(folder / PREPROCESSOR, json.dumps(preprocessor, indent=2) + "\n")
 
     # ---- what it is
     @property
@@ -272,16 +275,24 @@ class CLIPLabeller(Labeller):
 class SmallCLIP:
     """The size of a CLIP that trains on a CPU in minutes: 1.4 M parameters with a vocabulary of 1024."""
 
-    image_size: int = 128  # pixels
-    patch_size: int = 16
-    width: int = 128  # D
-    layers: int = 4
-    heads: int = 4
-    projection: int = 128  # E
-    text_width: int = 96
-    text_layers: int = 3
-    text_heads: int = 4
-    text_length: int = 64  # tokens, [SOS] and [EOS] included
+    image_size: Size = 128  # pixels
+    patch_size: Size = 16
+    width: Size = 128  # D
+    layers: Layers = 4
+    heads: Layers = 4
+    projection: Size = 128  # E
+    text_width: Size = 96
+    text_layers: Layers = 3
+    text_heads: Layers = 4
+    text_length: Size = 64  # tokens, [SOS] and [EOS] included
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.width % self.heads or self.text_width % self.text_heads or self.image_size % self.patch_size:
+            raise Open4MError(
+                "SmallCLIP: expected widths that are multiples of their heads, and an image_size that is one of "
+                f"patch_size, got {self}"
+            )
 
 
 def small_clip(tokenizer: Tokenizer, config: SmallCLIP = SmallCLIP(), seed: int = 0) -> CLIPModel:
@@ -362,6 +373,24 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
+
+
+def _normalization(text: str, where: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the three colors, from the JSON of a preprocessor; CLIP's own where it says none."""
+    found = files.parse_json(text, where)
+    if not isinstance(found, dict):
+        raise Open4MError(f"{where}: expected an object, got {type(found).__name__}")
+    mean, std = (found.get(name, own) for name, own in (("image_mean", MEAN), ("image_std", STD)))
+    for numbers in (mean, std):
+        if not isinstance(numbers, list | tuple) or len(numbers) != 3 or not all(map(_is_finite, numbers)):
+            raise Open4MError(f"{where}: expected three numbers as image_mean and three as image_std")
+    if min(std) <= 0:
+        raise Open4MError(f"{where}: image_std is above 0, got {min(std)}")
+    return mean, std
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number)
 
 
 def _text(source: str | Path, name: str, default: str | None = None) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from open4m import modalities
 from open4m.model.config import Direction, ModalitySpec
+from open4m.ranges import Length, Positive, Range, check_ranges
 from open4m.types import Open4MError
+
+Concentration = Annotated[float, Range(0, math.inf, above=True)]
+"""α of a Dirichlet distribution; infinite: equal shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +32,17 @@ class Strategy:
     """
 
     name: str
-    input_alpha: dict[str, float]
-    target_alpha: dict[str, float]
-    input_budget: tuple[int, int] | None = None
-    target_budget: tuple[int, int] | None = None
+    input_alpha: dict[str, Concentration]
+    target_alpha: dict[str, Concentration]
+    input_budget: tuple[Length, Length] | None = None
+    target_budget: tuple[Length, Length] | None = None
     unmasked: tuple[str, ...] = ()
     leftover: Literal["none", "all", "uniform"] = "none"
     overlap: bool = True
-    weight: float = 1.0
+    weight: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, f"strategy {self.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +52,12 @@ class MaskingConfig:
     A budget is the fewest and the most tokens, or one number for both; batches are as wide as the most.
     """
 
-    input_budget: int | tuple[int, int]
-    target_budget: int | tuple[int, int]
+    input_budget: Length | tuple[Length, Length]
+    target_budget: Length | tuple[Length, Length]
     strategies: tuple[Strategy, ...]
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def input_range(self, strategy: Strategy) -> tuple[int, int]:
         """The fewest and the most input tokens of a sample that is masked by ``strategy``."""
@@ -91,7 +102,7 @@ class MaskingConfig:
         for strategy in self.strategies:
             where = f"strategy {strategy.name}"
             low, high = self.input_range(strategy)
-            if not 0 <= low <= high or high < 1:
+            if low > high or high < 1:
                 raise Open4MError(f"{where}: input budget must be 0 <= fewest <= most, got {low}, {high}")
             low, high = self.target_range(strategy)
             if not 1 <= low <= high:
@@ -100,18 +111,14 @@ class MaskingConfig:
                 if not alphas:
                     raise Open4MError(f"{where}: needs at least one input and one target modality")
                 allowed = [s.key for s in specs if (s.is_input if side == "input" else s.is_target)]
-                for key, alpha in alphas.items():
+                for key in alphas:
                     if key not in allowed and key in [s.key for s in specs]:
                         raise Open4MError(f"{where}: {side}_alpha allows {', '.join(allowed)}, got {key}; leave it out")
                     if key not in allowed:
                         raise modalities.unknown(key, allowed)
-                    if not alpha > 0:
-                        raise Open4MError(f"{where}: α of {key} must be above 0, got {alpha}")
             for key in strategy.unmasked:
                 if key not in strategy.input_alpha:
                     raise modalities.unknown(key, list(strategy.input_alpha))
-            if not 0 < strategy.weight < float("inf"):
-                raise Open4MError(f"{where}: weight must be above 0 and finite, got {strategy.weight}")
             grids = {
                 s.key: s.grid
                 for s in specs

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -16,10 +17,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
 
 if TYPE_CHECKING:
     from open4m.modalities.families import Modality
+
+_KEY = re.compile(r"\w+(@\w+)?")
 
 SHARED_FILES = ("__init__", "codecs", "crops", "families", "features")
 """The files of this folder that are no modalities, but what modalities are made of."""
@@ -51,6 +54,13 @@ def _files(user_folders: str) -> Mapping[str, Path]:
                 raise Open4MError(f"modality {path.stem} is defined twice: {found[path.stem]} and {path}")
             found[path.stem] = path
     return MappingProxyType(found)
+
+
+def check_key(key: str) -> None:
+    """Raise :class:`Open4MError` unless it is a name like ``rgb`` or, with a resolution, ``rgb@256``: what folders of
+    data and of tokenizers are called."""
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise Open4MError(f"modality {shown(key)}: expected a name like 'rgb' or 'rgb@256'")
 
 
 def names() -> list[str]:

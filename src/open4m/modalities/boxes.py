@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from open4m import files
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import Flag, TokenSequence
 from open4m.types import Boxes, Open4MError
@@ -29,10 +30,7 @@ class BoundingBoxes(TokenSequence):
     better = {"ap": "higher", "ap50": "higher"}
 
     def read(self, data: bytes) -> Boxes:
-        try:
-            return _boxes(json.loads(data))
-        except (ValueError, KeyError, TypeError) as error:
-            raise self.error(f'expected JSON [{{"box": [x0, y0, x1, y1], "label": name}}, ...] ({error})') from error
+        return self.convert(files.parse_json(data, self.name))
 
     def write(self, value: Boxes) -> bytes:
         value = self.convert(value)
@@ -47,9 +45,9 @@ class BoundingBoxes(TokenSequence):
             return value
         try:
             return _boxes(value)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise self.error(
-                f'expected Boxes or [{{"box": [x0, y0, x1, y1], "label": name}}, ...] ({error})'
+                f'expected Boxes or a list [{{"box": [x0, y0, x1, y1], "label": name}}, ...] ({error})'
             ) from error
 
     def crop(self, value: Boxes, crop: Crop) -> Boxes:
@@ -112,9 +110,10 @@ class BoundingBoxes(TokenSequence):
 
 def _boxes(items: Any) -> Boxes:
     if not isinstance(items, Sequence) or not all(isinstance(item, Mapping) for item in items):
-        raise TypeError(f"not a list of objects: {type(items).__name__}")
+        raise TypeError(f"got {type(items).__name__}")
     scores = [item["score"] for item in items if "score" in item] or None
-    corners = np.array([item["box"] for item in items], dtype=np.float32)
+    with np.errstate(over="ignore"):  # Boxes refuses what is infinite in 32 bits
+        corners = np.array([item["box"] for item in items], dtype=np.float32).reshape(len(items), 4)
     return Boxes(corners, tuple(item["label"] for item in items), scores and tuple(scores))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from open4m.modalities.families import Flag, TokenSequence
+from open4m.types import is_text
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
 
@@ -28,8 +29,9 @@ class Caption(TokenSequence):
         return self.convert(value).encode("utf-8")
 
     def convert(self, value: Any) -> str:
-        if not isinstance(value, str):
-            raise self.error(f"expected a str, got {type(value).__name__}")
+        if not is_text(value):
+            found = "one with halves of characters" if isinstance(value, str) else type(value).__name__
+            raise self.error(f"expected a str, got {found}")
         return value
 
     def can_flip(self, value: str) -> bool:

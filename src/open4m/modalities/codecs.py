@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tokenize
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -12,6 +13,17 @@ from open4m.types import Open4MError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """The formats that are read: others of PIL's many decoders see no bytes of users."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by the orientation that its EXIF data name."""
 
 MAX_PIXELS = 1 << 26
 """The most pixels of an image that is decoded: a small file may claim to hold any number."""
@@ -26,34 +38,50 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise Open4MError(f"{name}: image of {image.width}x{image.height} pixels, at most {MAX_PIXELS} are read")
-        image.load()
+        return loaded(image, name)
     except UnidentifiedImageError:
         raise Open4MError(f"{name}: not a readable image (formats: {', '.join(IMAGE_FORMATS)})") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Open4MError:
+        raise
+    except Exception as error:  # decoders of damaged files raise almost anything
         raise Open4MError(f"{name}: not a readable image ({error})") from error
+
+
+def loaded(image: Image.Image, name: str) -> Image.Image:
+    """The same image, whose pixels are read now: PIL opens a file without reading them.
+
+    Raises :class:`Open4MError`, with the modality's ``name``, for pixels that cannot be decoded, and for none.
+    """
+    try:
+        image.load()
+    except Exception as error:  # decoders of damaged files raise almost anything
+        raise Open4MError(f"{name}: not a readable image ({error})") from error
+    if 0 in image.size:
+        raise Open4MError(f"{name}: the image is empty: {image.width}x{image.height} pixels")
     return image
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""By EXIF orientation: what shows a picture upright."""
+def orientation(image: Image.Image) -> int:
+    """The orientation that the image's EXIF data ask for, 1 to 8; 1, upright, if there are none that can be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF data of cameras and editors are broken in many ways
+        return 1
+    return found if found in _TURNS else 1
 
 
 def is_turned(image: Image.Image) -> bool:
     """Whether the file's EXIF data ask for the picture to be rotated or mirrored when it is shown."""
-    return image.getexif().get(ExifTags.Base.Orientation) in _TURNS
+    return orientation(image) in _TURNS
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF data ask to show it."""
-    return image.transpose(_TURNS[image.getexif()[ExifTags.Base.Orientation]]) if is_turned(image) else image
+    """The picture as its EXIF data ask to show it. Unreadable EXIF data ask for nothing.
+
+    PIL's own ``exif_transpose`` writes the EXIF data anew, which fails for some that it can read.
+    """
+    turn = _TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def has_holes(image: Image.Image) -> bool:
@@ -67,6 +95,24 @@ def on_white(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def as_array(value: Any, name: str) -> np.ndarray:
+    """The array of what users have: arrays, PIL images, lists, and tensors on any device, of any type, with gradients.
+
+    Raises :class:`Open4MError`, with the modality's ``name``, for all else.
+    """
+    try:
+        if isinstance(value, Image.Image):
+            return np.asarray(loaded(value, name))
+        if callable(getattr(value, "detach", None)):  # a torch tensor, wherever torch is
+            value = value.detach().cpu()
+            value = value.float() if "bfloat16" in str(value.dtype) else value  # which NumPy does not have
+        return np.asarray(value)
+    except Open4MError:
+        raise
+    except Exception as error:  # other people's array types raise almost anything
+        raise Open4MError(f"{name}: expected an array, got {type(value).__name__} ({error})") from error
 
 
 def encode_png(array: np.ndarray) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import is_finite_float32, narrowed, read_array, upright, write_array
+from open4m.modalities.codecs import as_array, is_finite_float32, loaded, narrowed, read_array, upright, write_array
 from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
 from open4m.pictures import picture, ramp
 
@@ -93,8 +93,8 @@ class Depth(TokenGrid):
         if isinstance(value, Image.Image):
             if value.mode == "P":
                 raise self.error(f"expected depth in {form}, got a picture of mode P, whose numbers stand for colors")
-            value = upright(value)
-        array = np.asarray(value)
+            value = upright(loaded(value, self.name))
+        array = as_array(value, self.name)
         if array.ndim == 3 and array.shape[2] == 1:
             array = array[..., 0]
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":

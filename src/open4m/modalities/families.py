@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from open4m import modalities
-from open4m.modalities.codecs import is_finite_float32, read_array, write_vectors
+from open4m.modalities.codecs import as_array, is_finite_float32, read_array, write_vectors
 from open4m.modalities.crops import Crop, resample
 from open4m.pictures import picture, principal_components
 from open4m.types import Open4MError, Value
@@ -342,7 +342,7 @@ class VectorSequence(Modality):
         return write_vectors(self.convert(value))
 
     def convert(self, value: Any) -> np.ndarray:
-        array = np.asarray(value)
+        array = as_array(value, self.name)
         if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind != "f" or not is_finite_float32(array):
             raise self.error(f"expected finite float vectors (L, C), got {array.dtype} {array.shape}")
         return array.astype(np.float32)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import is_finite_float32, read_array, write_vectors
+from open4m.modalities.codecs import as_array, is_finite_float32, read_array, write_vectors
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import TokenGrid
 from open4m.pictures import picture, principal_components
@@ -37,7 +37,7 @@ class FeatureMap(TokenGrid):
         return write_vectors(self.convert(value))
 
     def convert(self, value: Any) -> np.ndarray:
-        array = np.asarray(value)
+        array = as_array(value, self.name)
         if array.ndim != 3 or array.size == 0 or array.dtype.kind != "f" or not is_finite_float32(array):
             raise self.error(f"expected a finite float feature map (h, w, D), got {array.dtype} {array.shape}")
         return array.astype(np.float32)
@@ -88,7 +88,7 @@ class Vector(TokenGrid):
         return write_vectors(self.convert(value))
 
     def convert(self, value: Any) -> np.ndarray:
-        array = np.asarray(value)
+        array = as_array(value, self.name)
         if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f" or not is_finite_float32(array):
             raise self.error(f"expected a finite float vector (C,), got {array.dtype} {array.shape}")
         if self.channels and len(array) != self.channels:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import decode_image, encode_png, is_turned, on_white, upright
+from open4m.modalities.codecs import as_array, decode_image, encode_png, is_turned, on_white, upright
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import Flag, GenerationDefaults, TokenGrid
 from open4m.pictures import picture
@@ -29,8 +29,8 @@ class RGB(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
-            return self._of_picture(value)
-        array = np.asarray(value)
+            return self._of_picture(loaded(value, self.name))
+        array = as_array(value, self.name)
         if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):  # gray
             array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
         if array.ndim == 3 and array.shape[2] in (3, 4) and min(array.shape) > 0:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import decode_image, encode_png, upright
+from open4m.modalities.codecs import as_array, decode_image, encode_png, loaded, upright
 from open4m.modalities.families import Palette, TokenGrid
 from open4m.pictures import picture
 
@@ -49,7 +49,8 @@ class Semseg(TokenGrid):
         return encode_png(value.astype(np.uint8 if value.max(initial=0) < 256 else np.uint16))
 
     def convert(self, value: Any) -> np.ndarray:
-        array = np.asarray(upright(value) if isinstance(value, Image.Image) else value)
+        image = isinstance(value, Image.Image)
+        array = as_array(upright(loaded(value, self.name)) if image else value, self.name)
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
             hint = "; for a picture in the classes' colors say form='colors'" if array.ndim == 3 else ""
             raise self.error(
@@ -95,8 +96,8 @@ class Semseg(TokenGrid):
     def _picture(self, value: Any) -> np.ndarray:
         """uint8 (H, W, 3)."""
         if isinstance(value, Image.Image) and value.mode in ("RGB", "RGBA", "L", "P"):
-            return np.asarray(upright(value).convert("RGB"))
-        array = np.asarray(value)
+            return np.asarray(upright(loaded(value, self.name)).convert("RGB"))
+        array = as_array(value, self.name)
         if array.ndim == 3 and array.shape[2] in (3, 4) and array.size and array.dtype == np.uint8:
             return array[..., :3]
         raise self.error(f"expected a picture of the classes' colors, uint8 (H, W, 3), got {array.dtype} {array.shape}")

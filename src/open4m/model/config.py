@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
 from open4m import modalities
 from open4m.modalities.families import FAMILIES, Family
 from open4m.nn.config import BlockConfig
+from open4m.ranges import Decay, Layers, Length, Positive, Range, check_ranges
 from open4m.types import Open4MError
 
 
@@ -17,16 +18,18 @@ class ModalitySpec:
 
     key: str
     family: str  # one of open4m.modalities.families.FAMILIES
-    vocab_size: int = 0  # ids: entries of the codebook or of the text vocabulary
-    grid: tuple[int, int] = (0, 0)  # grids: (h, w) in patches or tokens
-    max_length: int = 0  # sequences: tokens at most
-    patch_size: int = 0  # pixels: of a projected patch
-    channels: int = 0  # pixels, vectors: of a pixel, of a vector
+    vocab_size: Length = 0  # ids: entries of the codebook or of the text vocabulary
+    grid: tuple[Length, Length] = (0, 0)  # grids: (h, w) in patches or tokens
+    max_length: Length = 0  # sequences: tokens at most
+    patch_size: Length = 0  # pixels: of a projected patch
+    channels: Length = 0  # pixels, vectors: of a pixel, of a vector
     learned_positions: bool = False  # instead of fixed ones: for tokens without a place, such as global features
     is_input: bool = True
     is_target: bool = True
 
     def __post_init__(self) -> None:
+        modalities.check_key(self.key)
+        check_ranges(self, f"modality {self.key}")
         if self.family not in FAMILIES:
             raise Open4MError(f"modality {self.key}: family {self.family!r}, expected one of {', '.join(FAMILIES)}")
         if not self.has_vocabulary:
@@ -106,33 +109,21 @@ class Architecture(BlockConfig):
     query and key weights, so that a query first reads what lies at its own place.
     """
 
-    encoder_depth: int
-    decoder_depth: int
-    register_tokens: int = 0
-    drop_path: float = 0.0
+    encoder_depth: Layers
+    decoder_depth: Layers
+    register_tokens: Length = 0
+    drop_path: Decay = 0.0
     tied: bool = True
-    position_temperature: float = 10_000.0
-    position_deviation: float | None = None
+    position_temperature: Annotated[float, Range(1, 1e9, above=True)] = 10_000.0
+    position_deviation: Positive | None = None
     patch_embedding: Literal["linear", "whitened", "conv"] = "linear"
     patch_norm: bool = False
     aligned_attention: bool = False
 
     def __post_init__(self) -> None:
-        counts = {n: getattr(self, n) for n in ("dim", "encoder_depth", "decoder_depth", "heads")}
-        if wrong := [name for name, count in counts.items() if count < 1]:
-            raise Open4MError(f"{', '.join(wrong)} must be positive, got {', '.join(str(counts[n]) for n in wrong)}")
-        if self.dim % self.heads or self.dim % 4:
+        super().__post_init__()
+        if self.dim % 4:
             raise Open4MError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (2D sine-cosine)")
-        if not 0 <= self.drop_path < 1 or self.register_tokens < 0:
-            raise Open4MError(
-                f"drop_path must be in [0, 1) and register_tokens not negative, got {self.drop_path} and "
-                f"{self.register_tokens}"
-            )
-        if self.position_temperature <= 1 or (self.position_deviation is not None and self.position_deviation <= 0):
-            raise Open4MError(
-                "position_temperature must be above 1 and position_deviation above 0, got "
-                f"{self.position_temperature} and {self.position_deviation}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,21 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from open4m.types import Open4MError
+from open4m.ranges import Layers, Size, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
     """The size of one MLP; ``B_6-Wi_1024`` in that paper's notation has depth 6 and width 1024."""
 
-    width: int = 1024
-    depth: int = 6
-    expansion: int = 4  # width of a block's hidden layer, relative to ``width``
+    width: Size = 1024
+    depth: Layers = 6
+    expansion: Layers = 4  # width of a block's hidden layer, relative to ``width``
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "expansion"):
-            if getattr(self, name) < 1:
-                raise Open4MError(f"MLPConfig: {name} is at least 1, got {getattr(self, name)}")
+        check_ranges(self)
 
 
 class BottleneckBlock(nn.Module):

@@ -16,28 +16,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from open4m.ranges import Layers, Length, Size, check_ranges
 from open4m.types import Open4MError
 
 GROUPS = 32  # of every GroupNorm
+
+MAX_LEVELS = 16
+"""Each level halves the sides: an image of 32,768 pixels has no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """The size of a UNet; the defaults are the paper's (four levels, attention at the two smallest)."""
 
-    channels: int = 256  # of the first level
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # of the channels, one per level; each level halves the sides
-    blocks: int = 3  # residual blocks per level; one more per level on the way up
-    attention: int = 2  # so many of the smallest levels have self-attention after each residual block
-    patch_size: int = 4  # pixels
+    channels: Size = 256  # of the first level
+    multipliers: tuple[Layers, ...] = (1, 2, 2, 2)  # of the channels, one per level; each level halves the sides
+    blocks: Layers = 3  # residual blocks per level; one more per level on the way up
+    attention: Length = 2  # so many of the smallest levels have self-attention after each residual block
+    patch_size: Size = 4  # pixels
     code_upsampling: Literal["nearest", "learned"] = "nearest"  # from tokens to patches; a small UNet needs "learned"
 
     def __post_init__(self) -> None:
-        if self.channels % GROUPS or self.channels < 1:
+        check_ranges(self)
+        if self.channels % GROUPS:
             raise Open4MError(f"UNetConfig: channels {self.channels} is not a multiple of {GROUPS}")
-        if not self.multipliers or min(self.multipliers) < 1 or self.blocks < 1 or self.patch_size < 1:
-            raise Open4MError("UNetConfig: multipliers, blocks and patch_size are at least 1")
-        if not 0 <= self.attention <= len(self.multipliers):
+        if not 1 <= len(self.multipliers) <= MAX_LEVELS:
+            raise Open4MError(f"UNetConfig: multipliers has 1 to {MAX_LEVELS} levels, got {len(self.multipliers)}")
+        if self.attention > len(self.multipliers):
             raise Open4MError(
                 f"UNetConfig: attention is from 0 to {len(self.multipliers)} levels, got {self.attention}"
             )

@@ -14,8 +14,9 @@ from torch import nn
 
 from open4m.nn.attention import attend
 from open4m.nn.blocks import EncoderBlock, feed_forward, norm
-from open4m.nn.config import BlockConfig
+from open4m.nn.config import BlockConfig, MLPRatio
 from open4m.nn.positions import sincos_2d
+from open4m.ranges import Layers, Size, check_ranges
 from open4m.types import Open4MError
 
 
@@ -23,17 +24,19 @@ from open4m.types import Open4MError
 class ViTConfig:
     """The size of one Transformer; ViT-B is width 768, depth 12, heads 12."""
 
-    width: int = 192
-    depth: int = 4
-    heads: int = 3
-    mlp_ratio: float = 4.0
+    width: Size = 192
+    depth: Layers = 4
+    heads: Layers = 3
+    mlp_ratio: MLPRatio = 4.0
     post_mlp: bool = True  # whether one more residual MLP with a tanh follows the last block
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.width % 4:
             raise Open4MError(f"ViTConfig: width {self.width} is not a multiple of 4, as 2-D positions need")
-        if self.heads < 1 or self.width % self.heads:
+        if self.width % self.heads:
             raise Open4MError(f"ViTConfig: width {self.width} is not a multiple of heads {self.heads}")
+        _ = self.block  # which has checks of its own
 
     @property
     def block(self) -> BlockConfig:

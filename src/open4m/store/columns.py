@@ -27,9 +27,6 @@ from open4m.types import Open4MError
 if TYPE_CHECKING:
     from open4m.store.tokens import TokenHeader
 
-MAX_VOCAB = 1 << 16
-"""The most entries of a vocabulary: ids are stored as uint16."""
-
 LARGEST = float(np.finfo(np.float16).max)
 """The largest entry of a vector: they are stored as float16."""
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from open4m import files
+from open4m import files, modalities
 from open4m.types import Open4MError
 
 FILE = "manifest.json"
@@ -31,7 +31,6 @@ FILE = "manifest.json"
 FORMAT = 1
 """The newest version of the manifest's format, and so far the only one."""
 
-_MODALITY = re.compile(r"\w+(@\w+)?")
 _SHARD = re.compile(r"shard-(\d{5,})\.(tar|arrow)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -73,12 +72,12 @@ class Manifest:
     def read(folder: Path) -> Manifest | None:
         """The manifest of a folder, None where there is none. Raises :class:`Open4MError` for a damaged one."""
         path = folder / FILE
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (ValueError, RecursionError) as error:
-            raise Open4MError(f"{path}: not readable JSON ({error}); write the modality again") from error
+        try:
+            content = files.read_json(path)
+        except Open4MError as error:
+            raise Open4MError(f"{error}; write the modality again") from error
         version = content.pop("format", None) if isinstance(content, dict) else None
         if isinstance(version, int) and version > FORMAT:
             raise Open4MError(f"{path}: has format {version}, this open4m reads up to {FORMAT}: update open4m")
@@ -101,8 +100,7 @@ class Manifest:
 
 def folder_of(root: str | Path, modality: str) -> Path:
     """``<root>/<modality>``; a modality is a name like ``rgb`` or, with a resolution, ``rgb@256``."""
-    if not _MODALITY.fullmatch(modality):
-        raise Open4MError(f"modality {modality!r}: expected a name like 'rgb' or 'rgb@256'")
+    modalities.check_key(modality)
     return Path(root) / modality
 
 

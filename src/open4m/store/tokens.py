@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from open4m import config as configs
-from open4m.store.columns import COLUMNS, MAX_VOCAB, Column, Views
+from open4m.ranges import Range, Size, check_ranges
+from open4m.store.columns import COLUMNS, Column, Views
 from open4m.store.manifest import (
     FILE,
     Manifest,
@@ -29,7 +30,7 @@ from open4m.store.manifest import (
     open_manifest,
     shard_path,
 )
-from open4m.types import Open4MError
+from open4m.types import LARGEST_VOCABULARY, Open4MError
 
 SIZES = ("vocab_size", "grid", "max_length", "channels")
 """The fields of :class:`TokenHeader` of which each family needs some."""
@@ -49,10 +50,10 @@ class TokenHeader:
 
     kind: str
     tokenizer: str = ""
-    vocab_size: int | None = None
-    grid: tuple[int, int] | None = None  # (h, w) in tokens
-    max_length: int | None = None  # tokens or vectors
-    channels: int | None = None  # of a vector
+    vocab_size: Annotated[int, Range(1, LARGEST_VOCABULARY)] | None = None
+    grid: tuple[Size, Size] | None = None  # (h, w) in tokens
+    max_length: Size | None = None  # tokens or vectors
+    channels: Size | None = None  # of a vector
     placeless: bool = False
 
     def __post_init__(self) -> None:
@@ -69,13 +70,9 @@ class TokenHeader:
                 f"token header: kind {self.kind} takes {', '.join(sorted(needed)) or 'no sizes'}, "
                 f"got {', '.join(sorted(given)) or 'none'}"
             )
-        if self.vocab_size is not None and not 1 <= self.vocab_size <= MAX_VOCAB:
-            raise Open4MError(f"token header: vocab_size {self.vocab_size}, expected 1 to {MAX_VOCAB} (uint16 ids)")
-        if self.grid is not None and (len(self.grid) != 2 or min(self.grid) < 1):
-            raise Open4MError(f"token header: grid {self.grid}, expected (h, w) of at least 1 token each")
-        for name in ("max_length", "channels"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise Open4MError(f"token header: {name} {value}, expected at least 1")
+        if self.grid is not None and len(self.grid) != 2:
+            raise Open4MError(f"token header: grid {self.grid}, expected (h, w)")
+        check_ranges(self, "token header")
 
     @property
     def column(self) -> Column:

@@ -24,6 +24,7 @@ from open4m.modalities.features import Vector
 from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
+from open4m.ranges import Finite, Size, check_ranges
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.quantizers.base import QuantizerConfig
 from open4m.types import Open4MError, Value
@@ -40,26 +41,24 @@ class TokenizerConfig(QuantizerConfig):
     """
 
     modality: str
-    image_size: int  # pixels; cells of a feature map; 1 for a vector
-    patch_size: int = 16  # pixels; 1 for a feature map and for a vector
-    channels: int
+    image_size: Size  # pixels; cells of a feature map; 1 for a vector
+    patch_size: Size = 16  # pixels; 1 for a feature map and for a vector
+    channels: Size
     encoder: ViTConfig | MLPConfig = ViTConfig()  # MLPs are for vectors
     decoder: ViTConfig | UNetConfig | MLPConfig = ViTConfig()
     diffusion: DiffusionConfig | None = None  # exactly if the decoder is a UNet
     frozen_encoder: bool = False  # train only the decoder, on the tokens of a trained encoder
-    resolutions: tuple[int, ...] = ()  # one is drawn per training batch; (): always image_size
+    resolutions: tuple[Size, ...] = ()  # one is drawn per training batch; (): always image_size
     loss: Literal["mse", "smooth_l1", "cosine", "cross_entropy"]
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[Finite, ...] = (0.0,)
+    std: tuple[Finite, ...] = (1.0,)
     standardize: bool = False
     class_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()  # red, green, blue of each class, 0 to 255; (): no colors
 
     def __post_init__(self) -> None:
         where = f"tokenizer of {self.modality}"
-        for name in ("image_size", "patch_size", "channels", "codebook_size", "latent_dim"):
-            if getattr(self, name) < 1:
-                raise Open4MError(f"{where}: {name} is at least 1, got {getattr(self, name)}")
+        check_ranges(self, where)
         mlps = [isinstance(part, MLPConfig) for part in (self.encoder, self.decoder)]
         if mlps[0] != mlps[1]:
             raise Open4MError(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from open4m.ranges import Share, Size, check_ranges
 from open4m.types import Open4MError
 
 Solver = Literal["ddim", "dpm++", "unipc", "ddpm"]
@@ -27,18 +28,17 @@ _CLIPPING = ("ddim", "ddpm")  # solvers that clip predictions themselves, after 
 class DiffusionConfig:
     """The noise schedule of training, and the solver of decoding."""
 
-    train_steps: int = 1000
+    train_steps: Size = 1000
     schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
     zero_terminal_snr: bool = True  # the last timestep is noise only (Lin et al., 2023)
     clip: bool = True  # clip predictions to [-1, 1] while decoding
     solver: Solver = "ddim"
-    steps: int = 25  # of decoding: calls of the network
-    pure_noise: float = 0.0  # share of training images at the last timestep, from which decoding starts
+    steps: Size = 25  # of decoding: calls of the network
+    pure_noise: Share = 0.0  # share of training images at the last timestep, from which decoding starts
 
     def __post_init__(self) -> None:
-        if not 0 <= self.pure_noise <= 1:
-            raise Open4MError(f"DiffusionConfig: pure_noise is from 0 to 1, got {self.pure_noise}")
-        if not 1 <= self.steps <= self.train_steps:
+        check_ranges(self)
+        if self.steps > self.train_steps:
             raise Open4MError(f"DiffusionConfig: steps is from 1 to {self.train_steps} (train_steps), got {self.steps}")
 
 

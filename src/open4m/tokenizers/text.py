@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Annotated
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
@@ -27,7 +28,8 @@ from tokenizers.trainers import WordPieceTrainer
 
 from open4m import config as configs
 from open4m import files
-from open4m.types import Open4MError
+from open4m.ranges import Range, check_ranges
+from open4m.types import LARGEST_VOCABULARY, Open4MError
 
 FORMAT = 1
 """The version of the directory's format."""
@@ -70,8 +72,11 @@ class Settings:
     """What a text tokenizer is besides its vocabulary: the content of ``text.json``."""
 
     class_names: tuple[str, ...]
-    bins: int  # per coordinate of a box
-    sentinels: int
+    bins: Annotated[int, Range(1, LARGEST_VOCABULARY)]  # per coordinate of a box
+    sentinels: Annotated[int, Range(0, LARGEST_VOCABULARY)]
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "text tokenizer")
 
 
 class TextTokenizer:

@@ -134,10 +134,10 @@ def _restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mappin
         averaged = weights.read_tensors(path / AVERAGE) if average else {}
         for name, value in (average or {}).items():
             value.copy_(averaged[name])
-        state = json.loads((path / STATE).read_text())
+        state = files.read_json(path / STATE)
         if not isinstance(state, dict) or type(state.get("step")) is not int:
             raise Open4MError(f"{STATE} says no step")
-    except (OSError, ValueError, KeyError, RuntimeError, Open4MError) as error:  # RecursionError is a RuntimeError
+    except (OSError, ValueError, KeyError, RuntimeError, Open4MError) as error:
         raise Open4MError(f"{path}: not a checkpoint of this run ({error})") from error
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"
@@ -157,11 +157,11 @@ def _all(directory: Path) -> list[Path]:
 def _damage(path: Path) -> str | None:
     """What is wrong with the files of a checkpoint, None if nothing is."""
     try:
-        sums = json.loads((path / SUMS).read_text())
+        sums = files.read_json(path / SUMS)
         if not isinstance(sums, dict) or not sums.keys() >= {weights.WEIGHTS, OPTIMIZER, STATE}:
             return f"{SUMS} does not name its files"
         wrong = [name for name, digest in sums.items() if files.sha256(path / name) != digest]
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, Open4MError) as error:
         return str(error)
     return f"the content of {', '.join(wrong)} has changed" if wrong else None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from open4m import config as configs
 from open4m.config import Duration
+from open4m.ranges import Count, Decay, Positive, Range, Seed, Size, Steps, check_ranges
 from open4m.train import schedules
 from open4m.train.optim import OptimConfig
 from open4m.types import Open4MError
@@ -23,39 +25,74 @@ class TrainConfig:
     length: Duration
     warmup: Duration = Duration(0, "steps")
     decay: Duration | None = None  # of the learning rate at the end, which is constant before; None: a cosine
-    batch_size: int = 256  # samples per step, over all ranks
-    tokens_per_sample: float = 256  # divides lengths in tokens; pre-training takes it from its masking
+    batch_size: Size = 256  # samples per step, over all ranks
+    tokens_per_sample: Positive = 256  # divides lengths in tokens; pre-training takes it from its masking
+    epoch_samples: Steps | None = None  # of the training data; recipes fill it in where a length is in epochs
     optim: OptimConfig = OptimConfig()
-    ema: float | None = None  # decay of the averaged weights that are evaluated and saved; None: no average
+    ema: Decay | None = None  # decay of the averaged weights that are evaluated and saved; None: no average
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"  # of autocast; fp16 scales the loss dynamically
     activation_checkpointing: bool = False  # recompute blocks in the backward pass to save memory (paper C.2)
-    seed: int = 0
-    workers: int = 1  # processes that make batches; 0: the training process itself
-    log_every: int = 20  # steps
-    evaluate_every: int = 500  # steps
-    checkpoint_every: int = 500  # steps
-    max_skips: int = 100  # steps that may be skipped because loss or gradient is not finite; then the run ends
-    max_skips_in_a_row: int = 10
+    seed: Seed = 0
+    workers: Annotated[int, Range(0, 256)] = 1  # processes that make batches; 0: the training process itself
+    log_every: Steps = 20
+    evaluate_every: Steps = 500
+    checkpoint_every: Steps = 500
+    max_skips: Count = 100  # steps that may be skipped because loss or gradient is not finite; then the run ends
+    max_skips_in_a_row: Count = 10
     smoke_test: bool = True  # before the first step, rehearse the whole run with one batch
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        units = {duration.unit for duration in self._durations}
+        if len(units) == 1 and units != {"epochs"}:  # of others, what divides them may come later: see on_data
+            self.check()
+
+    def check(self) -> None:
+        """Raise :class:`Open4MError` unless there is a step to train, and warm-up and decay are within the run."""
+        if self.steps < 1:
+            raise Open4MError(f"length: expected at least one step, got {self.length}")
+        if (within := self.warmup_steps + self.decay_steps) > self.steps:
+            parts = f"warmup {self.warmup}" if self.decay is None else f"warmup {self.warmup} and decay {self.decay}"
+            raise Open4MError(
+                f"{parts} are {within} steps, longer than the whole run: length {self.length}, {self.steps} steps of "
+                f"{self.batch_size} samples"
+            )
+
+    def on_data(self, samples: int, tokens_per_sample: float | None = None) -> TrainConfig:
+        """The same training of data of so many samples. Raises :class:`Open4MError` as :meth:`check` does."""
+        known = {} if tokens_per_sample is None else {"tokens_per_sample": tokens_per_sample}
+        if any(duration.unit == "epochs" for duration in self._durations):
+            known["epoch_samples"] = samples
+        config = dataclasses.replace(self, **known)
+        config.check()
+        return config
 
     @property
     def steps(self) -> int:
-        return self.length.steps(self.batch_size, self.tokens_per_sample)
+        return self._steps(self.length)
 
     @property
     def warmup_steps(self) -> int:
-        return self.warmup.steps(self.batch_size, self.tokens_per_sample)
+        return self._steps(self.warmup)
+
+    @property
+    def decay_steps(self) -> int:
+        """Of a decay at the end; 0 for a cosine."""
+        return 0 if self.decay is None else self._steps(self.decay)
+
+    @property
+    def _durations(self) -> list[Duration]:
+        """The length, and the other durations that are not 0."""
+        return [self.length, *(d for d in (self.warmup, self.decay) if d is not None and d.amount)]
+
+    def _steps(self, duration: Duration) -> int:
+        return duration.steps(self.batch_size, self.tokens_per_sample, self.epoch_samples)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as a fraction of its peak."""
         if self.decay is None:
             return schedules.cosine(step, self.steps, self.warmup_steps, self.optim.final_lr)
         return schedules.stable(step, self.steps, self.warmup_steps, self.decay_steps, self.optim.final_lr)
-
-    @property
-    def decay_steps(self) -> int:
-        """The steps of the decay at the end; 0 without one."""
-        return 0 if self.decay is None else self.decay.steps(self.batch_size, self.tokens_per_sample)
 
     @property
     def decays_at(self) -> int | None:

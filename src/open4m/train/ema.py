@@ -9,8 +9,6 @@ from collections.abc import Iterator
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from open4m.types import Open4MError
-
 
 class Average:
     """The exponential moving average of a model's trainable weights; without a ``decay``, of none of them.
@@ -20,8 +18,6 @@ class Average:
     """
 
     def __init__(self, model: torch.nn.Module, decay: float | None):
-        if decay is not None and not 0 <= decay < 1:
-            raise Open4MError(f"train.ema: expected a decay of at least 0 and below 1, got {decay}")
         self.decay = decay
         trained = {} if decay is None else {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._weights = list(trained.values())

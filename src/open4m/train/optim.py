@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from open4m.nn.attention import FusedLinear
+from open4m.ranges import Amount, Decay, Positive, Share, check_ranges
 from open4m.train.distributed import blocks
 from open4m.train.muon import MuonAdamW
 
@@ -22,12 +23,15 @@ class OptimConfig:
     all.
     """
 
-    base_lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05
-    clip: float | None = None  # largest norm of the whole gradient; None: no clipping
-    final_lr: float = 0.0  # at the end of the schedule, as a fraction of the peak
-    muon_lr: float | None = None
+    base_lr: Amount = 1e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: Amount = 0.05
+    clip: Positive | None = None  # largest norm of the whole gradient; None: no clipping
+    final_lr: Share = 0.0  # at the end of the schedule, as a fraction of the peak
+    muon_lr: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def build(model: torch.nn.Module, config: OptimConfig, batch_size: int = 256) -> torch.optim.Optimizer:

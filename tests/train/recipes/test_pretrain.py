@@ -215,7 +215,7 @@ def test_vectors_of_a_text_encoder_are_pre_trained_on(folder, tmp_path):
         (["train", "debug", "--tokens", "x"], "makes its own tokens"),
         (["train", "4m-7-bb"], "unknown configuration '4m-7-bb'; did you mean 4m-7-b?"),
         (["train", "4m-7-b", "train.length=10 apples"], "train.length: expected a duration such as"),
-        (["train", "4m-7-b", "modalities=[rgb]"], 'modalities: expected a list like ["rgb", "depth"]'),
+        (["train", "4m-7-b", "modalities=3"], 'modalities: expected a list like ["rgb", "depth"]'),
         (["train", "4m-7-b", "--tokens", "x", "--tokenizers", "y"], "x"),
     ],
 )

@@ -19,6 +19,7 @@ from open4m.evaluate.diagnose.verdicts import Check
 from open4m.generate.pipeline import FourM
 from open4m.model.inspection import Tally
 from open4m.progress import track
+from open4m.ranges import Count, Seed, Size, check_ranges
 from open4m.types import Open4MError
 
 __all__ = ["Check", "Data", "Diagnosis", "Labels", "Options", "Split", "diagnose", "open_data"]
@@ -29,9 +30,12 @@ class Options:
     """``overfit_steps``: the most steps of the overfitting check, 0 to leave it out. ``free_batches``: batches that are
     generated for the free-running accuracy."""
 
-    seed: int = 0
-    overfit_steps: int = 0
-    free_batches: int = 1
+    seed: Seed = 0
+    overfit_steps: Count = 0
+    free_batches: Size = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def diagnose(model: FourM, data: Data, name: str = "", options: Options | None = None) -> Diagnosis:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from open4m import files
 from open4m.types import Open4MError
 from open4m.weights import CONFIG, WEIGHTS
 
@@ -24,10 +24,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     if path.is_dir() and (path / CONFIG).is_file():
-        try:
-            settings = json.loads((path / CONFIG).read_text())
-        except (ValueError, RecursionError) as error:
-            raise Open4MError(f"{path / CONFIG}: not readable as JSON ({error})") from error
+        settings = files.read_json(path / CONFIG)
         if not isinstance(settings, dict):
             raise Open4MError(f"{path / CONFIG}: expected an object")
         return settings
@@ -91,9 +88,9 @@ def _weights_file(path: Path) -> Path:
 
 
 def _literal(text: str) -> Any:
-    for read in (ast.literal_eval, json.loads):
+    for read in (ast.literal_eval, lambda text: files.parse_json(text, CONFIG)):
         try:
             return read(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, Open4MError):
             continue
     return text

@@ -24,8 +24,6 @@ def make_quantizer(config: QuantizerConfig, generator: torch.Generator | None = 
     """The quantizer of the kind that ``config`` names; ``generator`` draws its initial weights."""
     if config.quantizer not in KINDS:
         raise Open4MError(f"quantizer is one of {', '.join(KINDS)}, got {config.quantizer!r}")
-    if config.codebooks < 1:
-        raise Open4MError(f"codebooks is at least 1, got {config.codebooks}")
     if config.codebooks > 1:
         return ProductQuantizer(config, generator, make_quantizer)
     return KINDS[config.quantizer](config, generator)

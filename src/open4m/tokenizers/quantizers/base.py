@@ -12,13 +12,14 @@ The kinds, by their names in a configuration:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open4m.types import Open4MError
+from open4m.ranges import Amount, Count, Decay, Layers, Range, Size, check_ranges
+from open4m.types import LARGEST_VOCABULARY, Open4MError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,20 @@ class QuantizerConfig:
     fall below the stale threshold, some hundreds of steps later; k-means centers of the first batch avoid that.
     """
 
-    codebook_size: int
-    latent_dim: int = 32
+    codebook_size: Annotated[int, Range(1, LARGEST_VOCABULARY)]
+    latent_dim: Size = 32
     quantizer: Literal["vq", "fsq", "lfq", "simvq"] = "vq"
-    codebooks: int = 1  # above 1: a vector is split into as many parts, each with a codebook of its own, one token each
-    commitment_weight: float = 1.0  # "fsq" has no such loss
+    codebooks: Layers = 1  # above 1: a vector is split into so many parts, each with an own codebook, one token each
+    commitment_weight: Amount = 1.0  # "fsq" has no such loss
     rotation_trick: bool = False  # "vq", "simvq": gradients are rotated with the code, not copied (:func:`rotate`)
     # Only for "vq", since the other kinds keep no statistics:
-    decay: float = 0.99  # of the moving averages
-    stale_coefficient: float = 32.0  # c_replace of the paper; 0 switches restarts off
+    decay: Decay = 0.99  # of the moving averages
+    stale_coefficient: Amount = 32.0  # c_replace of the paper; 0 switches restarts off
     kmeans_init: bool = True  # initialize the codes by k-means of the first batch that is quantized
-    continuous_steps: int = 0  # for so many first training steps, unit vectors pass without being quantized
+    continuous_steps: Count = 0  # for so many first training steps, unit vectors pass without being quantized
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class Quantized(NamedTuple):

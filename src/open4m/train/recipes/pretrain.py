@@ -14,6 +14,7 @@ from open4m.data.rows import specs_of
 from open4m.fourm import TEXT, FourMBase
 from open4m.masking.config import MaskingConfig
 from open4m.model.config import Architecture, FourMConfig
+from open4m.ranges import Size, Steps, check_ranges
 from open4m.store.tokens import TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
@@ -40,10 +41,15 @@ class PretrainConfig:
     train: TrainConfig
     loss: Aggregation = "per_modality"
     init_from: str | None = None  # a model of the same architecture to start from; None: random weights
-    repeats: int = 1  # how often a sample is masked anew in an epoch (paper E.7)
-    image_size: int = 224  # of pixel modalities
-    patch_size: int = 16  # of pixel modalities
+    repeats: Steps = 1  # how often a sample is masked anew in an epoch (paper E.7)
+    image_size: Size = 224  # of pixel modalities
+    patch_size: Size = 16  # of pixel modalities
     tokens_only: tuple[str, ...] = ()  # grids that are trained on, but not shown, if their tokenizer is not there
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if not self.modalities:
+            raise Open4MError("PretrainConfig: modalities: name at least one input and one target")
 
 
 def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: Path, device: str = "cpu") -> None:

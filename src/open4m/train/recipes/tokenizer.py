@@ -14,6 +14,7 @@ from open4m.modalities.features import Vector
 from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
+from open4m.ranges import Count, Size, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig, grid_modality
 from open4m.tokenizers.diffusion import DiffusionConfig
@@ -35,8 +36,11 @@ class TokenizerStage:
     train: TrainConfig
     diffusion: DiffusionConfig | None = None
     frozen_encoder: bool = False
-    continuous_steps: int = 0
-    resolutions: tuple[int, ...] = ()
+    continuous_steps: Count = 0
+    resolutions: tuple[Size, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +53,16 @@ class TokenizerRun(QuantizerConfig):
     modality: str
     encoder: ViTConfig | MLPConfig
     stages: tuple[TokenizerStage, ...]
-    image_size: int = 224  # pixels
-    patch_size: int = 16  # pixels
+    image_size: Size = 224  # pixels
+    patch_size: Size = 16  # pixels
     standardize: bool = False  # each value by itself, which loses its units: depth without a scale
     init_from: str | None = None  # the folder of a trained tokenizer that the first stage starts from
     requires_init_from: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.stages:
+            raise Open4MError(f"tokenizer of {self.modality}: expected one or more stages, got none")
 
 
 def fit_tokenizer(
