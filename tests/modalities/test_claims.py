@@ -94,7 +94,7 @@ def test_scores_of_boxes_are_written_and_read():
     assert BOXES.read(BOXES.write(boxes)) == boxes
     plain = [{"box": [0, 0, 1, 1], "label": "cube"}]
     assert BOXES.convert(plain).scores is None
-    with pytest.raises(Open4MError, match="one score a box, got 2 boxes, 1 scores"):
+    with pytest.raises(Open4MError, match="one score per box, got 2 boxes and 1 scores"):
         BOXES.convert([*plain, {**plain[0], "score": 0.5}])
 
 
