@@ -57,7 +57,7 @@ def config() -> LineConfig:
         pretrain=PretrainConfig(
             modalities=MODALITIES,
             architecture=SIZES["scenes"],
-            masking=masking(MODALITIES, 64, 80, 256),
+            masking=masking(MODALITIES, 64, 64, 256),
             train=TrainConfig(
                 length=Duration.parse("1.5M samples"),
                 warmup=Duration.parse("10k samples"),
