@@ -60,6 +60,7 @@ EVERYTHING = replace(
     qk_norm=True,
     register_tokens=2,
     tied=False,
+    rotary=True,
 )
 MORE = [  # of the modalities that FAMILIES has besides SPECS; a vector's id is 1 + its row, 0 is a masked span
     (
@@ -155,6 +156,22 @@ def slow_position(grid, position, dim):
         return torch.tensor(sincos(position, dim), dtype=torch.float64)
     row, column = divmod(position, grid[1])
     return torch.tensor(sincos(row, dim // 2) + sincos(column, dim // 2), dtype=torch.float64)
+
+
+def slow_turn(x, heads, place, finest):
+    """x with each head turned by its place (grid, position); None: it has none."""
+    if place is None:
+        return x
+    (h, w), size, out = place[0], len(x) // heads, []
+    row, column = divmod(place[1], w)
+    count = size // 4
+    frequencies = [math.pi / 2 * (finest / 2) ** (i / max(1, count - 1)) for i in range(count)]
+    angles = [((2 * r + 1) / n - 1) * f for r, n in ((row, h), (column, w)) for f in frequencies]
+    for part in x.chunk(heads):
+        pairs = [complex(float(part[i]), float(part[i + size // 2])) for i in range(size // 2)]
+        turned = [pair * complex(math.cos(a), math.sin(a)) for pair, a in zip(pairs, angles, strict=True)]
+        out += [p.real for p in turned] + [p.imag for p in turned]
+    return torch.tensor(out, dtype=torch.float64)
 
 
 def slow_attention(query, keys, values, heads):

@@ -24,6 +24,7 @@ from tiny_model import (
     slow_attention,
     slow_norm,
     slow_position,
+    slow_turn,
 )
 
 from open4m.model.config import SIZES, FourMConfig, ModalitySpec
@@ -76,10 +77,17 @@ def slow_forward(w, config, inputs, queries, pixels, vectors):
     def heads_norm(name, x):
         return torch.cat([norm(name, part) for part in x.chunk(config.heads)]) if config.qk_norm else x
 
-    def attention(name, x, projection, seen):
-        """``seen``: (key, value) pairs of a query x, both before the norm."""
-        q = heads_norm(f"{name}.qk_norm.query", x)
-        keys = [heads_norm(f"{name}.qk_norm.key", k) for k, _ in seen]
+    finest = max(max(s.grid) for s in specs if s.has_places)
+
+    def place(modality, position):
+        """Where a token lies, if that turns it."""
+        return (specs[modality].grid, position) if config.rotary and specs[modality].has_places else None
+
+    def attention(name, x, at, projection, seen):
+        """``seen``: (key, value, place of the key) of what a query x at a place sees, all before the norm."""
+        q = slow_turn(heads_norm(f"{name}.qk_norm.query", x), config.heads, at, finest)
+        keys = [slow_turn(heads_norm(f"{name}.qk_norm.key", k), config.heads, p, finest) for k, _, p in seen]
+        seen = [(k, v) for k, (_, v, _) in zip(keys, seen, strict=True)]
         return linear(projection, slow_attention(q, keys, [v for _, v in seen], config.heads), config.proj_bias)
 
     def row(name, modality, token, counts):
@@ -118,13 +126,14 @@ def slow_forward(w, config, inputs, queries, pixels, vectors):
     x = [w["embeddings.registers"][i] for i in range(config.register_tokens)]
     added += [where(m, p, "encoder") for m, p, _ in inputs]
     x += [content(m, p, t) + e for (m, p, t), e in zip(inputs, added[len(x) :], strict=True)]
+    places = [None] * config.register_tokens + [place(m, p) for m, p, _ in inputs]
     for i in range(config.encoder_depth):
         name = f"encoder.{i}"
         qkv = [linear(f"{name}.attention.qkv", norm(f"{name}.norm1", t), config.qkv_bias).chunk(3) for t in x]
-        seen = [(k, v) for _, k, v in qkv]
+        seen = [(k, v, at) for (_, k, v), at in zip(qkv, places, strict=True)]
         x = [
-            t + attention(f"{name}.attention", q, f"{name}.attention.proj", seen)
-            for t, (q, _, _) in zip(x, qkv, strict=True)
+            t + attention(f"{name}.attention", q, at, f"{name}.attention.proj", seen)
+            for t, (q, _, _), at in zip(x, qkv, places, strict=True)
         ]
         x = [t + mlp(f"{name}.mlp", norm(f"{name}.norm2", t)) for t in x]
     context = [linear("context_proj", norm("encoder_norm", t), True) + e for t, e in zip(x, added, strict=True)]
@@ -134,16 +143,21 @@ def slow_forward(w, config, inputs, queries, pixels, vectors):
         qkv = [linear(f"{name}.self_attention.qkv", norm(f"{name}.norm1", t), config.qkv_bias).chunk(3) for t in y]
         for j, (m, p, _, _) in enumerate(queries):
             seen = [
-                qkv[n][1:]
+                (*qkv[n][1:], place(m2, p2))
                 for n, (m2, p2, _, _) in enumerate(queries)
                 if m2 == m and (specs[m].family == "grid" or p2 <= p)
             ]
-            y[j] = y[j] + attention(f"{name}.self_attention", qkv[j][0], f"{name}.self_attention.proj", seen)
+            y[j] = y[j] + attention(
+                f"{name}.self_attention", qkv[j][0], place(m, p), f"{name}.self_attention.proj", seen
+            )
         name = f"decoder.{i}.cross_attention"
-        seen = [linear(f"{name}.kv", norm(f"decoder.{i}.context_norm", c), config.qkv_bias).chunk(2) for c in context]
+        seen = [
+            (*linear(f"{name}.kv", norm(f"decoder.{i}.context_norm", c), config.qkv_bias).chunk(2), at)
+            for c, at in zip(context, places, strict=True)
+        ]
         for j, t in enumerate(y):
             q = linear(f"{name}.q", norm(f"decoder.{i}.query_norm", t), config.qkv_bias)
-            y[j] = t + attention(name, q, f"{name}.proj", seen)
+            y[j] = t + attention(name, q, place(*queries[j][:2]), f"{name}.proj", seen)
         y = [t + mlp(f"decoder.{i}.mlp", norm(f"decoder.{i}.norm2", t)) for t in y]
     y = [norm("decoder_norm", t) for t in y]
     return [
@@ -167,6 +181,7 @@ OPTIONS = {
     "deep decoder": {"encoder_depth": 1, "decoder_depth": 3},
     "registers": {"register_tokens": 3},
     "untied": {"tied": False},
+    "rotary": {"rotary": True},
     "resolutions, vectors, learned positions": {"modalities": FAMILIES.modalities},
     "everything": {f.name: getattr(EVERYTHING, f.name) for f in dataclasses.fields(EVERYTHING)},
 }
@@ -637,7 +652,7 @@ GOLDEN = {
     ("name", "config", "aggregation", "tolerance"),
     [
         ("default", CONFIG, "per_modality", 3e-6),
-        ("everything", replace(EVERYTHING, drop_path=0.2), "per_token", 2e-4),
+        ("everything", replace(EVERYTHING, drop_path=0.2, rotary=False), "per_token", 2e-4),
     ],
     ids=["default", "everything"],
 )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from open4m.model.fourm import FourMTransformer
 from open4m.nn.attention import Attend, split_heads
+from open4m.nn.rotary import rotate, rotated
 from open4m.types import MaskedBatch
 
 Runs = Sequence[tuple[int, int]]
@@ -151,10 +152,15 @@ def encode(model: FourMTransformer, batch: MaskedBatch) -> Context:
     """Encode the visible tokens of a batch; nothing is computed for padding."""
     x, where, valid = model.embed_inputs(batch)
     rows, heads = Rows(valid), model.config.heads
-    context = model.context_proj(model.encode_tokens(rows.flat(x), within(rows.runs))) + rows.flat(where)  # (T, D)
-    return Context(
-        [tuple(split_runs(part, heads, rows.runs) for part in block.keys_values(context)) for block in model.decoder]
-    )
+    turn = _flat(rows, model.turn_inputs(batch))
+    attend = rotated(within(rows.runs), turn, turn)
+    context = model.context_proj(model.encode_tokens(rows.flat(x), attend)) + rows.flat(where)  # (T, D)
+    keys_values = []
+    for block in model.decoder:
+        k, v = block.keys_values(context)
+        k = k if turn is None else rotate(k, turn, heads)
+        keys_values.append((split_runs(k, heads, rows.runs), split_runs(v, heads, rows.runs)))
+    return Context(keys_values)
 
 
 def decode(
@@ -164,5 +170,11 @@ def decode(
     of the next token of a sequence in each row."""
     rows = Rows(batch.target_valid)
     runs, keys_values = context.read_by(rows.lengths)
-    patterns = within(runs) if caches is None else caches
-    return model.decode_tokens(rows.flat(model.embed_queries(batch)), keys_values, patterns, over_context(runs))
+    turn = _flat(rows, model.turn_queries(batch))
+    patterns = [rotated(pattern, turn, turn) for pattern in caches or [within(runs)] * len(model.decoder)]
+    attend_context = rotated(over_context(runs), turn, None)  # its keys are turned already
+    return model.decode_tokens(rows.flat(model.embed_queries(batch)), keys_values, patterns, attend_context)
+
+
+def _flat(rows: Rows, turn: Tensor | None) -> Tensor | None:
+    return None if turn is None else rows.flat(turn)

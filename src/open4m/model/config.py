@@ -107,6 +107,7 @@ class Architecture(BlockConfig):
     equal in all directions (``WhitenedPatches``), "conv": convolutions of stride 2 over the image before it.
     ``patch_norm``: a LayerNorm after it. ``aligned_attention``: half of the heads of cross-attention start with equal
     query and key weights, so that a query first reads what lies at its own place.
+    ``rotary``: queries and keys of grids are turned by their place too, in every attention (:mod:`open4m.nn.rotary`).
     """
 
     encoder_depth: Layers
@@ -119,11 +120,14 @@ class Architecture(BlockConfig):
     patch_embedding: Literal["linear", "whitened", "conv"] = "linear"
     patch_norm: bool = False
     aligned_attention: bool = False
+    rotary: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dim % 4:
             raise Open4MError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (2D sine-cosine)")
+        if self.rotary and self.dim // self.heads % 4:
+            raise Open4MError(f"rotary needs heads whose width is a multiple of 4, got {self.dim // self.heads}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.patches import make_patches
 from open4m.nn.blocks import norm
 from open4m.nn.positions import CPU, sincos_1d, sincos_2d, spread
+from open4m.nn.rotary import angles_2d
 from open4m.types import MaskedBatch, Open4MError
 
 
@@ -70,13 +71,16 @@ class Embeddings(nn.Module):
             first_learned + own.start if spec.learned_positions else rows.start
             for spec, rows, own in zip(specs, fixed_rows, learned_rows, strict=True)
         ]
-        return {
+        constants = {
             "positions": torch.cat(fixed),
             "position_offset": torch.tensor(starts, device=CPU),
             "input_offset": _starts(self.slices["inputs"]),
             "query_offset": _starts(self.slices["queries"]),
             "is_causal": torch.tensor([m.is_causal for m in specs], device=CPU),
         }
+        if self.config.rotary:
+            constants["angles"] = _angles(self.config, [len(table) for table in fixed], learned_rows[-1].stop)
+        return constants
 
     def reset_buffers(self) -> None:
         """Compute the buffers again, after ``to_empty`` has left them without content."""
@@ -114,6 +118,10 @@ class Embeddings(nn.Module):
         if self.learned_positions:
             table = torch.cat([table, self.learned_positions["decoder" if decoder else "encoder"]])
         return table[position + self.position_offset[modality]] + self.modality(modality)
+
+    def turn(self, modality: Tensor, position: Tensor) -> Tensor | None:
+        """The angles (B, N, D/heads/2) by which rotary attention turns these tokens; None if it does not."""
+        return self.angles[position + self.position_offset[modality]] if self.config.rotary else None
 
     def content(self, batch: MaskedBatch) -> Tensor:
         """The encoder's content embedding (B, N, D): a row of the table, or a projected patch or vector.
@@ -198,6 +206,17 @@ def _positions(spec: ModalitySpec, config: FourMConfig) -> Tensor:
         return sincos_1d(torch.arange(spec.positions, device=CPU), config.dim)
     table = sincos_2d(*spec.grid, config.dim, temperature=config.position_temperature)
     return table if config.position_deviation is None else spread(table, config.position_deviation)
+
+
+def _angles(config: FourMConfig, fixed: Sequence[int], learned: int) -> Tensor:
+    """The angles of all rows of positions: 0 for what has no place in the image. ``fixed``: rows of each modality."""
+    width = config.dim // config.heads // 2
+    finest = max((max(m.grid) for m in config.modalities if m.has_places), default=1)
+    parts = [
+        angles_2d(*m.grid, width, finest) if m.has_places else torch.zeros(rows, width, device=CPU)
+        for m, rows in zip(config.modalities, fixed, strict=True)
+    ]
+    return torch.cat([*parts, torch.zeros(learned, width, device=CPU)])
 
 
 def consecutive(sizes: Sequence[int]) -> list[slice]:

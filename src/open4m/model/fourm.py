@@ -15,6 +15,7 @@ from open4m.model.embeddings import Embeddings, consecutive
 from open4m.model.heads import LinearCrossEntropy
 from open4m.nn.attention import Attend, FusedLinear, masked
 from open4m.nn.blocks import DecoderBlock, EncoderBlock, drop_path, norm
+from open4m.nn.rotary import rotated
 from open4m.types import MaskedBatch, Open4MError
 
 
@@ -133,20 +134,30 @@ class FourMTransformer(nn.Module):
     def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Tensor:
         """Features (B, R + N, D) of the visible tokens, after those of the R register tokens."""
         x, _, valid = self.embed_inputs(batch)
-        return self.encode_tokens(x, masked(valid[:, None, None]), self._drop_path(self.encoder, 2, x, generator))
+        return self.encode_tokens(x, self._seeing(valid, batch), self._drop_path(self.encoder, 2, x, generator))
 
     def context(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Tensor:
         """What the decoder reads of the visible tokens, (B, R + N, D): projected features, to which positions and
         modalities are added once more (paper C.1)."""
         x, where, valid = self.embed_inputs(batch)
         kept = self._drop_path(self.encoder, 2, x, generator)
-        return self.context_proj(self.encode_tokens(x, masked(valid[:, None, None]), kept)) + where
+        return self.context_proj(self.encode_tokens(x, self._seeing(valid, batch), kept)) + where
 
     def embed_inputs(self, batch: MaskedBatch) -> tuple[Tensor, Tensor, Tensor]:
         """What the encoder reads, (B, R + N, D): contents, positions and modalities added up, after the register
         tokens; positions and modalities alone; and which tokens are real, bool (B, R + N)."""
         where = self.embeddings.where(batch.input_modality, batch.input_position)
         return self.embeddings.with_registers(where + self.embeddings.content(batch), where, batch.input_valid)
+
+    def _seeing(self, valid: Tensor, batch: MaskedBatch) -> Attend:
+        """The pattern in which all tokens see those that are real, bool (B, R + N)."""
+        turn = self.turn_inputs(batch)
+        return rotated(masked(valid[:, None, None]), turn, turn)
+
+    def turn_inputs(self, batch: MaskedBatch) -> Tensor | None:
+        """The angles (B, R + N, D/heads/2) that rotary attention turns the visible tokens by, if it does."""
+        turn = self.embeddings.turn(batch.input_modality, batch.input_position)
+        return turn if turn is None else F.pad(turn, (0, 0, self.config.register_tokens, 0))
 
     def encode_tokens(self, x: Tensor, attend: Attend, kept: Sequence[Tensor | None] | None = None) -> Tensor:
         """The encoder's blocks on embedded tokens (..., D)."""
@@ -163,7 +174,9 @@ class FourMTransformer(nn.Module):
         """
         x = self.embed_queries(batch)
         seen = F.pad(batch.input_valid, (context.shape[1] - batch.input_valid.shape[1], 0), value=True)
-        attend_self, attend_context = masked(self.decoder_mask(batch)), masked(seen[:, None, None])
+        turn = self.turn_queries(batch)
+        attend_self = rotated(masked(self.decoder_mask(batch)), turn, turn)
+        attend_context = rotated(masked(seen[:, None, None]), turn, self.turn_inputs(batch))
         contexts, kept = [context] * len(self.decoder), self._drop_path(self.decoder, 3, x, generator)
         return self.decode_tokens(x, contexts, attend_self, attend_context, kept)
 
@@ -171,6 +184,10 @@ class FourMTransformer(nn.Module):
         """What the decoder starts from, (B, M, D): mask tokens or previous tokens, positions and modalities."""
         where = self.embeddings.where(batch.target_modality, batch.target_position, decoder=True)
         return self.embeddings.query(batch.query_id, batch.target_modality) + where
+
+    def turn_queries(self, batch: MaskedBatch) -> Tensor | None:
+        """The angles (B, M, D/heads/2) that rotary attention turns the queries by, if it does."""
+        return self.embeddings.turn(batch.target_modality, batch.target_position)
 
     def decode_tokens(
         self,

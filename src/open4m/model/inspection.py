@@ -17,6 +17,7 @@ from torch import Tensor
 from open4m.model.config import ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.nn.attention import masked
+from open4m.nn.rotary import rotated
 from open4m.rng import torch_stream
 from open4m.types import MaskedBatch
 
@@ -121,7 +122,8 @@ def context(model: FourMTransformer, batch: MaskedBatch, encoder_position: Tenso
     where = embeddings.where(batch.input_modality, batch.input_position)
     moved = embeddings.where(batch.input_modality, encoder_position) + embeddings.content(batch)
     x, where, valid = embeddings.with_registers(moved, where, batch.input_valid)
-    return model.context_proj(model.encode_tokens(x, masked(valid[:, None, None]))) + where
+    turn = model.turn_inputs(dataclasses.replace(batch, input_position=encoder_position))
+    return model.context_proj(model.encode_tokens(x, rotated(masked(valid[:, None, None]), turn, turn))) + where
 
 
 @torch.inference_mode()
