@@ -3,7 +3,17 @@
 import numpy as np
 from PIL import Image
 
-from open4m.pictures import grid, heat, legend, ramp, stack
+from open4m.pictures import (
+    color_bar,
+    grid,
+    heat,
+    legend,
+    principal_axes,
+    principal_components,
+    ramp,
+    stack,
+    swatches,
+)
 
 
 def tile(color):
@@ -66,3 +76,38 @@ def test_a_ramp_goes_through_its_colors_and_clips():
     found = ramp(np.array([[-1.0, 0.0, 0.25], [0.5, 0.75, 9.0]]), colors)
     expected = [[[0, 0, 0], [0, 0, 0], [50, 25, 0]], [[100, 50, 0], [150, 150, 5], [200, 250, 10]]]
     assert np.array_equal(found, np.array(expected, dtype=float))
+
+
+def test_rows_may_have_heights_of_their_own():
+    low = Image.new("RGB", (20, 3), "blue")
+    sheet = np.asarray(grid([[tile("red")], [low], [tile("green")]], gap=4))
+    assert sheet.shape[0] == 4 + 10 + 4 + 3 + 4 + 10 + 4
+    assert [tuple(sheet[y, 14]) for y in (9, 19, 30)] == [(255, 0, 0), (0, 0, 255), (0, 128, 0)]
+
+
+def test_a_color_bar_goes_from_the_first_color_to_the_last_above_its_ends():
+    bar = np.asarray(color_bar(np.array([[255, 0, 0], [0, 0, 255]]), "1 m", "9 m", 100))
+    assert tuple(bar[0, 0]) == (255, 0, 0)
+    assert tuple(bar[0, -1]) == (0, 0, 255)
+    below = bar[7:]
+    assert below[:, :25].min() < 128  # ink
+    assert below[:, -25:].min() < 128
+    assert below[:, 35:65].min() == 255
+
+
+def test_swatches_show_every_name_beside_its_color():
+    colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    sheet = np.asarray(swatches([(f"class {i}", color) for i, color in enumerate(colors)], 150))
+    assert all((sheet == color).all(-1).sum() > 20 for color in colors)
+    assert swatches([("a", colors[0])] * 9, 40).height > swatches([("a", colors[0])] * 2, 40).height
+
+
+def test_one_basis_gives_equal_features_equal_colors():
+    first, second = np.random.default_rng(0).normal(size=(2, 3, 3, 5))
+    second[0, 0] = first[2, 1]
+    axes = principal_axes([first, second])
+    one, two = (principal_components(x, axes) for x in (first, second))
+    assert tuple(one[2, 1]) == tuple(two[0, 0])
+    assert {0, 255} <= {*one.ravel().tolist(), *two.ravel().tolist()}
+    apart = [principal_components(x) for x in (first, second)]
+    assert tuple(apart[0][2, 1]) != tuple(apart[1][0, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,21 +20,25 @@ def grid(
     labels: Sequence[str] = (),
     gap: int = 6,
 ) -> Image.Image:
-    """One image of rows of equally large images, with optional titles above columns and labels beside rows."""
-    width, height = rows[0][0].size
-    points = max(11, height // 11)
+    """One image of rows of images, with optional titles above columns and labels beside rows.
+
+    All images have the width of the first; those of a row have one height.
+    """
+    width, first = rows[0][0].size
+    heights = [row[0].height for row in rows]
+    points = max(11, first // 11)
     font = ImageFont.load_default(points)
     top = points + 2 * gap if columns else gap
     left = max((int(font.getlength(text)) for text in labels), default=-gap) + 2 * gap
     count = max(map(len, rows))
-    sheet = Image.new("RGB", (left + count * (width + gap), top + len(rows) * (height + gap)), "white")
+    sheet = Image.new("RGB", (left + count * (width + gap), top + sum(heights) + len(rows) * gap), "white")
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(columns):
         draw.text((left + c * (width + gap) + width // 2, top // 2), title, fill=_INK, font=font, anchor="mm")
     for r, row in enumerate(rows):
-        y = top + r * (height + gap)
+        y = top + sum(heights[:r]) + r * gap
         if r < len(labels):
-            draw.text((gap, y + height // 2), labels[r], fill=_INK, font=font, anchor="lm")
+            draw.text((gap, y + heights[r] // 2), labels[r], fill=_INK, font=font, anchor="lm")
         for c, image in enumerate(row):
             sheet.paste(image, (left + c * (width + gap), y))
     return sheet
@@ -91,6 +96,35 @@ def legend(low: str, high: str, width: int = 320, colors: int = 256) -> Image.Im
     return sheet
 
 
+def color_bar(colors: np.ndarray, low: str, high: str, width: int) -> Image.Image:
+    """A legend of a continuous range: a bar of ``colors`` (n, 3) in [0, 255] above the texts of its two ends."""
+    points = max(10, width // 14)
+    font = ImageFont.load_default(points)
+    bar = Image.fromarray(ramp(np.linspace(0, 1, width), colors).round().astype(np.uint8)[None])
+    sheet = Image.new("RGB", (width, points // 2 + points + 6), "white")
+    sheet.paste(bar.resize((width, points // 2), Image.Resampling.NEAREST), (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for x, text, anchor in ((0, low, "la"), (width, high, "ra")):
+        draw.text((x, points // 2 + 2), text, fill=_INK, font=font, anchor=anchor)
+    return sheet
+
+
+def swatches(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Image.Image:
+    """A legend of names with a color each, in as many columns as fit."""
+    points = max(9, width // 16)
+    font = ImageFont.load_default(points)
+    line, box = points + 4, points
+    widest = max((int(font.getlength(name)) for name, _ in entries), default=0) + box + 8
+    columns = max(1, width // widest)
+    sheet = Image.new("RGB", (width, max(1, -(-len(entries) // columns)) * line + 2), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (name, color) in enumerate(entries):
+        x, y = i % columns * (width // columns), i // columns * line + 1
+        draw.rectangle((x, y + 1, x + box - 2, y + box - 1), fill=tuple(color), outline=_INK)
+        draw.text((x + box + 3, y + line // 2), name, fill=_INK, font=font, anchor="lm")
+    return sheet
+
+
 def stack(images: Sequence[Image.Image]) -> Image.Image:
     """Pictures below one another, centered."""
     sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
@@ -107,15 +141,35 @@ def picture(array: np.ndarray, size: int, smooth: bool = True) -> Image.Image:
     return Image.fromarray(array).convert("RGB").resize((size, size), method)
 
 
-def principal_components(features: np.ndarray) -> np.ndarray:
-    """The first three principal components of a (h, w, D) map as uint8 RGB (h, w, 3) (paper B.1)."""
-    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
-    flat = flat - flat.mean(0)
-    _, _, basis = np.linalg.svd(flat, full_matrices=False)
+@dataclass(frozen=True)
+class Axes:
+    """The first three principal components of features: their ``mean`` (D,), the ``basis`` (3, D), and the range that
+    colors span, ``low`` and ``high`` (3,)."""
+
+    mean: np.ndarray
+    basis: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def principal_axes(features: Sequence[np.ndarray]) -> Axes:
+    """The axes of all cells of some maps (h, w, D) together, so that one color means one feature in all of them."""
+    flat = np.concatenate([f.reshape(-1, f.shape[-1]) for f in features]).astype(np.float64)
+    mean = flat.mean(0)
+    _, _, basis = np.linalg.svd(flat - mean, full_matrices=False)
     basis = basis[:3] * np.sign(basis[:3].sum(1, keepdims=True) + 1e-12)  # the SVD leaves signs open
-    projected = flat @ basis.T
-    low, high = projected.min(0), projected.max(0)
-    scaled = (projected - low) / np.maximum(high - low, 1e-9)
-    rgb = np.zeros((len(flat), 3))
+    projected = (flat - mean) @ basis.T
+    return Axes(mean, basis, projected.min(0), projected.max(0))
+
+
+def principal_components(features: np.ndarray, axes: Axes | None = None) -> np.ndarray:
+    """The first three principal components of a (h, w, D) map as uint8 RGB (h, w, 3) (paper B.1).
+
+    ``axes``: those of several maps that are shown together; by default those of this one.
+    """
+    axes = axes or principal_axes([features])
+    projected = (features.reshape(-1, features.shape[-1]).astype(np.float64) - axes.mean) @ axes.basis.T
+    scaled = ((projected - axes.low) / np.maximum(axes.high - axes.low, 1e-9)).clip(0, 1)
+    rgb = np.zeros((len(projected), 3))
     rgb[:, : scaled.shape[1]] = scaled
     return (rgb * 255).round().astype(np.uint8).reshape(*features.shape[:2], 3)

@@ -1,11 +1,26 @@
 """Pictures of results: what is covered, what is dark, what stands where."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from open4m.generate.drawing import TILE, UNKNOWN, frame, highest, overview, tile, titled, uncertainty, veiled
+from open4m.generate.drawing import (
+    TILE,
+    UNKNOWN,
+    frame,
+    highest,
+    overview,
+    pictures,
+    tile,
+    titled,
+    uncertainty,
+    veiled,
+)
 from open4m.generate.masks import Cells, Masked
+from open4m.modalities.boxes import draw_boxes
+from open4m.types import Boxes
 
 
 def cell(picture, row, column, side=4):
@@ -67,3 +82,32 @@ def test_an_overview_has_a_column_a_target_or_a_result(model):
     assert alone.width >= 2 * TILE
     assert overview(model, several).width >= 3 * TILE
     assert overview(model, several).height >= 2 * TILE  # entropies below
+
+
+def test_values_that_are_shown_together_have_one_style_and_its_legend(model):
+    near, far = np.full((8, 8), 2.0, np.float32), np.full((8, 8), 4.0, np.float32)
+    drawn, legend = pictures(model, "depth", [near, far])
+    assert legend.size[0] == TILE
+    assert np.asarray(drawn[0]).mean() > 200 > 50 > np.asarray(drawn[1]).mean()  # light is near
+    alone, _ = pictures(model, "depth", [far])
+    assert np.asarray(alone[0]).tobytes() != np.asarray(drawn[1]).tobytes()
+    assert pictures(model, "caption", ["a cube"])[1] is None
+
+
+def test_classes_have_the_colors_and_names_of_their_tokenizer():
+    red = SimpleNamespace(class_names=("wall", "cube"), palette=((1, 2, 3), (255, 0, 0)), standardize=False)
+    known = SimpleNamespace(grids={"semseg": SimpleNamespace(config=red)})
+    value = np.array([[0, 0], [0, 1]], np.uint8)
+    (picture,), legend = pictures(known, "semseg", [value])
+    assert {color for _, color in picture.getcolors()} == {(1, 2, 3), (255, 0, 0)}
+    assert (np.asarray(legend) == (255, 0, 0)).all(-1).any()
+    only_walls = pictures(known, "semseg", [value[:1]])[1]
+    assert not (np.asarray(only_walls) == (255, 0, 0)).all(-1).any()
+
+
+def test_boxes_are_drawn_over_their_image(model, image):
+    boxes = Boxes(np.array([[0.2, 0.2, 0.8, 0.8]]), ("cube",))
+    photo = tile(model, "rgb", image)
+    (over, alone), _ = pictures(model, "boxes", [boxes, boxes], [photo])
+    assert np.array_equal(np.asarray(over)[TILE // 2], np.asarray(draw_boxes(photo, boxes))[TILE // 2])
+    assert np.asarray(alone)[TILE // 2, TILE // 2].min() > 240

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from open4m import modalities
+from open4m.fourm import FourMBase
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.pipeline import FourM
 from open4m.generate.results import Generation, Snapshot
@@ -52,27 +54,72 @@ def overview(
     """All results as one picture. Left of them are ``lead``, (title, picture), and the conditions of guidance.
 
     One result is drawn as a row with one column per target. Several are columns with ``titles`` and one row per target,
-    below the row ``top``, (label, pictures), of the values in which they differ. Entropies are in the last rows.
+    below the row ``top``, (label, pictures), of the values in which they differ. Legends follow, then entropies.
     """
     first = results[0]
     lead = [*lead, *((name, tile(model, key, v)) for name, of in first.conditions.items() for key, v in of.items())]
-    rows = [(key, [result.render(key, TILE) for result in results]) for key in first.values]
+    photos = [_photo(model, result) for result in results]
+    drawn_of = {key: pictures(model, key, [result[key] for result in results], photos) for key in first.values}
+    rows = [(key, shown) for key, (shown, _) in drawn_of.items()]
+    legends = {key: legend for key, (_, legend) in drawn_of.items() if legend is not None}
     sure = []
     for key in first.entropy:
         high = max(highest(result.entropy[key]) for result in results)
         sure.append((f"entropy of {key}", [uncertainty(model, result, key, high) for result in results]))
     if len(results) == 1 and not titles:
-        titles, labels = [key for key, _ in rows], ["", "entropy"] if sure else []
-        drawn = [[column[0] for _, column in part] for part in (rows, sure) if part]
+        titles = [key for key, _ in rows]
+        explained = [padded([legends.get(key) for key in titles])] if legends else []
+        drawn = [[column[0] for _, column in rows], *explained, *([[column[0] for _, column in sure]] if sure else [])]
+        labels = ["", *[""] * len(explained), "entropy"] if sure else []
     else:
         titles = titles or [f"seed {result.seed}" for result in results]
-        rows = [*([top] if top[1] else []), *rows, *sure]
-        labels, drawn = [label for label, _ in rows], [list(row) for _, row in rows]
-    blank = Image.new("RGB", (TILE, TILE), "white")
-    beside = [[picture for _, picture in lead]] + [[blank] * len(lead)] * (len(drawn) - 1)
+        named = [*([top] if top[1] else [])]
+        for key, row in rows:
+            explained = [("", padded([legends[key], *[None] * (len(results) - 1)]))] if key in legends else []
+            named += [(key, row), *explained]
+        named += sure
+        labels, drawn = [label for label, _ in named], [list(row) for _, row in named]
+    blanks = [[Image.new("RGB", (TILE, row[0].height), "white")] * len(lead) for row in drawn[1:]]
+    beside = [[picture for _, picture in lead], *blanks]
     return grid(
         [left + right for left, right in zip(beside, drawn, strict=True)], [t for t, _ in lead] + [*titles], labels
     )
+
+
+def pictures(
+    model: FourMBase, key: str, values: Sequence[Any], photos: Sequence[Image.Image | None] = (), size: int = TILE
+) -> tuple[list[Image.Image], Image.Image | None]:
+    """Pictures of one modality's values in one style, and its legend, if it needs one. ``photos``: pictures of the
+    images that the values belong to, for what is drawn over them."""
+    modality = modalities.get(key)
+    config = model.grids[key].config if key in model.grids else None
+    about = (config.class_names, config.palette) if config and config.class_names else ()
+    style = modality.style(values, *about)
+    drawn = []
+    for value, photo in itertools.zip_longest(values, photos[: len(values)]):
+        over = None if photo is None else modality.drawn_over(value, photo)
+        drawn.append(over or (modality.render(value, size) if style is None else modality.render(value, size, style)))
+    unitless = config is not None and config.standardize
+    return drawn, None if style is None or unitless else modality.legend(style, size)
+
+
+def padded(legends: Sequence[Image.Image | None], width: int = TILE) -> list[Image.Image]:
+    """Legends of one height, blank where there is none."""
+    height = max(legend.height for legend in legends if legend is not None)
+    row = []
+    for legend in legends:
+        row.append(Image.new("RGB", (width, height), "white"))
+        if legend is not None:
+            row[-1].paste(legend, (0, 0))
+    return row
+
+
+def _photo(model: FourM, result: Generation) -> Image.Image | None:
+    """A picture of the image that a result belongs to, generated or given whole; None if there is none."""
+    for key, value in {**result.given, **result.values}.items():
+        if modalities.get(key).role == "photo" and not isinstance(value, Masked):
+            return tile(model, key, value)
+    return None
 
 
 def frame(progress: Snapshot) -> Image.Image:

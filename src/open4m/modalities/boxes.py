@@ -93,6 +93,9 @@ class BoundingBoxes(TokenSequence):
     def render(self, value: Boxes, size: int = 256) -> Image.Image:
         return draw_boxes(Image.new("RGB", (size, size), (245, 245, 247)), value)
 
+    def drawn_over(self, value: Boxes, image: Image.Image) -> Image.Image:
+        return draw_boxes(image, value)
+
     def metrics(self, predictions, labels) -> dict[str, float]:
         return average_precision(predictions, labels)
 

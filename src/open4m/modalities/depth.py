@@ -10,7 +10,7 @@ from PIL import Image
 
 from open4m.modalities.codecs import as_array, is_finite_float32, loaded, narrowed, read_array, upright, write_array
 from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
-from open4m.pictures import picture, ramp
+from open4m.pictures import color_bar, picture, ramp
 
 # From near (warm and light) to far (dark blue), perceptually ordered.
 _RAMP = np.array([[252, 253, 191], [254, 159, 109], [222, 73, 104], [140, 41, 129], [59, 15, 112], [0, 0, 4]])
@@ -115,8 +115,16 @@ class Depth(TokenGrid):
     def value(self, tensor: np.ndarray) -> np.ndarray:
         return np.maximum(tensor[0], NEAREST).astype(np.float32)
 
-    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
-        low, high = np.percentile(value, [1, 99])
+    def style(self, values, names=(), palette: Palette = ()) -> tuple[float, float]:
+        """The range in meters that colors span: all but the lowest and highest hundredth."""
+        low, high = np.percentile(np.concatenate([np.ravel(v) for v in values]), [1, 99])
+        return float(low), float(high)
+
+    def legend(self, style: tuple[float, float], width: int = 256) -> Image.Image:
+        return color_bar(_RAMP, *(f"{end:.3g} m" for end in style), width)
+
+    def render(self, value: np.ndarray, size: int = 256, style: tuple[float, float] | None = None) -> Image.Image:
+        low, high = style or self.style([value])
         return picture(ramp((value - low) / max(high - low, 1e-6), _RAMP).round().astype(np.uint8), size)
 
     def metrics(self, predictions, labels) -> dict[str, float]:

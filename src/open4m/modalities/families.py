@@ -186,9 +186,25 @@ class Modality:
         return value if extent is None else self.crop(value, Crop.center(*extent, size))
 
     # ---- for people
-    def render(self, value: Value, size: int = 256) -> Image.Image:
-        """A picture of the value, ``size`` pixels wide and high."""
+    def render(self, value: Value, size: int = 256, style: Any = None) -> Image.Image:
+        """A picture of the value, ``size`` pixels wide and high, in a :meth:`style`; by default in one of its own.
+
+        A modality without styles may leave the last parameter out.
+        """
         raise NotImplementedError
+
+    def style(self, values: Sequence[Value], names: Sequence[str] = (), palette: Palette = ()) -> Any:
+        """What pictures of values that are shown together share, so that a color means one thing in all of them: a
+        range, a basis, classes. ``names`` and ``palette`` are those of classes. None: nothing."""
+        return None
+
+    def legend(self, style: Any, width: int = 256) -> Image.Image | None:
+        """What the colors of a style mean, ``width`` pixels wide; None if that needs no words."""
+        return None
+
+    def drawn_over(self, value: Value, image: Image.Image) -> Image.Image | None:
+        """A picture of the value on top of a picture of its image; None if it is not drawn that way."""
+        return None
 
     def metrics(self, predictions: Sequence[Value], labels: Sequence[Value]) -> dict[str, float]:
         """How well predictions match labels; keys and directions are in ``better``."""

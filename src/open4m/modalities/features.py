@@ -12,8 +12,8 @@ from PIL import Image
 
 from open4m.modalities.codecs import as_array, is_finite_float32, read_array, write_vectors
 from open4m.modalities.crops import Crop
-from open4m.modalities.families import TokenGrid
-from open4m.pictures import picture, principal_components
+from open4m.modalities.families import Palette, TokenGrid
+from open4m.pictures import Axes, picture, principal_axes, principal_components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,12 @@ class FeatureMap(TokenGrid):
             raise self.error(f"expected a finite float feature map (h, w, D), got {array.dtype} {array.shape}")
         return array.astype(np.float32)
 
-    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
-        return picture(principal_components(value), size, smooth=False)
+    def render(self, value: np.ndarray, size: int = 256, style: Axes | None = None) -> Image.Image:
+        return picture(principal_components(value, style), size, smooth=False)
+
+    def style(self, values: Sequence[np.ndarray], names: Sequence[str] = (), palette: Palette = ()) -> Axes | None:
+        """One basis of principal components for all maps."""
+        return principal_axes(values)
 
     def metrics(self, predictions: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, float]:
         """Cosine similarity of predicted and true features: the mean over cells."""

@@ -11,10 +11,18 @@ from PIL import Image
 
 from open4m.modalities.codecs import as_array, decode_image, encode_png, loaded, upright
 from open4m.modalities.families import Palette, TokenGrid
-from open4m.pictures import picture
+from open4m.pictures import picture, swatches
 
 LARGEST_ID = 65535
 """The largest class id, which 16 bits of a PNG hold."""
+
+
+@dataclass(frozen=True)
+class Colors:
+    """``colors``: uint8 (classes, 3). ``occurring``: the names and ids of the classes in the maps that are shown."""
+
+    colors: np.ndarray
+    occurring: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +110,19 @@ class Semseg(TokenGrid):
             return array[..., :3]
         raise self.error(f"expected a picture of the classes' colors, uint8 (H, W, 3), got {array.dtype} {array.shape}")
 
-    def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
-        return picture(_palette(int(value.max(initial=0)) + 1)[value], size, smooth=False)
+    def style(self, values, names=(), palette: Palette = ()) -> Colors:
+        """The colors of all classes, and which of them occur."""
+        found = np.unique(np.concatenate([np.unique(value) for value in values])).astype(int)
+        count = max(len(names), int(found.max(initial=0)) + 1)
+        known = dict(enumerate(names))
+        occurring = tuple((known.get(i, f"class {i}"), i) for i in found.tolist())
+        return Colors(np.array(palette, np.uint8) if len(palette) == count else _palette(count), occurring)
+
+    def legend(self, style: Colors, width: int = 256) -> Image.Image:
+        return swatches([(name, tuple(style.colors[i].tolist())) for name, i in style.occurring], width)
+
+    def render(self, value: np.ndarray, size: int = 256, style: Colors | None = None) -> Image.Image:
+        return picture((style or self.style([value])).colors[value], size, smooth=False)
 
     def metrics(self, predictions, labels) -> dict[str, float]:
         """Mean intersection over union of the classes that occur, and pixel accuracy, over all pixels together."""

@@ -13,6 +13,7 @@ from open4m import modalities
 from open4m.datasets.scenes import Scenes
 from open4m.evaluate.predict import predict
 from open4m.evaluate.suites.scenes import IMAGES, PREDICTION
+from open4m.generate.drawing import padded, pictures
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.labellers.clip import CLIPLabeller
@@ -39,12 +40,18 @@ def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", wo
     out.mkdir(parents=True, exist_ok=True)
 
     predictions = {t: predict(model, samples, (photo.name, t), seed=seed, options=PREDICTION) for t in targets}
-    rows, labels = [], []
-    for i, sample in enumerate(samples):
-        source = photo.render(sample[photo.name], TILE)
-        rows.append([source, *(modalities.get(t).render(predictions[t][i], TILE) for t in targets)])
-        rows.append([source, *(modalities.get(t).render(_truth(sample, t), TILE) for t in targets)])
-        labels += ["predicted", "truth"]
+    sources = [photo.render(sample[photo.name], TILE) for sample in samples]
+    twice = [source for source in sources for _ in range(2)]
+    columns, legends = [], []
+    for t in targets:  # predictions and truth in one style
+        values = [value for i, sample in enumerate(samples) for value in (predictions[t][i], _truth(sample, t))]
+        drawn, legend = pictures(model, t, values, twice, TILE)
+        columns.append(drawn)
+        legends.append(legend)
+    rows = [[source, *row] for source, row in zip(twice, zip(*columns, strict=True), strict=True)]
+    labels = ["predicted", "truth"] * len(samples)
+    if any(legends):
+        rows.append(padded([None, *legends], TILE))
     paths = [out / "grid.png", out / "captions.png"]
     grid(rows, ["input", *targets], labels).save(paths[0])
 

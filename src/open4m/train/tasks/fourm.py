@@ -14,6 +14,7 @@ from open4m import modalities
 from open4m.data.order import rows_for_step
 from open4m.data.rows import RowReader, check_store
 from open4m.fourm import FourMBase
+from open4m.generate.drawing import padded, pictures
 from open4m.generate.pipeline import FourM
 from open4m.masking.batch import mask_batch
 from open4m.masking.config import MaskingConfig
@@ -168,9 +169,14 @@ class FourMTask:
             return {}
         images = [source.read(file) for file in self.validation.pixels(pixels, self.validation_rows[:SHOWN_SAMPLES])]
         given = [{pixels: image} for image in images]
-        columns = [[r.render(key, 128) for r in user.generate(given, [key])] for key in targets]
-        rows = zip([source.render(image, 128) for image in images], *columns, strict=True)
-        return {"predictions": grid([list(row) for row in rows], ["input", *targets])}
+        shown = [source.render(image, 128) for image in images]
+        columns, legends = [shown], [None]
+        for key in targets:
+            drawn, legend = pictures(user, key, [result[key] for result in user.generate(given, [key])], shown, 128)
+            columns.append(drawn)
+            legends.append(legend)
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        return {"predictions": grid([*rows, *([padded(legends, 128)] if any(legends) else [])], ["input", *targets])}
 
     def save(self, model: FourMTransformer, folder: Path) -> None:
         FourMBase(model, self.grids, self.text).save(folder)
