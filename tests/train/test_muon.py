@@ -77,3 +77,19 @@ def test_matrices_of_blocks_have_muon_and_all_else_is_as_with_adamw():
         plainly.step()
         optimizer.step()
     torch.testing.assert_close(model.embeddings.mask_token, twin)
+
+
+def test_iterations_are_those_of_the_configuration():
+    moved = []
+    for iterations in (1, 5):
+        config = OptimConfig(muon_lr=0.02, muon_iterations=iterations)
+        optimizer = build(FourMTransformer(EVERYTHING).initialize(torch.Generator().manual_seed(0)), config)
+        group = optimizer.param_groups[0]
+        group["lr"] = 1.0
+        weight = next(p for p in group["params"] if p.shape[0] == p.shape[1])
+        before = weight.detach().clone()
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        optimizer.step()
+        moved.append(torch.linalg.svdvals(before * (1 - group["weight_decay"]) - weight.detach()))
+    assert moved[0].min() < 0.3  # hardly orthogonal yet
+    assert moved[1].max() < 1.3

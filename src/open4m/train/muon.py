@@ -44,7 +44,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], betas: tuple[float, float], momentum: float = 0.95) -> None:
         defaults = {"lr": 0.0, "weight_decay": 0.0, "betas": betas, "eps": 1e-8, "momentum": momentum, "muon": False}
-        super().__init__([dict(group) for group in groups], {**defaults, "parts": ()})
+        own = {"parts": (), "iterations": ITERATIONS}
+        super().__init__([dict(group) for group in groups], {**defaults, **own})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -68,7 +69,8 @@ class MuonAdamW(torch.optim.Optimizer):
                 by_shape.setdefault((rows // parts, columns), []).append((own, part, parts))
         for (rows, columns), found in by_shape.items():
             scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-            for (own, _, _), update in zip(found, orthogonalized(torch.stack([u for _, u, _ in found])), strict=True):
+            updates = orthogonalized(torch.stack([update for _, update, _ in found]), group["iterations"])
+            for (own, _, _), update in zip(found, updates, strict=True):
                 own.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)
 
     def _adamw(self, group: dict[str, Any]) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from open4m.nn.attention import FusedLinear
-from open4m.ranges import Amount, Decay, Positive, Share, check_ranges
+from open4m.ranges import Amount, Decay, Layers, Positive, Share, check_ranges
 from open4m.train.distributed import blocks
-from open4m.train.muon import MuonAdamW
+from open4m.train.muon import ITERATIONS, MuonAdamW
 
 MATRICES = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
 """The layers whose weights are multiplied with their input: weight decay is for them."""
@@ -20,7 +20,7 @@ class OptimConfig:
     """AdamW. ``base_lr`` is for a batch of 256; the learning rate scales linearly with the batch (paper [46]).
 
     ``muon_lr``: the peak learning rate of Muon for the linear layers of blocks, whatever the batch; None: AdamW for
-    all.
+    all. ``muon_iterations``: of its orthogonalization, which takes a large part of the time where batches are small.
     """
 
     base_lr: Amount = 1e-4
@@ -29,6 +29,7 @@ class OptimConfig:
     clip: Positive | None = None  # largest norm of the whole gradient; None: no clipping
     final_lr: Share = 0.0  # at the end of the schedule, as a fraction of the peak
     muon_lr: Positive | None = None
+    muon_iterations: Layers = ITERATIONS
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -55,6 +56,7 @@ def build(model: torch.nn.Module, config: OptimConfig, batch_size: int = 256) ->
     if config.muon_lr is None:
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas, fused=True)
     own = {"muon": True, "parts": [parts[id(parameter)] for parameter in chosen["muon"]], "peak": config.muon_lr}
+    own["iterations"] = config.muon_iterations
     groups.insert(0, {"params": chosen["muon"], "weight_decay": config.weight_decay, **own})
     return MuonAdamW([g for g in groups if g["params"]], betas=config.betas)
 
