@@ -5,11 +5,11 @@ stopped anywhere and run again::
 
     raw/{train,validation,test}/<modality>/shard-*.tar       values
     large/train/<modality>/shard-*.tar                       larger ones, for tokenizers of several resolutions
-    clip/, tokenizers/<modality>/, 4m/                       training runs, each with model/ when done
+    clip/, reader/, tokenizers/<modality>/, 4m/              training runs, each with model/ when done
     tokenizers/text/                                         the text tokenizer
     tokens/{train,validation}/<modality>/shard-*.arrow       tokens
     4m/cooldown/step-*/                                      weights of a training that goes on, each with model/
-    model/                                                   the result: model, tokenizers, CLIP
+    model/                                                   the result: model, tokenizers, CLIP, reader of objects
     evaluation.json                                          its measured quality
 """
 
@@ -23,27 +23,33 @@ from pathlib import Path
 
 from open4m import config as configs
 from open4m import files, modalities, weights
+from open4m.config import Duration
 from open4m.data.jobs import local as jobs
 from open4m.data.label import Label
 from open4m.data.render import Render
 from open4m.data.tokenize import Output, Tokenize
 from open4m.datasets import scenes
 from open4m.datasets.classes import Classes
+from open4m.datasets.scenes import objects as scene_objects
 from open4m.evaluate.card import model_card
 from open4m.evaluate.report import Result
+from open4m.evaluate.suites.scene_images import Judges
 from open4m.evaluate.suites.scenes import TRAINING_SAMPLES, evaluate
 from open4m.fourm import TEXT
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer
+from open4m.labellers.reader import ObjectReader, ReaderConfig
 from open4m.ranges import Count, Layers, Seed, Size, Steps, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.text import TextTokenizer
 from open4m.train.config import TrainConfig, claim
 from open4m.train.loop import train
+from open4m.train.optim import OptimConfig
 from open4m.train.recipes.pretrain import PretrainConfig, cool_down, cool_downs, pretrain
 from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer
 from open4m.train.tasks.clip import CLIPTask
+from open4m.train.tasks.reader import ReaderTask
 from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
@@ -51,6 +57,7 @@ logger = logging.getLogger("open4m")
 LARGE = "large"  # folder of larger scenes, in a run
 ASSEMBLED = "assembled.json"  # file of a run that says which training the model directory holds
 CLIP = "clip"  # folder of the CLIP, in a run and in a model directory
+READER = "reader"  # folder of the reader of objects, likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +85,32 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReaderRun:
+    """The reader of objects and its training: seven minutes on one CPU core.
+
+    ``scenes``: the training scenes that it is shown, at most.
+    """
+
+    network: ReaderConfig = ReaderConfig(
+        attributes=scenes.ATTRIBUTES, dense={"semseg": len(scenes.CLASSES), "normals": 3}
+    )
+    scenes: Steps = 16_000
+    train: TrainConfig = TrainConfig(
+        length=Duration(2000, "steps"),
+        warmup=Duration(50, "steps"),
+        batch_size=16,
+        optim=OptimConfig(base_lr=32e-3, clip=1.0),
+        precision="fp32",  # convolutions are an order of magnitude slower in bf16 on a CPU
+        workers=0,
+        evaluate_every=250,
+        checkpoint_every=250,
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LineConfig:
     """Everything that determines the line."""
 
@@ -90,6 +123,7 @@ class LineConfig:
     text_bins: Size = 1000  # tokens per box coordinate
     max_length: dict[str, Size]  # tokens, by sequence
     pretrain: PretrainConfig
+    reader: ReaderRun = ReaderRun()
     evaluate_samples: Size
     processes: Layers = 2  # for rendering
 
@@ -101,7 +135,7 @@ class LineConfig:
 
 
 ON_DEMAND = ("cooldown",)  # stages that run only if they are named
-STAGES = ("render", "clip", "label", "tokenizers", "tokenize", "train", "assemble", "evaluate")
+STAGES = ("render", "clip", "reader", "label", "tokenizers", "tokenize", "train", "assemble", "evaluate")
 
 
 class Line:
@@ -156,6 +190,22 @@ class Line:
         task = CLIPTask(training, validation, self.config.clip, words, config.batch_size, seed=config.seed)
         train(task, config, run, task.build_model().to(self.device), task_config=self.config.clip)
 
+    def reader(self) -> None:
+        """Train the reader of objects, which judges images that the model makes."""
+        run, config = self.directory / READER, self.config.reader
+        if self._trained(run):
+            return
+        training, validation = (
+            scene_objects.Objects(
+                self.raw(split, ["rgb", "boxes", *config.network.dense]),
+                self.scenes(split, self.config.data.image_size),
+                most,
+            )
+            for split, most in (("train", config.scenes), ("validation", None))
+        )
+        task = ReaderTask(training, validation, config.network, config.train.batch_size, seed=config.train.seed)
+        train(task, config.train, run, task.build_model().to(self.device), task_config=config.network)
+
     def label(self) -> None:
         """Add the CLIP's feature maps to the raw shards."""
         for split in scenes.SPLITS:
@@ -203,7 +253,7 @@ class Line:
         cool_down(self.config.pretrain, root / "tokens", root / "tokenizers", root / "4m", self.device)
 
     def assemble(self) -> None:
-        """Write the model directory: model, tokenizers and CLIP, with weights in 16 bits.
+        """Write the model directory: model, tokenizers, CLIP and reader of objects, with weights in 16 bits.
 
         The model is that of the pre-training or, if that goes on, of its latest cool-down. A model directory of an
         earlier one is replaced.
@@ -216,7 +266,8 @@ class Line:
         def write(folder: Path) -> None:
             trained = FourM.from_pretrained(run / "model")
             FourM(trained.model.folded(), trained.grids, trained.text).save(folder, half=True)
-            shutil.copytree(self.directory / CLIP / "model", folder / CLIP)
+            for judge in filter(lambda name: self._trained(self.directory / name), (CLIP, READER)):
+                shutil.copytree(self.directory / judge / "model", folder / judge)
             shutil.rmtree(self.model_directory, ignore_errors=True)
 
         files.write_folder(self.model_directory, write)
@@ -293,14 +344,17 @@ def evaluate_pretrained(
     model = FourM.from_pretrained(folder, device)
     if not model.grids:
         raise Open4MError(f"{folder}: has no grid modality, so there is nothing to measure on scenes")
-    clip = CLIPLabeller.load(folder / CLIP, device) if (folder / CLIP).is_dir() else None
+    judges = Judges(
+        clip=CLIPLabeller.load(folder / CLIP, device) if (folder / CLIP).is_dir() else None,
+        reader=ObjectReader.load(folder / READER, device) if (folder / READER).is_dir() else None,
+    )
     size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
     test, train = (scenes.Scenes(split, resolution=size, device=device, world=world) for split in ("test", "train"))
     return evaluate(
         model,
         test.samples(range(samples)),
         train.samples(range(known)),
-        clip,
+        judges,
         samples=samples,
         seed=seed,
         scenes=test,

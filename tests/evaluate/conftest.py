@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
+from open4m.datasets.scenes import ATTRIBUTES, CLASSES, OBJECT_CLASSES, Scenes
+from open4m.evaluate.suites.scene_images import Judges
 from open4m.generate.pipeline import FourM
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer, small_clip
+from open4m.labellers.reader import ObjectReader, ReaderConfig, untrained
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.nn.vit import ViTConfig
@@ -84,6 +86,19 @@ def clip(captions) -> CLIPLabeller:
         text_heads=2,
     )
     return CLIPLabeller(small_clip(words, size).eval(), words)
+
+
+@pytest.fixture(scope="session")
+def reader() -> ObjectReader:
+    """One that sees some objects in most images: its weights are random, its threshold is low."""
+    return ObjectReader(
+        untrained(ReaderConfig(attributes=ATTRIBUTES, image_size=SIZE, channels=(8, 8, 8), blocks=1, threshold=0.05))
+    )
+
+
+@pytest.fixture(scope="session")
+def judges(clip, reader) -> Judges:
+    return Judges(clip=clip, reader=reader)
 
 
 @pytest.fixture(scope="session", name="tokenizer")

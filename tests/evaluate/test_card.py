@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from open4m.evaluate.card import model_card
+from open4m.evaluate.intervals import Figures
 from open4m.evaluate.report import Result
 from open4m.evaluate.suites.scenes import tasks
 from open4m.generate.pipeline import FourM
@@ -15,6 +16,14 @@ DIRECTIONS = (
     Direction(inputs=("rgb_pixels",), targets=("depth", "clip")),
     Direction(inputs=("caption",), targets=("rgb",)),
 )
+
+
+def test_it_says_how_well_objects_are_read(model, tmp_path):
+    model.save(tmp_path)
+    read = Figures({"count_exact": 0.984}, {"count_exact": (0.964, 1.004)})
+    card = model_card(tmp_path, replace(RESULT, reader=read), TEXTS)
+    assert "it reaches: count exact 0.984 ± 0.020.\n\n## Limits" in card
+    assert "network in `reader/`" not in model_card(tmp_path, RESULT, TEXTS)
 
 
 def test_it_says_what_was_trained_if_that_is_not_everything(model, tmp_path):

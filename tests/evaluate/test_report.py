@@ -7,13 +7,23 @@ import math
 
 import pytest
 
-from open4m.evaluate.report import Result, Row, rows_of, table, update_readme
+from open4m.evaluate.intervals import Figures
+from open4m.evaluate.report import Result, Row, estimate, rows_of, table, update_readme
 from open4m.types import Open4MError
 
-LOWER = Row(task="rgb → depth", metric="abs_rel", better="lower", model=0.2, upper_bound=0.1, trivial=0.5)
+LOWER = Row(
+    task="rgb → depth",
+    metric="abs_rel",
+    better="lower",
+    model=0.2,
+    upper_bound=0.1,
+    trivial=0.5,
+    intervals={"model": (0.15, 0.25), "trivial": (0.4, 0.6)},
+)
 HIGHER = Row(task="rgb → semseg", metric="miou", better="higher", model=0.5, upper_bound=0.9, trivial=0.1)
 FLAT = Row(task="rgb → boxes", metric="ap50", better="higher", model=0.25, upper_bound=0.5, trivial=0.5)
-RESULT = Result(samples=8, seed=3, options={"guidance": 2.0}, rows=(LOWER, HIGHER, FLAT))
+READER = Figures({"count_exact": 0.98}, {"count_exact": (0.96, 1.0)})
+RESULT = Result(samples=8, seed=3, options={"guidance": 2.0}, rows=(LOWER, HIGHER, FLAT), reader=READER)
 
 
 def test_gap_closed_is_the_share_of_the_way_whatever_the_direction():
@@ -42,7 +52,8 @@ def test_worse_than_trivial_is_negative():
 def test_json_has_the_rows_and_reads_back():
     text = RESULT.to_json()
     values = json.loads(text)
-    assert values["samples"] == 8
+    assert (values["format"], values["samples"]) == (2, 8)
+    assert values["reader"] == {"values": {"count_exact": 0.98}, "intervals": {"count_exact": [0.96, 1.0]}}
     assert values["rows"][0] == {
         "task": "rgb → depth",
         "metric": "abs_rel",
@@ -50,7 +61,9 @@ def test_json_has_the_rows_and_reads_back():
         "model": 0.2,
         "upper_bound": 0.1,
         "trivial": 0.5,
+        "intervals": {"model": [0.15, 0.25], "trivial": [0.4, 0.6]},
         "gap_closed": pytest.approx(0.75),
+        "ratio": pytest.approx(2),
     }
     assert values["rows"][2]["gap_closed"] is None
     assert Result.from_json(text) == RESULT
@@ -61,7 +74,39 @@ def test_json_of_a_measurement_that_is_not_finite_is_still_json():
     result = Result(samples=1, seed=0, options={}, rows=(row,))
     assert json.loads(result.to_json())["rows"][0]["model"] is None
     assert math.isnan(Result.from_json(result.to_json()).rows[0].model)
-    assert table(result).endswith("| 1.000 | – | 0.000 | – |")
+    assert table(result).endswith("| 1.000 | – | 0.000 | – | – |")
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "text"),
+    [
+        (0.1144, (0.1084, 0.1204), "0.114 ± 0.006"),
+        (12.34, (11.1, 13.58), "12.3 ± 1.2"),
+        (2000.0, (1900.0, 2100.0), "2000 ± 100"),
+        (1.0, (1.0, 1.0), "1.000 ± 0.000"),
+        (0.5, None, "0.500"),
+        (math.nan, None, "–"),
+    ],
+)
+def test_an_interval_has_the_decimals_of_its_value(value, interval, text):
+    assert estimate(value, interval) == text
+
+
+def test_results_without_intervals_are_read():
+    row = {"task": "t", "metric": "m", "better": "lower", "model": 0.5, "upper_bound": 0.0, "trivial": None}
+    written = {"samples": 2, "seed": 0, "options": {}, "rows": [{**row, "gap_closed": None}]}
+    result = Result.from_json(json.dumps(written))
+    assert result.rows[0].intervals == {}
+    assert math.isnan(result.rows[0].trivial)
+    assert result.reader == Figures({})
+    assert table(result).splitlines()[2] == "| t | m ↓ | – | 0.500 | 0.000 | – | – |"
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", True, None])
+def test_a_format_that_is_not_known_is_refused(version):
+    values = json.loads(RESULT.to_json())
+    with pytest.raises(Open4MError, match=f"format {version!r}, this open4m reads formats 1 to 2"):
+        Result.from_json(json.dumps({**values, "format": version}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"samples": 1}', '{"samples": 1, "rows": [{"task": "t"}]}'])
@@ -74,19 +119,21 @@ def test_rows_take_each_metric_from_each_predictor():
     [first, second] = rows_of(
         ["rgb", "depth"],
         {"a": "lower", "b": "higher"},
-        {"a": 1.0, "b": 2.0},
-        {"a": 3.0, "b": 4.0},
-        {"a": 5.0, "b": 6.0},
+        Figures({"a": 1.0, "b": 2.0}, {"a": (0.0, 2.0)}),
+        Figures({"a": 3.0, "b": 4.0}),
+        Figures({"a": 5.0, "b": 6.0}, {"a": (4.0, 6.0), "b": (5.0, 7.0)}),
     )
+    assert first.intervals == {"model": (0.0, 2.0), "trivial": (4.0, 6.0)}
+    assert second.intervals == {"trivial": (5.0, 7.0)}
     assert (first.task, first.metric, first.better) == ("rgb → depth", "a", "lower")
     assert (second.model, second.upper_bound, second.trivial) == (2, 4, 6)
 
 
 def test_table_is_markdown():
     lines = table(RESULT).splitlines()
-    assert lines[0].count("|") == lines[1].count("|") == 7
-    assert lines[2] == "| rgb → depth | abs rel ↓ | 0.500 | 0.200 | 0.100 | 75 % |"
-    assert lines[3] == "| rgb → semseg | miou ↑ | 0.100 | 0.500 | 0.900 | 50 % |"
+    assert lines[0].count("|") == lines[1].count("|") == 8
+    assert lines[2] == "| rgb → depth | abs rel ↓ | 0.500 ± 0.100 | 0.200 ± 0.050 | 0.100 | 2.00 | 75 % |"
+    assert lines[3] == "| rgb → semseg | miou ↑ | 0.100 | 0.500 | 0.900 | 0.56 | 50 % |"
     assert lines[4].endswith("| – |")
 
 

@@ -32,7 +32,13 @@ def photo(tmp_path):
 
 def test_the_line_leaves_a_complete_model_directory(run):
     files = {str(path.relative_to(run / "model")) for path in (run / "model").rglob("*") if path.is_file()}
-    assert {"config.json", "model.safetensors", "README.md", "clip/model.safetensors"} <= files
+    assert {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "clip/model.safetensors",
+        "reader/model.safetensors",
+    } <= files
     assert {f"tokenizers/{name}/model.safetensors" for name in ("rgb", "depth", "normals", "semseg", "clip")} <= files
 
 
@@ -48,6 +54,8 @@ def test_the_line_measures_every_task_beside_its_bounds(run):
         "ap50",
         "clip_score",
         "frechet_distance",
+        "shape_and_color_recall",
+        "count_exact",
     } <= metrics
     assert all(np.isfinite([row["model"], row["upper_bound"], row["trivial"]]).all() for row in rows)
 
@@ -62,7 +70,7 @@ def test_the_model_card_states_what_the_model_is_and_how_good(run):
 
 
 def test_every_training_left_its_metrics_and_pictures(run):
-    for name in ("4m", "clip", "tokenizers/rgb/stage-1", "tokenizers/rgb/stage-2"):
+    for name in ("4m", "clip", "reader", "tokenizers/rgb/stage-1", "tokenizers/rgb/stage-2"):
         lines = [json.loads(line) for line in (run / name / "metrics.jsonl").read_text().splitlines()]
         assert any("loss" in line for line in lines)
         assert any(key.startswith("validation/") for line in lines for key in line)
@@ -78,7 +86,7 @@ def test_running_the_line_again_changes_nothing(run):
 def test_weights_of_a_training_that_goes_on_replace_the_model_directory(run, tmp_path):
     """Those of the latest finished cool-down, until the training itself is done."""
     line = Line(named.get("debug"), tmp_path)
-    for part in ("4m/model", "clip"):
+    for part in ("4m/model", "clip", "reader"):
         shutil.copytree(run / part, tmp_path / part)
     made = []
     for name in ("step-00000009", "step-00000010", "step-00000011"):
@@ -94,7 +102,7 @@ def test_weights_of_a_training_that_goes_on_replace_the_model_directory(run, tmp
     line.assemble()
     made.append(configs.load(dict[str, str], tmp_path / "assembled.json")["run"])
     assert made == ["4m/cooldown/step-00000009", *["4m/cooldown/step-00000010"] * 2, "4m"]
-    assert (tmp_path / "model" / "clip" / "model.safetensors").exists()
+    assert all((tmp_path / "model" / judge / "model.safetensors").exists() for judge in ("clip", "reader"))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def config() -> LineConfig:
             text_heads=1,
         ),
         clip_train=shortened(full.clip_train),
+        reader=dataclasses.replace(
+            full.reader,
+            network=dataclasses.replace(full.reader.network, image_size=64, channels=(8, 8, 8), blocks=1),
+            train=shortened(full.reader.train),
+        ),
         tokenizers={name: tokenizer(run, STAGES.get(name, 1)) for name, run in full.tokenizers.items()},
         pretrain=dataclasses.replace(
             full.pretrain,

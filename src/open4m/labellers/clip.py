@@ -213,11 +213,15 @@ class CLIPLabeller(Labeller):
         return np.concatenate(parts)
 
     def clip_score(self, values: Sequence[np.ndarray], texts: Sequence[str]) -> float:
-        """Mean of 100·max(cosine, 0) over images and their texts, in [0, 100] (paper Table 32)."""
+        """Mean of :meth:`clip_scores` (paper Table 32)."""
+        return float(self.clip_scores(values, texts).mean())
+
+    def clip_scores(self, values: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+        """100·max(cosine, 0) of each image and its text, in [0, 100]: (B,)."""
         if len(values) != len(texts) or not len(values):
             raise Open4MError(f"CLIP score: expected one text per image, got {len(values)} images, {len(texts)} texts")
         cosine = (self.image_embedding(values) * self.text_embedding(texts)).sum(-1)
-        return float(100 * np.maximum(cosine, 0).mean())
+        return 100 * np.maximum(cosine, 0)
 
     def features(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Pooled image features before projection, float64 (B, D), for a Fréchet distance."""

@@ -12,6 +12,7 @@ from open4m.datasets.scenes import Scenes
 from open4m.evaluate.metrics import frechet
 from open4m.evaluate.metrics.attributes import attribute_f1
 from open4m.evaluate.predict import labels_of, predict, reconstruct
+from open4m.evaluate.suites.scene_images import Judges
 from open4m.evaluate.suites.scenes import evaluate, tasks
 from open4m.generate.pipeline import FourM
 from open4m.tokenizers.network import VQVAE
@@ -31,8 +32,8 @@ def rows_by_name(result) -> dict:
 
 
 @pytest.fixture(scope="module")
-def result(model, held_out, known, clip, scenes):
-    return evaluate(model, held_out, known, clip, samples=4, seed=5, batch_size=3, options=FAST, scenes=scenes)
+def result(model, held_out, known, judges, scenes):
+    return evaluate(model, held_out, known, judges, samples=4, seed=5, batch_size=3, options=FAST, scenes=scenes)
 
 
 def test_tasks_are_what_the_model_can_do(model):
@@ -51,10 +52,22 @@ def test_every_task_has_its_metrics(result):
         ("rgb → caption", "attribute_f1"),
         ("caption → rgb", "clip_score"),
         ("caption → rgb", "frechet_distance"),
+        ("caption → rgb", "shape_and_color_recall"),
+        ("caption → rgb", "count_exact"),
         ("caption → clip → rgb", "clip_score"),
         ("caption → clip → rgb", "frechet_distance"),
+        ("caption → clip → rgb", "shape_and_color_recall"),
+        ("caption → clip → rgb", "count_exact"),
     ]
     assert result.samples == 4
+
+
+def test_every_column_of_every_row_has_an_interval(result):
+    for row in result.rows:
+        assert set(row.intervals) == {"model", "upper_bound", "trivial"}, row
+        for column, (low, high) in row.intervals.items():
+            assert low <= getattr(row, column) <= high
+    assert set(result.reader.intervals) == {"shape_and_color_recall", "count_exact"}
 
 
 def test_all_columns_are_recomputed_by_hand(result, model, held_out, known):
@@ -161,7 +174,21 @@ def test_without_a_clip_images_are_left_out(model, held_out, known, caplog):
     paths = [("rgb", "depth"), ("caption", "rgb")]
     result = evaluate(model, held_out, known, samples=2, options=FAST, paths=paths)
     assert {row.task for row in result.rows} == {"rgb → depth"}
-    assert "caption → rgb left out" in caplog.text
+    [warning] = caplog.messages
+    assert "no CLIP and no reader of objects" in warning
+    assert "caption → rgb left out" in warning
+
+
+@pytest.mark.parametrize("has", ["clip", "reader"])
+def test_a_judge_that_is_missing_leaves_its_metrics_out(model, held_out, known, judges, scenes, has, caplog):
+    paths = [("caption", "rgb"), ("caption", "clip", "rgb")]
+    some = dataclasses.replace(Judges(), **{has: getattr(judges, has)})
+    result = evaluate(model, held_out, known, some, samples=3, options=FAST, paths=paths, scenes=scenes)
+    metrics = {"clip": ["clip_score", "frechet_distance"], "reader": ["shape_and_color_recall", "count_exact"]}
+    assert [row.metric for row in result.rows] == 2 * metrics[has]
+    [warning] = caplog.messages
+    assert {"clip": "no reader of objects", "reader": "no CLIP"}[has] in warning
+    assert bool(result.reader.values) == (has == "reader")
 
 
 def test_another_data_set_than_the_samples_is_an_error(model, held_out, known):

@@ -16,12 +16,12 @@ import numpy as np
 from open4m.datasets.scenes.captions import describe, parse_caption
 from open4m.datasets.scenes.render import Images, render_scene, visible_pixels
 from open4m.datasets.scenes.sampling import sample_scene
-from open4m.datasets.scenes.scene import CLASSES, OBJECT_CLASSES, Scene
+from open4m.datasets.scenes.scene import ATTRIBUTES, CLASSES, OBJECT_CLASSES, Scene
 from open4m.datasets.scenes.world import WORLDS, World, find_world
 from open4m.rng import unmarked_stream
 from open4m.types import Boxes, Open4MError, Value
 
-__all__ = ["CLASSES", "OBJECT_CLASSES", "SPLITS", "WORLDS", "Scenes", "instance_boxes", "parse_caption"]
+__all__ = ["ATTRIBUTES", "CLASSES", "OBJECT_CLASSES", "SPLITS", "WORLDS", "Scenes", "instance_boxes", "parse_caption"]
 
 SPLITS = ("train", "validation", "test")
 _LAYOUT, _CAPTION = 1, 2  # what random numbers are for

@@ -33,6 +33,15 @@ COLORS = {  # name -> sRGB in [0, 1]
     "black": (0.08, 0.08, 0.09),
 }
 
+ATTRIBUTES = {
+    "shape": OBJECT_CLASSES,
+    "color": tuple(COLORS),
+    "size": SIZES,
+    "material": MATERIALS,
+    "pattern": PATTERNS,
+}
+"""What can be said of an object, and the words for it."""
+
 Vector = tuple[float, float, float]
 
 
@@ -66,6 +75,11 @@ class Object:
     center: Vector
     extent: Vector
     rotation: tuple[Vector, Vector, Vector] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The word for each of :data:`ATTRIBUTES`."""
+        return {name: getattr(self, name) for name in ATTRIBUTES}
 
     @property
     def radius(self) -> float:

@@ -1,7 +1,8 @@
 """``open4m evaluate scenes``: a model against the exact labels of held-out scenes (paper F.1, F.2, Tables 31, 32).
 
 From RGB: depth, normals, segmentation, boxes and captions, each by the metrics of its modality, captions by the F1 of
-the attributes they mention. From captions: RGB, by CLIP score and by the Fréchet distance of CLIP features.
+the attributes they mention. From captions: RGB, by CLIP score, by the Fréchet distance of CLIP features, and by the
+objects that are read from it (``scene_images.py``). All have 95% intervals (``open4m.evaluate.intervals``).
 
 Two predictors stand beside the model: an upper bound (the label after its tokenizer and back) and a trivial one (the
 best constant made from training labels). The model's place between the two is comparable across metrics.
@@ -11,19 +12,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
-
-import numpy as np
 
 from open4m import modalities
 from open4m.datasets.scenes import Scenes, parse_caption
-from open4m.evaluate.metrics import frechet
+from open4m.evaluate.intervals import Figures, measure
 from open4m.evaluate.metrics.attributes import Attributes, agreeing, attribute_f1, most_typical
 from open4m.evaluate.predict import labels_of, predict, reconstruct
 from open4m.evaluate.report import Result, Row, rows_of
+from open4m.evaluate.suites.scene_images import ImageMeasure, Judges, reader_accuracy
 from open4m.generate.pipeline import FourM
-from open4m.labellers.clip import CLIPLabeller
 from open4m.types import Open4MError, Sample, Value
 
 log = logging.getLogger("open4m")
@@ -32,7 +31,6 @@ PREDICTED = ("depth", "normals", "semseg", "boxes", "caption")  # from RGB
 PREDICTION = {"temperature": 0.0, "steps": 2}  # options of predictions: the likeliest tokens, two passes per grid
 IMAGES = {"guidance": 3.0}  # options of images from captions (paper Table 32)
 TRAINING_SAMPLES = 512  # for the trivial predictors and the reference of the Fréchet distance
-IMAGE_METRICS = {"clip_score": "higher", "frechet_distance": "lower"}
 
 
 class Samples(Protocol):
@@ -47,7 +45,7 @@ def evaluate(
     model: FourM,
     test: Samples,
     train: Samples,
-    clip: CLIPLabeller | None = None,
+    judges: Judges | None = None,
     *,
     samples: int = 256,
     seed: int = 0,
@@ -59,21 +57,21 @@ def evaluate(
     """Evaluate a model on the first ``samples`` of ``test``.
 
     - ``train``: the samples that the trivial predictors are made from.
-    - ``clip``: evaluates images; without it, tasks that end in images are left out.
+    - ``judges``: evaluate images; without any, tasks that end in images are left out, and what is measured by one that
+      is missing is, too.
     - ``seed``: sample i is generated with the seed ``seed + i``.
     - ``options``: those of :meth:`FourM.generate`; they override :data:`PREDICTION` and :data:`IMAGES`.
     - ``paths``: the tasks (default: :func:`tasks`), each a source, intermediate targets, and the target to evaluate.
     - ``scenes``: the data set that ``test`` was rendered from. With it, captions are compared with all objects of the
-      scene, without it only with those in the reference caption.
+      scene, without it only with those in the reference caption, and images are not counted on.
 
     Raises :class:`Open4MError` if there is no task or no sample, or the samples lack a modality of a task.
     """
+    judges = judges or Judges()
     paths = [tuple(path) for path in (tasks(model) if paths is None else paths)]
-    if clip is None:
-        left_out = [" → ".join(path) for path in paths if _is_image(path)]
-        paths = [path for path in paths if not _is_image(path)]
-        if left_out:
-            log.warning("no CLIP to judge images with: %s left out", ", ".join(left_out))
+    if images := [" → ".join(path) for path in paths if _is_image(path)]:
+        _warn_of_missing(judges, images)
+        paths = [path for path in paths if judges or not _is_image(path)]
     if not paths or samples < 1 or not len(test) or not len(train):
         raise Open4MError(
             f"evaluation of scenes: expected tasks and samples, got {len(paths)} tasks that the model can do, "
@@ -89,12 +87,15 @@ def evaluate(
         settings = {"seed": seed, "batch_size": batch_size}
         if _is_image(path):
             settings["options"] = {**IMAGES, **(options or {})}
-            rows += _images(model, path, held_out, known, clip, settings)
+            rows += _images(model, path, held_out, known, judges, truth, settings)
         else:
             settings["options"] = {**PREDICTION, **(options or {})}
             rows += _predictions(model, path, held_out, known, truth, settings)
         log.info("%s: %.1f s", " → ".join(path), time.perf_counter() - start)
-    return Result(samples=len(held_out), seed=seed, options=dict(options or {}), rows=tuple(rows))
+    reader = Figures({})
+    if judges.reader is not None and truth is not None and "rgb" in names:
+        reader = reader_accuracy(judges.reader, [sample["rgb"] for sample in held_out], truth)
+    return Result(samples=len(held_out), seed=seed, options=dict(options or {}), rows=tuple(rows), reader=reader)
 
 
 def tasks(model: FourM) -> list[tuple[str, ...]]:
@@ -123,13 +124,9 @@ def _predictions(
     """The rows of a task whose result is compared with a label."""
     modality = modalities.get(path[-1])
     measured_by = model.grids.get(path[-1], modality)  # a tokenizer that loses units leaves metrics out
-    metrics, better, trivial = measured_by.metrics, measured_by.better, modality.trivial
+    better, trivial, metrics = measured_by.better, modality.trivial, lambda p, t, _: measured_by.metrics(p, t)
     if modality.name == "caption":
-        better, trivial = {"attribute_f1": "higher"}, most_typical
-
-        def metrics(predictions: Sequence[Value], labels: Sequence[Value]) -> dict[str, float]:
-            return {"attribute_f1": attribute_f1(predictions, labels, truth)}
-
+        better, trivial, metrics = {"attribute_f1": "higher"}, most_typical, _caption_metrics(truth)
     labels = labels_of(model, test, path)
     constant = trivial(labels_of(model, train, path))
     columns = (
@@ -137,7 +134,20 @@ def _predictions(
         reconstruct(model, path[-1], labels, settings["batch_size"]),
         [constant] * len(labels),
     )
-    return rows_of(path, better, *(metrics(values, labels) for values in columns))
+
+    def figures(values: Sequence[Value]) -> Figures:
+        return measure(
+            lambda rows: metrics([values[row] for row in rows], [labels[row] for row in rows], rows), len(labels)
+        )
+
+    return rows_of(path, better, *map(figures, columns))
+
+
+def _caption_metrics(truth: list[list[Attributes]] | None) -> Callable[..., dict[str, float]]:
+    """The metrics of captions, their references and the samples that they are of."""
+    return lambda values, labels, rows: {
+        "attribute_f1": attribute_f1(values, labels, truth and [truth[row] for row in rows])
+    }
 
 
 def _images(
@@ -145,33 +155,33 @@ def _images(
     path: tuple[str, ...],
     test: list[Sample],
     train: list[Sample],
-    clip: CLIPLabeller,
+    judges: Judges,
+    truth: list[list[Attributes]] | None,
     settings: dict[str, Any],
 ) -> list[Row]:
     """The rows of a task that generates images from captions.
 
     All columns have the Fréchet distance to real training images, so that no column is compared with the images that it
-    was made from. Upper bound: reconstructed test images with their own captions. Trivial: for the CLIP score, training
-    images that do not belong to the captions; for the distance, the mean training image for every caption.
+    was made from. Upper bound: reconstructed test images with their own captions. Trivial: training images that do not
+    belong to the captions; for the Fréchet distance, which those would win, the mean training image for every caption.
     """
-    captions = [sample["caption"] for sample in test]
     key = path[-1]
     real = labels_of(model, train, path)
-    reference = clip.features(real)
-    unrelated = [real[i % len(real)] for i in range(len(test))]
-    mean_image = modalities.get(key).trivial(real)
-
-    def measured(images: list[np.ndarray]) -> dict[str, float]:
-        distance = frechet.distance(clip.features(images), reference)
-        return {"clip_score": clip.clip_score(images, captions), "frechet_distance": distance}
-
+    measured = ImageMeasure(judges, [sample["caption"] for sample in test], real, truth)
     generated = measured(predict(model, test, path, **settings))
     bound = measured(reconstruct(model, key, labels_of(model, test, path), settings["batch_size"]))
-    trivial = {
-        "clip_score": clip.clip_score(unrelated, captions),
-        "frechet_distance": frechet.distance(clip.features([mean_image] * len(test)), reference),
-    }
-    return rows_of(path, IMAGE_METRICS, generated, bound, trivial)
+    trivial = measured([real[i % len(real)] for i in range(len(test))])
+    constant = measured([modalities.get(key).trivial(real)] * len(test))
+    trivial = trivial.with_(constant, "frechet_distance")
+    return rows_of(path, measured.better, generated, bound, trivial)
+
+
+def _warn_of_missing(judges: Judges, tasks: Sequence[str]) -> None:
+    """One line about what cannot be measured of tasks that end in images."""
+    missing = [name for name, judge in (("CLIP", judges.clip), ("reader of objects", judges.reader)) if judge is None]
+    if missing:
+        lost = "left out" if not judges else "measured by the other alone"
+        log.warning("no %s to judge images with: %s %s", " and no ".join(missing), ", ".join(tasks), lost)
 
 
 def _is_image(path: Sequence[str]) -> bool:
@@ -191,10 +201,9 @@ def _read(data: Samples, count: int, names: set[str]) -> list[Sample]:
 
 def _truth(scenes: Scenes, test: list[Sample]) -> list[list[Attributes]]:
     """All attributes of all objects of each scene. Raises :class:`Open4MError` if a reference caption disagrees."""
-    attributes = ("shape", "color", "size", "material", "pattern")
     truth: list[list[Attributes]] = []
     for i, sample in enumerate(test):
-        truth.append([{name: getattr(solid, name) for name in attributes} for solid in scenes.scene(i).objects])
+        truth.append([solid.attributes for solid in scenes.scene(i).objects])
         mentioned = parse_caption(sample["caption"])
         if agreeing(mentioned, truth[-1]) < sum(map(len, mentioned)):
             raise Open4MError(
