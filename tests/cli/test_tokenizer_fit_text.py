@@ -25,6 +25,11 @@ def source(folder, kind):
         path.write_text("\n".join([json.dumps(CAPTIONS[0]), "", *(json.dumps({"caption": c}) for c in CAPTIONS[1:])]))
     elif kind == "json":
         path.write_text(json.dumps(CAPTIONS))
+    elif kind == "folder of txt":
+        path.mkdir()
+        for name, caption in zip("abc", CAPTIONS, strict=True):
+            (path / f"{name}.txt").write_text(caption + "\n")
+        (path / "a.jpg").write_bytes(b"")  # as in data sets that hold each image beside its caption
     elif kind == "coco":
         path = folder / "captions_train.json"
         path.write_text(json.dumps({"images": [], "annotations": [{"id": 1, "caption": c} for c in ["", *CAPTIONS]]}))
@@ -36,7 +41,7 @@ def source(folder, kind):
     return path
 
 
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "coco", "data", "modality"])
+@pytest.mark.parametrize("kind", ["txt", "folder of txt", "jsonl", "json", "coco", "data", "modality"])
 def test_captions_of_every_kind_give_the_same_tokenizer(kind, tmp_path, capsys):
     out = tmp_path / "deep" / "text"
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES) + "\n")
@@ -168,7 +173,7 @@ def test_mistakes_in_class_names_are_named(content, message, tmp_path, capsys):
     ("sizes", "message"),
     [
         (["--vocab-size", "4000"], "a vocab_size of at least 4238 (special tokens and the alphabet), got 4000"),
-        (["--vocab-size", "65537"], "--vocab-size 65537: at most 65536, token stores hold 16-bit ids"),
+        (["--vocab-size", "65537"], "--vocab-size 65537: at most 65536, since stores hold 16-bit ids"),
         (["--bins", "1"], "bins of at least 2, got 1"),
         (["--sentinels", "0"], "sentinels of at least 1, got 0"),
     ],
@@ -184,3 +189,48 @@ def test_nothing_is_overwritten_and_help_is_shown(tmp_path, capsys):
     assert "exists and is not empty" in failing([tmp_path / "captions.txt", "--out", tmp_path], capsys)
     assert main(["tokenizer"]) == 0
     assert "fit-text" in capsys.readouterr().out
+
+
+TAGS = """
+from dataclasses import dataclass
+from open4m.modalities.families import TokenSequence
+
+@dataclass(frozen=True, kw_only=True)
+class Tags(TokenSequence):
+    def read(self, data): return tuple(data.decode().split(","))
+    def write(self, value): return ",".join(value).encode()
+    def convert(self, value): return tuple(value)
+    def texts(self, value): return value
+    def encode(self, value, text, max_length=256):
+        return [*[i for tag in value for i in text.encode_text(tag)][: max_length - 1], text.eos]
+    def decode(self, ids, text): return tuple(text.name(i) for i in text.until_eos(ids))
+
+MODALITY = Tags(name="tags", description="tags", extension="txt", words=("indoor", "hand-held"))
+"""
+
+
+@pytest.fixture
+def tags(tmp_path, monkeypatch):
+    """A sequence modality of a user's, and raw data of it."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "tags.py").write_text(TAGS)
+    monkeypatch.setenv("OPEN4M_MODALITIES", str(tmp_path / "own"))
+    write_shard(tmp_path / "raw", "tags", 0, [("a", b"indoor,dusk"), ("b", b"hand-held")])
+    return tmp_path / "raw"
+
+
+def test_a_sequence_of_a_user_brings_its_texts_and_its_words(tags, tmp_path, capsys):
+    arguments = [str(tags), "--out", str(tmp_path / "text"), *SIZES, "--modality", "tags"]
+    assert main(["tokenizer", "fit-text", *arguments]) == 0
+    text, modality = TextTokenizer.load(tmp_path / "text"), modalities.get("tags")
+    ids = modality.encode(("hand-held", "dusk"), text)
+    assert [text.name(i) for i in ids][:1] == ["hand-held"]
+    assert modality.decode(ids, text)[0] == "hand-held"
+    assert "unknown words: 0" in capsys.readouterr().out
+
+
+def test_a_modality_without_words_is_refused(tmp_path, capsys):
+    arguments = [str(source(tmp_path, "txt")), "--out", str(tmp_path / "text"), *SIZES, "--modality"]
+    for name in ("caption", "rgb", "nothing"):
+        assert main(["tokenizer", "fit-text", *arguments, name]) == 2
+        assert name in capsys.readouterr().err

@@ -33,7 +33,7 @@ def _add_fit_text(parser: ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="CAPTIONS",
-        help="a text file with one caption per line, a .jsonl or .json file, or a folder of raw data with captions",
+        help="a text file with one caption per line, a .jsonl or .json file, or a folder of .txt files or of raw data",
     )
     parser.add_argument(
         "--out",
@@ -43,6 +43,13 @@ def _add_fit_text(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--classes", type=Path, help="a text file with one class name of boxes per line (default: none)"
+    )
+    parser.add_argument(
+        "--modality",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a sequence whose own words are to be one token each; may be repeated",
     )
     parser.add_argument("--vocab-size", type=int, default=30_000, help="entries at most, of all kinds (default: 30000)")
     parser.add_argument("--bins", type=int, default=1000, help="tokens per box coordinate (default: 1000)")
@@ -95,6 +102,8 @@ def fit_text(options: Namespace) -> None:
     if options.classes and not classes:
         raise Open4MError(f"{options.classes}: holds no class names; expected one per line")
 
+    own = dict.fromkeys(word for name in options.modality for word in _words(name))
+    classes = (*classes, *(word for word in own if word not in classes))
     read = track(captions.read(options.captions, options.field), "read", unit="captions")
     text = TextTokenizer.fit(read, classes, options.vocab_size, options.bins, options.sentinels)
     text.save(options.out)
@@ -110,6 +119,17 @@ def fit_text(options: Namespace) -> None:
     print(f"  tokens: {' | '.join(map(text.name, ids))}")
     print(f"  decoded: {text.decode_text(ids)!r}")
     print(options.out)
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words of a sequence. Raises :class:`Open4MError` if the modality is none, or has no words of its own."""
+    from open4m import modalities
+    from open4m.modalities.families import TokenSequence
+
+    modality = modalities.get(name)
+    if not isinstance(modality, TokenSequence) or not modality.words:
+        raise Open4MError(f"--modality {name}: expected a sequence of tokens with `words` of its own; leave it out")
+    return modality.words
 
 
 def report(options: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Captions as users have them: text files, JSON, or the folder of a raw data set; read one by one, in order."""
+"""Captions as users have them: text files, JSON, folders of either, or a raw data set; read one by one, in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from open4m import files, modalities
-from open4m.modalities.caption import Caption
+from open4m.modalities.families import TokenSequence
 from open4m.store import manifest
 from open4m.store.shards import RawDataset
 from open4m.types import Open4MError
@@ -25,10 +25,10 @@ def read(sources: Sequence[Path], field: str = FIELD) -> Iterator[str]:
 
     The name of a source says what it is. ``.jsonl`` has one string per line, or one object with the string ``field``;
     ``.json`` has a list of these, or an object whose ``annotations`` are such a list, like COCO's; any other file has
-    one caption per line. A folder is a raw data set (:mod:`open4m.store.shards`), of which all modalities are read that
-    are captions, or the folder of one of them. Only ``.json`` is read into memory as a whole. Raises
-    :class:`Open4MError` for a source that is missing, before any is read, and while reading for one that holds no
-    captions or something else.
+    one caption per line. A folder holds ``.txt`` files, read by name; or it is a raw data set
+    (:mod:`open4m.store.shards`), of which all sequences are read that hold texts, or the folder of one of them. Only
+    ``.json`` is read into memory as a whole. Raises :class:`Open4MError` for a source that is missing, before any is
+    read, and while reading for one that holds no captions or something else.
     """
     for source in sources:
         if not source.exists():
@@ -51,7 +51,8 @@ def lines(path: Path) -> Iterator[str]:
 
 def _captions(source: Path, field: str) -> Iterator[str]:
     if source.is_dir():
-        captions = _of_dataset(source)
+        texts = [] if _modalities(source) else sorted(source.glob("*.txt"))
+        captions = chain.from_iterable(map(lines, texts)) if texts else _of_dataset(source)
     elif source.suffix == ".jsonl":
         captions = _of_json_lines(source, field)
     elif source.suffix == ".json":
@@ -83,17 +84,28 @@ def _of_json(path: Path, field: str) -> Iterator[str]:
         yield _caption(item, field, f"{path}: item {number}")
 
 
-def _of_dataset(folder: Path) -> Iterator[str]:
-    root, names = folder, sorted(path.parent.name for path in folder.glob(f"*/{manifest.FILE}"))
+def _modalities(folder: Path) -> list[str]:
+    """The modalities of a raw data set, or the one whose folder this is; none of another folder."""
     if (folder / manifest.FILE).is_file():
-        root, names = folder.resolve().parent, [folder.resolve().name]
-    captions = [name for name in names if modalities.is_known(name) and isinstance(modalities.get(name), Caption)]
-    if not captions:
-        raise Open4MError(f"{folder}: holds no captions; its modalities: {', '.join(names) or 'none'}")
-    for name in captions:
-        data = RawDataset(root, [name])
-        for i in range(len(data)):
-            yield data[i][name]
+        return [folder.resolve().name]
+    return sorted(path.parent.name for path in folder.glob(f"*/{manifest.FILE}"))
+
+
+def _of_dataset(folder: Path) -> Iterator[str]:
+    names = _modalities(folder)
+    root = folder.resolve().parent if (folder / manifest.FILE).is_file() else folder
+    known = [modalities.get(name) for name in names if modalities.is_known(name)]
+    found = False
+    for modality in known:
+        if isinstance(modality, TokenSequence):
+            data = RawDataset(root, [modality.name])
+            for i in range(len(data)):
+                for text in modality.texts(data[i][modality.name]):
+                    found = True
+                    yield text
+    if not found:
+        listed = ", ".join(names) or "none"
+        raise Open4MError(f"{folder}: holds no captions; its modalities: {listed}; it has no .txt files either")
 
 
 def _caption(item: Any, field: str, where: str) -> str:

@@ -37,6 +37,9 @@ class Caption(TokenSequence):
     def can_flip(self, value: str) -> bool:
         return _SIDES.search(value) is None  # a mirrored image would make it untrue
 
+    def texts(self, value: str) -> tuple[str]:
+        return (value,)
+
     def encode(self, value: str, text, max_length: int = 256) -> list[int]:
         return [*text.encode_text(value)[: max_length - 1], text.eos]
 

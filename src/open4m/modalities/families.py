@@ -330,11 +330,19 @@ class TokenGrid(Modality):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSequence(Modality):
-    """A sequence of word pieces of the text tokenizer that all sequences share (paper B.2)."""
+    """A sequence of word pieces of the text tokenizer that all sequences share (paper B.2).
+
+    ``words``: what a vocabulary that is fitted for this modality holds as one token each, beside the names of classes.
+    """
 
     family = FAMILIES["sequence"]
 
+    words: tuple[str, ...] = ()
     generation: GenerationDefaults = GenerationDefaults(scheme="left_to_right", steps=0, top_p=0.9)
+
+    def texts(self, value: Value) -> Sequence[str]:
+        """The texts in a value, which word pieces are fitted to; none by default."""
+        return ()
 
     def encode(self, value: Value, text: TextTokenizer, max_length: int = 256) -> list[int]:
         """At most ``max_length`` token ids, the last of them [EOS]; what does not fit is left out."""
