@@ -20,6 +20,7 @@ from open4m import config as configs
 from open4m import modalities, weights
 from open4m.hub import locate
 from open4m.hub.ml4m import transformer
+from open4m.modalities.frames import frame_of, naming, positioned
 from open4m.model.config import FourMConfig
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import DENSE, pack
@@ -181,14 +182,12 @@ class FourMBase:
             raise Open4MError("features: expected at least one sample, got none")
         if empty := [row for row, sample in enumerate(samples) if not sample]:
             raise Open4MError(f"features: expected at least one value per sample, sample {empty[0]} has none")
+        framed = [self._framed(sample, row if len(samples) > 1 else None) for row, sample in enumerate(samples)]
         inputs: list[np.ndarray] = []
         dense: dict[str, dict[str, list[Tensor | None]]] = {"pixels": {}, "vectors": {}}
-        for row, sample in enumerate(samples):
+        for row, sample in enumerate(framed):
             for name, key in self.input_keys(sample).items():
-                spec, content = (
-                    self.config.spec(key),
-                    self.encode_input(key, self.modalities[name].convert(sample[name])),
-                )
+                spec, content = self.config.spec(key), self.encode_input(key, sample[name])
                 ids = np.full(spec.length, DENSE) if spec.content == "pixels" else np.asarray(content)
                 if not spec.has_vocabulary:
                     dense[spec.content].setdefault(key, [None] * len(samples))[row] = content
@@ -208,6 +207,13 @@ class FourMBase:
             )
         return samples
 
+    def _framed(self, sample: Mapping[str, Any], row: int | None) -> dict[str, Value]:
+        """The checked values of a sample, with positions relative to the square that the model sees."""
+        by_name = {name: self.modalities[name] for name in self.input_keys(sample)}
+        values = {name: by_name[name].convert(value) for name, value in sample.items()}
+        with naming(row):
+            return positioned(values, by_name, frame_of(values, by_name))
+
     def input_keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
         """The model's modality for each given name: an image is read as pixels where the model reads those."""
         keys = {name: self.config.readers.get(name, name) for name in sample}
@@ -219,16 +225,19 @@ class FourMBase:
                 raise modalities.unknown(name, allowed)
         return keys
 
-    def encode_input(self, key: str, value: Value) -> Tensor | list[int]:
+    def encode_input(self, key: str, value: Value, fit: str = "crop") -> Tensor | list[int]:
         """What the model reads of a checked value: pixels (C, H, W), vectors (L, C), ids (L,) of a grid, or a list of
-        ids of a sequence."""
+        ids of a sequence. ``fit``: how a map that is not square is shown, see
+        :class:`~open4m.modalities.frames.Frame`."""
         spec, modality = self.config.spec(key), self.modalities[key]
         if spec.content == "pixels":
-            return torch.from_numpy(modality.pixels(modality.fit(value, spec.grid[0] * spec.patch_size)))
+            return torch.from_numpy(modality.pixels(modality.fit(value, spec.grid[0] * spec.patch_size, fit)))
         if spec.content == "vectors":
             if len(value) > spec.max_length:
                 raise Open4MError(f"{key}: {len(value)} vectors, the model reads at most {spec.max_length}")
             return torch.from_numpy(modality.vectors(value, spec.channels, spec.max_length))
+        if fit != "crop" and key in self.grids:  # tokenizers crop
+            value = modality.fit(value, self.grids[key].config.image_size, fit)
         ids = self.encode(key, value)
         return ids.tolist() if spec.is_causal else torch.from_numpy(ids)
 

@@ -135,10 +135,17 @@ def stack(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def picture(array: np.ndarray, size: int, smooth: bool = True) -> Image.Image:
-    """A PIL image, ``size`` × ``size``, of a uint8 array (H, W) or (H, W, 3)."""
+def picture(array: np.ndarray, size: int, smooth: bool = True, stretch: bool = False) -> Image.Image:
+    """A PIL image, ``size`` × ``size``, of a uint8 array (H, W) or (H, W, 3); between white bands if that is no square,
+    unless it is to be stretched."""
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-    return Image.fromarray(array).convert("RGB").resize((size, size), method)
+    image, longest = Image.fromarray(array).convert("RGB"), max(array.shape[:2])
+    if stretch or array.shape[0] == array.shape[1]:
+        return image.resize((size, size), method)
+    inner = image.resize([max(1, round(size * side / longest)) for side in image.size], method)
+    sheet = Image.new("RGB", (size, size), "white")
+    sheet.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+    return sheet
 
 
 @dataclass(frozen=True)

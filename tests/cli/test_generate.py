@@ -12,6 +12,7 @@ from open4m.cli.main import main
 from open4m.generate import record, verbs
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
+from open4m.modalities.frames import Frame
 from open4m.types import Open4MError
 
 
@@ -25,6 +26,7 @@ def folder(model, image, segments, tmp_path_factory):
     Image.fromarray(segments).save(folder / "semseg.png")
     Image.new("RGB", (20, 20), (128, 128, 255)).save(folder / "normals.png")
     np.save(folder / "depth.npy", np.full((9, 9), 2.0, dtype=np.float32))
+    np.save(folder / "wide.npy", np.full((9, 18), 2.0, dtype=np.float32))
     mask = np.zeros((20, 40), dtype=np.uint8)
     mask[:, 10:20] = 255
     Image.fromarray(mask).save(folder / "mask.png")
@@ -192,6 +194,20 @@ def test_masks_of_all_kinds_leave_the_rest_known(run, tmp_path, model, image):
         assert np.array_equal(made.tokens["rgb"][np.arange(16) % 4 > 1], known[np.arange(16) % 4 > 1])
 
 
+def test_a_wide_photo_is_fitted_and_its_results_come_back_in_its_frame(run, tmp_path):
+    out = tmp_path / "out"
+    assert run("extract", "--input", "wide.png", "--to", "depth", "--fit", "letterbox", "--resize") == 0
+    (made,) = results(out)
+    assert made.frame == Frame(20, 40, "letterbox")
+    assert np.load(out / "depth.depth.npy").shape == (20, 40)
+    assert run("replay", out, "--out", tmp_path / "again") == 0
+    assert np.load(tmp_path / "again" / "depth.depth.npy").shape == (20, 40)
+    photo, kept = np.asarray(Image.open("wide.png")), ~(np.asarray(Image.open("mask.png")) > 0)
+    for words, same in (([], True), (["--no-paste"], False)):
+        assert run("inpaint", "--input", "wide.png", "--mask", "mask.png", "--fit", "stretch", "--resize", *words) == 0
+        assert (np.asarray(Image.open(out / "rgb.png")) == photo)[kept].all() == same
+
+
 def test_probes_of_all_kinds(run, tmp_path):
     for words, swept in (
         (["--values", "caption", "a ball", "a cube", "--boxes", "boxes.json"], ["a ball", "a cube"]),
@@ -220,7 +236,7 @@ def test_probes_of_all_kinds(run, tmp_path):
     )
     weights = [result.plan[0].guidance for result in results(tmp_path / "out")]
     assert weights == [{"caption": 3.0, "semseg": 0.0}, {"caption": 3.0, "semseg": 2.0}]
-    assert run("probe", "--input", "wide.png", "--values", "depth", "depth.npy", "--to", "semseg") == 0
+    assert run("probe", "--input", "wide.png", "--values", "depth", "wide.npy", "--to", "semseg") == 0
     assert set(results(tmp_path / "out")[0].given) == {"depth", "rgb"}
 
 

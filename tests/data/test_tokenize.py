@@ -1,6 +1,7 @@
 """Jobs that make raw shards, labels and tokens."""
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ from open4m.data.render import Render
 from open4m.data.tokenize import Output, Tokenize
 from open4m.modalities.crops import Crop
 from open4m.nn.vit import ViTConfig
+from open4m.store.manifest import Manifest
 from open4m.store.shards import RawDataset
 from open4m.store.tokens import TokenStore
 from open4m.tokenizers.config import TokenizerConfig
@@ -49,6 +51,7 @@ class Brightness:
     """A labeller: depth from brightness; ``loaded`` counts how often it was loaded."""
 
     modality, source = "depth", "rgb"
+    fingerprint = "0123456789abcdef"
     loaded: ClassVar[list[tuple[str, str]]] = []
 
     @classmethod
@@ -210,12 +213,77 @@ class Wide:
 
     def samples(self, indices):
         boxes = Boxes([[0.25, 0.0, 0.5, 1.0], [0.9, 0.0, 1.0, 1.0]], ["cube", "cube"])
-        return [{"rgb": np.zeros((10, 20, 3), np.uint8), "boxes": boxes} for _ in indices]
+        maps = {"rgb": np.zeros((10, 20, 3), np.uint8), "depth": np.ones((10, 20), np.float32)}
+        return [{**maps, "boxes": boxes, "caption": "a red cube"} for _ in indices]
 
 
-def test_boxes_of_images_that_are_not_square_follow_the_central_crop(tmp_path, text):
-    jobs.run(Render(Wide(), tmp_path / "raw", ["rgb", "boxes"], 1))
-    jobs.run(Tokenize(tmp_path / "raw", tmp_path / "tokens", (Output("boxes", tmp_path / "text"),), image="rgb"))
+@pytest.mark.parametrize("image", ["rgb", None])
+@pytest.mark.parametrize("others", [(), ("rgb_pixels",), ("caption",)])
+def test_boxes_of_images_that_are_not_square_follow_the_central_crop(tmp_path, text, image, others):
+    """Whether the image is tokenized too, is named, or only lies in the raw data."""
+    jobs.run(Render(Wide(), tmp_path / "raw", ["rgb", "boxes", "caption"], 1))
+    known = {"rgb_pixels": Output("rgb_pixels", image_size=16), "caption": Output("caption", tmp_path / "text")}
+    outputs = (Output("boxes", tmp_path / "text"), *(known[name] for name in others))
+    jobs.run(Tokenize(tmp_path / "raw", tmp_path / "tokens", outputs, image=image))
     ids, lengths = TokenStore(tmp_path / "tokens", ["boxes"]).sequence("boxes", np.array([0]))
     boxes = modalities.get("boxes").decode(ids[0, : lengths[0]].tolist(), text)
     assert np.allclose(boxes.corners, [[0.0, 0.0, 0.5, 1.0]], atol=1e-3)  # the square is x from 0.25 to 0.75
+
+
+def test_boxes_follow_a_map_where_there_is_no_image(tmp_path, text):
+    jobs.run(Render(Wide(), tmp_path / "raw", ["depth", "boxes"], 1))
+    job = Tokenize(tmp_path / "raw", tmp_path / "tokens", (Output("boxes", tmp_path / "text"),))
+    jobs.run(job)
+    assert TokenStore(tmp_path / "tokens", ["boxes"]).sequence("boxes", np.array([0]))[1].tolist() == [6]
+
+
+class Crooked(Numbers):
+    """Of the second sample, depth shows another picture."""
+
+    def samples(self, indices):
+        made = super().samples(indices)
+        return [{**one, "depth": one["depth"][:, :20]} if i == 1 else one for i, one in zip(indices, made, strict=True)]
+
+
+def test_maps_of_another_picture_are_refused_with_the_shards_and_the_key(tmp_path, rgb_tokenizer):
+    jobs.run(Render(Crooked(), tmp_path / "raw", ["rgb", "depth"], 3))
+    raw = RawDataset(tmp_path / "raw", ["rgb", "depth"])
+    assert raw[0]["depth"].shape == (20, 30)
+    message = r"raw: key 00000001: rgb is 20×30 and depth 20×20 \(height × width\)"
+    with pytest.raises(Open4MError, match=message):
+        raw[1]
+    outputs = (Output("rgb", tmp_path / "rgb"),)
+    with pytest.raises(Open4MError, match=message):
+        jobs.run(Tokenize(tmp_path / "raw", tmp_path / "tokens", outputs, image="depth"))
+    jobs.run(Tokenize(tmp_path / "raw", tmp_path / "tokens", outputs))  # which reads no depth
+
+
+def test_labels_show_the_central_square_and_say_so(tmp_path, text, rgb_tokenizer, monkeypatch):
+    """Beside wide images they are square, and are cropped once."""
+    monkeypatch.setattr(labellers, "get", {"brightness": Brightness}.__getitem__)
+    jobs.run(Render(Wide(), tmp_path / "raw", ["rgb", "boxes"], 2))
+    jobs.run(Label("brightness", "folder", tmp_path / "raw"))
+    raw = RawDataset(tmp_path / "raw", ["rgb", "depth"])
+    assert (raw[0]["depth"].shape, raw.squares) == ((10, 10), {"depth"})
+    pixels = Output("rgb_pixels", image_size=16)
+    for name, image, others in (("a", "depth", [pixels]), ("b", "depth", []), ("c", None, [])):
+        outputs = (Output("boxes", tmp_path / "text"), *others)
+        jobs.run(Tokenize(tmp_path / "raw", tmp_path / name, outputs, image=image))
+        assert TokenStore(tmp_path / name, ["boxes"]).sequence("boxes", np.array([0]))[1].tolist() == [6]
+    shutil.rmtree(tmp_path / "raw" / "rgb")
+    with pytest.raises(Open4MError, match="only the central square, in depth: add the image"):
+        jobs.run(Tokenize(tmp_path / "raw", tmp_path / "d", (Output("boxes", tmp_path / "text"),), image="depth"))
+
+
+def test_labels_of_other_weights_are_not_kept_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(labellers, "get", {"brightness": Brightness}.__getitem__)
+    jobs.run(Render(Wide(), tmp_path / "raw", ["rgb"], 2))
+    jobs.run(Label("brightness", "folder", tmp_path / "raw"))
+    assert jobs.run(Label("brightness", "folder", tmp_path / "raw")) == (0, 1)
+    monkeypatch.setattr(Brightness, "fingerprint", "other weights")
+    with pytest.raises(Open4MError, match="differ from the new one in labeller"):
+        jobs.run(Label("brightness", "folder", tmp_path / "raw"))
+    folder = tmp_path / "raw" / "depth"
+    header = {"kind": "raw"}  # as version 0.2 wrote them
+    Manifest(header=header, shards=Manifest.read(folder).shards).write(folder)
+    assert jobs.run(Label("brightness", "folder", tmp_path / "raw")) == (0, 1)

@@ -35,12 +35,12 @@ def test_each_image_has_a_folder_with_its_own_request(model, image, images, tmp_
 
 
 def test_arrays_that_all_images_share_are_kept_beside_the_request(model, images, tmp_path):
-    request = Generate(given={"semseg": np.eye(8, dtype=np.uint8)}, targets=("depth",))
+    request = Generate(given={"semseg": np.eye(8, 16, dtype=np.uint8)}, targets=("depth",))
     list(FolderJob(request, images, tmp_path / "out").run(model))
     (image,) = (tmp_path / "out").glob("given-*.png")
-    assert np.array_equal(np.asarray(Image.open(image)), np.eye(8))
+    assert np.array_equal(np.asarray(Image.open(image)), np.eye(8, 16))
     list(FolderJob(request, images, tmp_path / "out").run(model))
-    other = Generate(given={"semseg": np.zeros((8, 8), dtype=np.uint8)}, targets=("depth",))
+    other = Generate(given={"semseg": np.zeros((8, 16), dtype=np.uint8)}, targets=("depth",))
     with pytest.raises(Open4MError, match=r"holds results of another request \(given\.semseg\.file: given-"):
         list(FolderJob(other, images, tmp_path / "out").run(model))
 

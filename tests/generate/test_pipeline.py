@@ -141,7 +141,7 @@ def test_a_target_given_in_part_keeps_what_is_known(model):
 def test_a_condition_given_in_part_shows_no_more(model):
     part, quarter = Masked(IMAGE, (0.25, 0, 0.5, 0.5)), [True] * 16
     quarter[0] = quarter[1] = quarter[4] = quarter[5] = False
-    canvas = next(model.passes({"rgb": part, "depth": np.full((9, 9), 2.0)}, ["semseg", "rgb"])).canvas
+    canvas = next(model.passes({"rgb": part, "depth": np.full((9, 18), 2.0)}, ["semseg", "rgb"])).canvas
     assert canvas.known["rgb"].tolist() == [quarter]
     assert canvas.known["depth"].all()
     canvas = next(model.passes({"rgb": part}, ["depth"])).canvas
@@ -203,7 +203,7 @@ def test_what_samples_share_is_converted_and_encoded_once(model, monkeypatch):
     counted(type(modalities.get("rgb_pixels")), "pixels", "image read")
     counted(Tokenizer, "encode", "map encoded")
     counted(type(modalities.get("caption")), "encode", "text encoded")
-    shared = {"rgb": IMAGE, "semseg": np.zeros((16, 16), np.uint8)}
+    shared = {"rgb": IMAGE, "semseg": np.zeros((16, 32), np.uint8)}
     inputs = [{**shared, "caption": text} for text in ("a cube", "a ball", "a cube", "a ball")]
     guided = {"guidance": {"avoid": -1.0}, "conditions": {"avoid": {"caption": "a floor"}}}
     model.generate(inputs[0], ["depth"], **guided)
@@ -314,7 +314,7 @@ def test_passes_can_be_looked_at_while_they_are_made(model, scheme):
 
 
 def test_a_result_tells_what_it_was_made_of_and_is_made_again_of_it(model):
-    inputs = {"rgb": IMAGE, "depth": Masked(np.full((9, 9), 2.0), (0, 0, 0.5, 1)), "caption": "a ball"}
+    inputs = {"rgb": IMAGE, "depth": Masked(np.full((9, 18), 2.0), (0, 0, 0.5, 1)), "caption": "a ball"}
     first = model.generate(inputs, ["depth"], seed=3, conditions={"avoid": {"caption": "a cube"}})
     assert np.array_equal(first.given["rgb"], np.asarray(IMAGE))
     assert first.conditions == {"avoid": {"caption": "a cube"}}

@@ -9,6 +9,7 @@ from PIL import Image
 from open4m import modalities
 from open4m.generate import verbs
 from open4m.generate.masks import Cells, Masked
+from open4m.modalities.frames import Frame
 from open4m.types import Boxes, Open4MError
 
 BOXES = Boxes([[0, 0, 0.25, 0.25], [0.5, 0.5, 1, 1], [0.5, 0, 0.75, 0.25]], ["cube", "ball", "ball"])
@@ -47,11 +48,14 @@ def test_variations_share_what_is_extracted_and_never_see_the_image(model, image
     assert len({tuple(result.tokens["rgb"]) for result in results}) > 1
 
 
-def test_a_given_value_is_not_extracted_and_follows_the_central_square(model, image):
+def test_a_given_value_is_not_extracted_and_stays_in_the_frame_of_the_image(model, image):
     boxes = Boxes([[0.25, 0, 0.5, 1]], ["cube"])  # of the wide image: the left half of its central square
-    shared = verbs.ground(model, image, ["boxes", "depth"], {"boxes": boxes})
-    np.testing.assert_allclose(shared["boxes"].corners, [[0, 0, 0.5, 1]])
-    assert shared["depth"].shape == (32, 32)
+    shared, frame = verbs.ground(model, image, ["boxes", "depth"], {"boxes": boxes})
+    assert (shared["boxes"], shared["depth"].shape, frame) == (boxes, (32, 32), Frame(20, 40))
+    (result,) = verbs.vary(model, image, ["boxes", "depth"], given={"boxes": boxes}, samples=1, steps=1)
+    assert (result.given["boxes"], result.frame) == (boxes, frame)
+    canvas = next(model.passes(shared, ["rgb"], frame=frame)).canvas
+    np.testing.assert_allclose(model.decode("boxes", canvas.sequences["boxes"][0]).corners, [[0, 0, 0.5, 1]], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,16 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
     how.add_argument("--option", **SEVERAL, metavar="TARGET.FIELD=VALUE", help="of one target: rgb.steps=16")
     how.add_argument("--seed", type=int)
 
+    from open4m.modalities.frames import FITS
+
+    seen = parser.add_argument_group("photos that are not square")
+    help_text = "the central square, all of it between bands, or all of it as if it were square (default: crop)"
+    seen.add_argument("--fit", choices=FITS, help=help_text)
+    seen.add_argument("--resize", action="store_true", help="maps at the photo's resolution, not at the model's")
+    if verb in ("inpaint", "outpaint", "edit"):
+        help_text = "do not paste what is kept onto the result: leave it as the tokenizer reconstructs it"
+        seen.add_argument("--no-paste", dest="paste", action="store_false", help=help_text)
+
     where = parser.add_argument_group("where")
     where.add_argument("--model", default="scenes", help="a shipped model or a model directory (default: scenes)")
     where.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
@@ -289,7 +299,8 @@ def request(options: Namespace) -> Request:
         target, name, value = _assignment(word, targets)
         steps.setdefault(target, {})[name] = value
     weights = dict(_pair(word, "--weight") for word in options.weight or ())
-    shared = {name: getattr(options, name, None) for name in ("samples", "seed", "avoid_weight")}
+    names = ("samples", "seed", "avoid_weight", "fit", "paste", "resize")
+    shared = {name: getattr(options, name, None) for name in names}
     return VERBS[options.verb](
         given=_given(options),
         targets=tuple(targets),

@@ -13,8 +13,8 @@ from open4m import labellers, modalities
 from open4m.data.jobs import Job, batches
 from open4m.labellers.base import Labeller
 from open4m.modalities.families import Modality
-from open4m.store.manifest import is_committed
-from open4m.store.shards import RawDataset, write_shard
+from open4m.store.manifest import Manifest, check_header, folder_of, is_committed
+from open4m.store.shards import RawDataset, label_header, write_shard
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,10 @@ class Label(Job):
     """Add a labeller's modality to the raw shards below ``root``.
 
     ``labeller`` is the name of its file in :mod:`open4m.labellers`, ``weights`` the folder or the name on the Hugging
-    Face hub from which each process loads it. It is shown the central square, which is what tokenizers see.
+    Face hub from which each process loads it. It is shown the central square, which is what tokenizers see. The
+    labels' manifest says so, and which weights made them.
+
+    Raises :class:`Open4MError` if there are labels of other weights.
     """
 
     labeller: str
@@ -35,6 +38,10 @@ class Label(Job):
         return f"label {self._kind.modality}"
 
     def shards(self) -> Sequence[int]:
+        folder = folder_of(self.root, self._kind.modality)
+        manifest = Manifest.read(folder)
+        if manifest and "labeller" in manifest.header:  # which labels of version 0.2 do not say
+            check_header(folder, manifest, self._header)
         return list(self._raw.shards)
 
     def is_done(self, shard: int) -> bool:
@@ -47,11 +54,15 @@ class Label(Job):
             images = [square(source, self._raw[i][self._kind.source]) for i in batch]
             values = self._network.label(images)
             items += [(self._raw.key(i), modality.write(value)) for i, value in zip(batch, values, strict=True)]
-        write_shard(self.root, self._kind.modality, shard, items)
+        write_shard(self.root, self._kind.modality, shard, items, self._header)
 
     @cached_property
     def _kind(self) -> type[Labeller]:
         return labellers.get(self.labeller)
+
+    @property
+    def _header(self) -> dict[str, str]:
+        return label_header(getattr(self._network, "fingerprint", ""))  # of users' labellers not all have one
 
     @cached_property
     def _network(self) -> Labeller:

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from open4m import modalities
 from open4m.data.jobs import Job, batches
-from open4m.modalities.crops import centered
 from open4m.modalities.families import Modality
 from open4m.modalities.features import Vector
+from open4m.modalities.frames import frame_of, positioned
 from open4m.store.manifest import Manifest, check_header, folder_of, is_committed
-from open4m.store.shards import RawDataset
+from open4m.store.shards import RawDataset, shows_square
 from open4m.store.tokens import TokenHeader, write_token_shard
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
@@ -43,11 +43,11 @@ class Tokenize(Job):
 
     A shard that has some of its modalities gets the missing ones; each is committed on its own. Values whose size is
     not the tokenizer's are center-cropped and resized, and those that tell positions, like boxes, follow the crop of
-    the sample's images. ``image`` names a modality that is read for that alone, where none of the outputs is an image:
-    without any, images are taken to be square.
+    the sample's picture. Where none of the outputs shows it, ``image`` is read for that alone, by default the image of
+    the raw data or, without one, another map. Raw data without any are taken to show squares.
 
-    Raises :class:`Open4MError` if a modality and its tokenizer do not fit, or if shards that are there were made by
-    another tokenizer.
+    Raises :class:`Open4MError` if a modality and its tokenizer do not fit, if shards that are there were made by
+    another tokenizer, and for a sample whose maps do not show one picture.
     """
 
     raw: Path
@@ -74,12 +74,18 @@ class Tokenize(Job):
         keys: list[str] = []
         tokens: dict[str, list[Any]] = {key: [] for key in missing}
         for batch in batches(self._data.shards[shard]):
-            samples = [centered(self._data[i], self._modalities) for i in batch]
+            samples = [self._sample(i) for i in batch]
             keys += [self._data.key(i) for i in batch]
             for key in missing:
                 tokens[key] += self._encoders[key].encode([sample[key] for sample in samples])
         for key in missing:
             write_token_shard(self.tokens, key, shard, keys, tokens[key], header=self._encoders[key].header)
+
+    def _sample(self, i: int) -> dict[str, Value]:
+        """The values of a sample, with positions relative to its central square."""
+        values = self._data[i]  # which checks that its maps show one picture
+        frame = frame_of(values, self._modalities, squares=self._data.squares)
+        return positioned(values, self._modalities, frame)
 
     def _missing(self, shard: int) -> list[str]:
         return [output.key for output in self.outputs if not is_committed(self.tokens, output.key, shard)]
@@ -89,7 +95,24 @@ class Tokenize(Job):
         """What is read of every sample: all of it even where only some is missing, since images say how the rest is
         cropped."""
         names = [output.key for output in self.outputs] + [self.image] * (self.image is not None)
-        return {name: modalities.get(name) for name in names}
+        known = {name: modalities.get(name) for name in names}
+        if any(modality.has_positions for modality in known.values()) and not any(map(self._shows, known.values())):
+            known |= {modality.name: modality for modality in self._picture()}
+            if not any(map(self._shows, known.values())) and any(map(_is_map, known.values())):
+                raise Open4MError(
+                    f"{self.raw}: positions are fractions of an image, of which there is only the central square, in "
+                    f"{', '.join(filter(lambda name: _is_map(known[name]), known))}: add the image"
+                )
+        return known
+
+    def _picture(self) -> list[Modality]:
+        """The modality of the raw data, if there is one, that shows the picture which positions are in: an image."""
+        there = [modalities.get(name) for name in modalities.names() if Manifest.read(folder_of(self.raw, name))]
+        return sorted(filter(self._shows, there), key=lambda modality: not modality.image)[:1]
+
+    def _shows(self, modality: Modality) -> bool:
+        """Whether the modality shows the whole picture of a sample."""
+        return _is_map(modality) and not shows_square(self.raw, modality.name)
 
     @cached_property
     def _data(self) -> RawDataset:
@@ -98,6 +121,11 @@ class Tokenize(Job):
     @cached_property
     def _encoders(self) -> dict[str, Encoder]:
         return {output.key: encoder_of(output, self._modalities[output.key], self.device) for output in self.outputs}
+
+
+def _is_map(modality: Modality) -> bool:
+    """Whether values of the modality show a picture, cell by cell or pixel by pixel."""
+    return not modality.family.is_sequence and not isinstance(modality, Vector)
 
 
 # ---- one encoder per family

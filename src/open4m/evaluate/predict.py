@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from open4m import modalities
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import fitting
-from open4m.modalities.crops import Crop
+from open4m.modalities.frames import Frame
 from open4m.progress import Progress
 from open4m.types import Open4MError, Sample, Value
 
@@ -61,6 +61,7 @@ def labels_of(model: FourM, samples: Sequence[Sample], path: Sequence[str]) -> l
     """Each sample's own value of the path's last modality, cropped as the model sees it.
 
     The model reads the central square of an image at the tokenizer's size, so labels are cropped like the source.
+    Of boxes, which are fractions of the whole image, those outside of the square are left out.
     """
     first, key = path[0], path[-1]
     source, modality = modalities.get(first), modalities.get(key)
@@ -68,9 +69,13 @@ def labels_of(model: FourM, samples: Sequence[Sample], path: Sequence[str]) -> l
     labels = []
     for sample in samples:
         value = modality.convert(sample[modality.name])
-        extents = source.extent(source.convert(sample[first])), modality.extent(value)
-        extent = next((e for e in extents if e is not None), None)
-        labels.append(value if extent is None else modality.crop(value, Crop.center(*extent, size)))
+        own = modality.extent(value)
+        if own is not None:
+            value = modality.fit(value, size)
+        elif (extent := source.extent(source.convert(sample[first]))) is not None:
+            frame = Frame(*extent)
+            value = frame.placed(modality, modality.crop(value, frame.region))
+        labels.append(value)
     return labels
 
 

@@ -15,6 +15,7 @@ from open4m.fourm import FourMBase
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.pipeline import FourM
 from open4m.generate.results import Generation, Snapshot
+from open4m.modalities.frames import Frame, positioned
 from open4m.pictures import grid, heat, heat_words
 
 TILE = 160  # pixels
@@ -34,8 +35,10 @@ class Outcome:
 
     def picture(self, model: FourM) -> Image.Image:
         """All results as one picture."""
-        lead = [(title, tile(model, name, value)) for title, name, value in self.shown]
-        above = [tile(model, self.swept, result.given[self.swept]) for result in self.results] if self.swept else []
+        frame = self.results[0].frame
+        lead = [(title, tile(model, name, value, frame)) for title, name, value in self.shown]
+        swept = self.results if self.swept else ()
+        above = [tile(model, self.swept, result.given[self.swept], result.frame) for result in swept]
         return overview(model, self.results, lead, self.titles, (self.swept, above))
 
 
@@ -57,9 +60,10 @@ def overview(
     below the row ``top``, (label, pictures), of the values in which they differ. Legends follow, then entropies.
     """
     first = results[0]
-    lead = [*lead, *((name, tile(model, key, v)) for name, of in first.conditions.items() for key, v in of.items())]
+    conditions = [(name, key, value) for name, shown in first.conditions.items() for key, value in shown.items()]
+    lead = [*lead, *((name, tile(model, key, value, first.frame)) for name, key, value in conditions)]
     photos = [_photo(model, result) for result in results]
-    drawn_of = {key: pictures(model, key, [result[key] for result in results], photos) for key in first.values}
+    drawn_of = {key: pictures(model, key, [result.seen(key) for result in results], photos) for key in first.values}
     rows = [(key, shown) for key, (shown, _) in drawn_of.items()]
     legends = {key: legend for key, (_, legend) in drawn_of.items() if legend is not None}
     sure = []
@@ -118,7 +122,7 @@ def _photo(model: FourM, result: Generation) -> Image.Image | None:
     """A picture of the image that a result belongs to, generated or given whole; None if there is none."""
     for key, value in {**result.given, **result.values}.items():
         if modalities.get(key).role == "photo" and not isinstance(value, Masked):
-            return tile(model, key, value)
+            return tile(model, key, value, result.frame)
     return None
 
 
@@ -135,17 +139,21 @@ def frame(progress: Snapshot) -> Image.Image:
     return grid([drawn], [step.target for step in progress.plan])
 
 
-def tile(model: FourM, name: str, value: Any) -> Image.Image:
-    """A picture of what the model sees of a value: its central square, masked cells covered."""
+def tile(model: FourM, name: str, value: Any, frame: Frame | None = None) -> Image.Image:
+    """A picture of what the model sees of a value in its frame: a square, masked cells and bands covered."""
     modality = modalities.get(name)
     whole = modality.convert(value.value if isinstance(value, Masked) else value)
-    extent = modality.extent(whole)
-    square = whole if extent is None else modality.fit(whole, min(extent))
-    picture = modality.render(square, TILE)
+    if (extent := modality.extent(whole)) is None:
+        return modality.render(positioned({name: whole}, {name: modality}, frame)[name], TILE)
+    own = Frame(*extent, "crop" if frame is None else frame.fit)
+    picture = modality.render(own.squared(modality, whole, min(extent)), TILE)
+    bands = np.ones((TILE, TILE), dtype=bool)
+    bands[own.inside(TILE)] = False
+    picture = veiled(picture, bands)
     if not isinstance(value, Masked):
         return picture
     cells = model.config.spec(name).grid
-    return veiled(picture, unknown_cells(value.mask, extent, cells, name).reshape(cells))
+    return veiled(picture, unknown_cells(value.mask, extent, cells, name, own.fit).reshape(cells))
 
 
 def veiled(picture: Image.Image, cells: np.ndarray) -> Image.Image:

@@ -15,15 +15,16 @@ from open4m import files, modalities
 from open4m.generate import outputs, record, verbs
 from open4m.generate.drawing import Outcome, titled
 from open4m.generate.pipeline import FourM
-from open4m.generate.request import Generate
+from open4m.generate.request import Generate, Request
 from open4m.generate.results import Generation
+from open4m.modalities.frames import frame_of
 from open4m.types import Open4MError, Value
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_LISTED_FAILURES = 5
 REQUEST = "request.json"
 
-_ANY_IMAGE = np.zeros((64, 64, 3), dtype=np.uint8)
+_ANY_EXTENT = (64, 64)
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,17 @@ class FolderJob:
 
     def _check(self, model: FourM) -> None:
         """Raise for what is wrong whatever the image, and if the folder's results are those of another request."""
-        request = self._of(_ANY_IMAGE)
-        next(model.passes(request.given, request.targets, **request.settings(model, request.given)))
+        known = {name: modalities.get(name) for name in self.request.given}
+        frame = frame_of(self.request.given, known)
+        extent = _ANY_EXTENT if frame is None else (frame.height, frame.width)
+        request = self._of(np.zeros((*extent, 3), dtype=np.uint8))
+        how = request.settings(model, request.given)
+        next(model.passes(request.given, request.targets, **{name: how[name] for name in how if name != "resize"}))
         path, written = self.out / REQUEST, json.loads(json.dumps(self.request.to_json(self.out)))
         if not path.exists():
             files.write_text(path, json.dumps(written, indent=1) + "\n")
             return
-        before = configs.load(dict[str, Any], path)
+        before = Request.from_json(configs.load(dict[str, Any], path), self.out, str(path)).to_json(self.out)
         wrong = configs.differences(*({k: v for k, v in one.items() if k != "model"} for one in (before, written)))
         if wrong:
             raise Open4MError(f"{self.out}: holds results of another request ({'; '.join(wrong)}); name another")
@@ -99,9 +104,14 @@ class FolderJob:
         photo, readable = verbs.photo(), []
         for path in paths:
             try:
-                readable.append((path, self._of(read(path, photo))))
+                image = read(path, photo)
             except Open4MError as error:
                 failed.append(str(error))
+                continue
+            try:
+                readable.append((path, self._of(image)))
+            except Open4MError as error:
+                failed.append(f"{path}: {error}")
         made = _each(model, [request for _, request in readable])
         for (path, request), results in zip(readable, made, strict=True):
             if isinstance(results, Open4MError):

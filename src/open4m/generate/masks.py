@@ -6,14 +6,19 @@ import itertools
 import math
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from open4m.modalities.codecs import upright
+from open4m.modalities.crops import Crop, resample
+from open4m.modalities.frames import Frame
 from open4m.types import Open4MError
+
+SOFT_EDGE = 1 / 32
+"""How wide the edge is at which a generated part fades into what is kept, as a fraction of the height."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,13 @@ def fractions(box: Any, name: str) -> tuple[float, float, float, float]:
     return tuple(map(float, corners))
 
 
-def unknown_cells(mask: Any, extent: tuple[int, int], grid: tuple[int, int], name: str) -> np.ndarray:
-    """The unknown cells, bool (h·w,), of the central square of a value of ``extent`` (height, width) pixels.
+def unknown_cells(
+    mask: Any, extent: tuple[int, int], grid: tuple[int, int], name: str, fit: str = "crop"
+) -> np.ndarray:
+    """The unknown cells, bool (h·w,), of the square that shows a value of ``extent`` (height, width) pixels.
 
-    Raises :class:`Open4MError` for a mask of another size, a box outside of the value, or cells that are not there.
+    ``fit``: which square that is, by default the central one. Raises :class:`Open4MError` for a mask of another size, a
+    box outside of the value, or cells that are not there.
     """
     h, w = grid
     if isinstance(mask, Cells):
@@ -66,9 +74,56 @@ def unknown_cells(mask: Any, extent: tuple[int, int], grid: tuple[int, int], nam
         cells = np.zeros(h * w, dtype=bool)
         cells[list(mask.indices)] = True
         return cells
-    pixels, side = _pixels(mask, extent, name), min(extent)
-    rows, columns = (_edges(length, side, n) for length, n in zip(extent, grid, strict=True))
+    pixels = _pixels(mask, extent, name)
+    rows, columns = _edges(extent, grid, fit)
     return np.array([pixels[row, column].any() for row in rows for column in columns])
+
+
+def unknown_pixels(
+    mask: Any, extent: tuple[int, int], grid: tuple[int, int], name: str, fit: str = "crop"
+) -> np.ndarray:
+    """The unknown pixels, bool (height, width), of a value of ``extent``: those of the mask itself."""
+    if not isinstance(mask, Cells):
+        return _pixels(mask, extent, name)
+    pixels, (rows, columns) = np.zeros(extent, dtype=bool), _edges(extent, grid, fit)
+    for cell in mask.indices:
+        pixels[rows[cell // grid[1]], columns[cell % grid[1]]] = True
+    return pixels
+
+
+def square_pixels(
+    mask: Any, extent: tuple[int, int], grid: tuple[int, int], size: int, fit: str = "crop"
+) -> np.ndarray:
+    """The unknown pixels, bool (size, size), of the square that shows a value of ``extent``, bands of a letterbox
+    included; no more than the unknown cells hold."""
+    frame, name = Frame(*extent, fit), "mask"
+    cells = (unknown_cells(mask, extent, grid, name, fit) | frame.outside(grid)).reshape(grid)
+    pixels = np.ones((size, size), dtype=bool)
+    rows, columns = frame.inside(size)
+    shown = Crop() if fit == "letterbox" else frame.region
+    shown = replace(shown, size=(rows.stop - rows.start, columns.stop - columns.start))
+    pixels[rows, columns] = touched(unknown_pixels(mask, extent, grid, name, fit), shown)
+    return pixels & resample(cells, Crop(size=(size, size)), "nearest")
+
+
+def touched(mask: np.ndarray, crop: Crop) -> np.ndarray:
+    """The region ``crop`` of a mask, resized: True where any part of a pixel is."""
+    return resample(mask, crop, "linear") > 1e-3
+
+
+def softened(mask: np.ndarray) -> np.ndarray:
+    """Weights, float32 (H, W), that are 0 outside of a mask and rise to 1 over the first pixels within it.
+
+    They do so over ``SOFT_EDGE`` of the height, and up to the middle of what is narrower.
+    """
+    if mask.all():
+        return np.ones(mask.shape, dtype=np.float32)
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(mask)
+    parts, count = ndimage.label(mask, np.ones((3, 3)))
+    deepest = np.array([1, *ndimage.maximum(depth, parts, range(1, count + 1))])[parts]
+    return (depth / np.minimum(1 + max(1, SOFT_EDGE * len(mask)), deepest)).clip(0, 1).astype(np.float32)
 
 
 def of_picture(image: Image.Image, name: str = "mask") -> np.ndarray:
@@ -99,10 +154,15 @@ def check_mask(mask: Any, extent: tuple[int, int], name: str) -> None:
         _pixels(mask, extent, name)
 
 
-def _edges(length: int, side: int, cells: int) -> list[slice]:
-    """The pixels of each cell of the centered ``side`` of ``length`` pixels; one on an edge belongs to both cells."""
-    places = [(length - side) / 2 + side * n / cells for n in range(cells + 1)]
-    return [slice(math.floor(start), math.ceil(stop)) for start, stop in itertools.pairwise(places)]
+def _edges(extent: tuple[int, int], grid: tuple[int, int], fit: str) -> list[list[slice]]:
+    """The pixels of each row and of each column of cells; one on an edge belongs to both, a band of none."""
+    top, left, height, width = Frame(*extent, fit).window
+    edges = []
+    for length, cells, start, span in zip(extent, grid, (top, left), (height, width), strict=True):
+        places = [start + span * n / cells for n in range(cells + 1)]
+        pairs = itertools.pairwise(places)
+        edges.append([slice(max(0, math.floor(one)), min(length, max(0, math.ceil(other)))) for one, other in pairs])
+    return edges
 
 
 def _pixels(mask: Any, extent: tuple[int, int], name: str) -> np.ndarray:

@@ -16,8 +16,8 @@ from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.plan import Step, bound, make
-from open4m.generate.results import Generation, Snapshot
-from open4m.modalities.crops import centered
+from open4m.generate.results import Generation, Shown, Snapshot
+from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.fourm import FourMTransformer
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
@@ -50,6 +50,10 @@ class FourM(FourMBase):
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
         entropies: bool = False,
         watch: Callable[[Snapshot], None] | None = None,
+        fit: str = "crop",
+        frame: Frame | None = None,
+        paste: bool = True,
+        resize: bool = False,
         **options: Any,
     ) -> Generation | list[Generation]:
         """Generate ``targets`` in order from ``inputs``, each conditioning the next.
@@ -59,19 +63,26 @@ class FourM(FourMBase):
         :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for one (``caption={"top_p": 0.8}``).
         ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
         "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one per
-        sample, or that of the first; sample i then has ``seed`` + i. ``watch`` is called after every pass. The model
-        sees the central square of an image; given boxes are fractions of the whole image, generated ones of that
-        square. A value that several samples share, as the same object, is converted and tokenized once.
+        sample, or that of the first; sample i then has ``seed`` + i. ``watch`` is called after every pass. A value that
+        several samples share, as the same object, is converted and tokenized once.
+
+        ``fit``: which square the model sees of a photo and its maps (:class:`~open4m.modalities.frames.Frame`). Boxes,
+        given or generated, are fractions of the whole photo. ``frame``: that of a photo which is not given itself, such
+        as the ``frame`` of an earlier result: given maps show all of it, or are square and show what the model saw.
+        ``paste``: what is kept of a target that is given in part is pasted onto it, with a soft edge, else it is as the
+        tokenizer reconstructs it. ``resize``: maps have the photo's resolution (:meth:`Generation.resized`).
 
         Raises :class:`Open4MError` before the first pass, with what is allowed, for values that cannot be given,
         targets that cannot be generated from them, and impossible options.
         """
-        passes = self.passes(inputs, targets, seed=seed, conditions=conditions, entropies=entropies, **options)
+        how = {"seed": seed, "conditions": conditions, "entropies": entropies, "fit": fit, "frame": frame}
+        passes = self.passes(inputs, targets, **how, paste=paste, **options)
         progress = None
         for progress in passes:
             if watch is not None:
                 watch(progress)
         results = [] if progress is None else progress.results()
+        results = [result.resized() for result in results] if resize else results
         return results[0] if isinstance(inputs, Mapping) else results
 
     def passes(
@@ -82,9 +93,13 @@ class FourM(FourMBase):
         seed: int | Sequence[int] = 0,
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
         entropies: bool = False,
+        fit: str = "crop",
+        frame: Frame | None = None,
+        paste: bool = True,
         **options: Any,
     ) -> Iterator[Snapshot]:
         """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows."""
+        check_fit(fit, frame)
         plan = make(self.config, targets, options)
         wanted = {step.target for step in plan}
         for step in plan:
@@ -93,17 +108,26 @@ class FourM(FourMBase):
             raise Open4MError(f"inputs: expected {VALUES}, or a list of such, got {inputs!r}")
         samples = self._checked([inputs] if isinstance(inputs, Mapping) else inputs, wanted)
         alone = self._conditions(conditions or {})
+        frames = [
+            self._frame(sample, fit, frame, None if isinstance(inputs, Mapping) else row)
+            for row, sample in enumerate(samples)
+        ]
         seeds = check_seed(seed)
         seeds = seeds if _are_several(seed) else [seeds[0] + i for i in range(len(samples))]
         plan = bound(self.config, plan, [self._keys(sample, wanted).values() for sample in samples], alone)
         if not samples:
             return
-        canvas = self._canvas(samples, wanted)
-        if whole := [key for key in wanted if key in canvas.known and canvas.known[key].all(1).any()]:
-            raise Open4MError(f"{whole[0]}: no cell is masked, so nothing of it is left to generate")
-        others = {name: self._canvas([values] * len(samples)) for name, values in alone.items()}
+        canvas = self._canvas(samples, frames, wanted)
+        others = {}
+        for name, values in alone.items():
+            theirs = self._frame(values, fit, frame)
+            for own in frames if theirs and not frame else ():
+                if own is not None:
+                    check(own, {f"the condition {name}": (theirs.height, theirs.width)}, (), "the sample")
+            others[name] = self._canvas([values] * len(samples), [own or theirs for own in frames])
+        shown = Shown(samples, frames, alone, paste)
         for made in self.engine.passes(canvas, plan, seeds, others, entropies):
-            yield Snapshot(self, canvas, plan, seeds, samples, alone, made)
+            yield Snapshot(self, canvas, plan, seeds, shown, made)
 
     def _keys(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, str]:
         """The model's modality for each given name; a target that is given in part is its tokens."""
@@ -166,26 +190,49 @@ class FourM(FourMBase):
             raise Open4MError(f"a condition is called {reserved[0]}, which is a modality: choose another name")
         return dict(zip(conditions, self._checked([*conditions.values()]), strict=True))
 
-    def _canvas(self, samples: Sequence[Mapping[str, Value | Masked]], wanted: Collection[str] = ()) -> Canvas:
-        """What checked samples show; a value that several have is encoded once."""
+    def _frame(
+        self, sample: Mapping[str, Value | Masked], fit: str, frame: Frame | None, row: int | None = None
+    ) -> Frame | None:
+        """The frame of a checked sample: its own, or the one that is said. Raises :class:`Open4MError` for maps of
+        another picture."""
+        known = {name: modalities.get(name) for name in sample}
+        values = {name: given.value if isinstance(given, Masked) else given for name, given in sample.items()}
+        with naming(row):
+            if frame is None:
+                return frame_of(values, known, fit)
+            extents = {name: known[name].extent(value) for name, value in values.items()}
+            extents = {name: extent for name, extent in extents.items() if extent is not None}
+            check(frame, extents, extents, "the frame")
+            return frame
+
+    def _canvas(
+        self,
+        samples: Sequence[Mapping[str, Value | Masked]],
+        frames: Sequence[Frame | None],
+        wanted: Collection[str] = (),
+    ) -> Canvas:
+        """What checked samples show in their frames; a value that several have is encoded once."""
         canvas, encoded = Canvas(self.config, len(samples)), {}
-        for row, sample in enumerate(samples):
+        for row, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
             known = {name: modalities.get(name) for name in sample}
             whole = {name: given.value if isinstance(given, Masked) else given for name, given in sample.items()}
-            extents = {name: known[name].extent(value) for name, value in whole.items()}
-            values = centered(whole, known)
+            values, fit = positioned(whole, known, frame), frame.fit if frame else "crop"
             for name, key in self._keys(sample, wanted).items():
-                same = key, id(whole[name]), *extents.values()  # the image's extent decides where boxes are
+                same = key, id(whole[name]), frame  # which decides what is seen, and where boxes are
                 if same not in encoded:
-                    encoded[same] = self.encode_input(key, values[name])
+                    encoded[same] = self.encode_input(key, values[name], fit)
                 spec, given = self.config.spec(key), sample[name]
                 canvas.start(key)
                 canvas.put(key, row, encoded[same])
+                if key not in canvas.known:
+                    continue
+                unknown = np.zeros(spec.length, dtype=bool)
                 if isinstance(given, Masked):
-                    unknown = unknown_cells(given.mask, extents[name], spec.grid, name)
-                    canvas.known[key][row] = torch.from_numpy(~unknown)
-                elif key in canvas.known:
-                    canvas.known[key][row] = True
+                    unknown = unknown_cells(given.mask, known[name].extent(whole[name]), spec.grid, name, fit)
+                    if key in wanted and not unknown.any():
+                        raise Open4MError(f"{key}: no cell is masked, so nothing of it is left to generate")
+                outside = known[name].extent(whole[name]) is not None and frame.outside(spec.grid)
+                canvas.known[key][row] = torch.from_numpy(~(unknown | outside))
         return canvas
 
 

@@ -4,8 +4,8 @@
 >>> differences(found, found.request.run(model).results)
 []
 
-Of each result it holds tokens, log-probabilities, entropies, the plan, the seed and all that it was made from. Arrays
-are files beside it (:mod:`open4m.generate.values`). Nothing in it is ever executed or unpickled.
+Of each result it holds tokens, log-probabilities, entropies, the plan, the seed, the frame and all that it was made
+from. Arrays are files beside it (:mod:`open4m.generate.values`). Nothing in it is ever executed or unpickled.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from open4m import config as configs
 from open4m.generate import values
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
-from open4m.generate.request import FORMAT, MAX_DESCRIBED, Request, checked
+from open4m.generate.request import FORMAT, FORMATS, MAX_DESCRIBED, Request, checked
 from open4m.generate.results import Generation
 from open4m.generate.verbs import MAX_SAMPLES
+from open4m.modalities.frames import Frame
 from open4m.types import Open4MError
 
 NAME = "result.json"
@@ -57,6 +58,7 @@ def write(folder: Path, model: FourM, request: Request, results: Sequence[Genera
             {
                 "seed": int(result.seed),
                 "plan": [configs.to_dict(step) for step in result.plan],
+                "frame": None if result.frame is None else configs.to_dict(result.frame),
                 "given": values.VALUES.encode(result.given, folder),
                 "conditions": values.CONDITIONS.encode(result.conditions, folder),
                 "tokens": {key: tokens.tolist() for key, tokens in result.tokens.items()},
@@ -79,6 +81,7 @@ class _Result:
     tokens: dict[str, list[int]]
     log_probability: dict[str, list[Any]]
     entropy: dict[str, list[Any]]
+    frame: Frame | None = None  # which format 2 did not have
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def read(path: Path) -> Record:
     found = files.read_json(path)
     if not isinstance(found, dict) or "format" not in found:
         raise Open4MError(f"{path}: not the record of a result; expected the {NAME} that open4m writes")
-    if (version := found.pop("format")) != FORMAT:
+    if (version := found.pop("format")) not in FORMATS:
         raise Open4MError(f"{path}: not a record that this open4m reads: {_other_format(version)}")
     try:
         content = configs.from_dict(_Content, found, "record")
@@ -136,6 +139,7 @@ def _generation(result: _Result, folder: Path, where: str) -> Generation:
             name: checked(shown)
             for name, shown in values.CONDITIONS.decode(result.conditions, f"{where}.conditions", folder).items()
         },
+        frame=result.frame,
     )
 
 

@@ -28,10 +28,14 @@ from open4m.generate.masks import Masked, check_mask, fractions
 from open4m.generate.pipeline import FourM, check_seed
 from open4m.generate.plan import check_options, fitting
 from open4m.generate.results import Generation, Snapshot
+from open4m.modalities.frames import check_fit, frame_of
 from open4m.types import Open4MError, Value
 
-FORMAT = 2
-"""The version of requests and records as JSON."""
+FORMAT = 3
+"""The version of requests and records as JSON. In format 2 there were no frames: photos were cropped."""
+
+FORMATS = (2, FORMAT)
+"""The versions that are read."""
 
 MAX_DESCRIBED = 400
 """Characters of a damaged request that an error repeats."""
@@ -47,8 +51,10 @@ class Request:
     this order (default: the photo). ``options``: fields of :class:`~open4m.generate.plan.Step` for all targets, or a
     mapping of them under the name of one. ``weights``: guidance by single conditions; ``avoid``: texts to go away
     from, with ``avoid_weight``; ``conditions``: values that only guidance by name refers to. ``samples``: how many
-    results, of seeds from ``seed`` on. ``entropies``: whether the model's uncertainty is recorded. ``model``: the name
-    under which the model is loaded; ``fingerprint``: that of the only weights that are accepted, if it is not empty.
+    results, of seeds from ``seed`` on. ``entropies``: whether the model's uncertainty is recorded. ``fit``: which
+    square the model sees of a photo; ``paste``: whether what is kept of a target is pasted onto it; ``resize``: whether
+    maps have the photo's resolution (see :meth:`~open4m.generate.pipeline.FourM.generate`). ``model``: the name under
+    which the model is loaded; ``fingerprint``: that of the only weights that are accepted, if it is not empty.
 
     Raises :class:`Open4MError` for what no model could do.
     """
@@ -67,6 +73,9 @@ class Request:
     samples: int = 1
     seed: int = 0
     entropies: bool = False
+    fit: str = "crop"
+    paste: bool = True
+    resize: bool = False
     model: str = ""
     fingerprint: str = ""
 
@@ -86,6 +95,7 @@ class Request:
         self._set(targets=targets, given=checked(self.given), options=_plain(self.options))
         self._set(conditions={name: checked(shown) for name, shown in self.conditions.items()})
         self._set(samples=int(self.samples), seed=int(self.seed))
+        self._check_frames()
         if self.weights or self.avoid:
             verbs.weighted(self.weights, self.avoid, self.avoid_weight)
             if isinstance(self.options.get("guidance"), list | tuple):
@@ -117,6 +127,7 @@ class Request:
         shared = {name: value for name, value in self.options.items() if name not in self.targets}
         how = {**fitting(model.config, self.targets, {**self.defaults, **own}), **shared}
         how |= {"seed": self.seed, "entropies": self.entropies, "conditions": self.conditions}
+        how |= {"fit": self.fit, "paste": self.paste, "resize": self.resize}
         if self.weights or self.avoid:
             joint = dict.fromkeys(names, how.pop("guidance")) if "guidance" in how else {}
             guided = verbs.weighted({**joint, **self.weights}, self.avoid, self.avoid_weight)
@@ -153,8 +164,9 @@ class Request:
 
     @staticmethod
     def _of_fields(found: dict[str, Any], folder: Path | None, where: str) -> Request:
-        if (version := found.pop("format", FORMAT)) != FORMAT:
-            raise Open4MError(f"{where}: has format {version!r}, this open4m reads format {FORMAT}")
+        if (version := found.pop("format", FORMAT)) not in FORMATS:
+            known = " and ".join(map(str, FORMATS))
+            raise Open4MError(f"{where}: has format {version!r}, this open4m reads formats {known}")
         verb = found.pop("verb", None)
         if not isinstance(verb, str) or verb not in VERBS:
             near = difflib.get_close_matches(str(verb)[:MAX_DESCRIBED], VERBS, n=1)
@@ -166,6 +178,13 @@ class Request:
         return configs.from_dict(VERBS[verb], found, where)
 
     # ---- for the verbs
+    def _check_frames(self) -> None:
+        """Raise for given maps that do not show one picture."""
+        check_fit(self.fit)
+        for shown in (self.given, *self.conditions.values()):
+            values = {name: value.value if isinstance(value, Masked) else value for name, value in shown.items()}
+            frame_of(values, {name: modalities.get(name) for name in shown}, self.fit)
+
     def _set(self, **checked: Any) -> None:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -280,6 +299,9 @@ class Outpaint(_Painting):
     verb = "outpaint"
 
     box: Corners
+
+    def _check_frames(self) -> None:
+        """What is given shows the larger frame, and not the image that is placed in it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -401,7 +423,7 @@ class Probe(Request):
         how = self.settings(model, [*others, self.of])
         verbs.check(model, self.targets, how)
         if is_extracted:
-            given = verbs.ground(model, given.pop(source), [self.of], given, source=source)
+            given, how["frame"] = verbs.ground(model, given.pop(source), [self.of], given, source=source, fit=self.fit)
         if isinstance(self.sweep, Values):
             swept = self.sweep.values
             titles = [f"{self.of} {number}" for number in range(1, len(swept) + 1)]

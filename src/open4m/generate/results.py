@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from open4m import modalities
 from open4m.fourm import FourMBase
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Pass
-from open4m.generate.masks import Masked
+from open4m.generate.masks import Masked, softened, square_pixels, touched, unknown_pixels
 from open4m.generate.plan import Step
+from open4m.modalities.crops import Crop
+from open4m.modalities.frames import Frame, positioned
 from open4m.types import Value
 
 
@@ -27,6 +29,10 @@ class Generation:
     guidance included, and the ``entropy`` of that in nats, if asked for; (h, w) of a grid, (length,) of a sequence, by
     modality. ``given`` and ``conditions`` are what it was made from, as :meth:`FourM.generate` took it, checked: the
     same model makes the same tokens of them again (:mod:`open4m.generate.record`).
+
+    ``frame``: the photo that the sample shows and how, None if no image or map was given. Maps are what the model's
+    square shows of it, or have its resolution after :meth:`resized`. Boxes are fractions of the whole photo. ``kept``:
+    targets that were given in part, what is kept of which is pasted onto the result.
     """
 
     values: dict[str, Value]
@@ -37,15 +43,70 @@ class Generation:
     entropy: dict[str, np.ndarray] = field(default_factory=dict)
     given: dict[str, Value | Masked] = field(default_factory=dict)
     conditions: dict[str, dict[str, Value | Masked]] = field(default_factory=dict)
+    frame: Frame | None = None
+    kept: dict[str, Masked] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Value:
         if key not in self.values:
             raise modalities.unknown(key, list(self.values))
         return self.values[key]
 
+    def seen(self, key: str) -> Value:
+        """A generated value with its positions relative to the square that the model saw, as pictures show it."""
+        return positioned({key: self[key]}, {key: modalities.get(key)}, self.frame)[key]
+
     def render(self, key: str, size: int = 256) -> Image.Image:
-        """A picture of a generated value."""
-        return modalities.get(key).render(self[key], size)
+        """A picture of a generated value, as the model's square shows it."""
+        return modalities.get(key).render(self.seen(key), size)
+
+    def pasted(self) -> Generation:
+        """The same result with the kept parts of ``kept`` themselves, where it has their reconstructions.
+
+        The edge is soft: within the mask, what was there fades into what was generated. Classes do not mix.
+        """
+        return replace(self, values={**self.values, **{key: self._pasted(key) for key in self.kept}})
+
+    def _pasted(self, key: str) -> Value:
+        modality, made, part = modalities.get(key), self.values[key], self.kept[key]
+        kept = modality.fit(part.value, len(made), self.frame.fit)
+        grid, extent = self.log_probability[key].shape, modality.extent(part.value)
+        unknown = square_pixels(part.mask, extent, grid, len(made), self.frame.fit)
+        return modality.blend(kept, made, softened(unknown))
+
+    def resized(self) -> Generation:
+        """The same result with its maps at the resolution of the photo.
+
+        Where the model saw the whole photo, a map is as high and wide as it. Where it saw the central square, a map is
+        that square; but a target of ``kept`` comes back whole, and only what was masked of it differs. Feature maps
+        keep their cells. Without a frame, everything stays as it is.
+        """
+        if self.frame is None:
+            return self
+        return replace(self, values={key: self._resized(key, value) for key, value in self.values.items()})
+
+    def _resized(self, key: str, value: Value) -> Value:
+        modality, frame, part = modalities.get(key), self.frame, self.kept.get(key)
+        if modality.extent(value) is None or modality.feature_map:
+            return value
+        restored = frame.restored(modality, value)
+        if part is None or not frame.shows(extent := modality.extent(part.value)):
+            return restored
+        size = Crop(size=(frame.height, frame.width))
+        kept = modality.crop(part.value, size)
+        made, unknown = kept.astype(np.result_type(kept, restored)), np.zeros(size.size, dtype=bool)
+        masked = unknown_pixels(part.mask, extent, self.log_probability[key].shape, key, frame.fit)
+        made[frame.seen], unknown[frame.seen] = restored, touched(masked, size)[frame.seen]
+        return modality.blend(kept, made, softened(unknown))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a call of ``generate`` was given: checked values, frame by frame, and whether kept parts are pasted."""
+
+    given: list[dict[str, Any]]
+    frames: list[Frame | None]
+    conditions: dict[str, dict[str, Any]]
+    paste: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,8 +117,7 @@ class Snapshot:
     canvas: Canvas
     plan: list[Step]
     seeds: list[int]
-    given: list[dict[str, Any]]
-    conditions: dict[str, dict[str, Any]]
+    shown: Shown
     made: Pass
 
     def results(self) -> list[Generation]:
@@ -81,7 +141,7 @@ class Snapshot:
                 tokens[key], values[key] = list(ids), model.grids[key].decode_batch(ids)
         return [
             Generation(
-                values={key: of_key[i] for key, of_key in values.items()},
+                values={key: self._framed(key, of_key[i], row) for key, of_key in values.items()},
                 tokens={key: of_key[i] for key, of_key in tokens.items()},
                 plan=self.plan,
                 seed=self.seeds[row],
@@ -94,11 +154,24 @@ class Snapshot:
                     for key, r in canvas.records.items()
                     if r.entropy is not None
                 },
-                given=self.given[row],
-                conditions=self.conditions,
-            )
+                given=self.shown.given[row],
+                conditions=self.shown.conditions,
+                frame=self.shown.frames[row],
+                kept=self._kept(row, values),
+            ).pasted()
             for i, row in enumerate(rows)
         ]
+
+    def _framed(self, key: str, value: Value, row: int) -> Value:
+        """A value with its positions as fractions of the photo."""
+        frame = self.shown.frames[row]
+        return value if frame is None or key in self.model.grids else frame.placed(self.model.modalities[key], value)
+
+    def _kept(self, row: int, values: Mapping[str, Any]) -> dict[str, Masked]:
+        """The targets that are given in part and pasted; those whose tokenizer decodes other units are not."""
+        parts = {key: given for key, given in self.shown.given[row].items() if isinstance(given, Masked)}
+        own = {key: self.model.grids[key].config for key in parts if key in values}
+        return {key: parts[key] for key, config in own.items() if self.shown.paste and not config.standardize}
 
     def _laid_out(self, key: str, record: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
         """A record (L,) as the tokens lie: (h, w), or (length,)."""

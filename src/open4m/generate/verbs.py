@@ -2,27 +2,28 @@
 
 Each verb is a function that decides what the model is shown and asked for, and calls ``generate`` once for all its
 samples; ``request.py`` has the same verbs as data. ``**options`` are those of ``generate``: ``seed=``, ``steps=``,
-``guidance=``, ``conditions=``, ``entropies=``, ``watch=``. The ``given`` of a result holds all that it was made from,
-extracted and changed values included. A target that is not named is the photo. All raise :class:`Open4MError` for what
-cannot be done.
+``guidance=``, ``conditions=``, ``entropies=``, ``watch=``, ``fit=``, ``paste=``, ``resize=``. The ``given`` of a result
+holds all that it was made from, extracted and changed values included. A target that is not named is the photo. All
+raise :class:`Open4MError` for what cannot be done.
 """
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from open4m import modalities
-from open4m.generate.masks import Masked, fractions, unknown_cells
+from open4m.generate.masks import Masked, fractions, unknown_cells, unknown_pixels
 from open4m.generate.pipeline import FourM, check_seed
 from open4m.generate.plan import fitting, make
 from open4m.generate.results import Generation
-from open4m.modalities.crops import Crop, centered, resample
+from open4m.modalities.crops import Crop, resample
 from open4m.modalities.features import Vector
+from open4m.modalities.frames import Frame, frame_of
 from open4m.types import Boxes, Open4MError, Value
 
 EXTRACTION = {"temperature": 0.0, "steps": 2}
@@ -34,7 +35,7 @@ MAX_SAMPLES = 1000
 DEFAULT_AVOID_WEIGHT = -1.0
 """The guidance weight of a text to avoid."""
 
-CALL_OPTIONS = ("seed", "conditions", "entropies", "watch")
+CALL_OPTIONS = ("seed", "conditions", "entropies", "watch", "fit", "frame", "paste", "resize")
 """Options of ``generate`` that are not part of the plan."""
 
 Given = Mapping[str, Any]
@@ -203,17 +204,32 @@ def vary(
     by = (modalities.of_role("shape").name,) if by is None else by
     targets = (photo(),) if targets is None else targets
     check(model, targets, options, samples)
-    return sampled(model, ground(model, image, by, given, source=source), targets, samples=samples, **options)
+    shared = ground(model, image, by, given, source=source, fit=options.get("fit", "crop"))
+    return sampled(model, shared.values, targets, samples=samples, **{**options, "frame": shared.frame})
+
+
+class Ground(NamedTuple):
+    """What several results share: ``values``, as given or as extracted, in the ``frame`` of an image that is no longer
+    among them."""
+
+    values: dict[str, Value]
+    frame: Frame | None
 
 
 def ground(
-    model: FourM, image: Any, by: Sequence[str], given: Given | None = None, *, source: str | None = None
-) -> dict[str, Value]:
+    model: FourM,
+    image: Any,
+    by: Sequence[str],
+    given: Given | None = None,
+    *,
+    source: str | None = None,
+    fit: str = "crop",
+) -> Ground:
     """What variations share: the modalities ``by`` extracted from an image, and what is ``given``, not the image."""
     source = source or photo()
-    frame = _squared({source: image, **(given or {})})
-    shown, missing = {source: frame.pop(source)}, [name for name in by if name not in frame]
-    return {**(extract(model, shown, missing).values if missing else {}), **frame}
+    known, frame = _framed({source: image, **(given or {})}, fit)
+    shown, missing = {source: known.pop(source)}, [name for name in by if name not in known]
+    return Ground({**(extract(model, shown, missing, fit=fit).values if missing else {}), **known}, frame)
 
 
 @dataclass(frozen=True)
@@ -250,21 +266,24 @@ def edit(
     source = source or photo()
     targets = (photo(),) if targets is None else targets
     check(model, targets, options, samples)
-    shown = {} if image is None else {source: image}
-    frame = _squared({**shown, **(given or {})})
-    shown = {name: frame.pop(name) for name in shown}
-    missing = [name for name in dict.fromkeys([key, *keep]) if name not in (*frame, *shown)]
-    if missing and not shown:
+    fit = options.get("fit", "crop")
+    known, frame = _framed({**({} if image is None else {source: image}), **(given or {})}, fit)
+    others = [name for name in known if image is None or name != source]
+    missing = [name for name in dict.fromkeys([key, *keep]) if name not in known]
+    if missing and image is None:
         raise Open4MError(f"{', '.join(missing)}: neither given nor to be extracted, since there is no image")
-    known = {**shown, **frame, **(extract(model, shown, missing).values if missing else {})}
+    if missing:
+        known |= extract(model, {source: known[source]}, missing, fit=fit).values
     before = known[key]
     after = modalities.get(key).convert(change(before))
     region = changed(before, after, key)
-    conditions = {name: known[name] for name in [*frame, *keep] if name not in targets} | {key: after}
+    conditions = {name: known[name] for name in [*others, *keep] if name not in targets} | {key: after}
     for name in targets:
         if name in keep:
-            conditions[name] = Masked(known[name], _over(region, modalities.get(name).extent(known[name])))
-    return Edit(key, before, after, sampled(model, conditions, targets, samples=samples, **options))
+            conditions[name] = Masked(known[name], _over(region, modalities.get(name).extent(known[name]), frame))
+    options = {**options, "frame": options.get("frame") or frame}
+    results = sampled(model, conditions, targets, samples=samples, **options)
+    return Edit(key, before, after, results)
 
 
 def probe(
@@ -378,9 +397,24 @@ def photo() -> str:
     return modalities.of_role("photo").name
 
 
-def _over(region: np.ndarray, extent: tuple[int, int]) -> np.ndarray:
-    """A changed region as a mask of a value of ``extent`` pixels: boxes stay boxes, a map (H, W) is resized."""
-    return resample(region, Crop(size=extent), "nearest") if region.dtype == bool and extent else region
+def _over(region: np.ndarray, extent: tuple[int, int], frame: Frame | None) -> np.ndarray:
+    """A changed region as a mask of a value of ``extent`` pixels. The region is one of boxes, or of a map (H, W); both
+    maps show the picture of the frame, or are square and show what the model sees of it."""
+    if extent is None or frame is None or frame.height == frame.width:
+        return resample(region, Crop(size=extent), "nearest") if region.dtype == bool and extent else region
+    if region.dtype != bool:
+        if frame.shows(extent):
+            return region
+        region = unknown_pixels(region, (frame.height, frame.width), (1, 1), "boxes")
+    if frame.shows(region.shape) == frame.shows(extent) or region.shape == (1, 1):
+        return resample(region, Crop(size=extent), "nearest")
+    own = frame.region if frame.shows(region.shape) else frame.region.inverse
+    rows, columns = (
+        first + span * (np.arange(length) + 0.5) / length
+        for first, span, length in ((own.top, own.height, extent[0]), (own.left, own.width, extent[1]))
+    )
+    is_seen = ((rows >= 0) & (rows <= 1))[:, None] & ((columns >= 0) & (columns <= 1))
+    return resample(region, replace(own, size=extent), "nearest") & is_seen
 
 
 def _find(boxes: Boxes, label: str) -> int:
@@ -417,9 +451,8 @@ def _side(model: FourM, target: str) -> int:
     return model.grids[target].config.image_size
 
 
-def _squared(given: Given) -> dict[str, Value]:
-    """All values cropped to the central square of the image, so that they stay aligned once the image is left out."""
+def _framed(given: Given, fit: str) -> tuple[dict[str, Value], Frame | None]:
+    """Checked values and their frame, which stays that of the image once the image is left out."""
     known = {name: modalities.get(name) for name in given}
-    values = centered({name: known[name].convert(value) for name, value in given.items()}, known)
-    extents = {name: known[name].extent(value) for name, value in values.items()}
-    return {n: v if extents[n] is None else known[n].fit(v, min(extents[n])) for n, v in values.items()}
+    values = {name: known[name].convert(value) for name, value in given.items()}
+    return values, frame_of(values, known, fit)

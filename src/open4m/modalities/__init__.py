@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"\w+(@\w+)?")
 
-SHARED_FILES = ("__init__", "codecs", "crops", "families", "features")
+SHARED_FILES = ("__init__", "codecs", "crops", "families", "features", "frames")
 """The files of this folder that are no modalities, but what modalities are made of."""
 
 FOLDERS_VARIABLE = "OPEN4M_MODALITIES"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _MIN_VISIBLE = 0.1
 """The least visible part of a box's area after a crop: boxes of which less remains are dropped."""
 
+_EDGE = 1e-6
+"""A length that rounding makes, as a fraction of the picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoundingBoxes(TokenSequence):
@@ -28,6 +31,7 @@ class BoundingBoxes(TokenSequence):
     with a ``"score"`` where boxes have some."""
 
     better = {"ap": "higher", "ap50": "higher"}
+    has_positions = True
 
     def read(self, data: bytes) -> Boxes:
         return self.convert(files.parse_json(data, self.name))
@@ -51,12 +55,15 @@ class BoundingBoxes(TokenSequence):
             ) from error
 
     def crop(self, value: Boxes, crop: Crop) -> Boxes:
-        offset = np.float32([crop.left, crop.top] * 2)
-        scale = np.float32([crop.width, crop.height] * 2)
-        moved = (value.corners - offset) / scale
+        """The boxes relative to the region, without those of which less than a tenth is seen. A side without length
+        is seen if it lies in the region, so that a region of everything leaves all boxes as they are."""
+        corners = value.corners.astype(np.float64)
+        moved = (corners - [crop.left, crop.top] * 2) / ([crop.width, crop.height] * 2)
         clipped = moved.clip(0, 1)
-        full = np.maximum(_area(moved), 1e-12)
-        return _select(value, clipped, _area(clipped) / full >= _MIN_VISIBLE)
+        lengths, seen = (part[:, 2:] - part[:, :2] for part in (moved, clipped))
+        inside = ((moved[:, :2] >= -_EDGE) & (moved[:, 2:] <= 1 + _EDGE)).astype(float)
+        shares = np.where(lengths > _EDGE, seen / np.maximum(lengths, _EDGE), inside)
+        return _select(value, clipped, shares.prod(-1) >= _MIN_VISIBLE)
 
     def flip(self, value: Boxes) -> Boxes:
         return _select(
@@ -147,14 +154,10 @@ def _box(piece: list[int], text: TextTokenizer) -> tuple[list[float], str] | Non
     return list(corners), label
 
 
-def _area(corners: np.ndarray) -> np.ndarray:
-    return np.maximum(corners[:, 2] - corners[:, 0], 0) * np.maximum(corners[:, 3] - corners[:, 1], 0)
-
-
 def _select(value: Boxes, corners: np.ndarray, keep: np.ndarray) -> Boxes:
     chosen = np.flatnonzero(keep)
     scores = None if value.scores is None else tuple(value.scores[i] for i in chosen)
-    return Boxes(corners[chosen], tuple(value.labels[i] for i in chosen), scores)
+    return Boxes(corners[chosen], tuple(value.labels[i] for i in chosen), scores, value.malformed)
 
 
 def draw_boxes(image: Image.Image, value: Boxes) -> Image.Image:

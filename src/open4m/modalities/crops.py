@@ -28,6 +28,11 @@ class Crop:
     height: float = 1.0
     size: tuple[int, int] = (128, 128)  # (height, width) in pixels
 
+    @property
+    def inverse(self) -> Crop:
+        """The image as a region of this region: cropping to both leaves positions as they were."""
+        return Crop(-self.left / self.width, -self.top / self.height, 1 / self.width, 1 / self.height, self.size)
+
     @staticmethod
     def center(height: int, width: int, size: int) -> Crop:
         """The largest centered square of an image of ``height`` × ``width`` pixels (paper Table 5)."""
@@ -89,17 +94,3 @@ def augment(sample: Mapping[str, Value], by_name: Mapping[str, Modality], crop: 
     flip = flip and all(by_name[name].can_flip(value) for name, value in sample.items())
     cropped = {name: by_name[name].crop(value, crop) for name, value in sample.items()}
     return {name: by_name[name].flip(value) for name, value in cropped.items()} if flip else cropped
-
-
-def centered(sample: Mapping[str, Value], by_name: Mapping[str, Modality]) -> dict[str, Value]:
-    """The sample with positions, such as boxes, relative to the central square of its image.
-
-    Images and maps are left as they are: :meth:`Modality.fit` crops and resizes them in one step. Without any, the
-    image is taken to be square. ``by_name`` holds the modalities of the sample's values.
-    """
-    extents = {name: by_name[name].extent(value) for name, value in sample.items()}
-    known = [extent for extent in extents.values() if extent is not None]
-    if not known:
-        return dict(sample)
-    crop = Crop.center(*max(known), 1)
-    return {n: v if extents[n] else by_name[n].crop(v, crop) for n, v in sample.items()}

@@ -29,6 +29,7 @@ from PIL import Image
 from open4m import modalities
 from open4m.modalities.codecs import as_array, is_finite_float32, read_array, write_vectors
 from open4m.modalities.crops import Crop, resample
+from open4m.modalities.frames import Frame
 from open4m.pictures import picture, principal_components
 from open4m.types import Open4MError, Value
 
@@ -138,6 +139,8 @@ class Modality:
     role: str = ""
     flag: Flag | None = None
     better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
+    has_positions: ClassVar[bool] = False  # the value tells places in the picture, as fractions of its width and height
+    image: bool = False  # the value is uint8 (H, W, 3), sRGB: the photo that the other maps of a sample show
 
     # ---- at rest
     def read(self, data: bytes) -> Value:
@@ -179,11 +182,12 @@ class Modality:
         """The value of the image mirrored left to right."""
         return value
 
-    def fit(self, value: Any, size: int) -> Value:
-        """Like :meth:`convert`; of a map or an image, the central square, resized to ``size`` × ``size``."""
+    def fit(self, value: Any, size: int, fit: str = "crop") -> Value:
+        """Like :meth:`convert`; of a map or an image, what a square of ``size`` × ``size`` shows of it, by default the
+        central square: see :class:`~open4m.modalities.frames.Frame`."""
         value = self.convert(value)
         extent = self.extent(value)
-        return value if extent is None else self.crop(value, Crop.center(*extent, size))
+        return value if extent is None else Frame(*extent, fit).squared(self, value, size)
 
     # ---- for people
     def render(self, value: Value, size: int = 256, style: Any = None) -> Image.Image:
@@ -229,6 +233,7 @@ class PixelGrid(Modality):
 
     family = FAMILIES["pixels"]
 
+    image: bool = True
     channels: int = 3
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of ImageNet, on the [0, 1] scale
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -264,7 +269,6 @@ class TokenGrid(Modality):
     normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured per channel on the training set
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    image: bool = False  # the value is uint8 (H, W, 3), sRGB: evaluation may show it to networks that read images
     error_unit: str = ""  # of :meth:`error_map`
     crop_scale: tuple[float, float] = (0.8, 1.0)  # of the tokenizer's training crops, as area (paper Table 3)
     generation: GenerationDefaults = GenerationDefaults()
@@ -317,6 +321,16 @@ class TokenGrid(Modality):
             return 1 - (prediction * label).sum(-1) / np.maximum(lengths, 1e-9)
         difference = np.abs(prediction - label)
         return difference.reshape(*difference.shape[:2], -1).mean(-1)
+
+    def blend(self, kept: np.ndarray, made: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Two values of one size as one: ``weight`` (H, W) is 0 where ``kept`` stays as it is, 1 where ``made`` does.
+
+        Between, they are mixed; of classes and features, which cannot be, ``made`` is taken.
+        """
+        weight = weight.reshape(*weight.shape, *[1] * (kept.ndim - 2))
+        if self.categorical or self.feature_map:
+            return np.where(weight > 0, made, kept)
+        return (kept * (1 - weight) + made * weight).astype(np.float32)
 
     def extent(self, value: np.ndarray) -> tuple[int, int] | None:
         return value.shape[:2]
@@ -383,4 +397,6 @@ class VectorSequence(Modality):
 
     def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
         """One row of color per vector: its first three principal components."""
-        return picture(principal_components(value[:, None] if len(value) else np.zeros((1, 1, 1))), size, smooth=False)
+        return picture(
+            principal_components(value[:, None] if len(value) else np.zeros((1, 1, 1))), size, False, stretch=True
+        )

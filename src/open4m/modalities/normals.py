@@ -96,6 +96,9 @@ class Normals(TokenGrid):
     def value(self, tensor: np.ndarray) -> np.ndarray:
         return _unit(super().value(tensor))
 
+    def blend(self, kept: np.ndarray, made: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return _unit(super().blend(kept, made, weight))
+
     def flip(self, value: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(value[:, ::-1] * np.float32([-1, 1, 1]))  # a mirror turns x around
 

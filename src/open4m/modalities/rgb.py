@@ -73,6 +73,9 @@ class RGB(TokenGrid):
             return value
         return np.asarray(Image.fromarray(value).resize(crop.size[::-1], Image.Resampling.BICUBIC, box=box))
 
+    def blend(self, kept: np.ndarray, made: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return super().blend(kept, made, weight).round().astype(np.uint8)
+
     def render(self, value: np.ndarray, size: int = 256) -> Image.Image:
         return picture(value, size)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import tarfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,8 +19,10 @@ import pyarrow as pa
 
 from open4m import modalities
 from open4m.modalities.families import Modality
+from open4m.modalities.frames import frame_of
 from open4m.store.manifest import (
     FILE,
+    Manifest,
     ShardEntry,
     align,
     check_key,
@@ -36,14 +38,34 @@ MEMBER_LIMIT = 256 << 20
 """The most bytes that a stored file has."""
 
 HEADER = {"kind": "raw"}
-"""The manifest's header of every raw modality."""
+"""The manifest's header of every raw modality; that of labels says more, see :func:`label_header`."""
+
+SQUARE = "square"
+"""The frame of labels: they show the central square of what they were made from."""
 
 
 class UnreadableSample(Open4MError):
     """The bytes of one sample hold no value of the modality; a job may skip and count such samples."""
 
 
-def write_shard(root: str | Path, modality: str, index: int, items: Iterable[tuple[str, bytes]]) -> ShardEntry:
+def label_header(labeller: str) -> dict[str, str]:
+    """The manifest's header of labels by the labeller of this fingerprint, which show the central square."""
+    return {**HEADER, "frame": SQUARE, "labeller": labeller}
+
+
+def shows_square(root: str | Path, modality: str) -> bool:
+    """Whether a raw modality shows the central square of an image, and not all of it."""
+    manifest = Manifest.read(folder_of(root, modality))
+    return manifest is not None and manifest.header.get("frame") == SQUARE
+
+
+def write_shard(
+    root: str | Path,
+    modality: str,
+    index: int,
+    items: Iterable[tuple[str, bytes]],
+    header: Mapping[str, Any] = HEADER,
+) -> ShardEntry:
     """Write ``<root>/<modality>/shard-<index>.tar`` from (key, file content) pairs; the same pairs, the same bytes.
 
     ``items`` is consumed one by one, so that they need not fit into memory. Writing a shard again replaces it. Raises
@@ -68,7 +90,7 @@ def write_shard(root: str | Path, modality: str, index: int, items: Iterable[tup
                 keys[key] = None
         return list(keys)
 
-    return commit(path, HEADER, write)
+    return commit(path, header, write)
 
 
 @dataclass(frozen=True)
@@ -95,7 +117,8 @@ class RawDataset:
 
     A modality without a folder of its own that names a ``source`` is derived from the source's value. Opening
     reads only manifests; a shard's headers are scanned when it is first touched. Instances may be pickled and
-    used from several threads. ``shards`` maps a shard's index to its range of global indices.
+    used from several threads. ``shards`` maps a shard's index to its range of global indices. ``squares`` names the
+    modalities that show the central square of an image, since a labeller made them; all others show all of it.
 
     Raises :class:`Open4MError` if a modality is missing, or if two hold different samples.
     """
@@ -112,8 +135,9 @@ class RawDataset:
             self._add(name)
         self._manifests = {name: open_manifest(self.root, name) for name in self._stored}
         for name, manifest in self._manifests.items():
-            if manifest.header != HEADER:
+            if manifest.header.get("kind") != HEADER["kind"]:
                 raise Open4MError(f"{self.root / name}: expected raw shards, got kind {manifest.header.get('kind')!r}")
+        self.squares = frozenset(name for name in self._stored if shows_square(self.root, name))
         self._opened: dict[int, list[Members]] = {}
         self.shards = align(self.root, self._manifests, lambda name, shard: self._scan(name, shard).keys)
         self._shard_indices = list(self.shards)
@@ -151,7 +175,8 @@ class RawDataset:
         return self.files(i)[modality]
 
     def __getitem__(self, i: int) -> dict[str, Value]:
-        """The values of sample ``i`` by modality. Raises :class:`UnreadableSample` if a file does not decode."""
+        """The values of sample ``i`` by modality. Raises :class:`UnreadableSample` if a file does not decode, and
+        :class:`Open4MError` if its maps do not show one picture."""
         members, row = self._locate(i)
         values: dict[str, Value] = {}
         for source in self._sources.values():
@@ -164,6 +189,10 @@ class RawDataset:
                 values[source.name] = source.decode(content)
             except Exception as error:  # decoders of user modalities raise anything
                 raise self._unreadable(i, source.name, error) from error
+        try:
+            frame_of(values, self._known, squares=self.squares)
+        except Open4MError as error:
+            raise Open4MError(f"{self.root}: key {self.key(i)}: {error}") from error
         return {name: values[name] for name in self.modalities}
 
     def _add(self, name: str) -> None:

@@ -13,8 +13,8 @@ from open4m import modalities
 from open4m.data.rows import RowReader, check_store
 from open4m.fourm import FourMBase
 from open4m.masking.batch import TokenRows
-from open4m.modalities.crops import centered
 from open4m.modalities.families import Modality
+from open4m.modalities.frames import frame_of, positioned
 from open4m.model.config import ModalitySpec
 from open4m.progress import track
 from open4m.store.manifest import FILE, folder_of, open_manifest
@@ -80,10 +80,8 @@ def open_data(model: FourMBase, root: Path, samples: int, batch_size: int = 32) 
 def encoded(model: FourMBase, samples: Sequence[Sample]) -> TokenRows:
     """The tokens, pixels and vectors of samples that hold values of the same modalities, by name or by key."""
     by_name = {name: modalities.get(name) for name in samples[0]}
-    samples = [
-        centered({name: modality.convert(sample[name]) for name, modality in by_name.items()}, by_name)
-        for sample in samples
-    ]
+    samples = [{name: modality.convert(sample[name]) for name, modality in by_name.items()} for sample in samples]
+    samples = [positioned(sample, by_name, frame_of(sample, by_name, squares=by_name)) for sample in samples]
     rows = TokenRows({}, {}, {})
     for spec in model.config.modalities:
         if not (name := _given_as(spec, by_name)) or not model.can_decode(spec.key):
