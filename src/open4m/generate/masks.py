@@ -148,6 +148,26 @@ def of_picture(image: Image.Image, name: str = "mask") -> np.ndarray:
     return levels > white / 2
 
 
+def over(region: np.ndarray, extent: tuple[int, int], frame: Frame | None) -> np.ndarray:
+    """A changed region as a mask of a value of ``extent`` pixels. The region is one of boxes, or of a map (H, W); both
+    maps show the picture of the frame, or are square and show what the model sees of it."""
+    if extent is None or frame is None or frame.height == frame.width:
+        return resample(region, Crop(size=extent), "nearest") if region.dtype == bool and extent else region
+    if region.dtype != bool:
+        if frame.shows(extent):
+            return region
+        region = unknown_pixels(region, (frame.height, frame.width), (1, 1), "boxes")
+    if frame.shows(region.shape) == frame.shows(extent) or region.shape == (1, 1):
+        return resample(region, Crop(size=extent), "nearest")
+    own = frame.region if frame.shows(region.shape) else frame.region.inverse
+    rows, columns = (
+        first + span * (np.arange(length) + 0.5) / length
+        for first, span, length in ((own.top, own.height, extent[0]), (own.left, own.width, extent[1]))
+    )
+    is_seen = ((rows >= 0) & (rows <= 1))[:, None] & ((columns >= 0) & (columns <= 1))
+    return resample(region, replace(own, size=extent), "nearest") & is_seen
+
+
 def check_mask(mask: Any, extent: tuple[int, int], name: str) -> None:
     """Raise :class:`Open4MError` for a mask that does not fit a value of ``extent``, whatever its grid of tokens."""
     if not isinstance(mask, Cells):

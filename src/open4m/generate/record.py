@@ -24,7 +24,7 @@ from open4m import config as configs
 from open4m.generate import values
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
-from open4m.generate.request import FORMAT, FORMATS, MAX_DESCRIBED, Request, checked
+from open4m.generate.request import FORMAT, FORMATS, MAX_DESCRIBED, Request
 from open4m.generate.results import Generation
 from open4m.generate.verbs import MAX_SAMPLES
 from open4m.modalities.frames import Frame
@@ -134,9 +134,9 @@ def _generation(result: _Result, folder: Path, where: str) -> Generation:
         seed=result.seed,
         log_probability={key: np.array(v, dtype=np.float32) for key, v in result.log_probability.items()},
         entropy={key: np.array(v, dtype=np.float32) for key, v in result.entropy.items()},
-        given=checked(values.VALUES.decode(result.given, f"{where}.given", folder)),
+        given=values.checked(values.VALUES.decode(result.given, f"{where}.given", folder)),
         conditions={
-            name: checked(shown)
+            name: values.checked(shown)
             for name, shown in values.CONDITIONS.decode(result.conditions, f"{where}.conditions", folder).items()
         },
         frame=result.frame,

@@ -92,8 +92,8 @@ class Request:
         check_options(targets, self.options)
         verbs.check_samples(self.samples)
         check_seed([self.seed])
-        self._set(targets=targets, given=checked(self.given), options=_plain(self.options))
-        self._set(conditions={name: checked(shown) for name, shown in self.conditions.items()})
+        self._set(targets=targets, given=values.checked(self.given), options=_plain(self.options))
+        self._set(conditions={name: values.checked(shown) for name, shown in self.conditions.items()})
         self._set(samples=int(self.samples), seed=int(self.seed))
         self._check_frames()
         if self.weights or self.avoid:
@@ -206,19 +206,6 @@ def _plain(option: Any) -> Any:
     if isinstance(option, list | tuple):
         return tuple(map(_plain, option))
     return option.tolist() if isinstance(option, np.ndarray | np.generic) else option
-
-
-def checked(given: Any) -> dict[str, Value | Masked]:
-    """Values by modality, each as its modality has it. Raises :class:`Open4MError` for what is none."""
-    if not isinstance(given, Mapping):
-        raise Open4MError(f"expected values by modality, got {given!r}")
-    known = {name: modalities.get(name) for name in given}
-    return {
-        name: replace(value, value=known[name].convert(value.value))
-        if isinstance(value, Masked)
-        else known[name].convert(value)
-        for name, value in given.items()
-    }
 
 
 # ---- the verbs

@@ -22,7 +22,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from open4m import config as configs
-from open4m import files
+from open4m import files, modalities
 from open4m.generate.masks import Cells, Masked, of_picture
 from open4m.modalities.codecs import decode_image, encode_png, load_array, write_array
 from open4m.types import Boxes, Open4MError, Value
@@ -86,6 +86,19 @@ StoredMask = Positions | Regions | File | Inline
 class Part:
     value: Stored
     mask: StoredMask
+
+
+def checked(given: Any) -> dict[str, Value | Masked]:
+    """Values by modality, each as its modality has it. Raises :class:`Open4MError` for what is none."""
+    if not isinstance(given, Mapping):
+        raise Open4MError(f"expected values by modality, got {given!r}")
+    known = {name: modalities.get(name) for name in given}
+    return {
+        name: replace(value, value=known[name].convert(value.value))
+        if isinstance(value, Masked)
+        else known[name].convert(value)
+        for name, value in given.items()
+    }
 
 
 def encode(value: Value | Masked, folder: Path | None = None) -> dict[str, Any]:

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from open4m import modalities
-from open4m.generate.masks import Masked, fractions, unknown_cells, unknown_pixels
+from open4m.generate.masks import Masked, fractions, over, unknown_cells
 from open4m.generate.pipeline import FourM, check_seed
 from open4m.generate.plan import fitting, make
 from open4m.generate.results import Generation
-from open4m.modalities.crops import Crop, resample
+from open4m.modalities.crops import Crop
 from open4m.modalities.features import Vector
 from open4m.modalities.frames import Frame, frame_of
 from open4m.types import Boxes, Open4MError, Value
@@ -280,7 +280,7 @@ def edit(
     conditions = {name: known[name] for name in [*others, *keep] if name not in targets} | {key: after}
     for name in targets:
         if name in keep:
-            conditions[name] = Masked(known[name], _over(region, modalities.get(name).extent(known[name]), frame))
+            conditions[name] = Masked(known[name], over(region, modalities.get(name).extent(known[name]), frame))
     options = {**options, "frame": options.get("frame") or frame}
     results = sampled(model, conditions, targets, samples=samples, **options)
     return Edit(key, before, after, results)
@@ -395,26 +395,6 @@ def changed(before: Value, after: Value, key: str) -> np.ndarray:
 def photo() -> str:
     """The modality of an image, where none is named."""
     return modalities.of_role("photo").name
-
-
-def _over(region: np.ndarray, extent: tuple[int, int], frame: Frame | None) -> np.ndarray:
-    """A changed region as a mask of a value of ``extent`` pixels. The region is one of boxes, or of a map (H, W); both
-    maps show the picture of the frame, or are square and show what the model sees of it."""
-    if extent is None or frame is None or frame.height == frame.width:
-        return resample(region, Crop(size=extent), "nearest") if region.dtype == bool and extent else region
-    if region.dtype != bool:
-        if frame.shows(extent):
-            return region
-        region = unknown_pixels(region, (frame.height, frame.width), (1, 1), "boxes")
-    if frame.shows(region.shape) == frame.shows(extent) or region.shape == (1, 1):
-        return resample(region, Crop(size=extent), "nearest")
-    own = frame.region if frame.shows(region.shape) else frame.region.inverse
-    rows, columns = (
-        first + span * (np.arange(length) + 0.5) / length
-        for first, span, length in ((own.top, own.height, extent[0]), (own.left, own.width, extent[1]))
-    )
-    is_seen = ((rows >= 0) & (rows <= 1))[:, None] & ((columns >= 0) & (columns <= 1))
-    return resample(region, replace(own, size=extent), "nearest") & is_seen
 
 
 def _find(boxes: Boxes, label: str) -> int:
