@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from open4m import config as configs
 from open4m import files, modalities, weights
@@ -182,7 +183,7 @@ class Line:
     def clip(self) -> None:
         """Train the small CLIP on images and captions."""
         run, config = self.directory / CLIP, self.config.clip_train
-        if self._trained(run):
+        if self._trained(run, config, self.config.clip):
             return
         training, validation = self.raw("train", ["rgb", "caption"]), self.raw("validation", ["rgb", "caption"])
         captions = RawDataset(training.root, ["caption"])
@@ -193,7 +194,7 @@ class Line:
     def reader(self) -> None:
         """Train the reader of objects, which judges images that the model makes."""
         run, config = self.directory / READER, self.config.reader
-        if self._trained(run):
+        if self._trained(run, config.train, config.network):
             return
         training, validation = (
             scene_objects.Objects(
@@ -305,8 +306,12 @@ class Line:
         )
 
     # ---- parts
-    def _trained(self, run: Path) -> bool:
-        return (run / "model").exists()
+    def _trained(self, run: Path, config: TrainConfig | None = None, task_config: Any = None) -> bool:
+        """Whether a training is done. Raises :class:`Open4MError` if it was one of another configuration."""
+        done = (run / "model").exists()
+        if done and config is not None:
+            claim(run, {"train": config, "task": task_config}, finished=True)
+        return done
 
     @property
     def _source(self) -> Path:

@@ -17,6 +17,9 @@ from open4m.types import Open4MError
 FORMAT = 1
 """The version of a run directory's format."""
 
+RUN = "config.json"
+"""The file of a run directory that says what determines the run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -131,31 +134,33 @@ FREE = (
 """Fields that change no result: they may differ when a run is resumed."""
 
 
-def claim(directory: Path, description: Any) -> None:
+def claim(directory: Path, description: Any, finished: bool = False) -> None:
     """Write what determines a run to its ``config.json``; of a directory that has one, compare all but :data:`FREE`.
 
     A field that is newer than the run had its default in it. A run with a ``decay`` may be made longer or shorter:
-    nothing depends on its length until the decay begins (after that :func:`train` refuses it).
+    nothing depends on its length until the decay begins (after that :func:`train` refuses it), unless it is
+    ``finished``: nothing of it is left to do, so that another length would be ignored.
 
     Raises :class:`Open4MError` if the directory holds a run with another configuration, or of a newer format.
     """
-    path = directory / "config.json"
+    path = directory / RUN
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
         configs.save(description, path, FORMAT)
         return
     held = configs.completed(configs.load(dict[str, Any], path, FORMAT), description)
-    if different := configs.differences(_determining(held), _determining(configs.to_dict(description))):
+    ours = configs.to_dict(description)
+    if different := configs.differences(_determining(held, finished), _determining(ours, finished)):
         raise Open4MError(
             f"{directory} holds a run with another configuration ({'; '.join(different)}): "
-            "use another directory, or the same configuration to resume"
+            f"use another directory, or the same configuration{', whose run is finished' if finished else ' to resume'}"
         )
     if configs.differences(held, description):
         configs.save(description, path, FORMAT)
 
 
-def _determining(values: Any) -> Any:
+def _determining(values: Any, finished: bool = False) -> Any:
     if isinstance(values, dict):
-        free = (*FREE, "length") if values.get("decay") else FREE
-        return {key: _determining(value) for key, value in values.items() if key not in free}
-    return [_determining(value) for value in values] if isinstance(values, list) else values
+        free = (*FREE, "length") if values.get("decay") and not finished else FREE
+        return {key: _determining(value, finished) for key, value in values.items() if key not in free}
+    return [_determining(value, finished) for value in values] if isinstance(values, list) else values

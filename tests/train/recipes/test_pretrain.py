@@ -1,5 +1,6 @@
 """Pre-training on a token store that someone else made, by the command line."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -128,6 +129,54 @@ def test_a_cool_down_needs_a_decay_and_a_checkpoint(folder, tmp_path):
         cool_down(config_of(folder, "4 steps", "null"), *parts)
     with pytest.raises(Open4MError, match="holds no intact checkpoint"):
         cool_down(config_of(folder, "4 steps", "2 steps"), *parts)
+
+
+def test_a_finished_run_does_not_answer_another_configuration(folder, tmp_path, capsys):
+    """It said nothing and exited with 0, whatever was asked for. The tokens may be gone by then."""
+    out, parts = tmp_path / "run", (tmp_path / "no tokens", folder / "tokenizers")
+    assert run(folder, out) == 0
+    assert run(folder, out, "train.log_every=2", "train.workers=1") == 0  # which change no result
+    pretrain(config_of(folder, "4 steps", "null"), *parts, out)
+    model = (out / "model" / "model.safetensors").read_bytes()
+    for change, field in (
+        ("train.length=5 steps", "train.length"),
+        ("train.batch_size=8", "train.batch_size"),
+        ("train.seed=3", "train.seed"),
+        ("train.optim.base_lr=0.5", "train.optim.base_lr"),
+        ("architecture.dim=64", "task.model.dim"),
+        ("architecture.qk_norm=true", "task.model.qk_norm"),
+        ("masking.input_budget=11", "task.masking.input_budget"),
+        ("patch_size=16", "task.model.modalities"),
+        ("repeats=2", "task.repeats"),
+        ("loss=per_token", "task.loss"),
+        ("init_from=elsewhere", "task.init_from"),
+    ):
+        capsys.readouterr()
+        assert run(folder, out, change) == 2, change
+        error = capsys.readouterr().err
+        assert "holds a run with another configuration" in error
+        assert field in error, error
+    fewer = dataclasses.replace(named.get(str(folder / "config.py")), modalities=("rgb_pixels", "rgb"))
+    with pytest.raises(Open4MError, match=r"another configuration .modalities"):
+        pretrain(fewer, *parts, out)
+    assert (out / "model" / "model.safetensors").read_bytes() == model
+
+
+def test_a_finished_run_with_a_decay_cannot_be_made_longer(folder, tmp_path):
+    parts = (folder / "tokens", folder / "tokenizers", tmp_path / "run")
+    pretrain(config_of(folder, "3 steps", "1 steps"), *parts)
+    with pytest.raises(Open4MError, match=r"another configuration .train\.length: .* whose run is finished"):
+        pretrain(config_of(folder, "9 steps", "1 steps"), *parts)
+
+
+def test_a_finished_cool_down_does_not_answer_another_configuration(folder, tmp_path, monkeypatch):
+    parts = (folder / "tokens", folder / "tokenizers", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=2))
+        pretrain(config_of(folder, "40 steps", "2 steps"), *parts)
+    cool_down(config_of(folder, "40 steps", "2 steps"), *parts)
+    with pytest.raises(Open4MError, match=r"another configuration .*train\.decay"):
+        cool_down(config_of(folder, "40 steps", "3 steps"), *parts)
 
 
 def losses(out):

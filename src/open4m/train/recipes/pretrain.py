@@ -7,19 +7,22 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from open4m import config as configs
 from open4m import files, modalities, weights
 from open4m.config import Duration
 from open4m.data.rows import specs_of
 from open4m.fourm import TEXT, FourMBase
 from open4m.masking.config import MaskingConfig
-from open4m.model.config import Architecture, FourMConfig
+from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.ranges import Size, Steps, check_ranges
 from open4m.store.tokens import TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train import checkpoint
-from open4m.train.config import TrainConfig
+from open4m.train.config import FORMAT as RUN_FORMAT
+from open4m.train.config import RUN, TrainConfig, claim
 from open4m.train.loop import train
 from open4m.train.losses import Aggregation
 from open4m.train.tasks.fourm import FourMTask
@@ -59,9 +62,11 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     one tokenizer, or the training run that made it, per grid modality; they are saved with the model. Modalities that
     have no file in this package need no tokenizer: they are trained on the tokens that the store holds. So are those
     that the configuration lists as ``tokens_only``, if their tokenizer is not there.
-    Raises :class:`Open4MError` if tokens and tokenizers do not fit.
+    Raises :class:`Open4MError` if tokens and tokenizers do not fit, and for a finished run of another configuration.
     """
-    if (directory / "model").exists():
+    if (directory / "model").exists():  # whose tokens may be gone
+        model_config = FourMConfig.of(config.architecture, _recorded(config, directory), config.masking.directions)
+        claim(directory, _description(config, model_config), finished=True)
         return
     task = build_task(config, tokens, tokenizers, device)
     model = task.build_model()
@@ -71,14 +76,8 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     if begins and config.init_from is not None:
         new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
         logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
-    determining = {
-        "model": task.config,
-        "masking": config.masking,
-        "repeats": config.repeats,
-        "loss": config.loss,
-        "init_from": config.init_from,
-    }
-    train(task, _durations_in_tokens(config), directory, model.to(device), task_config=determining)
+    described = _description(config, task.config)
+    train(task, described["train"], directory, model.to(device), task_config=described["task"])
 
 
 def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path, device: str = "cpu") -> Path:
@@ -96,9 +95,8 @@ def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path,
     else:
         newest = checkpoint.newest_intact(run)
         directory = run / COOLDOWN / newest.name
-        if directory.exists():
-            return directory
-        files.write_folder(directory / checkpoint.FOLDER / newest.name, lambda copy: shutil.copytree(newest, copy))
+        if not directory.exists():
+            files.write_folder(directory / checkpoint.FOLDER / newest.name, lambda copy: shutil.copytree(newest, copy))
     length = _durations_in_tokens(config)
     steps = checkpoint.step_of(directory) + length.decay_steps
     train = dataclasses.replace(config.train, length=Duration(steps, "steps"))
@@ -109,6 +107,29 @@ def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path,
 def cool_downs(run: Path) -> list[Path]:
     """The directories of a run's cool-downs, the earliest first."""
     return sorted((run / COOLDOWN).glob("step-*"), key=checkpoint.step_of)
+
+
+def _description(config: PretrainConfig, model: FourMConfig) -> dict[str, Any]:
+    """What determines a pre-training of a model, as its directory holds it."""
+    task = {name: getattr(config, name) for name in ("masking", "repeats", "loss", "init_from")}
+    return {"train": _durations_in_tokens(config), "task": {"model": model, **task}}
+
+
+def _recorded(config: PretrainConfig, directory: Path) -> tuple[ModalitySpec, ...]:
+    """The model's modalities of a finished run, as its directory describes them; pixels as the configuration does."""
+    held = configs.load(dict[str, Any], directory / RUN, RUN_FORMAT)["task"]["model"]["modalities"]
+    specs = {spec.key: spec for spec in configs.from_dict(tuple[ModalitySpec, ...], held, RUN)}
+    if specs.keys() != set(config.modalities):
+        raise Open4MError(
+            f"{directory} holds a run with another configuration (modalities: {', '.join(specs)} -> "
+            f"{', '.join(config.modalities)}): use another directory, or the same configuration, whose run is finished"
+        )
+    side = config.image_size // config.patch_size
+    pixels = {"grid": (side, side), "patch_size": config.patch_size}
+    return tuple(
+        dataclasses.replace(specs[key], **(pixels if specs[key].content == "pixels" else {}))
+        for key in config.modalities
+    )
 
 
 def _durations_in_tokens(config: PretrainConfig) -> TrainConfig:

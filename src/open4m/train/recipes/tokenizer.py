@@ -105,12 +105,15 @@ def fit_tokenizer(
         )
         for stage in config.stages
     ]
-    claim(directory, {"tokenizer": config, "classes": classes})
-    if (directory / "model").exists():
+    finished = (directory / "model").exists()
+    claim(directory, {"tokenizer": config, "classes": classes}, finished)
+    if finished:
         return
     for number, (stage, task_config) in enumerate(zip(config.stages, stages, strict=True), 1):
         run = directory / f"stage-{number}"
-        if not (run / "model").exists():
+        if (run / "model").exists():
+            claim(run, {"train": stage.train, "task": task_config}, finished=True)
+        else:
             task = TokenizerTask(
                 task_config,
                 fine if stage.resolutions else training,
