@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -22,6 +23,19 @@ def sincos_2d(h: int, w: int, width: int, device: torch.device = CPU, temperatur
     rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     phases = [axis.reshape(-1, 1) * frequencies for axis in (rows, columns)]  # each (h·w, width / 4)
     return torch.cat([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)], dim=1)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def resized_2d(h: int, w: int, width: int, stored: int, device: torch.device = CPU) -> Tensor:
+    """Fixed positions of a ``stored`` × ``stored`` grid, resized to h × w: (h·w, width) float32, raster order.
+
+    Bicubic, corners not aligned, as the authors' tokenizers of several sizes have them. Shared: do not change it.
+    """
+    table = sincos_2d(stored, stored, width, device).T.reshape(1, width, stored, stored)
+    if (h, w) != (stored, stored):
+        table = F.interpolate(table, size=(h, w), mode="bicubic", align_corners=False)
+    return table.flatten(2)[0].T
 
 
 def spread(positions: Tensor, deviation: float) -> Tensor:

@@ -15,20 +15,25 @@ from torch import nn
 from open4m.nn.attention import attend
 from open4m.nn.blocks import EncoderBlock, feed_forward, norm
 from open4m.nn.config import BlockConfig, MLPRatio
-from open4m.nn.positions import sincos_2d
+from open4m.nn.positions import resized_2d, sincos_2d
 from open4m.ranges import Layers, Size, check_ranges
 from open4m.types import Open4MError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """The size of one Transformer; ViT-B is width 768, depth 12, heads 12."""
+    """The size of one Transformer; ViT-B is width 768, depth 12, heads 12.
+
+    ``position_grid``: the side of the grid whose positions are resized to the grid at hand, as the authors' tokenizers
+    have them; None: those of the grid at hand.
+    """
 
     width: Size = 192
     depth: Layers = 4
     heads: Layers = 3
     mlp_ratio: MLPRatio = 4.0
     post_mlp: bool = True  # whether one more residual MLP with a tanh follows the last block
+    position_grid: Size | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -50,6 +55,7 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
+        self.position_grid = config.position_grid
         self.blocks = nn.ModuleList(EncoderBlock(config.block) for _ in range(config.depth))
         if config.post_mlp:
             self.norm_mlp = norm(config.block)
@@ -59,7 +65,8 @@ class Trunk(nn.Module):
         """(B, width, h, w) to (B, h·w, width)."""
         _, width, h, w = x.shape
         x = x.flatten(2).transpose(1, 2).contiguous()  # (B, h·w, width); every norm would copy it otherwise
-        x = x + sincos_2d(h, w, width, x.device)
+        stored = self.position_grid
+        x = x + (resized_2d(h, w, width, stored, x.device) if stored else sincos_2d(h, w, width, x.device))
         for block in self.blocks:
             x = block(x, attend)
         return x if self.post_mlp is None else x + self.post_mlp(self.norm_mlp(x))

@@ -297,7 +297,7 @@ DAMAGED = {
     "other heads": (lambda s, t: s.update(num_heads=3), "multiple of heads"),
     "zero heads": (lambda s, t: s.update(num_heads=0), "impossible values: num_heads = 0"),
     "giant depth": (lambda s, t: s.update(encoder_depth=10**9), "encoder_depth is 1000000000, but there are"),
-    "giant dimension": (lambda s, t: s.update(dim=10**9), "instead of"),
+    "giant dimension": (lambda s, t: s.update(dim=10**9), "dim: expected at most 1,048,576, got 1000000000"),
     "text for a number": (lambda s, t: s.update(dim="16"), "impossible values: dim = '16'"),
     "number for a switch": (lambda s, t: s.update(qkv_bias="no"), "impossible values: qkv_bias = 'no'"),
     "text for a list": (lambda s, t: s.update(domains_in="caption"), "impossible values: domains_in = 'caption'"),

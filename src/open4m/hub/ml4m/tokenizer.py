@@ -32,6 +32,9 @@ HEAD_DIM = 64
 HEADS = {"vit_x": 4}
 """Attention heads of kinds of ViT that do not follow :data:`HEAD_DIM`."""
 
+SMALLEST_GRID = 14
+"""Tokens per side of the smallest values that their tokenizers of several sizes were trained on; all are even."""
+
 CODEBOOK = "quantize._codebook.embed"
 MEMORY = "memcodes"  # their quantizer of single vectors, which has no counterpart here
 DEFAULTS = {
@@ -180,10 +183,14 @@ def _config(
     if labels:
         fields |= {"class_names": class_names or tuple(f"class {i}" for i in range(labels)), "palette": palette}
     codes, width = tensors[CODEBOOK].shape[-2:]
+    unit = 1 if cells else patch  # pixels, or vectors, per token
+    side = settings["image_size"] // patch
+    if side > SMALLEST_GRID:
+        fields["resolutions"] = tuple(unit * count for count in range(SMALLEST_GRID, side + 1, 2))
     return TokenizerConfig.of(
         modality,
-        image_size=settings["image_size"] // (patch if cells else 1),
-        patch_size=1 if cells else patch,
+        image_size=side * unit,
+        patch_size=unit,
         channels=settings["n_channels"],
         codebook_size=codes,
         latent_dim=width,
@@ -208,6 +215,7 @@ def _vit(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], side:
         heads=HEADS.get(kind, width // HEAD_DIM),
         mlp_ratio=hidden / width,
         post_mlp=f"{side}.post_mlp.fc1.weight" in tensors,
+        position_grid=tensors[f"{side}.pos_emb"].shape[-1] if f"{side}.pos_emb" in tensors else None,
     )
 
 
