@@ -21,7 +21,7 @@ from open4m import modalities, weights
 from open4m.hub import locate
 from open4m.hub.ml4m import transformer
 from open4m.modalities.frames import frame_of, naming, positioned
-from open4m.model.config import FourMConfig
+from open4m.model.config import TOKENS, FourMConfig
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import DENSE, pack
 from open4m.tokenizers.text import TextTokenizer
@@ -209,15 +209,17 @@ class FourMBase:
 
     def _framed(self, sample: Mapping[str, Any], row: int | None) -> dict[str, Value]:
         """The checked values of a sample, with positions relative to the square that the model sees."""
-        by_name = {name: self.modalities[name] for name in self.input_keys(sample)}
+        by_name = {name: modalities.get(name) for name in self.input_keys(sample)}
         values = {name: by_name[name].convert(value) for name, value in sample.items()}
         with naming(row):
             return positioned(values, by_name, frame_of(values, by_name))
 
     def input_keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
-        """The model's modality for each given name: an image is read as pixels where the model reads those."""
-        keys = {name: self.config.readers.get(name, name) for name in sample}
-        allowed = [*dict.fromkeys([*self.config.inputs, *filter(None, self.config.readers)])]
+        """The model's modality for each given name: an image is read as pixels where the model reads those, and as
+        tokens where it is named so (``rgb@tokens``)."""
+        keys = {name: self.config.read_as(name) if isinstance(name, str) else name for name in sample}
+        both = [f"{name}{TOKENS}" for name in self.config.readers if name in self.config.inputs]
+        allowed = [*dict.fromkeys([*self.config.inputs, *filter(None, self.config.readers), *both])]
         for name, key in keys.items():
             if key in self.config.keys and key not in self.config.inputs:
                 raise Open4MError(f"{name}: this model was not trained to read it (inputs: {', '.join(allowed)})")

@@ -55,7 +55,7 @@ def results(path):
 CONDITIONS = ["--caption", "a red cube", "--boxes", "boxes.json", "--given", "depth=depth.npy", "semseg=semseg.png"]
 VERBS = {
     "generate": [*CONDITIONS, "--to", "rgb", "normals", "--samples", 2, "--steps", 3, "--entropy"],
-    "extract": ["--input", "wide.png", "--to", "depth", "caption"],
+    "extract": ["--input", "wide.png", "--given", "rgb@tokens=wide.png", "--to", "depth", "caption"],
     "guide": [*CONDITIONS, "--to", "rgb", "--weight", "depth=0.5", "--avoid", "a ball"],
     "inpaint": ["--input", "wide.png", "--mask", "mask.png", "--caption", "a ball"],
     "outpaint": ["--of", "depth", "--given", "depth=depth.npy", "--box", "0.25,0.25,0.75,0.75", "--samples", 3],

@@ -108,6 +108,16 @@ def test_raw_data_of_the_documentation_are_written_and_read(tmp_path):
     assert (tmp_path / "runs" / "raw" / "depth" / "manifest.json").exists()
 
 
+def test_photos_that_are_not_square_are_fitted_as_the_page_says(tmp_path):
+    page = "docs/formats_and_frames.md"
+    ((_, code),) = blocks(page, "frames")
+    run([sys.executable, "-c", code], tmp_path)
+    for environment, arguments in commands(page, "run"):
+        arguments = [str(ROOT / word) if word.startswith("docs/") else word for word in arguments]
+        run([sys.executable, "-m", "open4m", *arguments], tmp_path, **environment)
+    assert (tmp_path / "out" / "letterbox" / "result.json").exists()
+
+
 def test_the_shown_table_is_the_measured_one():
     results = re.compile(r"<!-- results -->\n(.*?)\n<!-- /results -->", re.DOTALL)
     readme = results.search((ROOT / "README.md").read_text())[1].strip()

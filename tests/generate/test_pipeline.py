@@ -155,6 +155,43 @@ def test_only_images_and_maps_have_parts(model, mask, targets):
         model.generate({"caption": Masked("a ball", mask)}, targets)
 
 
+def test_an_image_may_be_given_as_its_tokens_where_the_model_reads_pixels_too(model):
+    """As the low resolution of a cascade is (A.1), and to compare the two (E.1)."""
+
+    def seen(*names, **options):
+        return next(model.passes(dict.fromkeys(names, IMAGE), ["depth"], steps=1, **options)).canvas
+
+    for names, keys in (
+        (["rgb"], {"rgb_pixels"}),
+        (["rgb_pixels"], {"rgb_pixels"}),
+        (["rgb@tokens"], {"rgb"}),
+        (["rgb", "rgb@tokens"], {"rgb", "rgb_pixels"}),
+        (["rgb_pixels", "rgb@tokens"], {"rgb", "rgb_pixels"}),
+    ):
+        canvas = seen(*names)
+        assert {*canvas.present} - {"depth"} == keys
+        if "rgb" in keys:
+            assert np.array_equal(canvas.grids["rgb"][0], model.encode("rgb", IMAGE))
+            assert canvas.known["rgb"].all()
+    both = {"rgb": IMAGE, "rgb@tokens": IMAGE}
+    guided = model.generate(both, ["depth"], guidance={"rgb": 2.0, "rgb@tokens": 3.0})
+    assert guided.plan[0].guidance == {"rgb_pixels": 2.0, "rgb": 3.0}
+    pixels, tokens = (model.token_features({name: IMAGE}) for name in ("rgb", "rgb@tokens"))
+    assert pixels.modality.unique().tolist() == [model.config.index("rgb_pixels")]
+    assert tokens.modality.unique().tolist() == [model.config.index("rgb")]
+    part = Masked(IMAGE, (0.25, 0, 0.5, 1))
+    assert next(model.passes({"rgb@tokens": part}, ["depth"])).canvas.known["rgb"].sum() == 8
+    for inputs, target, message in (
+        ({"rgb@tokens": IMAGE}, "rgb", "rgb is both given, as rgb@tokens, and a target"),
+        ({"rgb": IMAGE, "rgb_pixels": IMAGE}, "depth", "are the same: give one; the tokens .* called rgb@tokens"),
+        ({"depth@tokens": np.ones((4, 4)), "depth": np.ones((4, 4))}, "rgb", "depth@tokens and depth are the same"),
+        ({"rgbb@tokens": IMAGE}, "depth", "unknown modality 'rgbb@tokens'; did you mean rgb@tokens"),
+        ({"normals@tokens": np.float32([[[0, 0, 1]]])}, "depth", "normals@tokens: this model was not trained to read"),
+    ):
+        with pytest.raises(Open4MError, match=message):
+            model.generate(inputs, [target])
+
+
 def test_guidance_may_name_modalities_and_conditions(model):
     inputs = {"rgb": IMAGE, "caption": "a red cube"}
     guided = model.generate(

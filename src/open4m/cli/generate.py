@@ -45,7 +45,12 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
     for modality in _flagged():
         flag, kind = modality.flag, str if modality.flag.is_text else Path
         given.add_argument(f"--{flag.name}", dest=_dest(modality), type=kind, metavar=flag.metavar, help=flag.help)
-    given.add_argument("--given", **SEVERAL, metavar="NAME=FILE", help="any modality: depth=depth.npy normals=n.png")
+    given.add_argument(
+        "--given",
+        **SEVERAL,
+        metavar="NAME=FILE",
+        help="any modality: depth=depth.npy normals=n.png; rgb@tokens=IMAGE is an image as its tokens, not its pixels",
+    )
 
     what = parser.add_argument_group("what is done")
     _add_targets(what, verb)

@@ -16,6 +16,7 @@ from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.pipeline import FourM
 from open4m.generate.results import Generation, Snapshot
 from open4m.modalities.frames import Frame, positioned
+from open4m.model.config import TOKENS
 from open4m.pictures import grid, heat, heat_words
 
 TILE = 160  # pixels
@@ -152,7 +153,7 @@ def tile(model: FourM, name: str, value: Any, frame: Frame | None = None) -> Ima
     picture = veiled(picture, bands)
     if not isinstance(value, Masked):
         return picture
-    cells = model.config.spec(name).grid
+    cells = model.config.spec(name.removesuffix(TOKENS)).grid
     return veiled(picture, unknown_cells(value.mask, extent, cells, name, own.fit).reshape(cells))
 
 

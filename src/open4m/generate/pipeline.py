@@ -18,6 +18,7 @@ from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.plan import Step, bound, make
 from open4m.generate.results import Generation, Shown, Snapshot
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
+from open4m.model.config import TOKENS
 from open4m.model.fourm import FourMTransformer
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
@@ -65,6 +66,9 @@ class FourM(FourMBase):
         "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one per
         sample, or that of the first; sample i then has ``seed`` + i. ``watch`` is called after every pass. A value that
         several samples share, as the same object, is converted and tokenized once.
+
+        An image is read as pixels where the model reads those. Under the name ``rgb@tokens`` it is read as its tokens,
+        alone or beside its pixels.
 
         ``fit``: which square the model sees of a photo and its maps (:class:`~open4m.modalities.frames.Frame`). Boxes,
         given or generated, are fractions of the whole photo. ``frame``: that of a photo which is not given itself, such
@@ -139,7 +143,9 @@ class FourM(FourMBase):
         keys = {name: parts.get(name) or whole[name] for name in sample}
         if len({*keys.values()}) < len(keys):
             dense = [name for name, key in keys.items() if key in self.config.readers.values()]
-            raise Open4MError(f"{' and '.join(dense)} are the same: give one")
+            same = dense or [name for name, key in keys.items() if [*keys.values()].count(key) > 1]
+            hint = f"; the tokens of an image beside its pixels are called {dense[0]}{TOKENS}" if dense else ""
+            raise Open4MError(f"{' and '.join(same)} are the same: give one{hint}")
         return keys
 
     def _checked(
@@ -160,7 +166,7 @@ class FourM(FourMBase):
             return converted[name, id(value)]
 
         def checked(name: str, key: str, given: Any) -> Value | Masked:
-            target = next((target for target in (name, sources.get(key)) if target in wanted), None)
+            target = next((target for target in (name, key, sources.get(key)) if target in wanted), None)
             if not isinstance(given, Masked):
                 if target is not None:
                     how = "" if name == target else f", as {name},"

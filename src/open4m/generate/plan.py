@@ -14,7 +14,7 @@ import numpy as np
 
 from open4m import modalities
 from open4m.generate.schemes import SCHEMES
-from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.config import TOKENS, FourMConfig, ModalitySpec
 from open4m.types import Open4MError
 
 MAX_STEPS = 10_000
@@ -258,7 +258,8 @@ def bound(
         if given and isinstance(step.guidance, Mapping):
             known = [*dict.fromkeys([*itertools.chain(*given), *made, *conditions])]
             known = [key for key in known if key != step.target]
-            keys = {name: name if name in known else pixels.get(name, name) for name in step.guidance}
+            read = {name: config.read_as(name) for name in step.guidance}
+            keys = {name: key if key in known or name.endswith(TOKENS) else name for name, key in read.items()}
             if absent := [name for name, key in keys.items() if key not in known]:
                 there = ", ".join(names.get(key, key) for key in known) or "nothing"
                 raise Open4MError(

@@ -11,6 +11,9 @@ from open4m.nn.config import BlockConfig
 from open4m.ranges import Decay, Layers, Length, Positive, Range, check_ranges
 from open4m.types import Open4MError
 
+TOKENS = "@tokens"
+"""What a name ends with under which an image is given as its tokens, where the model reads its pixels too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModalitySpec:
@@ -186,6 +189,11 @@ class FourMConfig(Architecture):
         rgb -> rgb_pixels."""
         dense = [m.key for m in self.modalities if m.content == "pixels" and modalities.is_known(m.key)]
         return {modalities.get(key).source: key for key in dense if modalities.get(key).source}
+
+    def read_as(self, name: str) -> str:
+        """The key under which the model reads what is given under a name: an image as pixels where it reads those,
+        ``rgb@tokens`` as the tokens of ``rgb``; all else as itself."""
+        return name.removesuffix(TOKENS) if name.endswith(TOKENS) else self.readers.get(name, name)
 
     def sources(self, target: str) -> list[str]:
         """The modalities that the model was trained to generate ``target`` from."""
