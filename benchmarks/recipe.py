@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=0, help="validation scenes to measure predictions on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
 
