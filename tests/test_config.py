@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open4m.config import Duration, completed, differences, fingerprint, from_dict, load, override, save, to_dict
+from open4m.config import LATER, Duration, completed, differences, fingerprint, from_dict, load, override, save, to_dict
 from open4m.types import Open4MError
 
 
@@ -283,3 +283,17 @@ def test_values_of_an_older_version_get_the_defaults_of_newer_fields_only():
     assert completed({"rate": [1]}, Part(rate=1.0))["rate"] == [1]
     assert completed([{}, {}], [Part(rate=1.0)]) == [{}, {}]  # of another length: nothing to match by place
     assert completed({}, Part(rate=1.0)) == {"name": "part", "weights": {}}  # no default for what is required
+
+
+def test_a_field_that_was_added_later_counts_where_it_differs_from_its_default():
+    @dataclasses.dataclass(frozen=True)
+    class Before:
+        width: int = 3
+
+    @dataclasses.dataclass(frozen=True)
+    class After:
+        width: int = 3
+        grid: int | None = dataclasses.field(default=None, metadata=LATER)
+
+    assert fingerprint({"a": [Before()]}) == fingerprint({"a": [After()]})
+    assert fingerprint(After(grid=2)) != fingerprint(After()) != fingerprint(After(width=4))

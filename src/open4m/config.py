@@ -73,18 +73,18 @@ class Duration:
         return -int(-self.amount // per_step)
 
 
-def to_dict(config: Any) -> Any:
-    """Plain JSON values of a configuration."""
+def to_dict(config: Any, fields: Callable[[Any], Iterable[dataclasses.Field]] = dataclasses.fields) -> Any:
+    """Plain JSON values of a configuration: of those of its ``fields`` that are chosen, by default all."""
     if isinstance(config, Duration):
         return str(config)
     if isinstance(config, enum.Enum):
         return config.value
     if dataclasses.is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {f.name: to_dict(getattr(config, f.name), fields) for f in fields(config)}
     if isinstance(config, dict):
-        return {str(k): to_dict(v) for k, v in config.items()}
+        return {str(k): to_dict(v, fields) for k, v in config.items()}
     if isinstance(config, list | tuple):
-        return [to_dict(v) for v in config]
+        return [to_dict(v, fields) for v in config]
     if isinstance(config, Path):
         return str(config)
     return config
@@ -95,9 +95,22 @@ def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
     return _convert(cls, values, where)
 
 
+LATER = {"later": True}
+"""The metadata of a field that was added when fingerprints of its configuration were stored already."""
+
+
 def fingerprint(config: Any) -> str:
-    """A short hash that differs whenever the configuration does."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
+    """A short hash that differs whenever the configuration does.
+
+    Fields marked :data:`LATER` count only where they differ from their default, so that what was made before they were
+    there keeps its fingerprint.
+    """
+    return hashlib.sha256(json.dumps(to_dict(config, _counting), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _counting(config: Any) -> list[dataclasses.Field]:
+    fields = dataclasses.fields(config)
+    return [f for f in fields if "later" not in f.metadata or getattr(config, f.name) != f.default]
 
 
 FORMAT = "format"

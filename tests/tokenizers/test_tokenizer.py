@@ -279,6 +279,11 @@ def test_fingerprints_tell_tokenizers_apart():
     assert Tokenizer(vqvae("rgb", mean=(0.3,))).fingerprint != prints[0]
 
 
+def test_fingerprints_stay_from_version_to_version():
+    """Token stores hold them: a field that is added to a configuration must be marked as LATER."""
+    assert Tokenizer(vqvae("rgb", 0)).fingerprint == "d6f41d7aaf1259d9"
+
+
 def test_another_decoder_for_the_same_tokens_keeps_the_fingerprint():
     model = vqvae("rgb")
     other = diffusion_vqvae("rgb", frozen_encoder=True)

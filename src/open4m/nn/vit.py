@@ -6,12 +6,13 @@ MLP with a tanh, which bounds what it adds to the vectors that are quantized.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from open4m.config import LATER
 from open4m.nn.attention import attend
 from open4m.nn.blocks import EncoderBlock, feed_forward, norm
 from open4m.nn.config import BlockConfig, MLPRatio
@@ -33,7 +34,7 @@ class ViTConfig:
     heads: Layers = 3
     mlp_ratio: MLPRatio = 4.0
     post_mlp: bool = True  # whether one more residual MLP with a tanh follows the last block
-    position_grid: Size | None = None
+    position_grid: Size | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_ranges(self)
