@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, CARD, TOKENIZERS = "config.json", "model.safetensors", "README.md", "tokenizers"
 """The files of a model directory, and the folder of its tokenizers."""
 
+MODALITIES = "modalities"
+"""The folder of a model directory with the files of users' modalities."""
+
 
 def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a safetensors file, which must have the names and shapes of ``expected``.

@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
     parser.epilog = "docs/generation.md shows each command with its picture."
     given = parser.add_argument_group("what is given")
     for modality in _flagged():
-        flag, kind = modality.flag, str if modality.flag.is_text else Path
+        flag, kind = modality.flag, str if modality.is_text else Path
         given.add_argument(f"--{flag.name}", dest=_dest(modality), type=kind, metavar=flag.metavar, help=flag.help)
     given.add_argument(
         "--given",
@@ -131,7 +131,7 @@ class _One(argparse.Action):
 def _flagged() -> list[Modality]:
     """The modalities that have an option of their own: texts first, then the photo."""
     found = [modality for modality in map(modalities.get, modalities.names()) if modality.flag is not None]
-    return sorted(found, key=lambda modality: (not modality.flag.is_text, modality.role != "photo"))
+    return sorted(found, key=lambda modality: (not modality.is_text, modality.role != "photo"))
 
 
 def _dest(modality: Modality) -> str:

@@ -1,6 +1,7 @@
 """Where pretrained models are: shipped, on disk, or on the Hugging Face hub.
 
-A directory holds ``config.json``, ``model.safetensors``, ``tokenizers/`` and a model card, ``README.md``. The authors'
+A directory holds ``config.json``, ``model.safetensors``, ``tokenizers/`` and a model card, ``README.md``; if it was
+trained on users' modalities also their files, ``modalities/``, as text that is not run unless a user asks for it. The authors'
 public checkpoints, by their names on the Hugging Face hub or downloaded, hold the first two, in their own format.
 """
 
@@ -10,7 +11,7 @@ import re
 from pathlib import Path
 
 from open4m.types import Open4MError
-from open4m.weights import CARD, CONFIG, TOKENIZERS, WEIGHTS
+from open4m.weights import CARD, CONFIG, MODALITIES, TOKENIZERS, WEIGHTS
 
 SHIPPED = Path(__file__).parent.parent / "pretrained"
 
@@ -88,7 +89,7 @@ def download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        patterns = [CONFIG, WEIGHTS, CARD, f"{TOKENIZERS}/*"]
+        patterns = [CONFIG, WEIGHTS, CARD, f"{TOKENIZERS}/*", f"{MODALITIES}/*.py"]
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

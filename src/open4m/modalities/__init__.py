@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"\w+(@\w+)?")
 
-SHARED_FILES = ("__init__", "codecs", "crops", "families", "features", "frames")
+SHARED_FILES = ("__init__", "carried", "codecs", "crops", "families", "features", "frames", "given")
 """The files of this folder that are no modalities, but what modalities are made of."""
 
 FOLDERS_VARIABLE = "OPEN4M_MODALITIES"
@@ -56,6 +56,50 @@ def _files(user_folders: str) -> Mapping[str, Path]:
     return MappingProxyType(found)
 
 
+_registered: dict[str, Modality] = {}
+"""Modalities that this process was given, besides those that have a file in a folder."""
+
+_carried: dict[str, str] = {}
+"""The text of the file that each of these was made by, if there was one."""
+
+
+def register(modality: Modality) -> Modality:
+    """Make a modality known in this process, as a file of its name does everywhere; returns it. For notebooks.
+
+    >>> edges = modalities.register(Edges(name="edges", ...))
+
+    Registering its name again replaces it. Other processes do not know it, nor does a model directory carry it: write a
+    file (``docs/new_modality.md``) once it is to be trained or shared. Raises :class:`Open4MError` for what is no
+    modality, and for the name of a file.
+    """
+    name = getattr(modality, "name", None)
+    if not (hasattr(modality, "family") and isinstance(name, str) and re.fullmatch(r"[^\W\d]\w*", name)):
+        raise Open4MError(f"expected an instance of a family with a name like 'edges', got {shown(modality)}")
+    if name in files():
+        raise Open4MError(f"modality {name} is defined by {files()[name]}: choose another name")
+    _registered[name] = modality
+    _carried.pop(name, None)
+    return modality
+
+
+def register_file(path: Path) -> Modality:
+    """:func:`register` the modality of a file, which is run. Raises :class:`Open4MError` if it defines none."""
+    modality = register(_load(path.stem, path))
+    _carried[modality.name] = path.read_text("utf-8")
+    return modality
+
+
+def text_of(name: str) -> str | None:
+    """The program that defines a known modality; None for one that has no file."""
+    path = files().get(name)
+    return _carried.get(name) if path is None else path.read_text("utf-8")
+
+
+def is_own(name: str) -> bool:
+    """Whether a modality is one of the package's, and not a user's."""
+    return name in files() and files()[name].parent == Path(__file__).parent
+
+
 def check_key(key: str) -> None:
     """Raise :class:`Open4MError` unless it is a name like ``rgb`` or, with a resolution, ``rgb@256``: what folders of
     data and of tokenizers are called."""
@@ -65,12 +109,13 @@ def check_key(key: str) -> None:
 
 def names() -> list[str]:
     """All known modalities."""
-    return sorted(files())
+    return sorted({*files(), *_registered})
 
 
 def is_known(name: str) -> bool:
     """Whether there is a modality of this name, or of this key with a resolution, like ``rgb@256``."""
-    return name.partition("@")[0] in files()
+    stem = name.partition("@")[0]
+    return stem in _registered or stem in files()
 
 
 def get(name: str) -> Modality:
@@ -81,6 +126,8 @@ def get(name: str) -> Modality:
     if not isinstance(name, str):
         raise unknown(name, names())
     stem = name.partition("@")[0]
+    if stem in _registered:
+        return _registered[stem]
     path = files().get(stem)
     if path is None:
         raise unknown(name, names())
@@ -106,7 +153,7 @@ def unknown(name: str, allowed: list[str]) -> Open4MError:
 
 @cache
 def _load(name: str, path: Path) -> Modality:
-    if path.parent == Path(__file__).parent:
+    if is_own(name):
         module = importlib.import_module(f"{__name__}.{name}")
     else:
         spec = importlib.util.spec_from_file_location(f"open4m_user_modality_{name}", path)

@@ -19,6 +19,8 @@ _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwis
 class Caption(TokenSequence):
     """A value is a str."""
 
+    is_text = True
+
     def read(self, data: bytes) -> str:
         try:
             return data.decode("utf-8")
@@ -71,5 +73,5 @@ MODALITY = Caption(
     description="caption",
     extension="txt",
     role="text",
-    flag=Flag(name="caption", metavar="TEXT", is_text=True),
+    flag=Flag(name="caption", metavar="TEXT"),
 )

@@ -115,6 +115,16 @@ def as_array(value: Any, name: str) -> np.ndarray:
         raise Open4MError(f"{name}: expected an array, got {type(value).__name__} ({error})") from error
 
 
+def channels_last(array: np.ndarray, *counts: int) -> np.ndarray:
+    """The array (H, W, C) of one (C, H, W), as torch has them, if C and not W is one of ``counts``; others as they are.
+
+    Arrays (H, W, 1) and (1, H, W) of one channel, if 1 is all of ``counts``, become (H, W).
+    """
+    if array.ndim == 3 and array.shape[0] in counts and array.shape[2] not in counts:
+        array = np.ascontiguousarray(np.moveaxis(array, 0, 2))
+    return array[..., 0] if counts == (1,) and array.ndim == 3 and array.shape[2] == 1 else array
+
+
 def encode_png(array: np.ndarray) -> bytes:
     """PNG bytes of a uint8 or uint16 array (H, W) or (H, W, 3)."""
     buffer = io.BytesIO()

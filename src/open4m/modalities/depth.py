@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, is_finite_float32, loaded, narrowed, read_array, upright, write_array
+from open4m.modalities.codecs import as_array, channels_last, is_finite_float32, loaded, narrowed, read_array, upright, write_array
 from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
 from open4m.pictures import color_bar, picture, ramp
 
@@ -25,14 +25,14 @@ NEAREST = 1e-3
 class Depth(TokenGrid):
     """A value is float32 (H, W), meters along the optical axis, finite and positive.
 
-    =============  ========================================================================================
-    form           (H, W) or (H, W, 1): arrays or PIL images with one channel of 8, 16 or 32 bits
-    =============  ========================================================================================
+    =============  ============================================================================================
+    form           (H, W), (H, W, 1) or (1, H, W): arrays or PIL images with one channel of 8, 16 or 32 bits
+    =============  ============================================================================================
     meters         the modality's own form; not the whole numbers of pictures, which do not say their unit
     millimeters    as in 16-bit PNGs of NYU or ScanNet; given back as uint16, rounded and at least 1
     inverse        1/m, which is disparity if baseline times focal length is 1; float32
     standardized   (meters - mean) / deviation of the map itself, float32; see :func:`_standardized`
-    =============  ========================================================================================
+    =============  ============================================================================================
 
     A depth of 0 (or an inverse of 0, infinitely far) marks pixels without a measurement: it is refused. Pictures are
     turned as their EXIF data ask. Files hold 16 bits per number where these keep each within a thousandth of it.
@@ -94,9 +94,7 @@ class Depth(TokenGrid):
             if value.mode == "P":
                 raise self.error(f"expected depth in {form}, got a picture of mode P, whose numbers stand for colors")
             value = upright(loaded(value, self.name))
-        array = as_array(value, self.name)
-        if array.ndim == 3 and array.shape[2] == 1:
-            array = array[..., 0]
+        array = channels_last(as_array(value, self.name), 1)
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":
             raise self.error(f"expected depth in {form} as an array (H, W), got {array.dtype} {array.shape}")
         return array.astype(np.float64)

@@ -112,13 +112,12 @@ class GenerationDefaults:
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """An option of the command line that gives a value of one modality, such as ``--input IMAGE``: a file, or the words
-    themselves if ``is_text``. Modalities without one are given by ``--given NAME=FILE``."""
+    """An option of the command line that gives a value of one modality, such as ``--input IMAGE``: a file or, of a
+    modality of texts, the words themselves. Modalities without one are given by ``--given NAME=FILE``."""
 
     name: str
     metavar: str = "FILE"
     help: str = ""
-    is_text: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +127,10 @@ class Modality:
     ``extension`` names the member in a raw shard (``<key>.<extension>``). ``source`` and :meth:`derive` let a
     modality be computed from the values of another one instead of being stored. ``role`` is what a request that names
     no modality means by it, one of :data:`ROLES`; ``flag`` is its own option of the command line.
+
+    ``forms`` names the representations in which users may have its values, such as depth in meters or millimeters. The
+    first is the modality's own; everything except :meth:`from_form` and :meth:`to_form` works on that one. ``is_text``:
+    a value is a str, so that no str is the path of a file.
     """
 
     family: ClassVar[Family]  # each class below has one
@@ -141,6 +144,8 @@ class Modality:
     better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
     has_positions: ClassVar[bool] = False  # the value tells places in the picture, as fractions of its width and height
     image: bool = False  # the value is uint8 (H, W, 3), sRGB: the photo that the other maps of a sample show
+    forms: ClassVar[tuple[str, ...]] = ("own",)
+    is_text: ClassVar[bool] = False
 
     # ---- at rest
     def read(self, data: bytes) -> Value:
@@ -165,6 +170,28 @@ class Modality:
         Raises :class:`Open4MError`, which says what was expected, for all else.
         """
         raise NotImplementedError
+
+    def from_form(self, value: Any, form: str, palette: Palette = ()) -> Value:
+        """The checked value in the modality's own form, converted from one of ``forms``.
+
+        A standardized value stays standardized. ``palette``: the colors of classes, for forms that need them. Raises
+        :class:`Open4MError` for an unknown form, and for a value that is not valid in this one.
+        """
+        self.check_form(form)
+        return self.convert(value)
+
+    def to_form(self, value: Value, form: str, palette: Palette = ()) -> Value:
+        """The value converted from the modality's own form to one of ``forms``; :meth:`from_form` is the inverse.
+
+        Raises :class:`Open4MError` for an unknown form, and for a value that the form cannot hold.
+        """
+        self.check_form(form)
+        return value
+
+    def check_form(self, form: str) -> None:
+        """Raise :class:`Open4MError`, which lists the forms, for a name that is none of them."""
+        if form not in self.forms:
+            raise self.error(f"no form is called {form!r}; its forms are {', '.join(self.forms)}")
 
     def extent(self, value: Value) -> tuple[int, int] | None:
         """Height and width, in pixels or cells, of a checked value that covers the image; None for all other values."""
@@ -251,14 +278,11 @@ class PixelGrid(Modality):
 class TokenGrid(Modality):
     """A dense, image-like modality with a learned tokenizer: one codebook index per cell of a grid (paper B.3).
 
-    ``forms`` names the representations in which users may have its values, such as depth in meters or millimeters. The
-    first is the modality's own; everything except :meth:`from_form` and :meth:`to_form` works on that one.
     ``unitless`` names the metrics that also apply to standardized values, if there is such a form.
     """
 
     family = FAMILIES["grid"]
 
-    forms: ClassVar[tuple[str, ...]] = ("own",)
     unitless: ClassVar[tuple[str, ...]] = ()
 
     channels: int
@@ -284,28 +308,6 @@ class TokenGrid(Modality):
         if self.categorical:
             return tensor.astype(np.uint8 if tensor.max(initial=0) < 256 else np.int32)
         return tensor.transpose(1, 2, 0).astype(np.float32)
-
-    def from_form(self, value: Any, form: str, palette: Palette = ()) -> np.ndarray:
-        """The checked value in the modality's own form, converted from one of ``forms``.
-
-        A standardized value stays standardized. ``palette``: the colors of classes, for forms that need them. Raises
-        :class:`Open4MError` for an unknown form, and for a value that is not valid in this one.
-        """
-        self.check_form(form)
-        return self.convert(value)
-
-    def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
-        """The value converted from the modality's own form to one of ``forms``; :meth:`from_form` is the inverse.
-
-        Raises :class:`Open4MError` for an unknown form, and for a value that the form cannot hold.
-        """
-        self.check_form(form)
-        return value
-
-    def check_form(self, form: str) -> None:
-        """Raise :class:`Open4MError`, which lists the forms, for a name that is none of them."""
-        if form not in self.forms:
-            raise self.error(f"no form is called {form!r}; its forms are {', '.join(self.forms)}")
 
     def error_map(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Where and by how much a prediction is wrong: float64 (H, W) in ``error_unit``, 0 where it is right.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, decode_image, encode_png, has_holes, is_turned, loaded
+from open4m.modalities.codecs import as_array, channels_last, decode_image, encode_png, has_holes, is_turned, loaded
 from open4m.modalities.families import Palette, TokenGrid
 from open4m.pictures import picture
 
@@ -57,7 +57,7 @@ class Normals(TokenGrid):
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
             return self._of_picture(value)
-        array = as_array(value, self.name)
+        array = channels_last(as_array(value, self.name), 3)
         shaped = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
         if not shaped or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise self.error(f"expected finite unit vectors (H, W, 3) as floats, got {array.dtype} {array.shape}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, decode_image, encode_png, is_turned, loaded, on_white, upright
+from open4m.modalities.codecs import as_array, channels_last, decode_image, encode_png, is_turned, loaded, on_white, upright
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import Flag, GenerationDefaults, TokenGrid
 from open4m.pictures import picture
@@ -30,7 +30,7 @@ class RGB(TokenGrid):
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
             return self._of_picture(loaded(value, self.name))
-        array = as_array(value, self.name)
+        array = channels_last(as_array(value, self.name), 1, 3, 4)
         if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):  # gray
             array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
         if array.ndim == 3 and array.shape[2] in (3, 4) and min(array.shape) > 0:
@@ -40,8 +40,10 @@ class RGB(TokenGrid):
                 if array.shape[2] == 4:
                     array = array[..., :3] * array[..., 3:] + (1 - array[..., 3:])
                 return (array * 255).round().astype(np.uint8)
+        is_float = array.dtype.kind == "f" and array.ndim == 3 and array.size > 0
+        extent = f" from {array.min():.3g} to {array.max():.3g}; undo its normalization" if is_float else ""
         raise self.error(
-            f"expected a PIL image, uint8 (H, W, 3) or floats in [0, 1], got {array.dtype} {array.shape}"
+            f"expected a PIL image, uint8 (H, W, 3) or floats in [0, 1], got {array.dtype} {array.shape}{extent}"
             if array.dtype != object
             else f"expected a PIL image or an array (H, W, 3), got {type(value).__name__}"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, decode_image, encode_png, loaded, upright
+from open4m.modalities.codecs import as_array, channels_last, decode_image, encode_png, loaded, upright
 from open4m.modalities.families import Palette, TokenGrid
 from open4m.pictures import picture, swatches
 
@@ -58,7 +58,7 @@ class Semseg(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         image = isinstance(value, Image.Image)
-        array = as_array(upright(loaded(value, self.name)) if image else value, self.name)
+        array = channels_last(as_array(upright(loaded(value, self.name)) if image else value, self.name), 1)
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
             hint = "; for a picture in the classes' colors say form='colors'" if array.ndim == 3 else ""
             raise self.error(
@@ -105,7 +105,7 @@ class Semseg(TokenGrid):
         """uint8 (H, W, 3)."""
         if isinstance(value, Image.Image) and value.mode in ("RGB", "RGBA", "L", "P"):
             return np.asarray(upright(loaded(value, self.name)).convert("RGB"))
-        array = as_array(value, self.name)
+        array = channels_last(as_array(value, self.name), 3, 4)
         if array.ndim == 3 and array.shape[2] in (3, 4) and array.size and array.dtype == np.uint8:
             return array[..., :3]
         raise self.error(f"expected a picture of the classes' colors, uint8 (H, W, 3), got {array.dtype} {array.shape}")
