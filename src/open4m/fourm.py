@@ -20,6 +20,7 @@ from open4m import config as configs
 from open4m import modalities, weights
 from open4m.hub import locate
 from open4m.hub.ml4m import transformer
+from open4m.modalities import carried
 from open4m.modalities.frames import frame_of, naming, positioned
 from open4m.model.config import TOKENS, FourMConfig
 from open4m.model.fourm import FourMTransformer
@@ -72,15 +73,29 @@ class FourMBase:
                 raise Open4MError(
                     f"{spec.key}: the model has {spec.vocab_size} entries, the text tokenizer {text.vocab_size}"
                 )
+        self.name = ""  # under which it was loaded
         names = [*self.config.keys, *self.config.readers]
         self.modalities = {name: modalities.get(name) for name in names if name and modalities.is_known(name)}
 
     # ---- at rest
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu") -> Self:
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        *,
+        trust: bool = False,
+    ) -> Self:
         """A shipped model by name, a model directory, or one of the authors' public models: its name on the hub, a
-        directory or a safetensors file. Raises :class:`Open4MError` for anything else."""
+        directory or a safetensors file.
+
+        ``device``, ``dtype``: see :meth:`to`; by default the CPU and float32. ``trust``: run the files of modalities
+        that the directory carries and that are not known here. They are programs: read them first. Raises
+        :class:`Open4MError` if there is no such model, or if it carries such files and is not trusted.
+        """
         folder = locate.resolve(name)
+        carried.admit(folder, trust)
         if transformer.is_reference(folder):
             imported = transformer.load(folder)
             model = FourMTransformer(imported.config)
@@ -105,7 +120,33 @@ class FourMBase:
                         f"the model expects {spec.vocab_size} on {spec.grid}"
                     )
         text = TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None
-        return cls(model.to(device), grids, text)
+        loaded = cls(model, grids, text).to(device, dtype)
+        loaded.name = str(name)
+        return loaded
+
+    def to(self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the model and its tokenizers to a device, and the weights of its Transformer to a floating-point type;
+        returns itself.
+
+        >>> model.to("cuda", torch.bfloat16)
+        >>> model.to(torch.bfloat16)
+
+        Tokenizers keep float32: they are small, and what they decode is what people look at. Weights that were rounded
+        to 16 bits stay rounded, so the model is another one, with another fingerprint. Raises :class:`Open4MError` for
+        a device that is not there, and for a type that is none of floating point.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise Open4MError(f"dtype: expected a floating-point type such as torch.bfloat16, got {dtype!r}")
+        try:
+            self.model.to(device, dtype)
+            for tokenizer in self.grids.values():
+                tokenizer.to(self.device)
+        except (RuntimeError, AssertionError) as error:  # of unknown devices, and of those that are not built in
+            raise Open4MError(f"device {str(device)!r}: not available ({str(error).splitlines()[0]})") from error
+        self.model.embeddings.restore_angles()
+        return self
 
     def save(self, folder: Path, half: bool = False) -> None:
         """Write a directory that :meth:`from_pretrained` reads; ``half``: weights in 16 bits."""
@@ -116,6 +157,7 @@ class FourMBase:
             tokenizer.save(folder / weights.TOKENIZERS / key, torch.float16 if half else torch.float32)
         if self.text is not None:
             self.text.save(folder / weights.TOKENIZERS / TEXT)
+        carried.write(folder, self.config.keys)
 
     # ---- tokens
     def reconstruct(self, value: Any, key: str) -> Value:
@@ -248,6 +290,26 @@ class FourMBase:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.embeddings.mask_token.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the Transformer's weights."""
+        return self.model.embeddings.mask_token.dtype
+
+    def __repr__(self) -> str:
+        config, rows = self.config, [("modality", "family", "tokens", "vocabulary", "read", "predicted", "tokenizer")]
+        for spec in config.modalities:
+            tokens = f"up to {spec.length}" if spec.is_sequence else "×".join(map(str, spec.grid))
+            vocabulary = str(spec.vocab_size) if spec.has_vocabulary else "–"
+            needs = "missing" if not self.can_decode(spec.key) else "yes" if spec.has_vocabulary else "–"
+            used = ("yes" if use else "–" for use in (spec.is_input, spec.is_target))
+            rows.append((spec.key, spec.family, tokens, vocabulary, *used, needs))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        millions, dtype = self.model.parameter_count() / 1e6, str(self.dtype).removeprefix("torch.")
+        blocks = f"{config.encoder_depth} + {config.decoder_depth} blocks of width {config.dim}"
+        about = f"{millions:.1f} M parameters without embeddings, {blocks}, {dtype} on {self.device}"
+        return "\n".join([f"{type(self).__name__} {self.name or 'made in memory'}: {about}", *table])
 
     @property
     def fingerprint(self) -> str:

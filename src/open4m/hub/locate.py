@@ -1,8 +1,10 @@
 """Where pretrained models are: shipped, on disk, or on the Hugging Face hub.
 
 A directory holds ``config.json``, ``model.safetensors``, ``tokenizers/`` and a model card, ``README.md``; if it was
-trained on users' modalities also their files, ``modalities/``, as text that is not run unless a user asks for it. The authors'
-public checkpoints, by their names on the Hugging Face hub or downloaded, hold the first two, in their own format.
+trained on users' modalities also their files, ``modalities/``, as text that is not run unless a user asks for it.
+
+The authors' public checkpoints, by their names on the Hugging Face hub or downloaded, hold the first two, in their own
+format.
 """
 
 from __future__ import annotations

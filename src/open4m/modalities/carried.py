@@ -51,9 +51,9 @@ def admit(folder: Path, trust: bool = False) -> None:
         names = " and ".join(path.stem for path in unknown)
         raise Open4MError(
             f"{folder}: the model was trained on {names}, which is not known here. It carries the file "
-            f"{' and '.join(map(str, unknown))}, a program that is run only if you say so. Read it, then either load the "
-            "model with trust=True, on the command line --trust-modalities, or copy the file into a folder of your own "
-            f"and name that in {modalities.FOLDERS_VARIABLE}"
+            f"{' and '.join(map(str, unknown))}, a program that is run only if you say so. Read it, then either load "
+            "the model with trust=True, on the command line --trust-modalities, or copy the file into a folder of your "
+            f"own and name that in {modalities.FOLDERS_VARIABLE}"
         )
     for path in unknown:
         files.read_bytes(path, MAX_BYTES)  # a regular file of a bounded size

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, channels_last, is_finite_float32, loaded, narrowed, read_array, upright, write_array
+from open4m.modalities.codecs import (
+    as_array,
+    channels_last,
+    is_finite_float32,
+    loaded,
+    narrowed,
+    read_array,
+    upright,
+    write_array,
+)
 from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
 from open4m.pictures import color_bar, picture, ramp
 
@@ -51,7 +60,8 @@ class Depth(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         picture = isinstance(value, Image.Image)
-        if (picture and value.mode.startswith(("L", "I"))) or getattr(value, "dtype", np.dtype(float)).kind == "u":
+        value = loaded(value, self.name) if picture else as_array(value, self.name)
+        if value.mode.startswith(("L", "I")) if picture else value.dtype.kind == "u":
             what = f"a picture of mode {value.mode}" if picture else f"an array of {value.dtype}"
             raise self.error(
                 f"{what} holds whole numbers, which do not say their unit: give meters as floats, such as "

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, channels_last, decode_image, encode_png, is_turned, loaded, on_white, upright
+from open4m.modalities.codecs import (
+    as_array,
+    channels_last,
+    decode_image,
+    encode_png,
+    is_turned,
+    loaded,
+    on_white,
+    upright,
+)
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import Flag, GenerationDefaults, TokenGrid
 from open4m.pictures import picture

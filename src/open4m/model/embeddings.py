@@ -87,6 +87,11 @@ class Embeddings(nn.Module):
         for name, table in self._constants().items():
             getattr(self, name).copy_(table)
 
+    def restore_angles(self) -> None:
+        """Give rotary angles their precision back, after the module was cast to 16 bits, which turn coarsely."""
+        if self.config.rotary:
+            self.angles = self._constants()["angles"].to(self.angles.device)
+
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
         """Draw the initial weights, so that all that is added up starts at the scale of the fixed positions, whose
