@@ -145,6 +145,8 @@ def test_no_samples_and_values_of_other_types_are_clear_errors(model):
         with pytest.raises(Open4MError, match=f"at least one value per sample, sample {row} has none"):
             model.token_features(samples)
     for method in (model.features, model.token_features):
-        for wrong in (None, 3, "rgb", [None], [{"caption": "a"}, 3]):
-            with pytest.raises(Open4MError, match="expected values by modality, or a list of such mappings, got"):
+        for wrong in (None, 3, [None], [{"caption": "a"}, 3]):
+            with pytest.raises(Open4MError, match="expected values by modality, .*, an image, or a list of these, got"):
                 method(wrong)
+        with pytest.raises(Open4MError, match="no image file 'rgb'"):
+            method("rgb")

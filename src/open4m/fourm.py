@@ -6,14 +6,16 @@ training and transfers, needs no more than this.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from open4m import config as configs
@@ -22,18 +24,33 @@ from open4m.hub import locate
 from open4m.hub.ml4m import transformer
 from open4m.modalities import carried
 from open4m.modalities.frames import frame_of, naming, positioned
+from open4m.modalities.given import InForm, taken
 from open4m.model.config import TOKENS, FourMConfig
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import DENSE, pack
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.types import Open4MError, Value
+from open4m.types import Open4MError, Value, shown
 
 TEXT = "text"
 """The folder of the text tokenizer, beside those of the grids."""
 
 FORMAT = 1
 """The version of a model directory's format."""
+
+
+VALUES = "values by modality, such as {'caption': 'a cube'}"
+
+Inputs = Mapping[str, Any] | Any | Iterable[Mapping[str, Any] | Any]
+"""One sample or several: see :meth:`FourMBase.samples_of`."""
+
+
+def is_sample(given: Any) -> bool:
+    """Whether it is values by modality, or what may be one image: a picture, an array, or the path of a file; and not
+    several of these."""
+    if hasattr(given, "shape"):
+        return len(given.shape) != 4
+    return isinstance(given, Mapping | Image.Image | str | os.PathLike | InForm)
 
 
 @dataclass(frozen=True)
@@ -159,6 +176,34 @@ class FourMBase:
             self.text.save(folder / weights.TOKENIZERS / TEXT)
         carried.write(folder, self.config.keys)
 
+    # ---- what users give
+    def take(self, name: str, value: Any) -> Value:
+        """The checked value of what a user gives for a modality: a PIL image, an array or a tensor, a text, boxes, the
+        path of a file, or one of these :class:`~open4m.modalities.given.InForm`.
+
+        Raises :class:`Open4MError` for what is no value of the modality.
+        """
+        tokenizer = self.grids.get(name)
+        return taken(modalities.get(name), value, tokenizer.config.palette if tokenizer else ())
+
+    @staticmethod
+    def samples_of(inputs: Inputs) -> list[Mapping[str, Any]]:
+        """Values by modality of each sample of what a user gives: one sample or several.
+
+        A sample is a mapping of values by modality, or a bare image, which is the photo. An array or a tensor of four
+        dimensions, images (B, H, W, C) or (B, C, H, W), is several. Raises :class:`Open4MError` for all else.
+        """
+        several = not is_sample(inputs) and isinstance(inputs, Iterable)
+        samples = list(inputs) if several else [inputs]
+        for sample in samples:
+            if not is_sample(sample):
+                raise Open4MError(f"inputs: expected {VALUES}, an image, or a list of these, got {shown(sample)}")
+        photo, text = modalities.of_role("photo").name, modalities.of_role("text").name
+        for sample in samples:
+            if isinstance(sample, str) and not os.path.exists(sample):
+                raise Open4MError(f"inputs: no image file {shown(sample)}; a text is given as {{{text!r}: ...}}")
+        return [sample if isinstance(sample, Mapping) else {photo: sample} for sample in samples]
+
     # ---- tokens
     def reconstruct(self, value: Any, key: str) -> Value:
         """The value after tokenizing it and back: as good as a prediction of it can be (paper Table 31, last row).
@@ -174,11 +219,15 @@ class FourMBase:
         ``cut``: a condition whose end is left out in silence is another condition than the user gave.
         """
         self.check_tokenizer(key)
-        modality = self.modalities[key]
+        return self._encoded(key, self.take(key, value), cut)
+
+    def _encoded(self, key: str, value: Value, cut: bool = False) -> np.ndarray:
+        """:meth:`encode` of a checked value."""
+        self.check_tokenizer(key)
         if not self.config.spec(key).is_causal:
             return self.grids[key].encode(value).ravel()
         most = self.config.spec(key).max_length
-        ids = modality.encode(modality.convert(value), self.text, most if cut else sys.maxsize)
+        ids = self.modalities[key].encode(value, self.text, most if cut else sys.maxsize)
         if len(ids) > most:
             raise Open4MError(f"{key}: {len(ids)} tokens with the end, the model reads at most {most}: give less of it")
         return np.array(ids, dtype=np.int64)
@@ -192,16 +241,17 @@ class FourMBase:
         return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
 
     # ---- features
-    def features(self, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Tensor:
+    def features(self, values: Inputs) -> Tensor:
         """The encoder's features of one image or map, or of several: (B, h, w, dim), on the model's device.
 
-        >>> model.features({"rgb": image})
+        >>> model.features(image)
+        >>> model.features(images)  # (B, C, H, W), floats in [0, 1]
         >>> model.features([{"depth": depth} for depth in depths])
 
         Values are those of one modality whose tokens lie on a grid; for any others, and several together, see
         :meth:`token_features`. Raises :class:`Open4MError` for values that the model cannot read.
         """
-        samples = self._samples(values)
+        samples = self.samples_of(values)
         keys = {key for sample in samples for key in self.input_keys(sample).values()}
         if len(keys) != 1 or self.config.spec(*keys).is_sequence:
             raise Open4MError(
@@ -214,12 +264,12 @@ class FourMBase:
         return self.token_features(samples).tokens.unflatten(1, self.config.spec(*keys).grid)
 
     @torch.inference_mode()
-    def token_features(self, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> TokenFeatures:
+    def token_features(self, values: Inputs) -> TokenFeatures:
         """The encoder's features of every token of any values, all of them visible; ``.pooled`` is a vector per sample.
 
         >>> model.token_features({"rgb": image, "caption": "a red cone"}).pooled
         """
-        samples = self._samples(values)
+        samples = self.samples_of(values)
         if not samples:
             raise Open4MError("features: expected at least one sample, got none")
         if empty := [row for row, sample in enumerate(samples) if not sample]:
@@ -241,19 +291,11 @@ class FourMBase:
         features = self.model.eval().encode(batch)[:, self.config.register_tokens :]
         return TokenFeatures(features, batch.input_valid, batch.input_modality, batch.input_position)
 
-    def _samples(self, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        samples = list(values) if isinstance(values, Sequence) else [values]
-        if wrong := [sample for sample in samples if not isinstance(sample, Mapping)]:
-            raise Open4MError(
-                f"features: expected values by modality, or a list of such mappings, got {type(wrong[0]).__name__}"
-            )
-        return samples
-
     def _framed(self, sample: Mapping[str, Any], row: int | None) -> dict[str, Value]:
         """The checked values of a sample, with positions relative to the square that the model sees."""
         by_name = {name: modalities.get(name) for name in self.input_keys(sample)}
-        values = {name: by_name[name].convert(value) for name, value in sample.items()}
         with naming(row):
+            values = {name: self.take(name, value) for name, value in sample.items()}
             return positioned(values, by_name, frame_of(values, by_name))
 
     def input_keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
@@ -282,7 +324,7 @@ class FourMBase:
             return torch.from_numpy(modality.vectors(value, spec.channels, spec.max_length))
         if fit != "crop" and key in self.grids:  # tokenizers crop
             value = modality.fit(value, self.grids[key].config.image_size, fit)
-        ids = self.encode(key, value)
+        ids = self._encoded(key, value)
         return ids.tolist() if spec.is_causal else torch.from_numpy(ids)
 
     # ---- what it is

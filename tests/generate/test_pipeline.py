@@ -1,8 +1,10 @@
 """``FourM``: values in, values out."""
 
+import inspect
 import json
 from collections import Counter, UserDict
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +12,20 @@ import torch
 from PIL import Image
 
 from open4m import modalities, weights
-from open4m.generate import outputs
+from open4m.generate import outputs, verbs
 from open4m.generate.masks import Cells, Masked
+from open4m.generate.options import Options, StepOptions
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
+from open4m.generate.results import Generation
+from open4m.modalities.given import InForm
 from open4m.model.config import Direction
 from open4m.model.fourm import FourMTransformer
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Boxes, Open4MError
 
+VERBS = ("extract", "sampled", "guide", "inpaint", "outpaint", "vary", "edit", "probe", "probe_weight")
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8))
 
 
@@ -40,6 +46,97 @@ def test_a_list_gives_a_list_and_each_result_is_that_of_its_own_seed(model):
         alone = model.generate(single, ["semseg", "boxes"], seed=5 + i)
         assert all(np.array_equal(alone.tokens[key], results[i].tokens[key]) for key in ("semseg", "boxes"))
     assert model.generate([], ["rgb"]) == []
+
+
+# ---- what notebooks type
+
+
+def same_tokens(one, other):
+    return one.tokens.keys() == other.tokens.keys() and all(
+        np.array_equal(one.tokens[key], other.tokens[key]) for key in one.tokens
+    )
+
+
+def test_an_image_alone_is_the_photo_however_it_is_given(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    IMAGE.save("a.png")
+    array = np.asarray(IMAGE)
+    expected = model.generate({"rgb": IMAGE}, ["depth"], temperature=0.0)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    for way in (IMAGE, array, tensor, tensor / 255, "a.png", Path("a.png"), {"rgb": "a.png"}, {"rgb": tensor}):
+        result = model.generate(way, "depth", temperature=0.0)
+        assert isinstance(result, Generation)
+        assert same_tokens(result, expected)
+        torch.testing.assert_close(model.features(way), model.features({"rgb": IMAGE}))
+    for several in ([IMAGE, "a.png"], tensor[None].repeat(2, 1, 1, 1), np.stack([array] * 2), iter([IMAGE, array])):
+        results = model.generate(several, "depth", temperature=0.0)
+        assert len(results) == 2
+        assert all(same_tokens(result, expected) for result in results)
+    assert len(model.generate(tensor[None], "depth")) == 1  # a batch of one is a batch
+
+
+def test_samples_are_one_list_and_a_batch_changes_none_of_them(model):
+    inputs = [{"caption": "a ball"}, {"rgb": IMAGE}, {"caption": "a red cube"}]
+    whole = model.generate(inputs, ["semseg", "boxes"], samples=2, seed=5)
+    assert [result.seed for result in whole] == [5, 6, 7, 8, 9, 10]
+    assert ["caption" in result.given for result in whole] == [True, True, False, False, True, True]
+    passes = []
+    for size in (1, 4):
+        parts = model.generate(inputs, ["semseg", "boxes"], samples=2, seed=5, batch_size=size, watch=passes.append)
+        assert all(same_tokens(one, other) for one, other in zip(whole, parts, strict=True))
+    assert max(snapshot.canvas.size for snapshot in passes) == 4
+    assert len(model.generate({"rgb": IMAGE}, "depth", samples=1)) == 1  # a list, since a number of samples was said
+    assert [r.seed for r in model.generate({"rgb": IMAGE}, "depth", samples=2, seed=[9, 3])] == [9, 3]
+
+
+def test_a_mistake_in_the_last_batch_is_found_before_the_first_pass(model):
+    passes, inputs = [], [{"caption": "a ball"}, {"caption": "a cube"}, {"caption": 3}]
+    with pytest.raises(Open4MError, match="sample 2: caption: expected a str"):
+        model.generate(inputs, "rgb", batch_size=1, watch=passes.append)
+    assert not passes
+
+
+def test_a_value_names_its_form(model):
+    meters = np.random.default_rng(0).uniform(1, 9, (16, 16)).astype(np.float32)
+    expected = model.generate({"depth": meters}, "semseg", temperature=0.0)
+    result = model.generate({"depth": InForm(1 / meters, "inverse")}, "semseg", temperature=0.0)
+    assert same_tokens(result, expected)
+    np.testing.assert_allclose(result.given["depth"], meters, rtol=1e-6)
+    part = model.generate({"depth": Masked(InForm(1 / meters, "inverse"), (0, 0, 0.5, 1))}, "depth", temperature=0.0)
+    np.testing.assert_array_equal(part.in_form("depth", "millimeters"), (part["depth"] * 1000).round().clip(1))
+
+
+def test_options_are_parameters_with_names_types_and_words():
+    parameters = inspect.signature(FourM.generate).parameters
+    steps = {field.name for field in fields(Step)} - {"target"}
+    assert steps == {*StepOptions.__annotations__}
+    assert {*Options.__annotations__} <= parameters.keys()
+    assert all(parameter.annotation for name, parameter in parameters.items() if name != "self")
+    words = FourM.generate.__doc__
+    assert [name for name in parameters if f"``{name}``" not in words] == ["self", "per_target"]
+    for verb in VERBS:
+        hints = inspect.signature(getattr(verbs, verb)).parameters["options"].annotation
+        assert hints == "Unpack[Options]"
+
+
+def test_a_model_moves_and_shows_itself_on_one_screen(model, tmp_path):
+    model.save(tmp_path / "model")
+    own = FourM.from_pretrained(tmp_path / "model")
+    assert (own.device.type, own.dtype) == ("cpu", torch.float32)
+    assert own.to("cpu", torch.bfloat16) is own
+    assert own.dtype == torch.bfloat16
+    assert own.grids["depth"].model.mean.dtype == torch.float32
+    assert own.generate(IMAGE, ["depth", "caption"])["depth"].dtype == np.float32
+    assert own.features(IMAGE).dtype == torch.bfloat16
+    assert own.to(torch.float32).dtype == torch.float32
+    assert FourM.from_pretrained(tmp_path / "model", "cpu", torch.bfloat16).dtype == torch.bfloat16
+    lines = repr(own).splitlines()
+    assert str(tmp_path / "model") in lines[0]
+    assert len(lines) == 2 + len(own.config.modalities) < 40
+    assert all(len(line) < 120 for line in lines[1:])
+    for wrong, message in ((torch.int64, "floating-point type"), ("nowhere", "device 'nowhere': not available")):
+        with pytest.raises(Open4MError, match=message):
+            own.to(wrong)
 
 
 def test_a_generated_sequence_ends_with_eos_and_nothing_else_that_ends_it(model):
@@ -90,14 +187,21 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
             "rgb is both given, as rgb_pixels, and a target",
         ),
         ([{"caption": "a ball"}, {"rgb": IMAGE}], ["rgb"], {}, "rgb is both given and a target"),
-        ({"rgb": IMAGE}, "depth", {}, r"targets: expected a list, such as \['rgb'\], got 'depth'"),
+        ({"rgb": IMAGE}, "dept", {}, "did you mean depth"),
+        ({"rgb": IMAGE}, 3, {}, r"targets: expected a modality or a list of them, such as \['rgb'\], got 3"),
+        ({"rgb": IMAGE}, ["depth"], {"stepps": 3}, "unknown generation option 'stepps'; did you mean steps"),
+        ({"rgb": IMAGE}, ["depth"], {"samples": 0}, "samples must be a whole number, 1 or more, got 0"),
+        ({"rgb": IMAGE}, ["depth"], {"samples": True}, "samples must be a whole number, 1 or more, got True"),
+        ({"rgb": IMAGE}, ["depth"], {"batch_size": 0.5}, "batch_size must be a whole number, 1 or more, got 0.5"),
+        ({"rgb": IMAGE}, ["depth"], {"samples": 3, "seed": [1, 2]}, "one seed, or one for each of 3 results, got 2"),
         ({"rgb": IMAGE}, ["normals", "caption"], {}, "normals: this model does not read it .* generate normals last"),
         ({"rgb": IMAGE}, ["normals"], {"normals": {"steps": 2}}, "normals: expected one pass .* got 2 passes"),
         ({"rgb": IMAGE, "caption": "a ball", "rgb_pixels": IMAGE}, ["depth"], {}, "rgb and rgb_pixels are the same"),
         ({"rgb": IMAGE}, ["depth"], {"guidance": {"rgb": 2.0, "rgb_pixels": 1.0}}, "of which two are the same"),
         ([], ["dept"], {}, "did you mean depth"),
         ([], ["depth"], {"steps": 0}, "steps must be"),
-        (["a ball"], ["depth"], {}, "inputs: expected values by modality, .* got a str"),
+        (["a ball"], ["depth"], {}, "inputs: no image file 'a ball'; a text is given as {'caption': ...}"),
+        ([{"caption": "a ball"}] * 2 + [{"caption": 3}], ["rgb"], {}, "sample 2: caption: expected a str"),
         ({"rgb": IMAGE}, ["depth"], {"conditions": {"avoid": "a ball"}}, "conditions: expected values by modality"),
         ({"rgb": IMAGE}, ["depth"], {"conditions": "a ball"}, "conditions: expected values by modality"),
         ({"depth": np.full((4, 4), np.nan)}, ["rgb"], {}, "depth: expected finite depth"),
@@ -110,9 +214,10 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
         ({"rgb": IMAGE}, ["depth"], {"seed": -1}, "seed must be"),
         ({"rgb": IMAGE}, ["depth"], {"seed": 1 << 62}, r"0 or more and below 2\*\*62, got 4611686018427387904"),
         ({"rgb": IMAGE}, ["depth"], {"seed": np.array(3)}, r"seed must be a whole number, .* got array\(3\)"),
-        (None, ["depth"], {}, r"inputs: expected values by modality, .*, or a list of such, got None"),
+        (None, ["depth"], {}, r"inputs: expected values by modality, .*, an image, or a list of these, got None"),
+        ([[IMAGE]], ["depth"], {}, r"inputs: expected values by modality, .*, or a list of these, got \["),
         (3, ["depth"], {}, "inputs: expected values by modality, .* got 3"),
-        ("rgb", ["depth"], {}, "inputs: expected values by modality, .* got a str"),
+        ("rgb", ["depth"], {}, "inputs: no image file 'rgb'; a text is given as {'caption': ...}"),
         ({3: IMAGE}, ["depth"], {}, r"unknown modality 3 \(allowed: "),
         ({"rgb": IMAGE}, ["depth"], {"steps": 10**9}, "steps must be"),
     ],

@@ -7,18 +7,23 @@ It holds each generated value (``rgb.png``, ``depth.npy``), a picture of each (`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from open4m import modalities
 from open4m.generate import record
-from open4m.generate.drawing import Outcome, frame, highest, uncertainty
+from open4m.generate.drawing import Outcome, frame, highest, titled, uncertainty
+from open4m.generate.masks import Masked
 from open4m.generate.pipeline import FourM
-from open4m.generate.request import Request
+from open4m.generate.plan import Step
+from open4m.generate.request import Generate, Request
 from open4m.generate.results import Generation, Snapshot
 from open4m.modalities.codecs import write_array
 from open4m.modalities.families import STANDARDIZED
+from open4m.modalities.frames import frame_of
 from open4m.pictures import legend, stack
 from open4m.types import Boxes, Open4MError, Value
 
@@ -63,6 +68,49 @@ def write(model: FourM, request: Request, outcome: Outcome, folder: Path) -> Ite
     outcome.picture(model).save(folder / "grid.png")
     path = record.write(folder, model, request, outcome.results)
     yield f"all: {folder / 'grid.png'}, {path}"
+
+
+def save(model: FourM, results: Sequence[Generation], folder: Path) -> None:
+    """Write the files of results of :meth:`FourM.generate` that are made from the same values.
+
+    The record asks for them in a way that makes them again. There is none of results that nothing asks for: their seeds
+    do not follow one another, or they are in the frame of a photo that they were not given.
+    """
+    make_folder(folder)
+    request = asking_for(results)
+    outcome = Outcome(results, titled(results[0].given, [*results[0].values]))
+    if request is not None:
+        request = replace(request, model=model.name)
+        for _ in write(model, request, outcome, folder):
+            pass
+        return
+    for _ in write_values(model, results, folder):
+        pass
+    outcome.picture(model).save(folder / "grid.png")
+
+
+def asking_for(results: Sequence[Generation]) -> Generate | None:
+    """The request that makes results again which are made from the same values; None if there is none."""
+    first = results[0]
+    given = {name: value.value if isinstance(value, Masked) else value for name, value in first.given.items()}
+    fit = first.frame.fit if first.frame else "crop"
+    own = frame_of(given, {name: modalities.get(name) for name in given}, fit)
+    if own != first.frame or any(result.seed != first.seed + row for row, result in enumerate(results)):
+        return None
+    return Generate(
+        given=first.given,
+        targets=tuple(step.target for step in first.plan),
+        options={step.target: _options(step) for step in first.plan},
+        conditions=first.conditions,
+        samples=len(results),
+        seed=first.seed,
+        entropies=bool(first.entropy),
+        fit=fit,
+    )
+
+
+def _options(step: Step) -> dict[str, Any]:
+    return {f.name: getattr(step, f.name) for f in fields(step) if f.name != "target"}
 
 
 def write_values(model: FourM, results: Sequence[Generation], folder: Path) -> Iterator[str]:

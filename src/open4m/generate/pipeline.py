@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 
 from open4m import modalities
-from open4m.fourm import FourMBase
+from open4m.fourm import FourMBase, Inputs, is_sample
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
-from open4m.generate.plan import Step, bound, make
-from open4m.generate.results import Generation, Shown, Snapshot
+from open4m.generate.options import Options
+from open4m.generate.plan import Step, Targets, bound, make
+from open4m.generate.results import Generation, Results, Shown, Snapshot
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.config import TOKENS
 from open4m.model.fourm import FourMTransformer
@@ -24,15 +25,27 @@ from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value
 
-VALUES = "values by modality, such as {'caption': 'a cube'}"
+BATCH_SIZE = 32
+"""Results that are made at once unless a call says otherwise."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A batch that is checked: what is generated how, what is shown, and in which frames conditions are."""
+
+    plan: list[Step]
+    shown: Shown
+    condition_frames: dict[str, list[Frame | None]]
+    wanted: set[str]
 
 
 class FourM(FourMBase):
     """A model directory in memory: values in, any others out.
 
     >>> model = FourM.from_pretrained("scenes")
-    >>> result = model.generate({"rgb": image}, targets=["depth", "caption"])
-    >>> result["caption"], result.render("depth")
+    >>> result = model.generate(image, ["depth", "caption"])
+    >>> result["caption"], result["depth"], result.render("depth")
+    >>> result.save("out")
     """
 
     def __init__(self, model: FourMTransformer, grids: Mapping[str, Tokenizer], text: TextTokenizer | None):
@@ -44,94 +57,158 @@ class FourM(FourMBase):
 
     def generate(
         self,
-        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        targets: Sequence[str | Step],
+        inputs: Inputs,
+        targets: Targets,
         *,
+        samples: int | None = None,
         seed: int | Sequence[int] = 0,
+        scheme: str | None = None,
+        steps: int | None = None,
+        tokens: Sequence[int] | None = None,
+        schedule: str | None = None,
+        choice_temperature: float | None = None,
+        temperature: float | tuple[float, float] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float | tuple[float, float] | Mapping[str, float] | None = None,
+        guided: bool | None = None,
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
-        entropies: bool = False,
-        watch: Callable[[Snapshot], None] | None = None,
         fit: str = "crop",
         frame: Frame | None = None,
         paste: bool = True,
         resize: bool = False,
-        **options: Any,
-    ) -> Generation | list[Generation]:
+        entropies: bool = False,
+        batch_size: int = BATCH_SIZE,
+        watch: Callable[[Snapshot], None] | None = None,
+        **per_target: Mapping[str, Any],
+    ) -> Generation | Results:
         """Generate ``targets`` in order from ``inputs``, each conditioning the next.
 
-        ``inputs``: PIL images, arrays, strings or boxes by modality name; a list of such mappings makes a list of
-        results. A target may be given in part, :class:`Masked`: the rest is generated. ``options``: fields of
-        :class:`open4m.generate.plan.Step` for all targets (``guidance=3.0``), or for one (``caption={"top_p": 0.8}``).
-        ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
-        "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4). ``seed``: one per
-        sample, or that of the first; sample i then has ``seed`` + i. ``watch`` is called after every pass. A value that
-        several samples share, as the same object, is converted and tokenized once.
+        >>> model.generate(image, "depth")
+        >>> model.generate({"caption": "a red cone"}, ["clip", "rgb"], samples=4, guidance=3.0)
+        >>> model.generate(["a.jpg", "b.jpg"], ["depth", "caption"], temperature=0.0, caption={"top_p": 0.8})
+
+        ``inputs``: values by modality: PIL images, arrays or tensors with channels last or first, texts, boxes, paths
+        of files, or these :class:`~open4m.modalities.given.InForm`. A bare image is the photo. A target may be given in
+        part, :class:`~open4m.generate.masks.Masked`: the rest is generated. A list of these, of any length, or a batch
+        of images (B, ...), makes :class:`Results`, a list. A value that several samples share, as the same object, is
+        converted and tokenized once.
 
         An image is read as pixels where the model reads those. Under the name ``rgb@tokens`` it is read as its tokens,
         alone or beside its pixels.
 
-        ``fit``: which square the model sees of a photo and its maps (:class:`~open4m.modalities.frames.Frame`). Boxes,
-        given or generated, are fractions of the whole photo. ``frame``: that of a photo which is not given itself, such
-        as the ``frame`` of an earlier result: given maps show all of it, or are square and show what the model saw.
-        ``paste``: what is kept of a target that is given in part is pasted onto it, with a soft edge, else it is as the
-        tokenizer reconstructs it. ``resize``: maps have the photo's resolution (:meth:`Generation.resized`).
+        ``targets``: one or more names of modalities, or :class:`~open4m.generate.plan.Step`.
+
+        ``samples``: results per input, all of them in one list, those of the first input first; by default one, and no
+        list if there is one input. ``seed``: one per result, or that of the first; result i then has ``seed`` + i.
+
+        How a target is generated, by default as its modality says: ``scheme`` is the order in which
+        the tokens of a grid are generated, ``"maskgit"``, ``"roar"`` or ``"halton"``; ``steps`` the number of forward
+        passes per grid; ``schedule`` how many tokens each commits, ``"cosine"`` (few, then many) or ``"linear"``;
+        ``tokens`` these numbers instead; ``choice_temperature`` the noise on MaskGIT's confidences. ``temperature`` (0:
+        the likeliest token), ``top_k`` (0: all) and ``top_p`` (1: all) of sampling. ``guidance``: the weight of
+        classifier-free guidance (1: none), or one per condition, by name. Temperature and guidance of a grid may be
+        two: of the first and of the last pass. ``guided``: whether a finished target is a condition that guidance
+        weights for those after it. What is said is for all targets that it fits; ``caption={"top_p": 0.8}`` for one.
+
+        ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
+        "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4).
+
+        ``fit``: which square the model sees of a photo and its maps, ``"crop"``, ``"letterbox"`` or ``"stretch"``
+        (:class:`~open4m.modalities.frames.Frame`). Boxes, given or generated, are fractions of the whole photo.
+        ``frame``: that of a photo which is not given itself, such as the ``frame`` of an earlier result: given maps
+        show all of it, or are square and show what the model saw. ``paste``: what is kept of a target that is given in
+        part is pasted onto it, with a soft edge, else it is as the tokenizer reconstructs it. ``resize``: maps have the
+        photo's resolution (:meth:`Generation.resized`).
+
+        ``entropies``: record how unsure the model was of each token. ``batch_size``: results that are made at once,
+        which changes speed and memory, and no result. ``watch`` is called after every forward pass.
 
         Raises :class:`Open4MError` before the first pass, with what is allowed, for values that cannot be given,
         targets that cannot be generated from them, and impossible options.
         """
-        how = {"seed": seed, "conditions": conditions, "entropies": entropies, "fit": fit, "frame": frame}
-        passes = self.passes(inputs, targets, **how, paste=paste, **options)
-        progress = None
-        for progress in passes:
-            if watch is not None:
-                watch(progress)
-        results = [] if progress is None else progress.results()
-        results = [result.resized() for result in results] if resize else results
-        return results[0] if isinstance(inputs, Mapping) else results
+        how = {"scheme": scheme, "steps": steps, "tokens": tokens, "schedule": schedule, "top_k": top_k, "top_p": top_p}
+        how |= {"choice_temperature": choice_temperature, "temperature": temperature, "guided": guided}
+        how = {name: value for name, value in {**how, "guidance": guidance}.items() if value is not None}
+        ask = {"targets": targets, "conditions": conditions, "fit": fit, "frame": frame, **how, **per_target}
+        given, count = self.samples_of(inputs), 1 if samples is None else samples
+        check_count("samples", count)
+        check_count("batch_size", batch_size)
+        seeds = seeds_of(seed, len(given) * count)
+        given = [sample for sample in given for _ in range(count)]
+        alone = samples is None and is_sample(inputs)
+        parts = [slice(start, start + batch_size) for start in range(0, len(given), batch_size)] or [slice(0)]
+        for part in parts if len(parts) > 1 else ():  # so that a mistake in the last batch costs no other
+            self._read(given[part], None if alone else part.start, **ask)
+        made = Results()
+        for part in parts:
+            progress = None
+            for progress in self._passes(
+                self._read(given[part], None if alone else part.start, paste=paste, **ask), seeds[part], entropies
+            ):
+                if watch is not None:
+                    watch(progress)
+            made += [] if progress is None else progress.results()
+        made = Results(result.resized() for result in made) if resize else made
+        return made[0] if alone else made
 
     def passes(
         self,
-        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        targets: Sequence[str | Step],
+        inputs: Inputs,
+        targets: Targets,
         *,
         seed: int | Sequence[int] = 0,
-        conditions: Mapping[str, Mapping[str, Any]] | None = None,
         entropies: bool = False,
+        **options: Unpack[Options],
+    ) -> Iterator[Snapshot]:
+        """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows. One batch."""
+        given = self.samples_of(inputs)
+        asked = self._read(given, 0 if len(given) > 1 else None, targets, **options)
+        yield from self._passes(asked, seeds_of(seed, len(given)), entropies)
+
+    def _passes(self, asked: _Asked, seeds: list[int], entropies: bool) -> Iterator[Snapshot]:
+        if not asked.shown.given:
+            return
+        canvas = self._canvas(asked.shown.given, asked.shown.frames, asked.wanted)
+        others = {
+            name: self._canvas([values] * len(seeds), asked.condition_frames[name])
+            for name, values in asked.shown.conditions.items()
+        }
+        for made in self.engine.passes(canvas, asked.plan, seeds, others, entropies):
+            yield Snapshot(self, canvas, asked.plan, seeds, asked.shown, made)
+
+    def _read(
+        self,
+        samples: Sequence[Mapping[str, Any]],
+        first: int | None,
+        targets: Targets,
+        *,
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
         fit: str = "crop",
         frame: Frame | None = None,
         paste: bool = True,
         **options: Any,
-    ) -> Iterator[Snapshot]:
-        """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows."""
+    ) -> _Asked:
+        """The checked values, frames and plan of a batch. ``first``: the number of its first sample among several, for
+        errors. Raises :class:`Open4MError` for all that the model cannot do."""
         check_fit(fit, frame)
         plan = make(self.config, targets, options)
         wanted = {step.target for step in plan}
         for step in plan:
             self.check_tokenizer(step.target)
-        if not isinstance(inputs, Mapping | Sequence):
-            raise Open4MError(f"inputs: expected {VALUES}, or a list of such, got {inputs!r}")
-        samples = self._checked([inputs] if isinstance(inputs, Mapping) else inputs, wanted)
+        rows = [None if first is None else first + row for row in range(len(samples))]
+        samples = self._checked(samples, wanted, rows)
         alone = self._conditions(conditions or {})
-        frames = [
-            self._frame(sample, fit, frame, None if isinstance(inputs, Mapping) else row)
-            for row, sample in enumerate(samples)
-        ]
-        seeds = check_seed(seed)
-        seeds = seeds if _are_several(seed) else [seeds[0] + i for i in range(len(samples))]
+        frames = [self._frame(sample, fit, frame, row) for row, sample in zip(rows, samples, strict=True)]
         plan = bound(self.config, plan, [self._keys(sample, wanted).values() for sample in samples], alone)
-        if not samples:
-            return
-        canvas = self._canvas(samples, frames, wanted)
-        others = {}
+        condition_frames = {}
         for name, values in alone.items():
             theirs = self._frame(values, fit, frame)
             for own in frames if theirs and not frame else ():
                 if own is not None:
                     check(own, {f"the condition {name}": (theirs.height, theirs.width)}, (), "the sample")
-            others[name] = self._canvas([values] * len(samples), [own or theirs for own in frames])
-        shown = Shown(samples, frames, alone, paste)
-        for made in self.engine.passes(canvas, plan, seeds, others, entropies):
-            yield Snapshot(self, canvas, plan, seeds, shown, made)
+            condition_frames[name] = [own or theirs for own in frames]
+        return _Asked(plan, Shown(samples, frames, alone, paste), condition_frames, wanted)
 
     def _keys(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, str]:
         """The model's modality for each given name; a target that is given in part is its tokens."""
@@ -149,20 +226,21 @@ class FourM(FourMBase):
         return keys
 
     def _checked(
-        self, samples: Sequence[Mapping[str, Any]], wanted: Collection[str] = ()
+        self,
+        samples: Sequence[Mapping[str, Any]],
+        wanted: Collection[str] = (),
+        rows: Sequence[int | None] | None = None,
     ) -> list[dict[str, Value | Masked]]:
         """The samples with each value as its modality has it; the same object in several is converted once.
 
-        Raises :class:`Open4MError` for a value that cannot be given.
+        Raises :class:`Open4MError` for a value that cannot be given. ``rows``: the samples' numbers, to name them.
         """
-        if wrong := [type(sample).__name__ for sample in samples if not isinstance(sample, Mapping)]:
-            raise Open4MError(f"inputs: expected {VALUES}, got a {wrong[0]}")
         samples = [dict(sample) for sample in samples]  # its values stay, so that their ids are theirs alone
         sources, converted = {key: name for name, key in self.config.readers.items()}, {}
 
         def convert(name: str, value: Any) -> Value:
             if (name, id(value)) not in converted:
-                converted[name, id(value)] = modalities.get(name).convert(value)
+                converted[name, id(value)] = self.take(name, value)
             return converted[name, id(value)]
 
         def checked(name: str, key: str, given: Any) -> Value | Masked:
@@ -180,10 +258,12 @@ class FourM(FourMBase):
                 raise Open4MError(f"{name}: only images and maps can be masked: give it whole, or leave it out")
             return replace(given, value=value)
 
-        return [
-            {name: checked(name, key, sample[name]) for name, key in self._keys(sample, wanted).items()}
-            for sample in samples
-        ]
+        found = []
+        for row, sample in zip(rows or [None] * len(samples), samples, strict=True):
+            with naming(row):
+                keys = self._keys(sample, wanted)
+                found.append({name: checked(name, key, sample[name]) for name, key in keys.items()})
+        return found
 
     def _conditions(self, conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Value | Masked]]:
         """The checked values of each condition that only guidance refers to."""
@@ -240,6 +320,20 @@ class FourM(FourMBase):
                 outside = known[name].extent(whole[name]) is not None and frame.outside(spec.grid)
                 canvas.known[key][row] = torch.from_numpy(~(unknown | outside))
         return canvas
+
+
+def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
+    """The seeds of ``count`` results: those of a sequence, or ``seed`` and those after it."""
+    seeds = check_seed(seed)
+    if _are_several(seed) and len(seeds) != count:
+        raise Open4MError(f"seed: expected one seed, or one for each of {count} results, got {len(seeds)}")
+    return seeds if _are_several(seed) else [seeds[0] + i for i in range(count)]
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise :class:`Open4MError` for what is no number of things, 1 or more."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise Open4MError(f"{name} must be a whole number, 1 or more, got {value!r}")
 
 
 def check_seed(seed: Any) -> list[int]:

@@ -151,7 +151,20 @@ class Step:
         return begin if begin == end else begin + (end - begin) * done / max(1, self.passes - 1)
 
 
-def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any] | None = None) -> list[Step]:
+Targets = str | Step | Sequence[str | Step]
+"""What is generated, in this order."""
+
+
+def listed(targets: Targets) -> list[str | Step]:
+    """The targets as a list. Raises :class:`Open4MError` for what is none."""
+    if isinstance(targets, str | Step):
+        return [targets]
+    if not isinstance(targets, Sequence):
+        raise Open4MError(f"targets: expected a modality or a list of them, such as ['rgb'], got {targets!r}")
+    return list(targets)
+
+
+def make(config: FourMConfig, targets: Targets, options: Mapping[str, Any] | None = None) -> list[Step]:
     """The plan for targets in order: each modality's own defaults, with ``options`` put over them.
 
     ``options`` holds fields of :class:`Step` for all targets, or a mapping of them under a target's name. An option for
@@ -159,8 +172,7 @@ def make(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[st
     length, nor a grid that the model does not read: that is generated in one pass, since a second pass would not see
     the tokens of the first. Raises :class:`Open4MError` for what is unknown, fits no target or cannot work.
     """
-    if isinstance(targets, str | Step) or not isinstance(targets, Sequence):
-        raise Open4MError(f"targets: expected a list, such as ['rgb'], got {targets!r}")
+    targets = listed(targets)
     if not targets:
         raise Open4MError(f"no target: name one or more of {', '.join(config.targets)}")
     for target in targets:
@@ -219,11 +231,11 @@ def check_options(targets: Sequence[str], options: Mapping[str, Any]) -> None:
             replace(_default(target), **{**fit, **own})
 
 
-def fitting(config: FourMConfig, targets: Sequence[str | Step], options: Mapping[str, Any]) -> dict[str, Any]:
+def fitting(config: FourMConfig, targets: Targets, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that apply to at least one of the targets: those of a target itself, and those for all targets that
     fit one without an own value. For settings that serve several plans, since :func:`make` refuses what fits no target.
     """
-    specs = [config.spec(target) for target in targets if target in config.keys]
+    specs = [config.spec(target) for target in listed(targets) if target in config.keys]
     own = {spec.key: options[spec.key] for spec in specs if spec.key in options}
     named = {key: values if isinstance(values, Mapping) else {} for key, values in own.items()}
     shared = {name: value for name, value in options.items() if name not in config.keys}

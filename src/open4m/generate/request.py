@@ -26,7 +26,7 @@ from open4m.generate.changes import SWEEP, Change, Corners, Sweep, Values, Weigh
 from open4m.generate.drawing import Outcome, titled
 from open4m.generate.masks import Masked, check_mask, fractions
 from open4m.generate.pipeline import FourM, check_seed
-from open4m.generate.plan import check_options, fitting
+from open4m.generate.plan import check_options, fitting, listed
 from open4m.generate.results import Generation, Snapshot
 from open4m.modalities.frames import check_fit, frame_of
 from open4m.types import Open4MError, Value
@@ -80,9 +80,7 @@ class Request:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.targets, str) or not isinstance(self.targets, Sequence):
-            raise Open4MError(f"targets: expected a list of modalities, got {self.targets!r}")
-        targets = tuple(self.targets)
+        targets = tuple(listed(self.targets))
         if not targets:
             if self.chooses_targets:
                 raise Open4MError("targets: name one or more modalities to generate")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,17 @@ from open4m.generate.masks import Masked, softened, square_pixels, touched, unkn
 from open4m.generate.plan import Step
 from open4m.modalities.crops import Crop
 from open4m.modalities.frames import Frame, positioned
-from open4m.types import Value
+from open4m.tokenizers.config import TokenizerConfig
+from open4m.types import Boxes, Open4MError, Value, shown
+
+MAX_SHOWN = 8
+"""Results that are shown of several."""
+
+MAX_DESCRIBED = 150
+"""Characters of one value in a description."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Generation:
     """What was generated for one sample: ``values`` and ``tokens`` by modality, the ``plan`` and the ``seed``.
 
@@ -33,6 +42,9 @@ class Generation:
     ``frame``: the photo that the sample shows and how, None if no image or map was given. Maps are what the model's
     square shows of it, or have its resolution after :meth:`resized`. Boxes are fractions of the whole photo. ``kept``:
     targets that were given in part, what is kept of which is pasted onto the result.
+
+    ``model``: what made it, for names and colors of classes and for :meth:`save`; set it to None to free its memory. A
+    result that was pickled or copied has none.
     """
 
     values: dict[str, Value]
@@ -45,11 +57,46 @@ class Generation:
     conditions: dict[str, dict[str, Value | Masked]] = field(default_factory=dict)
     frame: Frame | None = None
     kept: dict[str, Masked] = field(default_factory=dict)
+    model: FourMBase | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, key: str) -> Value:
         if key not in self.values:
             raise modalities.unknown(key, list(self.values))
         return self.values[key]
+
+    def in_form(self, key: str, form: str) -> Value:
+        """A generated value in one of its modality's forms: ``result.in_form("depth", "millimeters")``.
+
+        Raises :class:`Open4MError` for an unknown form, and for a value that the form cannot hold.
+        """
+        value, config = self[key], self._tokenizer(key)
+        if config is not None and config.standardize:
+            raise Open4MError(f"{key}: this model's tokenizer decodes no units, so there are no other forms")
+        return modalities.get(key).to_form(value, form, config.palette if config else ())
+
+    def picture(self) -> Image.Image:
+        """What was given and what was generated, side by side."""
+        return Results([self]).picture()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a folder like ``open4m generate`` does: see :meth:`Results.save`."""
+        return Results([self]).save(folder)
+
+    def __repr__(self) -> str:
+        lines = [("seed", str(self.seed)), *((f"from {name}", described(value)) for name, value in self.given.items())]
+        lines += [(key, described(value)) for key, value in self.values.items()]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join([type(self).__name__, *(f"  {name:{width}}  {text}" for name, text in lines)])
+
+    def _repr_png_(self) -> bytes | None:
+        return Results([self])._repr_png_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}
+
+    def _tokenizer(self, key: str) -> TokenizerConfig | None:
+        """The configuration of a generated grid's tokenizer, if the model is known."""
+        return self.model.grids[key].config if self.model is not None and key in self.model.grids else None
 
     def seen(self, key: str) -> Value:
         """A generated value with its positions relative to the square that the model saw, as pictures show it."""
@@ -97,6 +144,98 @@ class Generation:
         masked = unknown_pixels(part.mask, extent, self.log_probability[key].shape, key, frame.fit)
         made[frame.seen], unknown[frame.seen] = restored, touched(masked, size)[frame.seen]
         return modality.blend(kept, made, softened(unknown))
+
+
+class Results(list[Generation]):
+    """Several results, such as those of all ``samples``: a list that notebooks show as one picture."""
+
+    def picture(self) -> Image.Image:
+        """All of them as one picture: what was given on the left if all have it in common, then a column for each.
+
+        Raises :class:`Open4MError` if there is none, or if their model is not known.
+        """
+        from open4m.generate.drawing import Outcome, titled  # which draws what is defined here
+
+        shared = self.shared
+        given = titled(self[0].given, [*self[0].values]) if shared else []
+        titles = [] if shared or len(self) == 1 else [f"{row}" for row in range(len(self))]
+        return Outcome(self, given, titles).picture(self._model())
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a folder like ``open4m generate`` does: values, pictures and ``result.json``; returns the folder.
+
+        ``open4m replay`` makes the results again from ``result.json``. Results of several inputs get a folder each,
+        ``1``, ``2``, ... Raises :class:`Open4MError` if the folder cannot be written, or if their model is not known.
+        """
+        from open4m.generate import outputs  # which writes what is defined here
+
+        model, folder = self._model(), Path(folder)
+        parts = self._parts()
+        for number, part in enumerate(parts, 1):
+            outputs.save(model, part, folder if len(parts) == 1 else folder / str(number))
+        return folder
+
+    def __repr__(self) -> str:
+        shown = [repr(result) for result in self[:MAX_SHOWN]]
+        more = [f"... and {len(self) - MAX_SHOWN} more"] if len(self) > MAX_SHOWN else []
+        return "\n".join([f"{type(self).__name__}: {len(self)}", *shown, *more])
+
+    def _repr_png_(self) -> bytes | None:
+        if not self or any(result.model is None for result in self):
+            return None  # the text is shown
+        buffer = io.BytesIO()
+        Results(self[:MAX_SHOWN]).picture().save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    @property
+    def shared(self) -> bool:
+        """Whether all results are made from the same values."""
+        return len(self._parts()) == 1
+
+    def _parts(self) -> list[Results]:
+        """Results of the same values, one after another."""
+        parts: list[Results] = []
+        for result in self:
+            if not (parts and _same(parts[-1][0].given, result.given)):
+                parts.append(Results())
+            parts[-1].append(result)
+        return parts
+
+    def _model(self) -> FourMBase:
+        if not self:
+            raise Open4MError("no results")
+        if any(result.model is None for result in self):
+            raise Open4MError("a result was pickled, or its model taken away: set result.model to the one that made it")
+        return self[0].model
+
+
+def described(value: Value | Masked) -> str:
+    """A value in one line."""
+    if isinstance(value, Masked):
+        return f"a part of {described(value.value)}"
+    if isinstance(value, str):
+        return value if len(value) <= MAX_DESCRIBED else f"{value[:MAX_DESCRIBED]} ..."
+    if isinstance(value, Boxes):
+        names = ", ".join(value.labels)
+        return (
+            f"{len(value)} boxes{': ' * bool(names)}{names if len(names) <= MAX_DESCRIBED else names[:MAX_DESCRIBED]}"
+        )
+    if isinstance(value, np.ndarray) and value.size:
+        return f"{value.dtype} {value.shape}, {value.min():.4g} to {value.max():.4g}"
+    return shown(value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two checked values, or mappings of them, are equal."""
+    if one is other:
+        return True
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, Masked) and isinstance(other, Masked):
+        return one.mask is other.mask and _same(one.value, other.value)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return type(one) is type(other) and not isinstance(one, np.ndarray) and bool(one == other)
 
 
 @dataclass(frozen=True)
@@ -158,6 +297,7 @@ class Snapshot:
                 conditions=self.shown.conditions,
                 frame=self.shown.frames[row],
                 kept=self._kept(row, values),
+                model=self.model,
             ).pasted()
             for i, row in enumerate(rows)
         ]

@@ -1,10 +1,10 @@
 """What to do with a model beyond :meth:`FourM.generate`: in- and out-painting, edits, variations, probes (paper A.4).
 
 Each verb is a function that decides what the model is shown and asked for, and calls ``generate`` once for all its
-samples; ``request.py`` has the same verbs as data. ``**options`` are those of ``generate``: ``seed=``, ``steps=``,
-``guidance=``, ``conditions=``, ``entropies=``, ``watch=``, ``fit=``, ``paste=``, ``resize=``. The ``given`` of a result
-holds all that it was made from, extracted and changed values included. A target that is not named is the photo. All
-raise :class:`Open4MError` for what cannot be done.
+samples; ``request.py`` has the same verbs as data. Values are given as :meth:`FourM.generate` takes them, and
+``**options`` are its own: :class:`~open4m.generate.options.Options`. The ``given`` of a result holds all that it was
+made from, extracted and changed values included. A target that is not named is the photo. All raise
+:class:`Open4MError` for what cannot be done.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from open4m import modalities
+from open4m.fourm import Inputs
 from open4m.generate.masks import Masked, fractions, over, unknown_cells
+from open4m.generate.options import CALL_OPTIONS, Options
 from open4m.generate.pipeline import FourM, check_seed
-from open4m.generate.plan import fitting, make
-from open4m.generate.results import Generation
+from open4m.generate.plan import Targets, fitting, listed, make
+from open4m.generate.results import Generation, Results
 from open4m.modalities.crops import Crop
 from open4m.modalities.features import Vector
 from open4m.modalities.frames import Frame, frame_of
@@ -35,31 +37,28 @@ MAX_SAMPLES = 1000
 DEFAULT_AVOID_WEIGHT = -1.0
 """The guidance weight of a text to avoid."""
 
-CALL_OPTIONS = ("seed", "conditions", "entropies", "watch", "fit", "frame", "paste", "resize")
-"""Options of ``generate`` that are not part of the plan."""
-
 Given = Mapping[str, Any]
 """Values by modality name, as :meth:`FourM.generate` takes them."""
 
 
-def extract(model: FourM, given: Given | Sequence[Given], targets: Sequence[str], **options: Any) -> Any:
+def extract(model: FourM, given: Inputs, targets: Targets, **options: Unpack[Options]) -> Generation | Results:
     """Predict modalities of an image (Figure 8): the likeliest tokens, each target conditioning the next (Figure 10).
 
-    Returns one :class:`Generation` for one mapping of values, a list of them for a list.
+    Returns one :class:`Generation` for one sample, :class:`Results` for several.
+
+    >>> extract(model, image, ["depth", "normals", "caption"])
     """
     own = {name: value for name, value in options.items() if name in model.config.keys}
     return model.generate(given, targets, **{**fitting(model.config, targets, {**EXTRACTION, **own}), **options})
 
 
-def sampled(
-    model: FourM, given: Given, targets: Sequence[str], *, samples: int = 1, **options: Any
-) -> list[Generation]:
+def sampled(model: FourM, given: Given, targets: Targets, *, samples: int = 1, **options: Unpack[Options]) -> Results:
     """Several results for the same values: result i has the seed ``seed`` + i."""
     check(model, targets, options, samples)
-    return model.generate([given] * samples, targets, **options)
+    return model.generate(given, targets, samples=samples, **options)
 
 
-def check(model: FourM, targets: Sequence[str], options: Mapping[str, Any], samples: int = 1) -> None:
+def check(model: FourM, targets: Targets, options: Mapping[str, Any], samples: int = 1) -> None:
     """Raise :class:`Open4MError` for targets and options that are wrong whatever is given, so that nothing is
     extracted for them."""
     check_samples(samples)
@@ -76,14 +75,14 @@ def check_samples(samples: Any) -> None:
 def guide(
     model: FourM,
     given: Given,
-    targets: Sequence[str],
+    targets: Targets,
     weights: Mapping[str, float],
     avoid: Sequence[str] = (),
     avoid_weight: float = DEFAULT_AVOID_WEIGHT,
     *,
     samples: int = 1,
-    **options: Any,
-) -> list[Generation]:
+    **options: Unpack[Options],
+) -> Results:
     """Generate by conditions that are weighted one by one: strongly, weakly or negatively (section 4, Figures 14 to
     17).
 
@@ -129,8 +128,8 @@ def inpaint(
     given: Given | None = None,
     *,
     samples: int = 1,
-    **options: Any,
-) -> list[Generation]:
+    **options: Unpack[Options],
+) -> Results:
     """Generate the masked part of an image or of any other map from the rest of it and what else is ``given``
     (Figure 12).
 
@@ -150,8 +149,8 @@ def outpaint(
     given: Given | None = None,
     *,
     samples: int = 1,
-    **options: Any,
-) -> list[Generation]:
+    **options: Unpack[Options],
+) -> Results:
     """Place an image or any other map in a ``box`` of a larger, square frame and generate what is around it.
 
     ``box``: (x_min, y_min, x_max, y_max) as fractions of the frame. It shows the largest central part of the value that
@@ -159,7 +158,7 @@ def outpaint(
     around the box, since a sharp edge would become part of the tokens beside it.
     """
     target = target or photo()
-    placed, outside = place(value, box, target, _side(model, target))
+    placed, outside = place(model.take(target, value), box, target, _side(model, target))
     grid = model.config.spec(target).grid
     if unknown_cells(outside, outside.shape, grid, target).all():
         raise Open4MError(f"{target}: the box {tuple(box)} holds no whole token of {grid[0]}×{grid[1]}; make it larger")
@@ -189,20 +188,20 @@ def vary(
     model: FourM,
     image: Any,
     by: Sequence[str] | None = None,
-    targets: Sequence[str] | None = None,
+    targets: Targets | None = None,
     given: Given | None = None,
     *,
     source: str | None = None,
     samples: int = 4,
-    **options: Any,
-) -> list[Generation]:
+    **options: Unpack[Options],
+) -> Results:
     """Variations of an image that share only the modalities ``by``, extracted from it (Figure 13), and what is
     ``given`` (weakly or strongly: Figure 14).
 
     ``by``: by default the modality of the role "shape". ``source``: the modality of ``image``, by default the photo.
     """
     by = (modalities.of_role("shape").name,) if by is None else by
-    targets = (photo(),) if targets is None else targets
+    targets = photo() if targets is None else targets
     check(model, targets, options, samples)
     shared = ground(model, image, by, given, source=source, fit=options.get("fit", "crop"))
     return sampled(model, shared.values, targets, samples=samples, **{**options, "frame": shared.frame})
@@ -227,7 +226,7 @@ def ground(
 ) -> Ground:
     """What variations share: the modalities ``by`` extracted from an image, and what is ``given``, not the image."""
     source = source or photo()
-    known, frame = _framed({source: image, **(given or {})}, fit)
+    known, frame = _framed(model, {source: image, **(given or {})}, fit)
     shown, missing = {source: known.pop(source)}, [name for name in by if name not in known]
     return Ground({**(extract(model, shown, missing, fit=fit).values if missing else {}), **known}, frame)
 
@@ -247,13 +246,13 @@ def edit(
     image: Any,
     key: str,
     change: Callable[[Value], Value],
-    targets: Sequence[str] | None = None,
+    targets: Targets | None = None,
     keep: Sequence[str] = (),
     given: Given | None = None,
     *,
     source: str | None = None,
     samples: int = 1,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Edit:
     """Change a modality of an image and generate the image, or others, again (Figures 4 and 5).
 
@@ -264,10 +263,10 @@ def edit(
     >>> edit(model, image, "boxes", lambda boxes: move(boxes, "cone", (0.6, 0.5, 0.9, 0.9)), keep=["rgb"])
     """
     source = source or photo()
-    targets = (photo(),) if targets is None else targets
+    targets = listed(photo() if targets is None else targets)
     check(model, targets, options, samples)
     fit = options.get("fit", "crop")
-    known, frame = _framed({**({} if image is None else {source: image}), **(given or {})}, fit)
+    known, frame = _framed(model, {**({} if image is None else {source: image}), **(given or {})}, fit)
     others = [name for name in known if image is None or name != source]
     missing = [name for name in dict.fromkeys([key, *keep]) if name not in known]
     if missing and image is None:
@@ -291,16 +290,16 @@ def probe(
     given: Given,
     name: str,
     values: Sequence[Any],
-    targets: Sequence[str] | None = None,
+    targets: Targets | None = None,
     *,
     seed: int = 0,
-    **options: Any,
-) -> list[Generation]:
+    **options: Unpack[Options],
+) -> Results:
     """A result for each of ``values`` of the condition ``name``; all else, the seed too, is the same (Figures 5, 18
     and 19)."""
     if not len(values):
         raise Open4MError(f"{name}: no value to probe; give one or more")
-    targets = (photo(),) if targets is None else targets
+    targets = photo() if targets is None else targets
     return model.generate([{**given, name: value} for value in values], targets, seed=[seed] * len(values), **options)
 
 
@@ -309,16 +308,16 @@ def probe_weight(
     given: Given,
     name: str,
     weights: Sequence[float],
-    targets: Sequence[str] | None = None,
+    targets: Targets | None = None,
     *,
     seed: int = 0,
     guidance: Mapping[str, float] | None = None,
-    **options: Any,
-) -> list[Generation]:
+    **options: Unpack[Options],
+) -> Results:
     """A result for each guidance weight of the condition ``name``, the weights of others fixed (Figures 15 and 17)."""
     if not len(weights):
         raise Open4MError(f"{name}: no weight to probe; give one or more")
-    targets = (photo(),) if targets is None else targets
+    targets = photo() if targets is None else targets
     guided = [{**options, "guidance": {**(guidance or {}), name: weight}} for weight in weights]
     for how in guided:
         check(model, targets, how)
@@ -431,8 +430,7 @@ def _side(model: FourM, target: str) -> int:
     return model.grids[target].config.image_size
 
 
-def _framed(given: Given, fit: str) -> tuple[dict[str, Value], Frame | None]:
+def _framed(model: FourM, given: Given, fit: str) -> tuple[dict[str, Value], Frame | None]:
     """Checked values and their frame, which stays that of the image once the image is left out."""
-    known = {name: modalities.get(name) for name in given}
-    values = {name: known[name].convert(value) for name, value in given.items()}
-    return values, frame_of(values, known, fit)
+    values = {name: model.take(name, value) for name, value in given.items()}
+    return values, frame_of(values, {name: modalities.get(name) for name in given}, fit)
