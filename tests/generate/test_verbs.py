@@ -346,8 +346,8 @@ OPTIONS = st.one_of(
     *(
         st.sampled_from(values).map(lambda value, name=name: {name: value})
         for name, values in {
-            "steps": [0, -1, 10**9, 0.5, "2", None],
-            "guidance": [float("nan"), float("inf"), "3", None, (1.0, 2.0, 3.0), {"caption": 1.0}],
+            "steps": [0, -1, 10**9, 0.5, "2", [None]],
+            "guidance": [float("nan"), float("inf"), "3", {"caption": None}, (1.0, 2.0, 3.0), {"caption": 1.0}],
             "temperature": [float("nan"), float("-inf"), -1],
             "seed": [-1, 1 << 62, 0.5, [0, 1]],
             "top_p": [0, 2, float("nan")],
