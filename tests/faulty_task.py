@@ -32,7 +32,7 @@ class PlantedTask:
     one that was built last, to look at.
     """
 
-    name = "planted"
+    name, samples = "planted", 100
 
     def __init__(self, faults=None, seed=0, code_usage=1.0):
         self.seed, self.faults, self.code_usage = seed, faults or {}, code_usage
@@ -97,4 +97,4 @@ def lines(path):
         raise ValueError(f"{constant} is not JSON")
 
     found = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in found]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "samples_per_second")} for line in found]

@@ -297,3 +297,68 @@ def test_a_field_that_was_added_later_counts_where_it_differs_from_its_default()
 
     assert fingerprint({"a": [Before()]}) == fingerprint({"a": [After()]})
     assert fingerprint(After(grid=2)) != fingerprint(After()) != fingerprint(After(width=4))
+
+
+# ---- what users type, and what they are told
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    stages: tuple[Whole, ...]
+    names: tuple[str, ...] = ("a",)
+    budget: int | tuple[int, int] = 1
+    label: str | None = None
+
+
+def a_run():
+    return Run(stages=(whole(), whole(count=4)))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "field", "value"),
+    [
+        ("names=rgb,depth", "names", ("rgb", "depth")),
+        ("names=[rgb, depth]", "names", ("rgb", "depth")),
+        ("names=rgb", "names", ("rgb",)),
+        ('names=["rgb", "depth"]', "names", ("rgb", "depth")),
+        ("budget=64,128", "budget", (64, 128)),
+        ("budget=64", "budget", 64),
+        ("label=a,b", "label", "a,b"),
+    ],
+)
+def test_lists_are_typed_with_commas(assignment, field, value):
+    assert getattr(override(a_run(), [assignment]), field) == value
+
+
+def test_a_field_of_a_part_is_suggested_with_its_path():
+    with pytest.raises(Open4MError, match=r"field 'count'; did you mean stages.0.count or stages.1.count"):
+        override(a_run(), ["count=3"])
+    with pytest.raises(Open4MError, match=r"rate: unknown field 'rate'; did you mean part.rate\?"):
+        override(whole(), ["rate=3"])
+
+
+def test_differences_name_the_field_of_a_part_of_a_list():
+    old = a_run()
+    assert differences(old, override(old, ["stages.1.part.rate=2"])) == ["stages.1.part.rate: 0.1 -> 2.0"]
+    named = {"strategies": [{"name": "a", "weight": 1}, {"name": "b", "weight": 1}]}
+    other = {"strategies": [{"name": "b", "weight": 2}]}
+    assert differences(named, other) == [
+        "strategies.a: {'name': 'a', 'weight': 1} -> None",
+        "strategies.b.weight: 1 -> 2",
+    ]
+    assert differences({"x": ["a"]}, {"x": ["a", "b"]}) == ["x: ['a'] -> ['a', 'b']"]
+
+
+HUGE = {"text": "x" * 10**5, "list": [1] * 10**5, "mapping": {"a": "y" * 10**5}, "number": 10**299}
+
+
+@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
+def test_errors_and_differences_repeat_no_value_of_any_size(value):
+    for field in ("fast", "kind", "pair", "many", "length"):
+        with pytest.raises(Open4MError) as caught:
+            from_dict(Whole, values(**{field: value}))
+        assert len(str(caught.value)) < 700
+    assert all(len(line) < 700 for line in differences({"a": value}, {"a": 1}))
+    with pytest.raises(Open4MError) as caught:
+        from_dict(Whole, {**values(), "z" * 10**5: 1})
+    assert len(str(caught.value)) < 2200

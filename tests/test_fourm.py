@@ -1,5 +1,7 @@
 """open4m.fourm: features of images, maps and any other values, for other people's code."""
 
+import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from small_model import image, model, segments
 from open4m.generate.pipeline import FourM
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import DENSE, pack
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError
 
 __all__ = ["image", "model", "segments"]
@@ -150,3 +153,87 @@ def test_no_samples_and_values_of_other_types_are_clear_errors(model):
                 method(wrong)
         with pytest.raises(Open4MError, match="no image file 'rgb'"):
             method("rgb")
+
+
+# ---- at rest
+
+
+def test_a_model_is_saved_whole_under_any_form_of_its_name_and_everyone_may_read_it(model, tmp_path, monkeypatch):
+    before = os.umask(0o022)
+    try:
+        model.save(str(tmp_path / "deep" / "saved"))
+    finally:
+        os.umask(before)
+    saved = tmp_path / "deep" / "saved"
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in saved.rglob("*") if path.is_file())
+    assert FourM.from_pretrained(saved).fingerprint == model.fingerprint
+    assert [path.name for path in saved.parent.iterdir()] == ["saved"]
+    with pytest.raises(Open4MError, match=r"saved: exists and is not empty; name another directory"):
+        model.save(saved)
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("open4m.tokenizers.text.TextTokenizer.save", full)
+    with pytest.raises(Open4MError, match=r"other: the model cannot be written \(No space left on device\)"):
+        model.save(tmp_path / "other")
+    assert not list(tmp_path.glob("*other*"))
+
+
+def test_a_run_is_taken_where_its_model_is_meant(model, tmp_path):
+    model.save(tmp_path / "run" / "model")
+    (tmp_path / "run" / "config.json").write_text('{"format": 1}')
+    assert FourM.from_pretrained(tmp_path / "run").fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("field", "number", "message"),
+    [
+        ("dim", 1 << 20, r"model\.safetensors: .* has shape"),
+        ("encoder_depth", 300, "missing: encoder"),
+        ("dim", 10**30, "dim: expected at most"),
+        ("mlp_ratio", -1, "mlp_ratio: expected above 0"),
+        ("mlp_ratio", float("nan"), "mlp_ratio: expected a number above 0"),
+    ],
+)
+def test_no_memory_is_taken_for_a_configuration_that_its_weights_do_not_have(model, tmp_path, field, number, message):
+    """A million by a million numbers would not be refused by the system, but end the process when they are written."""
+    model.save(tmp_path / "saved")
+    path = tmp_path / "saved" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: number}))
+    with pytest.raises(Open4MError, match=message):
+        FourM.from_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("key", ["", "../up", "a/b", "a b", "/etc"])
+def test_keys_that_are_no_names_of_folders_are_refused(model, tmp_path, key):
+    model.save(tmp_path / "saved")
+    path = tmp_path / "saved" / "config.json"
+    path.write_text(path.read_text().replace('"semseg"', json.dumps(key)))
+    with pytest.raises(Open4MError, match="expected a name like 'rgb'"):
+        FourM.from_pretrained(tmp_path / "saved")
+
+
+def test_a_tokenizer_takes_no_memory_for_what_its_weights_do_not_have(model, tmp_path):
+    model.grids["semseg"].save(tmp_path / "semseg")
+    path = tmp_path / "semseg" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "latent_dim": 1 << 20}))
+    with pytest.raises(Open4MError, match=r"model\.safetensors: .*quant.* has shape"):
+        Tokenizer.load(tmp_path / "semseg")
+
+
+def test_quality_says_the_version_of_its_format(model, tmp_path):
+    grid = model.grids["semseg"]
+    quality, grid.quality = grid.quality, {"miou": 0.5}
+    try:
+        grid.save(tmp_path / "semseg")
+    finally:
+        grid.quality = quality
+    path = tmp_path / "semseg" / "quality.json"
+    assert json.loads(path.read_text())["format"] == 1
+    assert Tokenizer.load(tmp_path / "semseg").quality == {"miou": 0.5}
+    path.write_text('{"miou": 0.25}')  # as older versions wrote it
+    assert Tokenizer.load(tmp_path / "semseg").quality == {"miou": 0.25}
+    path.write_text('{"format": 9, "miou": 0.25}')
+    with pytest.raises(Open4MError, match=r"quality\.json: has format 9"):
+        Tokenizer.load(tmp_path / "semseg")

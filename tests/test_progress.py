@@ -34,9 +34,10 @@ def test_without_a_terminal_lines_come_every_ten_seconds_and_at_the_end(time, ca
             time.now += 1.0
             shown.advance()
     assert caplog.messages == [
-        "read: 10 of 40 rows, 0:30 left",
-        "read: 20 of 40 rows, 0:20 left",
-        "read: 30 of 40 rows, 0:10 left",
+        "read: 2 of 40 rows, 0:38 left",
+        "read: 12 of 40 rows, 0:28 left",
+        "read: 22 of 40 rows, 0:18 left",
+        "read: 32 of 40 rows, 0:08 left",
         "read: 40 of 40 rows",
     ]
 

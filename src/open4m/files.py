@@ -69,8 +69,10 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         try:
             with _named(folder):
                 write(temporary)
+                readable = stat.S_IMODE(temporary.stat().st_mode) & 0o666  # by whom folders are that users make
                 for path in [temporary, *temporary.rglob("*")]:
                     if path.is_file():
+                        path.chmod(path.stat().st_mode | readable)  # some libraries write files for their owner alone
                         sync_file(path)
                     elif path.is_dir():
                         sync_folder(path)

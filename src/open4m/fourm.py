@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from open4m import config as configs
-from open4m import modalities, weights
+from open4m import files, modalities, weights
 from open4m.hub import locate
 from open4m.hub.ml4m import transformer
 from open4m.modalities import carried
@@ -118,8 +118,12 @@ class FourMBase:
             model = FourMTransformer(imported.config)
             model.load_state_dict(imported.weights)
         elif folder.is_dir():
-            model = FourMTransformer(configs.load(FourMConfig, folder / weights.CONFIG, FORMAT))
-            weights.load_weights(folder / weights.WEIGHTS, model)
+            config = configs.load(FourMConfig, folder / weights.CONFIG, FORMAT)
+            with torch.device("meta"):  # a configuration may ask for any size: memory is taken if the weights have it
+                shapes = FourMTransformer(config).state_dict()
+            tensors = weights.read_weights(folder / weights.WEIGHTS, shapes)
+            model = FourMTransformer(config)
+            model.load_state_dict(tensors)
         else:
             raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
         config, tokenizers = model.config, folder / weights.TOKENIZERS
@@ -165,16 +169,29 @@ class FourMBase:
         self.model.embeddings.restore_angles()
         return self
 
-    def save(self, folder: Path, half: bool = False) -> None:
-        """Write a directory that :meth:`from_pretrained` reads; ``half``: weights in 16 bits."""
-        folder.mkdir(parents=True, exist_ok=True)
-        configs.save(self.config, folder / weights.CONFIG, FORMAT)
-        weights.save_weights(folder / weights.WEIGHTS, self.model, half)
-        for key, tokenizer in self.grids.items():
-            tokenizer.save(folder / weights.TOKENIZERS / key, torch.float16 if half else torch.float32)
-        if self.text is not None:
-            self.text.save(folder / weights.TOKENIZERS / TEXT)
-        carried.write(folder, self.config.keys)
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Write a directory that :meth:`from_pretrained` reads, whole or not at all; ``half``: weights in 16 bits.
+
+        Raises :class:`Open4MError` if there is something of that name that is not empty, or it cannot be written.
+        """
+        folder = Path(folder)
+        files.check_new(folder)
+
+        def write(whole: Path) -> None:
+            whole.mkdir(parents=True)
+            configs.save(self.config, whole / weights.CONFIG, FORMAT)
+            weights.save_weights(whole / weights.WEIGHTS, self.model, half)
+            for key, tokenizer in self.grids.items():
+                tokenizer.save(whole / weights.TOKENIZERS / key, torch.float16 if half else torch.float32)
+            if self.text is not None:
+                self.text.save(whole / weights.TOKENIZERS / TEXT)
+            carried.write(whole, self.config.keys)
+
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            files.write_folder(folder, write)
+        except OSError as error:
+            raise Open4MError(f"{folder}: the model cannot be written ({error.strerror or error})") from error
 
     # ---- what users give
     def take(self, name: str, value: Any) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -17,7 +18,21 @@ logger = logging.getLogger("open4m")
 LINE_SECONDS = 10.0
 """Seconds between two log lines where there is no terminal."""
 
+FIRST_SECONDS = 2.0
+"""Seconds until the first of them, so that a user soon sees that something happens."""
+
 T = TypeVar("T")
+
+
+class Lines(logging.Handler):
+    """Log lines on standard error. They are printed above a bar, since ``sys.stderr``, which a bar replaces, is looked
+    up for each line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+        except Exception:  # as every handler does
+            self.handleError(record)
 
 
 class Progress:
@@ -29,7 +44,8 @@ class Progress:
 
     def __init__(self, description: str, total: int | None = None, *, start: int = 0, unit: str = "") -> None:
         self.description, self.total, self.start, self.done, self.unit = description, total, start, start, unit
-        self._began = self._reported = time.monotonic()
+        self._began = time.monotonic()
+        self._reported = self._began - LINE_SECONDS + FIRST_SECONDS
         console = Console(stderr=True)
         self._bar: Bar | None = None
         if console.is_terminal:
@@ -41,7 +57,8 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
             )
-            self._bar = Bar(*columns, console=console)
+            # What is printed goes through the bar only on its own terminal: a pipe has to get it.
+            self._bar = Bar(*columns, console=console, redirect_stdout=sys.stdout.isatty())
             self._task = self._bar.add_task(description, total=total, completed=start, note="")
             self._bar.start()
 

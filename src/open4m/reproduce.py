@@ -49,6 +49,7 @@ from open4m.train.loop import train
 from open4m.train.optim import OptimConfig
 from open4m.train.recipes.pretrain import PretrainConfig, cool_down, cool_downs, pretrain
 from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer
+from open4m.train.start import built
 from open4m.train.tasks.clip import CLIPTask
 from open4m.train.tasks.reader import ReaderTask
 from open4m.types import Open4MError
@@ -57,6 +58,7 @@ logger = logging.getLogger("open4m")
 
 LARGE = "large"  # folder of larger scenes, in a run
 ASSEMBLED = "assembled.json"  # file of a run that says which training the model directory holds
+EVALUATION = "evaluation.json"  # in a run
 CLIP = "clip"  # folder of the CLIP, in a run and in a model directory
 READER = "reader"  # folder of the reader of objects, likewise
 
@@ -155,8 +157,9 @@ class Line:
         Raises :class:`Open4MError` if the directory holds a line of another configuration.
         """
         claim(self.directory, self.config)
-        for stage in only or STAGES[: STAGES.index(until) + 1]:
-            logger.info("%s: %s", self.config.name, stage)
+        stages = tuple(only or STAGES[: STAGES.index(until) + 1])
+        for number, stage in enumerate(stages, 1):
+            logger.info("%s: stage %d of %d, %s", self.config.name, number, len(stages), stage)
             getattr(self, stage)()
 
     # ---- data
@@ -189,7 +192,7 @@ class Line:
         captions = RawDataset(training.root, ["caption"])
         words = fit_text_tokenizer(captions[i]["caption"] for i in range(len(captions)))
         task = CLIPTask(training, validation, self.config.clip, words, config.batch_size, seed=config.seed)
-        train(task, config, run, task.build_model().to(self.device), task_config=self.config.clip)
+        train(task, config.on_data(len(training)), run, built(task, self.device), task_config=self.config.clip)
 
     def reader(self) -> None:
         """Train the reader of objects, which judges images that the model makes."""
@@ -281,7 +284,7 @@ class Line:
         result = evaluate_pretrained(
             self.model_directory, config.evaluate_samples, device=self.device, known=known, world=config.data.world
         )
-        files.write_text(self.directory / "evaluation.json", result.to_json())
+        files.write_text(self.directory / EVALUATION, result.to_json())
         files.write_text(self.model_directory / weights.CARD, self._card(result))
         return result
 

@@ -104,11 +104,14 @@ class Boxes:
 
     def __post_init__(self) -> None:
         try:
+            corners = np.asarray(self.corners)
+            if corners.dtype.kind not in "fiuO":
+                raise TypeError(f"got {corners.dtype}")
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused below
-                corners = np.asarray(self.corners, dtype=np.float32).reshape(-1, 4)
+                corners = corners.astype(np.float32).reshape(-1, 4)
             labels = tuple(self.labels)
             scores = None if self.scores is None else tuple(float(score) for score in self.scores)
-        except (ValueError, TypeError, OverflowError) as error:
+        except Exception as error:  # other people's array types raise almost anything
             raise Open4MError(f"boxes: expected corners (n, 4), n labels and n scores or none ({error})") from error
         object.__setattr__(self, "corners", corners)
         object.__setattr__(self, "labels", labels)

@@ -17,7 +17,7 @@ from open4m.data.tokenize import Output, Tokenize
 from open4m.modalities.crops import Crop
 from open4m.nn.vit import ViTConfig
 from open4m.store.manifest import Manifest
-from open4m.store.shards import RawDataset
+from open4m.store.shards import RawDataset, write_shard
 from open4m.store.tokens import TokenStore
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.network import VQVAE
@@ -287,3 +287,75 @@ def test_labels_of_other_weights_are_not_kept_in_silence(tmp_path, monkeypatch):
     header = {"kind": "raw"}  # as version 0.2 wrote them
     Manifest(header=header, shards=Manifest.read(folder).shards).write(folder)
     assert jobs.run(Label("brightness", "folder", tmp_path / "raw")) == (0, 1)
+
+
+# ---- samples that cannot be used
+
+
+def damage(root, keys, modality="rgb", content=b"no image"):
+    """Write the shards of a modality again, with other bytes for some keys."""
+    data = RawDataset(root, [modality])
+    for shard, rows in data.shards.items():
+        files = [(data.key(i), content if data.key(i) in keys else data.read(i, modality)) for i in rows]
+        write_shard(root, modality, shard, files)
+
+
+def test_the_sample_that_cannot_be_read_or_tokenized_is_named(tmp_path, text, rgb_tokenizer, monkeypatch):
+    jobs.run(Render(Numbers(), tmp_path / "raw", ("rgb", "caption"), 5))
+    job = Tokenize(tmp_path / "raw", tmp_path / "tokens", outputs(tmp_path))
+    key = RawDataset(tmp_path / "raw", ["rgb"]).key(3)
+    monkeypatch.setattr(
+        "open4m.data.tokenize.SequenceEncoder.encode",
+        lambda self, values: [self.modality.encode(v, self.text, 8) if "left" not in v else refuse() for v in values],
+    )
+
+    def refuse():
+        raise Open4MError("caption: not of these words")
+
+    with pytest.raises(Open4MError, match=rf"caption/shard-00000\.tar: key {key[:-1]}1, modality caption: .*words"):
+        jobs.run(job)
+    damage(tmp_path / "raw", {key})
+    with pytest.raises(Open4MError, match=rf"rgb/shard-00000\.tar: key {key}, modality rgb: .*not a readable image"):
+        jobs.run(replace(job, tokens=tmp_path / "other"))
+
+
+def test_a_labeller_names_the_image_that_it_refuses(tmp_path, monkeypatch):
+    class Fussy(Brightness):
+        def label(self, values):
+            if any(value[0, 0, 0] == 27 for value in values):
+                raise Open4MError("too dark")
+            return super().label(values)
+
+    jobs.run(Render(Numbers(), tmp_path, ("rgb",), 5))
+    monkeypatch.setattr(labellers, "get", lambda name: Fussy)
+    key = RawDataset(tmp_path, ["rgb"]).key(3)
+    with pytest.raises(Open4MError, match=rf"rgb/shard-00000\.tar: key {key}, modality rgb: too dark"):
+        jobs.run(Label("fussy", "weights", tmp_path))
+
+
+def test_few_damaged_samples_are_left_out_of_all_modalities_and_many_end_the_job(tmp_path, text, rgb_tokenizer, caplog):
+    jobs.run(Render(Numbers(), tmp_path / "raw", ("rgb", "caption"), 8))
+    keys = RawDataset(tmp_path / "raw", ["rgb"]).keys
+    damage(tmp_path / "raw", {keys[2]})
+    job = Tokenize(tmp_path / "raw", tmp_path / "tokens", outputs(tmp_path), unreadable=0.2)
+    jobs.run(job)
+    store = TokenStore(tmp_path / "tokens", ["rgb", "caption"])
+    kept = [key for key in keys if key != keys[2]]
+    assert store.keys(np.arange(len(store))) == kept
+    assert "1 of 8 samples skipped" in caplog.text
+    assert f"key {keys[2]}, modality rgb" in caplog.text
+    # what is added later keeps in step with what is there
+    more = replace(job, outputs=(*job.outputs, Output("rgb_pixels", image_size=16)))
+    jobs.run(more)
+    assert TokenStore(tmp_path / "tokens", ["rgb", "caption", "rgb_pixels"]).keys(np.arange(7)) == kept
+    damage(tmp_path / "raw", {keys[4]})
+    shutil.rmtree(tmp_path / "tokens" / "rgb_pixels")
+    with pytest.raises(Open4MError, match=f"key {keys[4]}"):  # of which the others have tokens
+        jobs.run(replace(more))  # opens the data anew
+    damage(tmp_path / "raw", {keys[5], keys[6]})
+    with pytest.raises(Open4MError, match=f"key ({keys[5]}|{keys[6]})"):
+        jobs.run(replace(job, tokens=tmp_path / "other"))
+
+
+def outputs(folder):
+    return Output("rgb", folder / "rgb"), Output("caption", folder / "text", max_length=8)

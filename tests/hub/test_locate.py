@@ -162,9 +162,11 @@ def test_settings_in_a_header_are_literals_or_json_and_names_with_a_dot_are_none
     assert all(tensor.dtype == torch.float32 for tensor in stored.tensors.values())
 
 
-def test_the_folder_of_a_run_names_its_model(tmp_path):
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path):
     (tmp_path / "model").mkdir()
     for name in (locate.CONFIG, locate.WEIGHTS):
         (tmp_path / "model" / name).touch()
-    with pytest.raises(Open4MError, match=f"not a model directory, .*; {tmp_path}/model is one"):
+    assert locate.resolve(tmp_path) == tmp_path / "model"
+    (tmp_path / "model" / locate.WEIGHTS).unlink()
+    with pytest.raises(Open4MError, match=r"not a model directory, it has no config\.json and no model\.safetensors$"):
         locate.resolve(tmp_path)

@@ -35,7 +35,28 @@ class _Several(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
 
 
+class _Names(_Several):
+    """Names, also with commas between them: ``--to depth,caption``."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        names = [name for word in values for name in word.split(",") if name]
+        super().__call__(parser, namespace, names, option_string)
+
+
+class _Once(argparse.Action):
+    """A value of which argparse would take the last one in silence, if there are several."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if getattr(namespace, self.dest) is not None:
+            folder = "; for a folder of images: --input-dir DIR --output-dir DIR" * (
+                parser.get_default("verb") in FOLDER_VERBS
+            )
+            raise Open4MError(f"{option_string} is given twice: {getattr(namespace, self.dest)} and {values}{folder}")
+        setattr(namespace, self.dest, values)
+
+
 SEVERAL = {"nargs": "+", "action": _Several}
+NAMES = {"nargs": "+", "action": _Names}
 SWEEP = {"nargs": "+", "action": "append"}
 
 
@@ -44,7 +65,8 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
     given = parser.add_argument_group("what is given")
     for modality in _flagged():
         flag, kind = modality.flag, str if modality.is_text else Path
-        given.add_argument(f"--{flag.name}", dest=_dest(modality), type=kind, metavar=flag.metavar, help=flag.help)
+        form = {"type": kind, "metavar": flag.metavar, "action": _Once}
+        given.add_argument(f"--{flag.name}", dest=_dest(modality), help=flag.help, **form)
     given.add_argument(
         "--given",
         **SEVERAL,
@@ -100,7 +122,7 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
         "--entropy", dest="entropies", action="store_true", help="record and draw how unsure the model is of each token"
     )
     where.add_argument("--animate", type=Path, metavar="GIF", help="a picture of every pass")
-    parser.set_defaults(run=run, verb=verb, input_dir=None, output_dir=None)
+    parser.set_defaults(run=run, verb=verb, input_dir=None, output_dir=None, advice=_advice)
     if verb in FOLDER_VERBS:
         where.add_argument("--input-dir", type=Path, metavar="DIR", help="a folder of images, instead of --input ...")
         where.add_argument("--output-dir", type=Path, metavar="DIR", help="... whose results go here; resumes")
@@ -118,7 +140,27 @@ def _add_targets(what: argparse._ArgumentGroup, verb: str) -> None:
     required = verb in FOLDER_VERBS
     default = "" if required else f" (default: {photo})"
     help_text = f"what to predict, in this order{default}"
-    what.add_argument("--to", dest="targets", **SEVERAL, required=required, metavar="MODALITY", help=help_text)
+    what.add_argument("--to", dest="targets", **NAMES, required=required, metavar="MODALITY", help=help_text)
+
+
+OTHER_NAMES = {
+    "text": ("--prompt", "--text", "--description"),
+    "photo": ("--image", "--img", "--photo", "--file"),
+}
+"""What users of other programs call the options of modalities, by role."""
+
+
+def _advice(words: Sequence[str]) -> str:
+    """What to type instead of arguments that this command does not know."""
+    flags = {modality.role: modality.flag for modality in _flagged()}
+    for word in words:
+        for role, names in OTHER_NAMES.items():
+            if word.partition("=")[0] in names:
+                return f"; say --{flags[role].name} {flags[role].metavar}"
+        if not word.startswith("-") and Path(word).suffix:
+            photo = flags["photo"]
+            return f"; a file is given by --{photo.name} {word}, or another modality by --given NAME={word}"
+    return ""
 
 
 class _One(argparse.Action):
@@ -171,7 +213,7 @@ def _outpaint(options: Namespace) -> dict[str, Any]:
 def _add_vary(what: argparse._ArgumentGroup) -> None:
     default = modalities.of_role("shape").name
     help_text = f"what variations share, extracted from the image (default: {default})"
-    what.add_argument("--by", **SEVERAL, metavar="MODALITY", help=help_text)
+    what.add_argument("--by", **NAMES, metavar="MODALITY", help=help_text)
 
 
 def _vary(options: Namespace) -> dict[str, Any]:
@@ -196,7 +238,7 @@ def _add_edit(what: argparse._ArgumentGroup) -> None:
     what.add_argument("--swap", nargs=2, action="append", metavar=("CLASS", "CLASS"), help="a class of a map")
     what.add_argument(
         "--keep",
-        **SEVERAL,
+        **NAMES,
         metavar="MODALITY",
         help="what else of the image is kept; of what is predicted again, all where nothing changed",
     )

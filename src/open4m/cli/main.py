@@ -32,9 +32,15 @@ COMMANDS = {
 }
 """The file of each command, whose function ``add_arguments`` completes its parser, and what the command does."""
 
+STOPPED = "stopped; what is done is kept, run the same command again to go on"
+
+OUT_OF_MEMORY = r"out of memory|can't allocate memory|not enough memory"
+"""What torch says where Python has MemoryError."""
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-NOISY_LOGGERS = ("httpx", "PIL", "transformers")
+NOISY_LOGGERS = ("httpx", "huggingface_hub", "matplotlib", "PIL", "tensorboard", "torch", "transformers")
+"""Loggers of libraries, whose warnings say nothing to users of this program. Others are heard from warnings on."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,8 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"open4m: {error.filename or 'cannot write'}: {error.strerror}", file=sys.stderr)
         return 2
     except (Preempted, KeyboardInterrupt) as stopped:
-        print(f"open4m: {stopped or 'interrupted'}", file=sys.stderr)
+        print(f"open4m: {str(stopped) or STOPPED}", file=sys.stderr)
         return 3
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error))):
+            raise
+        reason = next(iter(str(error).strip().splitlines()), "of the machine")[:200]
+        print(f"open4m: not enough memory ({reason}): smaller batches, images or models need less", file=sys.stderr)
+        return 2
 
 
 def _run(command: str, words: list[str]) -> int:
@@ -69,10 +81,14 @@ def _run(command: str, words: list[str]) -> int:
     options, others = parser.parse_known_args(words)
     overrides = [word for word in others if re.fullmatch(r"[A-Za-z_][\w.]*=.*", word)]
     if unknown := [word for word in others if word not in overrides or not hasattr(options, "overrides")]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        advice = options.advice(unknown) if hasattr(options, "advice") else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
     if overrides:
         options.overrides = [*options.overrides, *overrides]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    from open4m.progress import Lines
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Lines()])
+    logging.getLogger("open4m").setLevel(logging.INFO)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     options.run(options)

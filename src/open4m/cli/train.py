@@ -36,7 +36,8 @@ def run(options: Namespace) -> None:
     """Train what the configuration describes, and print where the model is."""
     from open4m import config as configs
     from open4m import configs as named
-    from open4m.reproduce import ON_DEMAND, STAGES, Line
+    from open4m.evaluate.report import Result, table
+    from open4m.reproduce import EVALUATION, ON_DEMAND, STAGES, Line
     from open4m.train.recipes.pretrain import PretrainConfig
     from open4m.train.recipes.tokenizer import TokenizerRun
 
@@ -60,6 +61,8 @@ def run(options: Namespace) -> None:
     else:
         directory = options.out or Path("runs") / config.name
         Line(config, directory, device.chosen(options)).run(options.until, options.only)
+        if (directory / EVALUATION).is_file() and "evaluate" in (options.only or [options.until]):
+            print(table(Result.from_json((directory / EVALUATION).read_text())))
     print(directory / "model")
 
 

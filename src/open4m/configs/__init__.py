@@ -42,10 +42,16 @@ def get(name: str) -> Any:
             raise Open4MError(f"{path}: no such file")
         spec = importlib.util.spec_from_file_location(f"open4m_user_config_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not hasattr(module, "config"):
+        try:
+            spec.loader.exec_module(module)
+            make = getattr(module, "config", None)
+            config = make() if make is not None else None
+        except Open4MError:
+            raise
+        except (Exception, SystemExit) as error:  # a user's file may raise anything
+            raise Open4MError(f"{path}: makes no configuration ({type(error).__name__}: {error})") from error
+        if make is None:
             raise Open4MError(f"{path}: expected a function config() that returns the configuration")
-        config = module.config()
         if not dataclasses.is_dataclass(config) or isinstance(config, type):
             raise Open4MError(f"{path}: config() returned a {type(config).__name__}, expected a configuration")
         return config

@@ -103,6 +103,7 @@ def pretraining_21(size: str) -> PretrainConfig:
     others = [dataclasses.replace(s, weight=1 / 3) for s in base.masking.strategies]
     return dataclasses.replace(
         base,
+        requires_init_from=True,
         tokens_only=MORE_GRIDS,
         masking=MaskingConfig(input_budget=256, target_budget=256, strategies=(*others, *halves)),
         train=dataclasses.replace(base.train, batch_size=4096),
@@ -134,6 +135,7 @@ def text_to_image(size: str) -> PretrainConfig:
     strategies = (*others, skewed_to_texts(MODALITIES_7, targets, weight=1 / 3))
     return dataclasses.replace(
         base,
+        requires_init_from=True,
         masking=MaskingConfig(input_budget=(64, 256), target_budget=256, strategies=strategies),
         train=dataclasses.replace(base.train, length=Duration.parse("50B tokens"), warmup=Duration.parse("1B tokens")),
     )
@@ -148,6 +150,7 @@ def super_resolution(size: str) -> PretrainConfig:
     )
     return dataclasses.replace(
         base,
+        requires_init_from=True,
         modalities=keys,
         masking=MaskingConfig(input_budget=(64, 1024), target_budget=1024, strategies=strategies),
         train=dataclasses.replace(base.train, length=Duration.parse("100B tokens"), warmup=Duration.parse("1B tokens")),

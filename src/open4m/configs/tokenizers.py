@@ -1,6 +1,7 @@
 """The paper's tokenizers (Table 3, B.3), and 4M-21's of features and of single vectors: ``open4m train tokenizer-rgb
 --data FOLDER``.
 
+``tokenizer-<modality>-debug`` is a small one that learns in minutes on a CPU, to see that data and settings are right.
 ``tokenizer-<modality>`` is trained on ImageNet-1K; ``tokenizer-<modality>-cc12m`` continues one on CC12M, and
 ``tokenizer-<modality>-448`` at 224² to 448² in steps of 32, one resolution per batch: ``init_from=FOLDER``. The data
 are your choice; lengths are those of the paper.
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from open4m.config import Duration
+from open4m.configs import scenes
 from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
@@ -137,6 +139,17 @@ def vector(modality: str) -> TokenizerRun:
     )
 
 
+def small(modality: str) -> TokenizerRun:
+    """A network of 1.7M weights on images of 128 pixels, with a learning rate for its batch: 500 steps of 32 samples,
+    some minutes on two cores. The networks and the rate are those of the scenes' tokenizers."""
+    run = scenes.tokenizer(modality, 512, "500 steps", 100)
+    if modality not in VECTORS:
+        return run
+    column, mlp = VECTORS[modality], MLPConfig(width=256, depth=2)
+    stages = tuple(dataclasses.replace(stage, decoder=mlp) for stage in run.stages)
+    return dataclasses.replace(run, encoder=mlp, codebooks=column.codebooks, latent_dim=256, stages=stages)
+
+
 SUFFIXES = {"": "B", "-s": "S", "-l": "L"}
 TRAININGS = {"": base, "-cc12m": more_data, "-448": multi_resolution}
 CONFIGS: dict[str, Callable[[], TokenizerRun]] = {
@@ -147,5 +160,6 @@ CONFIGS: dict[str, Callable[[], TokenizerRun]] = {
         for kind, training in TRAININGS.items()
     },
     **{f"tokenizer-{name}": partial(vector, name) for name in VECTORS},
+    **{f"tokenizer-{name}-debug": partial(small, name) for name in (*COLUMNS, *VECTORS)},
 }
 """Every configuration of this file by its name on the command line."""

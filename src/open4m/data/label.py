@@ -15,6 +15,7 @@ from open4m.labellers.base import Labeller
 from open4m.modalities.families import Modality
 from open4m.store.manifest import Manifest, check_header, folder_of, is_committed
 from open4m.store.shards import RawDataset, label_header, write_shard
+from open4m.types import Open4MError
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,21 @@ class Label(Job):
         items = []
         for batch in batches(self._raw.shards[shard]):
             images = [square(source, self._raw[i][self._kind.source]) for i in batch]
-            values = self._network.label(images)
+            try:
+                values = self._network.label(images)
+            except Open4MError as error:
+                raise self._named(batch, images, error) from error
             items += [(self._raw.key(i), modality.write(value)) for i, value in zip(batch, values, strict=True)]
         write_shard(self.root, self._kind.modality, shard, items, self._header)
+
+    def _named(self, batch: Sequence[int], images: Sequence[np.ndarray], error: Open4MError) -> Open4MError:
+        """The same error, for the first sample that has it by itself."""
+        for i, image in zip(batch, images, strict=True):
+            try:
+                self._network.label([image])
+            except Open4MError as own:
+                return self._raw.unreadable(i, self._kind.source, own)
+        return error
 
     @cached_property
     def _kind(self) -> type[Labeller]:

@@ -85,14 +85,20 @@ class RowReader:
             getattr(data, spec.content)[spec.key] = values
         return data
 
+    def _key(self, row: int) -> str:
+        return self._store.keys(np.array([row]))[0]
+
     def _pixels(self, spec: ModalitySpec, file: bytes, row: int) -> np.ndarray:
         """Normalized pixels (C, H, W) of a stored image."""
         modality = self._images[spec.key]
-        pixels = modality.pixels(modality.read(file))
+        try:
+            pixels = modality.pixels(modality.read(file))
+        except Open4MError as error:
+            raise Open4MError(f"{self._store.root}: key {self._key(row)}, modality {spec.key}: {error}") from error
         height, width = (n * spec.patch_size for n in spec.grid)
         if pixels.shape != (spec.channels, height, width):
             raise Open4MError(
-                f"{self._store.root}: {spec.key}, row {row}: an image {pixels.shape[1]}×{pixels.shape[2]}, the model "
-                f"expects {height}×{width}: make the tokens again, or set image_size"
+                f"{self._store.root}: key {self._key(row)}, modality {spec.key}: an image {pixels.shape[1]}×"
+                f"{pixels.shape[2]}, the model expects {height}×{width}: make the tokens again, or set image_size"
             )
         return pixels

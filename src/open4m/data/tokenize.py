@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from open4m import modalities
 from open4m.data.jobs import Job, batches
@@ -15,11 +18,16 @@ from open4m.modalities.families import Modality
 from open4m.modalities.features import Vector
 from open4m.modalities.frames import frame_of, positioned
 from open4m.store.manifest import Manifest, check_header, folder_of, is_committed
-from open4m.store.shards import RawDataset, shows_square
-from open4m.store.tokens import TokenHeader, write_token_shard
+from open4m.store.shards import RawDataset, UnreadableSample, shows_square
+from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value
+
+logger = logging.getLogger("open4m")
+
+MAX_LISTED_FAILURES = 5
+"""Samples of a shard that are named where some are skipped."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,12 @@ class Tokenize(Job):
     A shard that has some of its modalities gets the missing ones; each is committed on its own. Values whose size is
     not the tokenizer's are center-cropped and resized, and those that tell positions, like boxes, follow the crop of
     the sample's picture. Where none of the outputs shows it, ``image`` is read for that alone, by default the image of
-    the raw data or, without one, another map. Raw data without any are taken to show squares.
+    the raw data or, without one, another map. Raw data without any are taken to show squares. ``unreadable``: the share
+    of a shard's samples that may be damaged; they are left out of all modalities, counted and logged.
 
     Raises :class:`Open4MError` if a modality and its tokenizer do not fit, if shards that are there were made by
-    another tokenizer, and for a sample whose maps do not show one picture.
+    another tokenizer, for a sample whose maps do not show one picture, and if more samples cannot be read than that;
+    errors name shard, key and modality.
     """
 
     raw: Path
@@ -55,6 +65,7 @@ class Tokenize(Job):
     outputs: tuple[Output, ...]
     image: str | None = None
     device: str = "cpu"
+    unreadable: float = 0.0
 
     @property
     def description(self) -> str:
@@ -73,19 +84,63 @@ class Tokenize(Job):
         missing = self._missing(shard)
         keys: list[str] = []
         tokens: dict[str, list[Any]] = {key: [] for key in missing}
-        for batch in batches(self._data.shards[shard]):
-            samples = [self._sample(i) for i in batch]
-            keys += [self._data.key(i) for i in batch]
+        rows, skipped = self._data.shards[shard], []
+        kept = self._keys_of_others(shard, missing)
+        for batch in batches([i for i in rows if kept is None or self._data.key(i) in kept]):
+            samples = {}
+            for i in batch:
+                try:
+                    samples[i] = self._sample(i)
+                except UnreadableSample as error:
+                    if kept is not None:  # tokens that are there already have this sample
+                        raise
+                    skipped.append(error)
+            if len(skipped) > self.unreadable * len(rows):
+                raise skipped[-1]
+            encoded = self._encoded(samples, missing)
+            keys += [self._data.key(i) for i in samples]
             for key in missing:
-                tokens[key] += self._encoders[key].encode([sample[key] for sample in samples])
+                tokens[key] += encoded[key]
+        for error in skipped[:MAX_LISTED_FAILURES]:
+            logger.warning("skipped: %s", error)
+        if skipped:
+            logger.warning("%s: shard %d: %d of %d samples skipped", self.description, shard, len(skipped), len(rows))
         for key in missing:
             write_token_shard(self.tokens, key, shard, keys, tokens[key], header=self._encoders[key].header)
 
     def _sample(self, i: int) -> dict[str, Value]:
-        """The values of a sample, with positions relative to its central square."""
+        """The values of a sample, with positions relative to its central square.
+
+        Raises :class:`UnreadableSample` if they cannot be read, or do not fit together.
+        """
         values = self._data[i]  # which checks that its maps show one picture
-        frame = frame_of(values, self._modalities, squares=self._data.squares)
-        return positioned(values, self._modalities, frame)
+        try:
+            frame = frame_of(values, self._modalities, squares=self._data.squares)
+            return positioned(values, self._modalities, frame)
+        except Open4MError as error:
+            raise self._data.unreadable(i, ", ".join(values), error) from error
+
+    def _encoded(self, samples: Mapping[int, Mapping[str, Value]], names: Sequence[str]) -> dict[str, list[Any]]:
+        """The tokens of samples. What a tokenizer refuses, of one of them, names that sample."""
+        encoded = {}
+        for key in names:
+            values = {i: sample[key] for i, sample in samples.items()}
+            try:
+                encoded[key] = self._encoders[key].encode([*values.values()])
+            except Open4MError:
+                for i, value in values.items():
+                    try:
+                        self._encoders[key].encode([value])
+                    except Open4MError as error:
+                        raise self._data.unreadable(i, key, error) from error
+                raise
+        return encoded
+
+    def _keys_of_others(self, shard: int, missing: Sequence[str]) -> set[str] | None:
+        """The samples of which the shard has tokens of other modalities: what is added keeps in step with them."""
+        there = [output.key for output in self.outputs if output.key not in missing]
+        store = TokenStore(self.tokens, there[:1]) if there else None
+        return None if store is None else set(store.keys(np.array(store.shards[shard])))
 
     def _missing(self, shard: int) -> list[str]:
         return [output.key for output in self.outputs if not is_committed(self.tokens, output.key, shard)]

@@ -313,6 +313,11 @@ class Vary(Request):
         self._needs(verbs.photo())
 
     def _run(self, model: FourM, watch: Watch | None) -> Outcome:
+        if absent := [name for name in self.by if name not in (*model.config.targets, *self.given)]:
+            raise Open4MError(
+                f"by: this model does not predict {', '.join(absent)}, which variations are to share; name one or more "
+                f"of {', '.join(model.config.targets)} (on the command line --by MODALITY)"
+            )
         given, source = dict(self.given), verbs.photo()
         image = given.pop(source)
         how = self.settings(model, dict.fromkeys([*self.by, *given]))

@@ -24,7 +24,8 @@ def shipped() -> list[str]:
 
 
 def resolve(name: str | Path) -> Path:
-    """The directory or safetensors file of a model, given by the name of a shipped model, a path, or a hub name.
+    """The directory or safetensors file of a model, given by the name of a shipped model, a path (also of the training
+    run that made it), or a hub name.
 
     A hub name, ``owner/model``, is downloaded unless there is such a directory. Raises :class:`Open4MError` that says
     what is missing.
@@ -42,13 +43,13 @@ def resolve(name: str | Path) -> Path:
             f"{name}: neither a directory, nor a safetensors file, nor a shipped model (shipped: {known}), nor a name "
             "on the hub (owner/model)"
         )
+    if not (path / WEIGHTS).is_file() and all((path / "model" / file).is_file() for file in (CONFIG, WEIGHTS)):
+        path = path / "model"  # a training run, which holds its result there
     if (path / WEIGHTS).is_file() and not (path / CONFIG).exists():
         return path / WEIGHTS  # its header may hold the configuration
     missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
     if missing:
-        inner = path / "model"
-        hint = f"; {inner} is one" if all((inner / file).is_file() for file in (CONFIG, WEIGHTS)) else ""
-        raise Open4MError(f"{path}: not a model directory, it has no {' and no '.join(missing)}{hint}")
+        raise Open4MError(f"{path}: not a model directory, it has no {' and no '.join(missing)}")
     return path
 
 
@@ -95,4 +96,7 @@ def download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Open4MError(f"{name}: not a directory here, and not downloaded from the hub ({reason})") from error
+        raise Open4MError(
+            f"{name}: not a directory here, and not downloaded from the hub ({reason}); where there is a connection: "
+            f"hf download {name} --local-dir FOLDER, then name FOLDER here"
+        ) from error

@@ -102,6 +102,11 @@ class CLIPLabeller(Labeller):
             reason = " ".join(str(error).split())[:MAX_REASON]
             raise Open4MError(
                 f"{source}: holds no CLIP that can be loaded (config.json, model.safetensors, tokenizer.json): {reason}"
+                + (
+                    ""
+                    if local
+                    else f"; without a connection: hf download {source} --local-dir FOLDER elsewhere, and name FOLDER"
+                )
             ) from error
         if loaded["missing_keys"]:
             missing = sorted(loaded["missing_keys"])[:MAX_LISTED_WEIGHTS]
@@ -203,7 +208,9 @@ class CLIPLabeller(Labeller):
         )
 
     def text_embedding(self, texts: Sequence[str]) -> np.ndarray:
-        """Text embeddings (B, E) of unit length, in the space that images and texts share."""
+        """Text embeddings (B, E) of unit length, in the space that images and texts share. Needs at least one text."""
+        if not len(texts):
+            raise Open4MError("CLIP: expected at least one text, got none")
         with torch.inference_mode():
             parts = []
             for start in range(0, len(texts), BATCH):
@@ -253,6 +260,8 @@ class CLIPLabeller(Labeller):
 
     def _vision(self, values: Sequence[np.ndarray], select: Callable, **options: bool) -> np.ndarray:
         """``select`` of the image encoder's output, for all images."""
+        if not len(values):
+            raise Open4MError("CLIP: expected at least one image, got none")
         with torch.inference_mode():
             parts = []
             for start in range(0, len(values), BATCH):

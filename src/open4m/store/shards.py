@@ -188,11 +188,11 @@ class RawDataset:
             try:
                 values[source.name] = source.decode(content)
             except Exception as error:  # decoders of user modalities raise anything
-                raise self._unreadable(i, source.name, error) from error
+                raise self.unreadable(i, source.name, error) from error
         try:
             frame_of(values, self._known, squares=self.squares)
         except Open4MError as error:
-            raise Open4MError(f"{self.root}: key {self.key(i)}: {error}") from error
+            raise UnreadableSample(f"{self.root}: key {self.key(i)}: {error}") from error
         return {name: values[name] for name in self.modalities}
 
     def _add(self, name: str) -> None:
@@ -212,7 +212,8 @@ class RawDataset:
         source = self._sources[name]
         return name if source.origin is None else self._stored_name(source.origin)
 
-    def _unreadable(self, i: int, name: str, error: Exception) -> UnreadableSample:
+    def unreadable(self, i: int, name: str, error: Exception) -> UnreadableSample:
+        """The error of sample ``i``, whose value of a modality cannot be used: names shard, key and modality."""
         shard = self._shard_indices[bisect_right(self._starts, i) - 1]
         path = shard_path(self.root, self._stored_name(name), shard, "tar")
         return UnreadableSample(f"{path}: key {self.key(i)}, modality {name}: {error}; repair or leave out this sample")

@@ -24,6 +24,9 @@ from open4m.types import Open4MError, Value
 
 logger = logging.getLogger("open4m")
 
+QUALITY_FORMAT = 1
+"""The version of the format of ``quality.json``."""
+
 FORMAT = 2
 """The version of a tokenizer directory's format. In format 1 the weights had the authors' names."""
 
@@ -269,7 +272,7 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         configs.save(self.config, folder / weights.CONFIG, FORMAT)
         if self.quality:
-            configs.save(self.quality, folder / self.QUALITY)
+            configs.save(self.quality, folder / self.QUALITY, QUALITY_FORMAT)
         tensors = weights_of(self.model)
         if dtype is not None:
             tensors = {n: t if n.startswith("quantizer.") else t.to(dtype) for n, t in tensors.items()}
@@ -286,18 +289,21 @@ class Tokenizer:
         config, version = configs.load_versioned(TokenizerConfig, folder / weights.CONFIG, FORMAT)
         with torch.device("meta"):  # no initial weights are drawn
             model = VQVAE(config)
-        model = model.to_empty(device="cpu")
-        own, path = weights_of(model), folder / weights.WEIGHTS
+        path = folder / weights.WEIGHTS
         found = weights.read_tensors(path)
         found = {own_name(name): tensor for name, tensor in found.items()} if version == 1 else found
-        tensors = weights.checked(path, found, own)
+        tensors = weights.checked(path, found, weights_of(model))  # before memory is taken for what may not exist
+        model = model.to_empty(device="cpu")
+        own = weights_of(model)
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
         model.reset_buffers()
         model.quantizer.reset_statistics()
         path = folder / Tokenizer.QUALITY
-        return Tokenizer(model, configs.load(dict[str, float], path) if path.exists() else None).to(device)
+        return Tokenizer(model, configs.load(dict[str, float], path, QUALITY_FORMAT) if path.exists() else None).to(
+            device
+        )
 
 
 def _numbers(values: Sequence[float]) -> str:

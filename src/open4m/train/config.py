@@ -61,10 +61,15 @@ class TrainConfig:
                 f"{self.batch_size} samples"
             )
 
-    def on_data(self, samples: int, tokens_per_sample: float | None = None) -> TrainConfig:
+    @property
+    def in_epochs(self) -> bool:
+        """Whether a length is in epochs, so that the steps follow from the data."""
+        return any(duration.unit == "epochs" for duration in self._durations)
+
+    def on_data(self, samples: int | None, tokens_per_sample: float | None = None) -> TrainConfig:
         """The same training of data of so many samples. Raises :class:`Open4MError` as :meth:`check` does."""
         known = {} if tokens_per_sample is None else {"tokens_per_sample": tokens_per_sample}
-        if any(duration.unit == "epochs" for duration in self._durations):
+        if self.in_epochs:
             known["epoch_samples"] = samples
         config = dataclasses.replace(self, **known)
         config.check()

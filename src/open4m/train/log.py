@@ -6,10 +6,12 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import numpy as np
 from PIL import Image
 
 from open4m import files
@@ -21,7 +23,8 @@ logger = logging.getLogger("open4m")
 class RunLog:
     """Writes ``metrics.jsonl``, ``bad_steps.jsonl``, TensorBoard events and ``pictures/`` of a run, and shows progress.
 
-    On resuming at ``start``, lines of later steps are dropped: those steps are computed again.
+    On resuming at ``start``, lines of later steps are dropped: those steps are computed again. Every line has the time
+    of training so far, in seconds.
     """
 
     def __init__(self, directory: Path, description: str, steps: int, start: int = 0):
@@ -29,9 +32,15 @@ class RunLog:
         self._bad_steps = directory / "bad_steps.jsonl"
         for path in (directory / "metrics.jsonl", self._bad_steps):
             _keep(path, start)
+        self._began = time.monotonic() - _seconds(directory / "metrics.jsonl")
         self._metrics = (directory / "metrics.jsonl").open("a")
         self._writer = _tensorboard(directory, start)
         self._progress = Progress(description, steps, start=start, unit="steps")
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has been training, evaluations included, pauses between its parts not."""
+        return time.monotonic() - self._began
 
     def progress(self, step: int, note: str) -> None:
         """Show that ``step`` steps are done."""
@@ -40,8 +49,7 @@ class RunLog:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record metrics of a step, but for those that are not finite: JSON has no such numbers."""
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
+        self._line(step, values)
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
@@ -60,6 +68,14 @@ class RunLog:
         folder.mkdir(exist_ok=True)
         for name, image in images.items():
             image.save(folder / f"{name}-{step:07d}.png")
+            if self._writer is not None:
+                self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        if images:
+            self._line(step, {"pictures": {name: f"{folder.name}/{name}-{step:07d}.png" for name in images}})
+
+    def _line(self, step: int, values: Mapping[str, Any]) -> None:
+        self._metrics.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **values}) + "\n")
+        self._metrics.flush()
 
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint is: a run that resumes there does not record them again."""
@@ -83,6 +99,12 @@ def _keep(path: Path, step: int) -> None:
     if path.exists():
         lines = path.read_text().splitlines(keepends=True)
         files.write_text(path, "".join(line for line in lines if _step(line) <= step))
+
+
+def _seconds(path: Path) -> float:
+    """The time of training that the last line of metrics says; 0 without one."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1]).get("seconds", 0.0) if lines else 0.0
 
 
 def _step(line: str) -> float:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -31,8 +29,10 @@ from open4m.train.log import RunLog
 from open4m.train.memory import keep_freed_memory
 from open4m.train.smoke import smoke_test
 from open4m.train.stability import Guard
+from open4m.train.start import announce, announce_speed, built
+from open4m.train.stopping import Interrupted, ignore_stop_signals, stop_signals
 from open4m.train.task import Task
-from open4m.types import Preempted
+from open4m.types import Open4MError, Preempted
 
 logger = logging.getLogger("open4m")
 
@@ -41,6 +41,9 @@ REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 LOW_CODE_USAGE = 0.5
 """The share of a codebook below which too many codes are dead."""
+
+FIRST_STEPS = 3
+"""After so many steps it is said how long all of them will take: the first ones are slower."""
 
 SPEED_STEPS = 50
 """The latest steps, over which the speed is averaged."""
@@ -62,10 +65,12 @@ def train(
     ``stop_at``: save and return after this step, as if preempted.
 
     Raises :class:`~open4m.types.Open4MError` if the directory holds a run with another configuration, or too many steps
-    have a loss or a gradient that is not finite; :class:`Preempted` after SIGTERM or SIGINT, when the run is saved.
+    have a loss or a gradient that is not finite; :class:`Preempted` after SIGTERM or SIGINT, when the run is saved
+    (:mod:`open4m.train.stopping`).
     """
+    config.check()
     claim(directory, {"train": config, "task": task_config})
-    model = task.build_model() if model is None else model
+    model = built(task, "cpu") if model is None else model
     device = next(model.parameters()).device
     if device.type == "cpu":
         keep_freed_memory()
@@ -80,71 +85,81 @@ def train(
     config.check_resuming(start, state.get("decays_at"))
     last = min(steps, stop_at) if stop_at is not None else steps
     autocast = torch.autocast(device.type, dtype=REDUCED.get(config.precision), enabled=config.precision in REDUCED)
+    if start < last:
+        announce(task, config, model, start)
     log = RunLog(directory, task.name, steps, start)
     guard = Guard(task.name, model, config, scaler, log)
     if "guard" in state:
         guard.restore(state["guard"])
         scaler.load_state_dict(state["scaler"])
     times: deque[float] = deque(maxlen=SPEED_STEPS)  # when the latest steps were done
+    done = saved = start
     # Start workers before installing our signal handlers, so that they do not inherit them.
     batches = _batches(task, distributed.rows_of_rank(config.batch_size), range(start, last), config.workers)
-    with contextlib.closing(log), _stop_signals() as stop:
-        if config.smoke_test and start == 0 < last:
-            first = next(batches)
-            generator = torch_stream(config.seed, 0, device=device)
-            smoke_test(task, model, first[1], generator, autocast, directory / ".smoke")
-            batches = itertools.chain([first], batches)
-        model.train()
-        for step, batch in batches:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * config.rate(step)
-            guard.watch()
-            with autocast:
-                loss, details = task.loss(model, batch, torch_stream(config.seed, step, device=device))
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            gradient_norm = distributed.gradient_norm(model)
-            cost, norm = torch.stack([loss.detach(), gradient_norm]).tolist()  # the one wait for the device
-            if guard.accepts(step, cost, norm):
-                if config.optim.clip is not None:
-                    distributed.clip_gradient(model, config.optim.clip, gradient_norm)
-                scaler.step(optimizer)
-                average.update(step)
-                tokens += task.tokens(batch)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)  # before the next forward pass, which needs the memory
-            done = step + 1
-            times.append(time.monotonic())
-            speed = (len(times) - 1) * config.batch_size / max(1e-9, times[-1] - times[0])
-            if done % config.log_every == 0 or done == last:
-                values = {
-                    "loss": cost,
-                    "gradient_norm": norm,
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "tokens": tokens,
-                    "samples_per_second": speed,
-                    **guard.metrics(),
-                    **{k: float(v) for k, v in details.items()},
-                }
-                log.metrics(done, values)
-                log.progress(done, f"loss {cost:.3f}, {speed:.0f} samples/s")
-            stopped = stop.is_set()
-            if done % config.checkpoint_every == 0 or done == last or stopped:
-                state = {
-                    "tokens": tokens,
-                    "decays_at": config.decays_at,
-                    "guard": guard.state(),
-                    "scaler": scaler.state_dict(),
-                }
-                log.sync()
-                checkpoint.save(directory, done, model, optimizer, state, average.values)
-            if done % config.evaluate_every == 0 or done == steps:  # after saving: an evaluation may fail
-                with average.applied():
-                    _evaluate(task, model, log, done)
-                _warn_of_dead_codes(f"{task.name} step {done}: training", details)
-                times.clear()
-            if stopped:
-                raise Preempted(f"{task.name}: stopped at step {done}; saved in {directory}, run again to resume")
+
+    def save() -> None:
+        now = {"tokens": tokens, "decays_at": config.decays_at}
+        now |= {"guard": guard.state(), "scaler": scaler.state_dict()}
+        log.sync()
+        checkpoint.save(directory, done, model, optimizer, now, average.values)
+
+    with contextlib.closing(log), stop_signals() as stop:
+        try:
+            if config.smoke_test and start == 0 < last:
+                with stop.between_steps():
+                    first = next(batches)
+                    generator = torch_stream(config.seed, 0, device=device)
+                    smoke_test(task, model, first[1], generator, autocast, directory / ".smoke")
+                batches = itertools.chain([first], batches)
+            model.train()
+            for step, batch in stop.each(batches):
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * config.rate(step)
+                guard.watch()
+                with autocast:
+                    loss, details = task.loss(model, batch, torch_stream(config.seed, step, device=device))
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                gradient_norm = distributed.gradient_norm(model)
+                cost, norm = torch.stack([loss.detach(), gradient_norm]).tolist()  # the one wait for the device
+                if guard.accepts(step, cost, norm):
+                    if config.optim.clip is not None:
+                        distributed.clip_gradient(model, config.optim.clip, gradient_norm)
+                    scaler.step(optimizer)
+                    average.update(step)
+                    tokens += task.tokens(batch)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)  # before the next forward pass, which needs the memory
+                done = step + 1
+                times.append(time.monotonic())
+                speed = (len(times) - 1) * config.batch_size / max(1e-9, times[-1] - times[0])
+                log.progress(done, f"loss {cost:.3f}, {speed:.3g} samples/s")
+                if len(times) == done - start == FIRST_STEPS:
+                    announce_speed(task, (times[-1] - times[0]) / (len(times) - 1), last - done)
+                if done % config.log_every == 0 or done == last:
+                    values = {
+                        "loss": cost,
+                        "gradient_norm": norm,
+                        "lr": optimizer.param_groups[0]["lr"],
+                        "tokens": tokens,
+                        "samples_per_second": speed,
+                        **guard.metrics(),
+                        **{k: float(v) for k, v in details.items()},
+                    }
+                    log.metrics(done, values)
+                if done % config.checkpoint_every == 0 or done == last or stop.asked:
+                    save()
+                    saved = done
+                if done % config.evaluate_every == 0 or done == steps:  # after saving: an evaluation may fail
+                    with stop.between_steps(), average.applied():
+                        _evaluate(task, model, log, done)
+                    _warn_of_dead_codes(f"{task.name} step {done}: training", details)
+                    times.clear()
+        except Interrupted:
+            if done > saved:
+                save()
+            kept = f"saved in {directory}, run again to resume" if done else "nothing is lost, run again to begin"
+            raise Preempted(f"{task.name}: stopped at step {done}; {kept}") from None
     if last == steps and not (directory / "model").exists():
         model.eval()
         with average.applied():
@@ -176,7 +191,10 @@ class _Batches(torch.utils.data.Dataset):
         self._task, self._rows = task, rows
 
     def __getitem__(self, step: int) -> tuple[int, Any]:
-        return step, self._task.batch(step, self._rows)
+        try:
+            return step, self._task.batch(step, self._rows)
+        except Open4MError as error:  # which torch would wrap into the traceback of the worker
+            return step, error
 
 
 def _batches(task: Task, rows: range, steps: range, workers: int) -> Iterator[tuple[int, Any]]:
@@ -185,34 +203,31 @@ def _batches(task: Task, rows: range, steps: range, workers: int) -> Iterator[tu
     They are processes since a thread that decodes in Python would hold the interpreter lock, which every operation of
     the training thread needs.
     """
-    return iter(
+    loader = iter(
         torch.utils.data.DataLoader(
             _Batches(task, rows),
             batch_size=None,
             sampler=steps,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=ignore_stop_signals,
         )
     )
+    return _unwrapped(loader)
 
 
-def _ignore_stop_signals(_worker: int) -> None:
-    """Leave it to the training process to stop: Ctrl-C and many schedulers signal all processes of a run."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, instead of ending the process in the middle of a step."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    old = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+def _unwrapped(batches: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """The same batches; raises what a worker could not do, or that it died."""
     try:
-        yield event
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for step, batch in batches:
+            if isinstance(batch, Open4MError):
+                raise Open4MError(f"step {step + 1}: {batch}") from batch
+            yield step, batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise Open4MError(
+            f"a process that makes batches died ({reason}): with too little memory, set train.workers lower; what is "
+            "saved is kept, run again to resume"
+        ) from error

@@ -13,6 +13,7 @@ class Task(Protocol):
     """What is trained, and on which data. A task holds data and settings; the model is an argument of its methods."""
 
     name: str
+    samples: int  # of the training data
 
     def build_model(self) -> nn.Module:
         """A new model with its initial weights, which depend on the task's seed alone.

@@ -680,3 +680,19 @@ def test_no_more_codes_are_restarted_in_a_step_than_there_are_vectors():
         if step == 0:
             assert q.restarts().last == 8
             assert len(q.codebook.round(decimals=4).unique(dim=0)) >= 9  # eight different ones beside the old
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_vectors_that_are_not_finite_spoil_no_codebook(started):
+    """In anyone's training loop: the one of this package undoes such steps by itself."""
+    q = quantizer(8, 4).train()
+    if started:
+        q(vectors(64, 4)[..., None, None])
+    x = vectors(16, 4)[..., None, None].clone()
+    x[3, 1] = math.nan
+    before = {name: buffer.clone() for name, buffer in q.named_buffers() if name not in ("steps", "restarted")}
+    q(x)
+    for name, buffer in before.items():
+        assert torch.equal(q.get_buffer(name), buffer), name
+    q(vectors(64, 4)[..., None, None])
+    assert q.codebook.isfinite().all()

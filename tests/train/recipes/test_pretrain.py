@@ -551,3 +551,47 @@ def test_a_run_with_whitened_patches_computes_their_whitening(folder, tmp_path):
     assert run(folder, tmp_path / "run", "architecture.patch_embedding=whitened") == 0
     patches = FourM.from_pretrained(tmp_path / "run" / "model").model.embeddings.patches["rgb_pixels"]
     assert (patches.whitening - torch.eye(len(patches.whitening))).abs().max() > 0.1
+
+
+def test_naming_fewer_modalities_leaves_the_others_out_of_the_strategies(folder, tmp_path, caplog):
+    assert run(folder, tmp_path / "run", "modalities=rgb_pixels,rgb", "train.length=3 steps") == 0
+    assert "masking: without caption, which are not among the modalities" in caplog.text
+    assert FourM.from_pretrained(tmp_path / "run").config.keys == ["rgb_pixels", "rgb"]
+
+
+def test_a_training_that_continues_another_is_not_begun_from_random_weights(folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "run", "requires_init_from=true") == 2
+    assert "continues that of a model: init_from=MODEL" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    for name in ("4m-7-xl-t2i", "4m-7-l-sr", "4m-21-b"):
+        assert fourm.CONFIGS[name]().requires_init_from
+    assert not fourm.CONFIGS["4m-7-b"]().requires_init_from
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.batch_size=-1",
+        "train.workers=-1",
+        "train.evaluate_every=0",
+        "train.log_every=0",
+        "train.optim.base_lr=-1",
+        "train.length=0 steps",
+        "train.warmup=100 steps",
+        "repeats=0",
+        "image_size=-3",
+        "architecture.dim=0",
+    ],
+)
+def test_impossible_numbers_are_one_line_before_work_begins(folder, tmp_path, capsys, override):
+    assert run(folder, tmp_path / "run", override) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert override.partition("=")[0].rpartition(".")[2] in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_length_in_epochs_is_that_of_the_data(folder, tmp_path):
+    assert run(folder, tmp_path / "run", "train.length=1 epoch", "train.batch_size=4", "train.warmup=1 steps") == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 3  # of 12 samples

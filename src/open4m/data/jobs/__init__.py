@@ -43,6 +43,6 @@ class Job(ABC):
         return {field.name: getattr(self, field.name) for field in fields(self)}  # without the cached properties
 
 
-def batches(indices: range) -> list[range]:
+def batches(indices: Sequence[int]) -> list[Sequence[int]]:
     """The indices in runs of at most ``BATCH_SAMPLES``."""
     return [indices[i : i + BATCH_SAMPLES] for i in range(0, len(indices), BATCH_SAMPLES)]

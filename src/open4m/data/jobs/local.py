@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from open4m.data.jobs import Job
 from open4m.progress import Progress
-from open4m.types import Open4MError
+from open4m.types import Open4MError, Preempted
 
 logger = logging.getLogger("open4m")
 
@@ -39,16 +40,23 @@ def run(job: Job, processes: int = 1) -> JobCounts:
     if counts.skipped:
         logger.info("%s: %d of %d shards are already done", job.description, counts.skipped, len(shards))
     with Progress(job.description, len(todo), unit="shards") as progress:
-        if processes == 1 or len(todo) <= 1:
-            for shard in todo:
-                job.run(shard)
-                progress.advance()
-        else:
-            _run_pool(job, todo, min(processes, len(todo)), progress)
+        try:
+            if processes == 1 or len(todo) <= 1:
+                for shard in todo:
+                    job.run(shard)
+                    progress.advance()
+            else:
+                _run_pool(job, todo, min(processes, len(todo)), progress)
+        except KeyboardInterrupt:
+            raise Preempted(
+                f"{job.description}: stopped, {counts.skipped + progress.done} of {len(shards)} shards are done and "
+                "kept; run the same command again to go on"
+            ) from None
     return counts
 
 
 def _run_pool(job: Job, todo: list[int], processes: int, progress: Progress) -> None:
+    before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a forked child would inherit threads and CUDA state
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(job, processes))
     try:
@@ -61,6 +69,10 @@ def _run_pool(job: Job, todo: list[int], processes: int, progress: Progress) -> 
             "memory?); what is done is kept: run the same command again to resume, with fewer processes if memory "
             "is short"
         ) from error
+    except KeyboardInterrupt:  # what a process has of its shard is not committed: nothing to wait for
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)  # waits for running shards, drops those not begun
 
@@ -73,6 +85,7 @@ _job: Job | None = None  # one for all shards of the process, so that it opens i
 def _start_worker(job: Job, processes: int) -> None:
     global _job
     _job = job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _share_cores(processes)
 

@@ -99,13 +99,15 @@ class VectorQuantizer(Quantizer):
         vectors = unit(x)
         if self.steps <= self.config.continuous_steps:
             return vectors, nearest(vectors, self.codebook), x.new_zeros(())
-        if not self.initialized:
+        is_finite = bool(vectors.isfinite().all())  # other vectors would spoil the averages for good
+        if not self.initialized and is_finite:
             self._initialize(vectors.detach(), generator)
         ids = nearest(vectors.detach(), self.codebook)
         codes = self.codebook[ids]  # as they are before this step moves them
         commitment = self.config.commitment_weight * F.mse_loss(vectors, codes)
-        self._update(vectors.detach(), ids)
-        self._restart_stale(vectors.detach(), generator)
+        if is_finite:
+            self._update(vectors.detach(), ids)
+            self._restart_stale(vectors.detach(), generator)
         return pass_gradients(vectors, codes, self.config.rotation_trick), ids, commitment
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from open4m.train.config import FORMAT as RUN_FORMAT
 from open4m.train.config import RUN, TrainConfig, claim
 from open4m.train.loop import train
 from open4m.train.losses import Aggregation
+from open4m.train.start import built
 from open4m.train.tasks.fourm import FourMTask
 from open4m.types import Open4MError
 
@@ -44,6 +46,7 @@ class PretrainConfig:
     train: TrainConfig
     loss: Aggregation = "per_modality"
     init_from: str | None = None  # a model of the same architecture to start from; None: random weights
+    requires_init_from: bool = False  # it continues a training: from random weights it would be another one
     repeats: Steps = 1  # how often a sample is masked anew in an epoch (paper E.7)
     image_size: Size = 224  # of pixel modalities
     patch_size: Size = 16  # of pixel modalities
@@ -64,20 +67,27 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     that the configuration lists as ``tokens_only``, if their tokenizer is not there.
     Raises :class:`Open4MError` if tokens and tokenizers do not fit, and for a finished run of another configuration.
     """
+    config = _restricted(config)
     if (directory / "model").exists():  # whose tokens may be gone
         model_config = FourMConfig.of(config.architecture, _recorded(config, directory), config.masking.directions)
-        claim(directory, _description(config, model_config), finished=True)
+        samples = configs.load(dict[str, Any], directory / RUN, RUN_FORMAT)["train"].get("epoch_samples")
+        claim(directory, _description(config, model_config, samples or 1), finished=True)
         return
+    if config.requires_init_from and config.init_from is None and checkpoint.latest(directory) is None:
+        raise Open4MError(
+            "this training continues that of a model: init_from=MODEL (a directory, or a name on the hub); to begin "
+            "with random weights all the same: requires_init_from=false"
+        )
     task = build_task(config, tokens, tokenizers, device)
-    model = task.build_model()
+    described = _description(config, task.config, task.samples)
+    model = built(task, device)
     begins = checkpoint.latest(directory) is None
     if begins:
         task.fit_patches(model)
     if begins and config.init_from is not None:
         new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
         logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
-    described = _description(config, task.config)
-    train(task, described["train"], directory, model.to(device), task_config=described["task"])
+    train(task, described["train"], directory, model, task_config=described["task"])
 
 
 def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path, device: str = "cpu") -> Path:
@@ -87,6 +97,7 @@ def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path,
     when done; one that was interrupted is finished first. The run itself is not touched, and may train meanwhile.
     Raises :class:`Open4MError` if the configuration has no ``train.decay``, or the run no checkpoint.
     """
+    config = _restricted(config)
     if config.train.decay is None:
         raise Open4MError("train.decay: a cool-down needs one, such as '2000 steps'; got none")
     unfinished = [path for path in cool_downs(run) if not (path / "model").exists()]
@@ -97,7 +108,7 @@ def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path,
         directory = run / COOLDOWN / newest.name
         if not directory.exists():
             files.write_folder(directory / checkpoint.FOLDER / newest.name, lambda copy: shutil.copytree(newest, copy))
-    length = _durations_in_tokens(config)
+    length = _length(config, len(TokenStore(tokens / "train", config.modalities)) if config.train.in_epochs else None)
     steps = checkpoint.step_of(directory) + length.decay_steps
     train = dataclasses.replace(config.train, length=Duration(steps, "steps"))
     pretrain(dataclasses.replace(config, train=train), tokens, tokenizers, directory, device)
@@ -109,10 +120,10 @@ def cool_downs(run: Path) -> list[Path]:
     return sorted((run / COOLDOWN).glob("step-*"), key=checkpoint.step_of)
 
 
-def _description(config: PretrainConfig, model: FourMConfig) -> dict[str, Any]:
-    """What determines a pre-training of a model, as its directory holds it."""
+def _description(config: PretrainConfig, model: FourMConfig, samples: int | None) -> dict[str, Any]:
+    """What determines a pre-training of a model on so many samples, as its directory holds it."""
     task = {name: getattr(config, name) for name in ("masking", "repeats", "loss", "init_from")}
-    return {"train": _durations_in_tokens(config), "task": {"model": model, **task}}
+    return {"train": _length(config, samples), "task": {"model": model, **task}}
 
 
 def _recorded(config: PretrainConfig, directory: Path) -> tuple[ModalitySpec, ...]:
@@ -132,9 +143,44 @@ def _recorded(config: PretrainConfig, directory: Path) -> tuple[ModalitySpec, ..
     )
 
 
-def _durations_in_tokens(config: PretrainConfig) -> TrainConfig:
-    """How long to train, where lengths in tokens mean those of the masking."""
-    return dataclasses.replace(config.train, tokens_per_sample=config.masking.tokens_per_sample)
+def _length(config: PretrainConfig, samples: int | None) -> TrainConfig:
+    """How long to train on data of so many samples, where lengths in tokens mean those of the masking.
+
+    ``samples`` is needed for lengths in epochs only.
+    """
+    return config.train.on_data(samples, config.masking.tokens_per_sample)
+
+
+def _restricted(config: PretrainConfig) -> PretrainConfig:
+    """The same pre-training, whose strategies show and ask for its modalities only; what they lose is logged.
+
+    So a configuration is restricted by naming fewer ``modalities``. Names that are no modality at all stay, for the
+    masking to refuse.
+    """
+    kept = {*config.modalities}
+    lost: dict[str, None] = {}
+
+    def rest(named: Iterable[str]) -> list[str]:
+        gone = [key for key in named if key not in kept and modalities.is_known(key)]
+        lost.update(dict.fromkeys(gone))
+        return [key for key in named if key not in gone]
+
+    strategies = []
+    for strategy in config.masking.strategies:
+        inputs = {key: strategy.input_alpha[key] for key in rest(strategy.input_alpha)}
+        targets = {key: strategy.target_alpha[key] for key in rest(strategy.target_alpha)}
+        shown = tuple(rest(strategy.unmasked))
+        if inputs and targets:
+            fields = {"input_alpha": inputs, "target_alpha": targets, "unmasked": shown}
+            strategies.append(dataclasses.replace(strategy, **fields))
+        else:
+            logger.warning("strategy %s is left out: none of its modalities are trained", strategy.name)
+    if not lost:
+        return config
+    if not strategies:
+        raise Open4MError(f"modalities: no strategy has an input and a target among {', '.join(config.modalities)}")
+    logger.warning("masking: without %s, which are not among the modalities", ", ".join(lost))
+    return dataclasses.replace(config, masking=dataclasses.replace(config.masking, strategies=tuple(strategies)))
 
 
 def build_task(config: PretrainConfig, tokens: Path, tokenizers: Path, device: str = "cpu") -> FourMTask:

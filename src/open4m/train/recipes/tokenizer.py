@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from open4m.tokenizers.quantizers.base import QuantizerConfig
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train.config import TrainConfig, claim
 from open4m.train.loop import train
+from open4m.train.start import built
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
+
+logger = logging.getLogger("open4m")
 
 NO_CLASSES = Classes()
 
@@ -91,6 +95,9 @@ def fit_tokenizer(
     if config.stages[0].frozen_encoder and config.init_from is None:
         raise Open4MError(f"{name}: a frozen encoder needs a trained tokenizer to start from: init_from=FOLDER")
     training, validation = (RawDataset(data / split, [name]) for split in ("train", "validation"))
+    for data_of_split in (training, validation):
+        if not len(data_of_split):
+            raise Open4MError(f"{data_of_split.root}: holds no samples of {name}")
     fine = RawDataset(large / "train", [name]) if large else training
     trained = Tokenizer.load(config.init_from, device) if config.init_from else None
     known = _fields(config, training, classes, trained)
@@ -105,6 +112,7 @@ def fit_tokenizer(
         )
         for stage in config.stages
     ]
+    lengths = [stage.train.on_data(len(fine if stage.resolutions else training)) for stage in config.stages]
     finished = (directory / "model").exists()
     claim(directory, {"tokenizer": config, "classes": classes}, finished)
     if finished:
@@ -121,10 +129,11 @@ def fit_tokenizer(
                 batch_size=stage.train.batch_size,
                 seed=stage.train.seed,
             )
-            model = task.build_model().to(device)
+            logger.info("%s: stage %d of %d", name, number, len(stages))
+            model = built(task, device)
             if trained is not None:
                 model.init_from(trained.model)
-            train(task, stage.train, run, model, task_config=task_config)
+            train(task, lengths[number - 1], run, model, task_config=task_config)
         trained = Tokenizer.load(run / "model", device)
     files.write_folder(directory / "model", trained.save)
 

@@ -70,7 +70,7 @@ class CLIPTask:
         batch_size: int,
         seed: int = 0,
     ):
-        self.train, self.validation = train, validation
+        self.train, self.validation, self.samples = train, validation, len(train)
         self.config, self.tokenizer = config, tokenizer
         self.batch_size, self.seed = batch_size, seed
         with torch.device("meta"):  # it only prepares inputs, for which it needs no weights

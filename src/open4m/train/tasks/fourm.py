@@ -69,7 +69,11 @@ class FourMTask:
         self.config, self.masking, self.store, self.validation = config, masking, train, validation
         self.grids, self.text = grids, text
         self.batch_size, self.seed, self.aggregation, self.repeats = batch_size, seed, loss, repeats
+        self.samples = len(train)
         self.sentinels = np.array(text.sentinels if text else [], dtype=np.int64)
+        for store in (train, validation):
+            if not len(store):
+                raise Open4MError(f"{store.root}: holds no samples")
         masking.check(config.modalities, len(self.sentinels))
         for store in (train, validation):
             check_store(config, store, {**grids, **{m.key: text for m in config.modalities if m.is_causal and text}})
@@ -122,7 +126,7 @@ class FourMTask:
     def evaluate(self, model: FourMTransformer) -> dict[str, float]:
         """The validation loss of each strategy and, within it, of each modality, always with the same masks.
 
-        A modality that no sample has targets of, since budgets show all of it, has no loss.
+        A modality that no sample has targets of, since budgets show all of it, has no loss, and no part in the whole.
         Beside it, what a few batches say about the use of the input: ``shuffle/…`` and ``blank/…`` of
         :func:`~open4m.model.inspection.quick`.
         """
@@ -143,9 +147,10 @@ class FourMTask:
                 for key, cost in model(batch.to(_device(model))).items():
                     costs.setdefault(key, []).append(cost.detach())
             whole = {key: torch.cat(parts) for key, parts in costs.items()}
-            total, means = losses.aggregate(whole, self.aggregation)
+            asked = {key: cost for key, cost in whole.items() if len(cost)}  # others are no mean of 0
+            total, means = losses.aggregate(asked, self.aggregation)
             values[f"{strategy.name}/loss"] = float(total)
-            values.update({f"{strategy.name}/{key}": float(mean) for key, mean in means.items() if len(whole[key])})
+            values.update({f"{strategy.name}/{key}": float(mean) for key, mean in means.items()})
         return values
 
     def pictures(self, model: FourMTransformer) -> dict[str, Image.Image]:

@@ -19,7 +19,7 @@ from open4m.tokenizers.config import TokenizerConfig, tensor_of
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.quantizers.base import code_usage
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.types import Sample
+from open4m.types import Open4MError, Sample
 
 BATCH = 32
 """Validation values that are encoded or decoded at a time."""
@@ -45,7 +45,7 @@ class TokenizerTask:
         self.name = f"tokenizer {config.modality}"
         self.modality = modalities.get(config.modality)
         self.config, self.train_data, self.batch_size, self.seed = config, train, batch_size, seed
-        self.flip = flip
+        self.flip, self.samples = flip, len(train)
         self._measured: dict[str, float] = {}  # in the last evaluation, with which the training loop ends
         count = min(validation_samples, len(validation))
         self.validation = [self.modality.fit(validation[i][config.modality], config.image_size) for i in range(count)]
@@ -60,8 +60,22 @@ class TokenizerTask:
         """
         order = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
         size = int(stream(self.seed, step).choice(self.config.resolutions or [self.config.image_size]))
-        values = [self._augmented(self.train_data[int(order[row])], stream(self.seed, step, row), size) for row in rows]
-        return torch.from_numpy(np.stack([tensor_of(value, self.config, self.modality) for value in values]))
+        tensors = [self._tensor(int(order[row]), stream(self.seed, step, row), size) for row in rows]
+        if len({tensor.shape for tensor in tensors}) > 1:
+            named = {
+                tensor.shape: self.train_data.key(int(order[row])) for row, tensor in zip(rows, tensors, strict=True)
+            }
+            sizes = ", ".join(f"{shape} (key {key})" for shape, key in named.items())
+            raise Open4MError(f"{self.train_data.root}: values of one size are needed, got {sizes}")
+        return torch.from_numpy(np.stack(tensors))
+
+    def _tensor(self, i: int, generator: np.random.Generator, size: int) -> np.ndarray:
+        """What the network reads of sample ``i``. Raises :class:`Open4MError` that names the sample."""
+        sample = self.train_data[i]
+        try:
+            return tensor_of(self._augmented(sample, generator, size), self.config, self.modality)
+        except Open4MError as error:
+            raise self.train_data.unreadable(i, self.config.modality, error) from error
 
     def _augmented(self, sample: Sample, generator: np.random.Generator, size: int) -> np.ndarray:
         name = self.config.modality

@@ -1,0 +1,135 @@
+"""Ctrl-C and SIGTERM: at once where nothing would be lost, after the step where something would be."""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+
+import pytest
+from line_task import CONFIG, LineTask, metrics
+
+from open4m.train.loop import train
+from open4m.types import Open4MError, Preempted
+
+
+@pytest.fixture(autouse=True)
+def _no_tensorboard(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # takes seconds to import; the loop goes without
+
+
+def interrupt(times=1, number=signal.SIGINT):
+    for _ in range(times):
+        os.kill(os.getpid(), number)
+
+
+def checkpoints(directory):
+    return [path.name for path in sorted((directory / "checkpoints").glob("step-*"))]
+
+
+class InWait(LineTask):
+    """Stopped while the batch of a step is awaited."""
+
+    at = 6
+
+    def batch(self, step, rows):
+        if step == self.at:
+            interrupt()
+            pytest.fail("the wait went on")
+        return super().batch(step, rows)
+
+
+def test_a_wait_for_data_ends_at_once_and_what_is_done_is_saved(tmp_path):
+    with pytest.raises(Preempted, match=r"line: stopped at step 6; saved in .*run again to resume"):
+        train(InWait(), CONFIG, tmp_path / "run")
+    assert checkpoints(tmp_path / "run") == ["step-00000004", "step-00000006"]
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=9)
+    train(LineTask(), CONFIG, tmp_path / "whole", stop_at=9)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_before_the_first_step_nothing_is_lost_and_nothing_saved(tmp_path):
+    task = InWait()
+    task.at = 0
+    with pytest.raises(Preempted, match="line: stopped at step 0; nothing is lost"):
+        train(task, CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_evaluation_ends_at_once_and_the_weights_are_those_of_training(tmp_path, number):
+    class InEvaluation(LineTask):
+        def evaluate(self, model):
+            interrupt(number=number)
+            pytest.fail("the evaluation went on")
+
+    config = dataclasses.replace(CONFIG, ema=0.5)  # which an evaluation puts in the place of the weights
+    with pytest.raises(Preempted, match="line: stopped at step 10; saved in"):
+        train(InEvaluation(), config, tmp_path / "run")
+    train(LineTask(), config, tmp_path / "run", stop_at=14)
+    train(LineTask(), config, tmp_path / "whole", stop_at=14)
+    losses = [[m["loss"] for m in metrics(tmp_path / name) if "loss" in m] for name in ("run", "whole")]
+    assert losses[0] == losses[1]
+
+
+def test_a_step_is_finished_and_the_second_ctrl_c_stops_now(tmp_path, caplog):
+    class InStep(LineTask):
+        presses = 1
+
+        def loss(self, model, batch, generator):
+            if batch["step"] == 2:
+                interrupt(self.presses)
+            return super().loss(model, batch, generator)
+
+    with pytest.raises(Preempted, match="stopped at step 3"):
+        train(InStep(), CONFIG, tmp_path / "once")
+    assert [r.getMessage() for r in caplog.records if "press Ctrl-C again to stop now" in r.getMessage()]
+    task = InStep()
+    task.presses = 2
+    with pytest.raises(KeyboardInterrupt, match="resume from the last checkpoint"):
+        train(task, CONFIG, tmp_path / "twice")
+    assert checkpoints(tmp_path / "twice") == []
+
+
+def test_schedulers_may_send_sigterm_twice(tmp_path):
+    class InStep(LineTask):
+        def loss(self, model, batch, generator):
+            if batch["step"] == 2:
+                interrupt(2, signal.SIGTERM)
+            return super().loss(model, batch, generator)
+
+    with pytest.raises(Preempted, match="stopped at step 3"):
+        train(InStep(), CONFIG, tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_cannot_do_is_said_as_it_is(tmp_path, workers):
+    class Unreadable(LineTask):
+        def batch(self, step, rows):
+            if step == 3:
+                raise Open4MError("shard-00000.tar: key b, modality rgb: not a readable image")
+            return super().batch(step, rows)
+
+    with pytest.raises(Open4MError, match=r"^(step 4: )?shard-00000\.tar: key b, modality rgb: not a readable image$"):
+        train(Unreadable(), dataclasses.replace(CONFIG, workers=workers), tmp_path / "run")
+
+
+def test_a_worker_that_dies_is_said_in_words(tmp_path):
+    class Dies(LineTask):
+        def batch(self, step, rows):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().batch(step, rows)
+
+    with pytest.raises(Open4MError, match=r"a process that makes batches died .*train.workers lower"):
+        train(Dies(), dataclasses.replace(CONFIG, workers=1), tmp_path / "run")
+
+
+def test_time_and_pictures_are_recorded(tmp_path):
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=10)
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=11)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)  # it goes on where the part before stopped
+    (pictures,) = [line["pictures"] for line in lines if "pictures" in line]
+    assert (tmp_path / "run" / pictures["dot"]).is_file()
