@@ -99,6 +99,8 @@ def check_ranges(config: Any, name: str = "") -> None:
     """
     for field, hint in _ranged(type(config)).items():
         for where, number, kind in _outside(hint, getattr(config, field), field):
+            if typing.get_origin(kind) is not Annotated:
+                raise Open4MError(f"{name or type(config).__name__}: {where}: expected {kind}, got {shown(number)}")
             expected = kind.__metadata__[0].expected(number)
             if kind.__origin__ is int and not isinstance(number, numbers.Integral):
                 expected = expected.replace("a number", "a whole number")
@@ -121,11 +123,13 @@ def _outside(hint: Any, value: Any, where: str) -> Iterator[tuple[str, Any, Any]
             yield where, value, hint
     elif origin in (typing.Union, types.UnionType):
         choices = [[*_outside(argument, value, where)] for argument in arguments if _is_meant(argument, value)]
-        yield from min(choices, key=len, default=[])
-    elif origin is dict and isinstance(value, Mapping):
+        yield from min(choices, key=len, default=[(where, value, hint)])
+    elif origin in (dict, tuple, list) and not isinstance(value, Mapping if origin is dict else tuple | list):
+        yield where, value, origin.__name__
+    elif origin is dict:
         for key, one in value.items():
             yield from _outside(arguments[1], one, f"{where}.{key}")
-    elif origin in (tuple, list) and isinstance(value, tuple | list):
+    elif origin in (tuple, list):
         each = arguments[:1] * len(value) if origin is list or arguments[-1] is Ellipsis else arguments
         for i, (argument, one) in enumerate(zip(each, value, strict=False)):
             yield from _outside(argument, one, f"{where}[{i}]")
