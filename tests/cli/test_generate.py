@@ -3,17 +3,21 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from open4m import modalities
 from open4m.cli.main import main
 from open4m.generate import record, verbs
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.modalities.frames import Frame
 from open4m.types import Open4MError
+
+EDGES = Path(__file__).parents[2] / "examples/edges/modalities/edges.py"
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +253,33 @@ def test_an_animation_has_a_frame_a_pass(run, tmp_path):
     unknown = np.array([228, 228, 232])
     hidden = [(np.abs(frame.astype(int) - unknown).max(-1) < 12).mean() for frame in (first, last)]
     assert hidden[0] > 0.5 > 0.3 > hidden[1]
+
+
+def test_files_are_given_as_python_takes_them_and_in_named_forms(run, tmp_path):
+    depth = np.full((9, 9), 2500, np.uint16)
+    Image.fromarray(depth).save(tmp_path / "kinect.png")
+    np.save(tmp_path / "column.npy", np.full((9, 9, 1), 2.5))
+    np.save(tmp_path / "tensor.npy", np.full((1, 9, 9), 2.5, np.float32))
+    for file, form in (("kinect.png", ["--form", "depth=millimeters"]), ("column.npy", []), ("tensor.npy", [])):
+        assert run("generate", "--given", f"depth={tmp_path / file}", *form, "--to", "rgb", "--steps", 1) == 0
+        (result,) = results(tmp_path / "out")
+        np.testing.assert_allclose(result.given["depth"], np.full((9, 9), 2.5))
+
+
+def test_a_model_s_modality_files_run_only_if_they_are_trusted(run, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(modalities, "_registered", {})
+    shutil.copytree(folder / "model", tmp_path / "model")
+    (tmp_path / "model" / "modalities").mkdir()
+    shutil.copy(EDGES, tmp_path / "model" / "modalities")
+    words = ["--model", tmp_path / "model", "--caption", "a ball", "--to", "rgb", "--steps", 1]
+    assert run("generate", *words) == 2
+    error = capsys.readouterr().err
+    assert "--trust-modalities" in error
+    assert "trust=True" in error
+    assert not modalities.is_known("edges")
+    assert run("generate", *words, "--trust-modalities") == 0
+    assert modalities.is_known("edges")
+    assert run("replay", tmp_path / "out", "--trust-modalities") == 0
 
 
 @pytest.mark.parametrize("verb", ["vary", "edit", "probe"])
@@ -568,6 +599,13 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         ("probe", ["--caption", "a", "--values", "depth", "none.npy"], "'none.npy' is neither a file nor a value"),
         ("probe", ["--caption", "a", "--weights", "caption"], "caption: no weight to probe"),
         ("replay", ["none"], "none: no such file"),
+        ("generate", ["--given", "depth=depth.npy", "--form", "depth=feet", "--to", "rgb"], "no form is called 'feet'"),
+        ("generate", ["--caption", "a", "--form", "depth=inverse", "--to", "rgb"], "--form depth: it is not given"),
+        (
+            "generate",
+            ["--given", "semseg=semseg.png", "--form", "semseg=colors", "--to", "rgb"],
+            "form 'colors' needs a palette, and the tokenizer has none",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(verb, words, message, run, capsys):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from open4m import modalities
 from open4m.store import RawDataset, UnreadableSample, committed, verify, write_shard
@@ -226,3 +227,49 @@ def test_a_modality_cannot_name_another_folder(root):
         RawDataset(root, ["rgb@../../outside"])
     with pytest.raises(Open4MError):
         write_shard(root, "rgb@/../x", 0, [])
+
+
+# ---- forms
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "form", "extension", "expected"),
+    [
+        ("depth", np.full((4, 6), 2500, np.uint16), "millimeters", "png", np.full((4, 6), 2.5)),
+        ("normals", np.float32([0, -0.6, -0.8]) * np.ones((4, 6, 1), np.float32), "opencv", "npy", [0.0, 0.6, 0.8]),
+        ("semseg", np.uint8([[[9, 0, 0], [0, 9, 0]]] * 3), "colors", "png", [[0, 1]] * 3),
+    ],
+)
+def test_files_in_a_named_form_stay_as_they_are_and_are_read_as_values(
+    name, stored, form, extension, expected, tmp_path
+):
+    buffer = io.BytesIO()
+    if extension == "npy":
+        np.save(buffer, stored)
+    else:
+        Image.fromarray(stored).save(buffer, format=extension)
+    palette = [(9, 0, 0), (0, 9, 0)] if form == "colors" else ()
+    for shard in range(2):
+        write_shard(tmp_path, name, shard, [(f"a{shard}", buffer.getvalue())], form=form, palette=palette)
+    data = pickle.loads(pickle.dumps(RawDataset(tmp_path, [name])))
+    for i in range(2):
+        np.testing.assert_allclose(data[i][name], np.broadcast_to(expected, data[i][name].shape), atol=1e-6)
+        assert data.files(i)[name] == buffer.getvalue()
+    with tarfile.open(tmp_path / name / "shard-00000.tar") as archive:
+        assert archive.getnames() == [f"a0.{extension}"]
+    with pytest.raises(Open4MError, match="existing shards differ from the new one in form"):
+        write_shard(tmp_path, name, 2, [("b", b"")])
+
+
+@pytest.mark.parametrize(
+    ("items", "form", "message"),
+    [
+        ([("a", b"x")], "feet", "no form is called 'feet'"),
+        ([("a", b"x")], "millimeters", "expected an image or a .npy array in the form 'millimeters'"),
+        ([], "millimeters", "no samples"),
+    ],
+)
+def test_shards_of_what_is_not_in_the_form_are_not_written(items, form, message, tmp_path):
+    with pytest.raises(Open4MError, match=message):
+        write_shard(tmp_path, "depth", 0, items, form=form)
+    assert not (tmp_path / "depth" / "manifest.json").exists()

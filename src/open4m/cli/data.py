@@ -20,4 +20,5 @@ def list_modalities(options: Namespace) -> None:
     for name in modalities.names():
         modality = modalities.get(name)
         family = next(c.__name__ for c in type(modality).__mro__ if c in families)
-        print(f"{name:{width}} {family:14} {modality.description}")
+        forms = f"; forms: {', '.join(modality.forms)}" if len(modality.forms) > 1 else ""
+        print(f"{name:{width}} {family:14} {modality.description}{forms}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from open4m.cli import device, world
+from open4m.cli import device, trust, world
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
@@ -13,6 +13,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     parser.add_argument("--model", default="scenes", help="a shipped model or a model directory (default: scenes)")
     parser.add_argument("--seed", type=int, default=0)
     world.add_argument(parser)
+    trust.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)
 
@@ -21,5 +22,6 @@ def run(options: Namespace) -> None:
     """Write the demo and print the paths of its files."""
     from open4m.studio.demo import demo
 
+    trust.admit(options, options.model)
     for path in demo(options.out, options.model, options.seed, device.chosen(options), options.world):
         print(path)

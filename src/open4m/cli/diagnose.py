@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from open4m.cli import device, world
+from open4m.cli import device, trust, world
 
 OVERFIT_STEPS = 400
 
@@ -31,6 +31,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("diagnose"), help="folder to write (default: diagnose)")
     world.add_argument(parser)
+    trust.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)
 
@@ -43,6 +44,7 @@ def run(options: Namespace) -> None:
     from open4m.evaluate.suites.scene_labels import scene_data
     from open4m.generate.pipeline import FourM
 
+    trust.admit(options, options.model)
     model = FourM.from_pretrained(options.model, device.chosen(options))
     if options.data is not None:
         data = open_data(model, options.data, options.samples, options.batch_size)

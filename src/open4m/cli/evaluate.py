@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from open4m.cli import device, world
+from open4m.cli import device, trust, world
 from open4m.types import Open4MError
 
 
@@ -16,6 +16,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     parser.add_argument("--out", type=Path, help="a JSON file to write (default: standard output)")
     parser.add_argument("--readme", type=Path, help="a Markdown file whose results table is renewed")
     world.add_argument(parser)
+    trust.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)
 
@@ -25,6 +26,7 @@ def run(options: Namespace) -> None:
     from open4m.evaluate import report
     from open4m.reproduce import evaluate_pretrained
 
+    trust.admit(options, options.model)
     for path in (options.out, options.readme):
         if path is not None and not path.parent.is_dir():
             raise Open4MError(f"{path}: its folder does not exist")

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open4m import files, modalities
-from open4m.cli import device
+from open4m.cli import device, trust
+from open4m.modalities.given import read_file
 from open4m.types import Open4MError, Value
 
 if TYPE_CHECKING:
     from open4m.generate.request import Generate, Request
-    from open4m.modalities.families import Modality
+    from open4m.modalities.families import Modality, Palette
 
 FOLDER_VERBS = ("generate", "extract", "guide")
 """The verbs that can be done for each image of a folder; what they generate has to be named."""
@@ -73,6 +74,8 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
         metavar="NAME=FILE",
         help="any modality: depth=depth.npy normals=n.png; rgb@tokens=IMAGE is an image as its tokens, not its pixels",
     )
+    help_text = "the form of what is given: depth=millimeters normals=opencv (open4m modalities lists them)"
+    given.add_argument("--form", **SEVERAL, metavar="NAME=FORM", help=help_text)
 
     what = parser.add_argument_group("what is done")
     _add_targets(what, verb)
@@ -127,6 +130,7 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
         where.add_argument("--input-dir", type=Path, metavar="DIR", help="a folder of images, instead of --input ...")
         where.add_argument("--output-dir", type=Path, metavar="DIR", help="... whose results go here; resumes")
         where.add_argument("--batch-size", type=int, default=8, help="images of a folder at once (default: 8)")
+    trust.add_argument(where)
     device.add_argument(where)
 
 
@@ -298,6 +302,7 @@ def run(options: Namespace) -> None:
     from open4m.generate import outputs
     from open4m.generate.pipeline import FourM
 
+    trust.admit(options, options.model)
     asked = request(options)
     if options.input_dir is not None or options.output_dir is not None:
         _run_folder(options, asked, where)
@@ -373,28 +378,49 @@ def _one_or_more(name: str, value: Any) -> Any:
 
 def _given(options: Namespace) -> dict[str, Value]:
     """The values that the flags of modalities and --given name."""
-    from open4m.generate.folder import read
-
     words: list[tuple[str, Any]] = [(modality.name, getattr(options, _dest(modality))) for modality in _flagged()]
     words += [(name, Path(path)) for name, path in (_pair(word, "--given") for word in options.given or ())]
+    forms = dict(_pair(word, "--form") for word in options.form or ())
     given: dict[str, Value] = {}
     for name, value in words:
         if value is None:
             continue
         if name in given:
             raise Open4MError(f"{name} is given twice")
-        given[name] = modalities.get(name).read(os.fsencode(value)) if isinstance(value, str) else read(value, name)
+        given[name] = _taken(value, name, forms.pop(name, ""), options.model)
+    if forms:
+        raise Open4MError(f"--form {next(iter(forms))}: it is not given")
     return given
+
+
+def _taken(value: str | Path, name: str, form: str, model: str) -> Value:
+    """A modality's value from the words of its option, or from a file in a form."""
+    modality = modalities.get(name)
+    if isinstance(value, str):
+        return modality.read(os.fsencode(value))
+    palette = _palette(name, model) if form else ()
+    return read_file(value, modality, form, palette)
+
+
+def _palette(name: str, model: str) -> Palette:
+    """The colors of classes by the model's tokenizer of a modality; none if it has none."""
+    from open4m import config as configs
+    from open4m.hub import locate
+    from open4m.tokenizers.config import TokenizerConfig
+    from open4m.tokenizers.tokenizer import FORMAT
+    from open4m.weights import CONFIG, TOKENIZERS
+
+    path = locate.resolve(model) / TOKENIZERS / name / CONFIG
+    return configs.load_versioned(TokenizerConfig, path, FORMAT)[0].palette if path.is_file() else ()
 
 
 def _value(word: str, name: str) -> Value:
     """A modality's value from a file or, where it is one, a text."""
-    from open4m.generate.folder import read
-
+    modality = modalities.get(name)
     if os.path.isfile(word):
-        return read(Path(word), name)
+        return read_file(Path(word), modality)
     try:
-        return modalities.get(name).convert(word)
+        return modality.convert(word)
     except Open4MError as error:
         raise Open4MError(f"{name}: {word!r} is neither a file nor a value of it") from error
 

@@ -6,7 +6,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from open4m.cli import device
+from open4m.cli import device, trust
 from open4m.types import Open4MError
 
 MAX_LISTED_DIFFERENCES = 5
@@ -19,6 +19,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     parser.add_argument(
         "--out", type=Path, help="a folder to write the result to, if it is the same (default: only compare)"
     )
+    trust.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)
 
@@ -30,6 +31,8 @@ def run(options: Namespace) -> None:
     from open4m.generate.pipeline import FourM
     from open4m.hub import locate
 
+    if options.model is not None:
+        trust.admit(options, options.model)  # the record may name modalities that it carries
     path = options.result / record.NAME if options.result.is_dir() else options.result
     found = record.read(path)
     if options.out is not None and options.out.resolve() in (path.parent.resolve(), path.resolve().parent):
@@ -42,7 +45,7 @@ def run(options: Namespace) -> None:
         )
     if options.out is not None:
         outputs.make_folder(options.out)
-    model = FourM.from_pretrained(name, where)
+    model = FourM.from_pretrained(name, where, trust=options.trust_modalities)
     try:
         again = found.request.run(model)
     except Open4MError as error:

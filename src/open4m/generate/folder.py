@@ -18,6 +18,7 @@ from open4m.generate.pipeline import FourM
 from open4m.generate.request import Generate, Request
 from open4m.generate.results import Generation
 from open4m.modalities.frames import frame_of
+from open4m.modalities.given import read_file
 from open4m.types import Open4MError, Value
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -104,7 +105,7 @@ class FolderJob:
         photo, readable = verbs.photo(), []
         for path in paths:
             try:
-                image = read(path, photo)
+                image = read_file(path, modalities.get(photo))
             except Open4MError as error:
                 failed.append(str(error))
                 continue
@@ -124,15 +125,6 @@ class FolderJob:
                 failed.append(f"{folder}: cannot be written ({error.strerror})")
                 continue
             yield str(folder)
-
-
-def read(path: Path, name: str) -> Value:
-    """A modality's value from a file. Raises :class:`Open4MError` if it cannot be read or is too large an input."""
-    data = files.read_bytes(path)
-    try:
-        return modalities.get(name).read(data)
-    except Open4MError as error:
-        raise Open4MError(f"{path}: {error}") from error
 
 
 def _each(model: FourM, requests: Sequence[Generate]) -> list[list[Generation] | Open4MError]:

@@ -33,6 +33,7 @@ from open4m import config as configs
 from open4m import files, modalities
 from open4m.generate.masks import Cells, Masked, of_picture
 from open4m.modalities.codecs import decode_image, encode_png, load_array, write_array
+from open4m.modalities.given import InForm, from_form
 from open4m.types import Boxes, Open4MError, Value
 
 MAX_PNG_PIXELS = 1 << 24
@@ -89,14 +90,18 @@ class Part:
 
 
 def checked(given: Any) -> dict[str, Value | Masked]:
-    """Values by modality, each as its modality has it. Raises :class:`Open4MError` for what is none."""
+    """Values by modality, each as its modality has it or :class:`InForm`. Raises :class:`Open4MError` for others."""
     if not isinstance(given, Mapping):
         raise Open4MError(f"expected values by modality, got {given!r}")
-    known = {name: modalities.get(name) for name in given}
+
+    def convert(name: str, value: Any) -> Value:
+        modality = modalities.get(name)
+        if isinstance(value, InForm):
+            return from_form(modality, value.value, value.form)
+        return modality.convert(value)  # never a path: requests come from anywhere, and may name no file to be read
+
     return {
-        name: replace(value, value=known[name].convert(value.value))
-        if isinstance(value, Masked)
-        else known[name].convert(value)
+        name: replace(value, value=convert(name, value.value)) if isinstance(value, Masked) else convert(name, value)
         for name, value in given.items()
     }
 

@@ -33,6 +33,17 @@ class InForm:
     form: str
 
 
+def from_form(modality: Modality, value: Any, form: str, palette: Palette = ()) -> Value:
+    """The checked value of one in a form. Raises :class:`Open4MError` for a form that is none, or that is no value."""
+    modality.check_form(form)
+    if form == STANDARDIZED:
+        raise modality.error(
+            f"form {form!r} has no units, so that it is no value; a tokenizer that standardizes takes it: "
+            f"tokenizer.encode(value, form={form!r})"
+        )
+    return modality.from_form(value, form, palette)
+
+
 def taken(modality: Modality, value: Any, palette: Palette = ()) -> Value:
     """The checked value of what a user hands in.
 
@@ -41,16 +52,9 @@ def taken(modality: Modality, value: Any, palette: Palette = ()) -> Value:
     :class:`Open4MError`, which names the file, for all else.
     """
     form, inner = (value.form, value.value) if isinstance(value, InForm) else ("", value)
-    if form:
-        modality.check_form(form)
-    if form == STANDARDIZED:
-        raise modality.error(
-            f"form {form!r} has no units, so that it is no value; a tokenizer that standardizes takes it: "
-            f"tokenizer.encode(value, form={form!r})"
-        )
     if isinstance(inner, os.PathLike) or (isinstance(inner, str) and not modality.is_text):
         return read_file(Path(inner), modality, form, palette)
-    return modality.from_form(inner, form, palette) if form else modality.convert(inner)
+    return from_form(modality, inner, form, palette) if isinstance(value, InForm) else modality.convert(inner)
 
 
 def read_file(path: Path, modality: Modality, form: str = "", palette: Palette = ()) -> Value:
@@ -78,7 +82,7 @@ def of_bytes(data: bytes, modality: Modality, form: str = "", palette: Palette =
     modality.check_form(form)
     if (found := decoded(data, modality.name)) is None:
         raise modality.error(f"expected an image or a .npy array in the form {form!r}")
-    return modality.from_form(found, form, palette)
+    return from_form(modality, found, form, palette)
 
 
 def decoded(data: bytes, name: str) -> np.ndarray | Image.Image | None:

@@ -8,18 +8,22 @@ ever extracted: members are found by their headers and read in place from memory
 from __future__ import annotations
 
 import io
+import itertools
 import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+from PIL import Image
 
 from open4m import modalities
-from open4m.modalities.families import Modality
+from open4m.modalities.families import Modality, Palette
 from open4m.modalities.frames import frame_of
+from open4m.modalities.given import decoded, of_bytes
 from open4m.store.manifest import (
     FILE,
     Manifest,
@@ -65,15 +69,31 @@ def write_shard(
     index: int,
     items: Iterable[tuple[str, bytes]],
     header: Mapping[str, Any] = HEADER,
+    *,
+    form: str = "",
+    palette: Palette = (),
 ) -> ShardEntry:
     """Write ``<root>/<modality>/shard-<index>.tar`` from (key, file content) pairs; the same pairs, the same bytes.
+
+    ``form``: that of the files, if it is not the modality's own: 16-bit PNG files of depth in ``"millimeters"``. They
+    are stored as they are, images or ``.npy`` arrays, all of one kind; the manifest says the form, and readers convert.
+    ``palette``: the colors of classes, for files in the form of colors.
+
+    >>> write_shard("raw", "depth", 0, [(path.stem, path.read_bytes()) for path in paths], form="millimeters")
 
     ``items`` is consumed one by one, so that they need not fit into memory. Writing a shard again replaces it. Raises
     :class:`Open4MError` for a key that is empty, repeated or has ``/`` or ``.``, and for content above 256 MiB; then
     nothing is written.
     """
-    extension = modalities.get(modality).extension
-    path = shard_path(root, modality, index, "tar")
+    known = modalities.get(modality)
+    extension, path = known.extension, shard_path(root, modality, index, "tar")
+    if form:
+        items = iter(items)
+        if (first := next(items, None)) is None:
+            raise Open4MError(f"{path}: no samples, so that the kind of their files is not known")
+        items, extension = itertools.chain([first], items), kind_of(first[1], known, form, palette)
+        header = {**header, "form": form, "extension": extension}
+        header |= {"palette": [list(color) for color in palette]} if palette else {}
 
     def write(file: BinaryIO) -> list[str]:
         keys: dict[str, None] = {}  # an ordered set
@@ -91,6 +111,13 @@ def write_shard(
         return list(keys)
 
     return commit(path, header, write)
+
+
+def kind_of(data: bytes, modality: Modality, form: str, palette: Palette = ()) -> str:
+    """The extension of files like these bytes. Raises :class:`Open4MError` for bytes of no value in the form."""
+    of_bytes(data, modality, form, palette)
+    found = decoded(data, modality.name)
+    return found.format.lower() if isinstance(found, Image.Image) else "npy"
 
 
 @dataclass(frozen=True)
@@ -201,11 +228,20 @@ class RawDataset:
             return
         modality = self._known[name] = modalities.get(name)
         if modality.source is None or (folder_of(self.root, name) / FILE).exists():
-            self._sources[name] = _Source(name, len(self._stored), None, modality.read)
+            self._sources[name] = _Source(name, len(self._stored), None, self._reader(modality))
             self._stored.append(name)
         else:
             self._add(modality.source)
             self._sources[name] = _Source(name, None, modality.source, modality.derive)
+
+    def _reader(self, modality: Modality) -> Callable[[bytes], Value]:
+        """How a stored file of a modality is read: in the form that its manifest says, or its own."""
+        manifest = Manifest.read(folder_of(self.root, modality.name))
+        form = manifest.header.get("form") if manifest else None
+        if not form:
+            return modality.read
+        palette = tuple(map(tuple, manifest.header.get("palette", ())))
+        return partial(of_bytes, modality=modality, form=form, palette=palette)
 
     def _stored_name(self, name: str) -> str:
         """The modality whose folder holds what ``name`` is made from."""
@@ -241,7 +277,8 @@ class RawDataset:
         return members
 
     def _scan(self, name: str, shard: int) -> Members:
-        return scan(shard_path(self.root, name, shard, "tar"), self._known[name].extension)
+        extension = self._manifests[name].header.get("extension", self._known[name].extension)
+        return scan(shard_path(self.root, name, shard, "tar"), extension)
 
 
 def scan(path: Path, extension: str) -> Members:
