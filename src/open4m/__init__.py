@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from open4m.generate.masks import Masked as Masked
     from open4m.generate.pipeline import FourM as FourM
+    from open4m.modalities.given import InForm as InForm
+    from open4m.types import Boxes as Boxes
 
 __version__ = "0.2.0"
-__all__ = ["FourM", "__version__"]
+__all__ = ["Boxes", "FourM", "InForm", "Masked", "__version__"]
+
+_HOMES = {
+    "Boxes": "open4m.types",
+    "FourM": "open4m.generate.pipeline",
+    "InForm": "open4m.modalities.given",
+    "Masked": "open4m.generate.masks",
+}
+"""Where a name is defined, which is loaded when it is first used: importing open4m loads no torch."""
 
 
 def __getattr__(name: str):
-    if name == "FourM":  # loaded when it is first used: importing open4m loads no torch
-        from open4m.generate.pipeline import FourM
-
-        return FourM
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
