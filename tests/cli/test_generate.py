@@ -282,6 +282,12 @@ def test_a_model_s_modality_files_run_only_if_they_are_trusted(run, folder, tmp_
     assert run("replay", tmp_path / "out", "--trust-modalities") == 0
 
 
+def test_an_animation_shows_the_first_batch_alone(run, tmp_path):
+    words = ["--caption", "a red cube", "--to", "depth", "--steps", 3, "--samples", 33]  # one more than a batch
+    assert run("generate", *words, "--animate", tmp_path / "a.gif") == 0
+    assert Image.open(tmp_path / "a.gif").n_frames == 3
+
+
 @pytest.mark.parametrize("verb", ["vary", "edit", "probe"])
 @pytest.mark.parametrize("wrong", [["--steps", 0], ["--weight", "caption=x"], ["--option", "rgb.stps=3"]])
 def test_nothing_is_extracted_for_what_cannot_be(verb, wrong, run, monkeypatch):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from open4m import modalities
 from open4m.generate import record
-from open4m.generate.folder import REQUEST, FolderJob, read
+from open4m.generate.folder import REQUEST, FolderJob
 from open4m.generate.request import Extract, Generate, Request
+from open4m.modalities.given import read_file
 from open4m.types import Open4MError
 
 
@@ -61,4 +63,4 @@ def test_folders_that_cannot_be_are_refused_without_a_model(images, tmp_path, im
 def test_a_file_of_the_wrong_kind_is_named(tmp_path):
     (tmp_path / "depth.npy").write_bytes(b"no array")
     with pytest.raises(Open4MError, match=r"depth\.npy: depth: not a readable"):
-        read(tmp_path / "depth.npy", "depth")
+        read_file(tmp_path / "depth.npy", modalities.get("depth"))

@@ -41,10 +41,13 @@ class Animation:
         make_folder(path.parent)
         self.path = path
         self._frames: list[Image.Image] = []
+        self._seeds: list[int] = []  # of the first batch
 
     def watch(self, progress: Snapshot) -> None:
-        """Keep a picture of the first sample after a pass."""
-        self._frames.append(frame(progress))
+        """Keep a picture of the first sample after a pass; those of further batches show other samples."""
+        self._seeds = self._seeds or progress.seeds
+        if progress.seeds == self._seeds:
+            self._frames.append(frame(progress))
 
     def write(self) -> str:
         """Write the frames; returns what to tell the user."""

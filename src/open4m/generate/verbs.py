@@ -32,7 +32,7 @@ EXTRACTION = {"temperature": 0.0, "steps": 2}
 """Options for a modality that others are generated from: its likeliest tokens, a grid in two passes."""
 
 MAX_SAMPLES = 1000
-"""Results of one call, all of which are one batch."""
+"""Results of one verb: a request that comes from anywhere costs no more."""
 
 DEFAULT_AVOID_WEIGHT = -1.0
 """The guidance weight of a text to avoid."""
