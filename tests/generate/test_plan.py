@@ -119,12 +119,18 @@ def test_options_that_were_chosen_for_several_plans_are_those_that_fit():
     assert fitting(CONFIG, ["depth", "rgb@64"], own) == {k: v for k, v in own.items() if k != "caption"}
 
 
+def test_one_target_needs_no_list():
+    assert make(CONFIG, "depth") == make(CONFIG, ["depth"])
+    step = Step(target="depth", steps=2)
+    assert make(CONFIG, step) == [step]
+
+
 @pytest.mark.parametrize(
     ("targets", "options", "message"),
     [
         ([], {}, "no target: name one or more of depth, caption, rgb@64"),
-        ("depth", {}, r"targets: expected a list, such as \['rgb'\], got 'depth'"),
-        (Step(target="depth"), {}, "targets: expected a list"),
+        ("dept", {}, "unknown modality 'dept'; did you mean depth"),
+        (3, {}, r"targets: expected a modality or a list of them, such as \['rgb'\], got 3"),
         ([3], {}, "targets: expected names of modalities, or Steps, got 3"),
         (["normals", "depth"], {}, r"normals: .* not read it \(inputs: rgb_pixels, depth, caption, rgb@64\), so depth"),
         ([Step(target="normals")], {}, r"normals: expected one pass \(steps=1\), .* got 8 passes"),

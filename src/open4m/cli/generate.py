@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from open4m import files, modalities
 from open4m.cli import device, trust
-from open4m.modalities.given import read_file
+from open4m.cli.given import taken, value_of
 from open4m.types import Open4MError, Value
 
 if TYPE_CHECKING:
     from open4m.generate.request import Generate, Request
-    from open4m.modalities.families import Modality, Palette
+    from open4m.modalities.families import Modality
 
 FOLDER_VERBS = ("generate", "extract", "guide")
 """The verbs that can be done for each image of a folder; what they generate has to be named."""
@@ -277,7 +276,7 @@ def _probe(options: Namespace) -> dict[str, Any]:
         raise Open4MError(f"say what to probe by one of {', '.join(ways)}, once; got {len(said)} of them")
     first, *words = said[0]
     if options.values:
-        return {"of": first, "sweep": Values(tuple(_value(word, first) for word in words))}
+        return {"of": first, "sweep": Values(tuple(value_of(word, first) for word in words))}
     if options.weights:
         return {"of": first, "sweep": Weights(tuple(_number(word, "--weights") for word in words))}
     sweep = Moves(first, tuple(map(_box, words))) if options.move else Swaps(first, tuple(words))
@@ -387,42 +386,10 @@ def _given(options: Namespace) -> dict[str, Value]:
             continue
         if name in given:
             raise Open4MError(f"{name} is given twice")
-        given[name] = _taken(value, name, forms.pop(name, ""), options.model)
+        given[name] = taken(value, name, forms.pop(name, ""), options.model)
     if forms:
         raise Open4MError(f"--form {next(iter(forms))}: it is not given")
     return given
-
-
-def _taken(value: str | Path, name: str, form: str, model: str) -> Value:
-    """A modality's value from the words of its option, or from a file in a form."""
-    modality = modalities.get(name)
-    if isinstance(value, str):
-        return modality.read(os.fsencode(value))
-    palette = _palette(name, model) if form else ()
-    return read_file(value, modality, form, palette)
-
-
-def _palette(name: str, model: str) -> Palette:
-    """The colors of classes by the model's tokenizer of a modality; none if it has none."""
-    from open4m import config as configs
-    from open4m.hub import locate
-    from open4m.tokenizers.config import TokenizerConfig
-    from open4m.tokenizers.tokenizer import FORMAT
-    from open4m.weights import CONFIG, TOKENIZERS
-
-    path = locate.resolve(model) / TOKENIZERS / name / CONFIG
-    return configs.load_versioned(TokenizerConfig, path, FORMAT)[0].palette if path.is_file() else ()
-
-
-def _value(word: str, name: str) -> Value:
-    """A modality's value from a file or, where it is one, a text."""
-    modality = modalities.get(name)
-    if os.path.isfile(word):
-        return read_file(Path(word), modality)
-    try:
-        return modality.convert(word)
-    except Open4MError as error:
-        raise Open4MError(f"{name}: {word!r} is neither a file nor a value of it") from error
 
 
 def _box(text: str) -> tuple[float, ...]:
