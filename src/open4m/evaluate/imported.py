@@ -130,5 +130,5 @@ def _write(out: Path, save: Callable[[Path], None], text: str) -> None:
 
     try:
         files.write_folder(out.resolve(), write)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, Open4MError) as error:
         raise Open4MError(f"{out}: cannot be written, nothing was kept ({error})") from error

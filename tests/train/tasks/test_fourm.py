@@ -97,7 +97,7 @@ def test_the_model_reads_and_predicts_what_its_strategies_do(parts):
 def test_pixels_of_another_size_than_the_models_are_refused(parts):
     store, *_ = parts
     for image, patch in ((16, 4), (64, 8)):
-        with pytest.raises(Open4MError, match=f"rgb_pixels, row 5: an image 32×32, the model expects {image}×{image}"):
+        with pytest.raises(Open4MError, match=f"rgb_pixels: an image 32×32, the model expects {image}×{image}"):
             RowReader(store, specs_of(store, image, patch))(np.array([5]))
     with pytest.raises(Open4MError, match="image_size 30 is not a multiple of patch_size 8"):
         specs_of(store, 30, 8)

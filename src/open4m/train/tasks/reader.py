@@ -75,7 +75,7 @@ class ReaderTask:
         seed: int = 0,
     ):
         self.train, self.validation, self.config = train, validation, config
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.samples = batch_size, seed, len(train)
         with torch.device("meta"):  # it only prepares images, for which it needs no weights
             self._inputs = ObjectReader(ReaderNetwork(config))
 
