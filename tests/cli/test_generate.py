@@ -314,6 +314,10 @@ def test_an_animation_makes_its_folder(run, tmp_path):
     assert Image.open(animation).n_frames == 2
 
 
+LISTED = ["index.html", "request.json", "results.jsonl"]
+"""What a folder of results holds beside those of its images."""
+
+
 def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, tmp_path, folder, capsys, monkeypatch):
     images, out = tmp_path / "images", tmp_path / "results"
     images.mkdir()
@@ -328,7 +332,7 @@ def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, t
         f"open4m: 1 of 4 images cannot be done: {images / 'broken.png'}: rgb: not a readable image (formats: PNG, "
         "JPEG, WEBP, BMP, GIF, TIFF)\n"
     )
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "request.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", *LISTED]
     tokens = {name: results(out / name)[0].tokens["depth"].tolist() for name in ("a.png", "b.png", "c.png")}
     assert tokens["a.png"] == tokens["c.png"]  # the same image and seed, in another batch
     (images / "broken.png").unlink()
@@ -371,7 +375,7 @@ def test_an_image_that_is_refused_costs_a_folder_only_itself(run, tmp_path, fold
     assert "2 of 8 images done now, 0 before" in said.out
     refused = [f"{images / name}.png: rgb: not as wide as it is high, please" for name in "bcdfg"]
     assert said.err == f"open4m: 6 of 8 images cannot be done: {'; '.join(refused)}; and 1 more\n"
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "e.png", "request.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "e.png", *LISTED]
     monkeypatch.setattr(FourM, "generate", generate)
     made = {name: [r.tokens["depth"].tolist() for r in results(out / name)] for name in ("a.png", "e.png")}
     assert made["a.png"] == made["e.png"]

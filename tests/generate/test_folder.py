@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from open4m import modalities
-from open4m.generate import record
+from open4m.generate import outputs, record
 from open4m.generate.folder import REQUEST, FolderJob
 from open4m.generate.request import Extract, Generate, Request
 from open4m.modalities.given import read_file
@@ -33,7 +33,7 @@ def test_each_image_has_a_folder_with_its_own_request(model, image, images, tmp_
         assert found.request.given["caption"] == "a ball"
         assert [result.seed for result in found.results] == [0, 1]
         assert record.differences(found, found.request.run(model).results) == []
-    assert list(job.run(model)) == ["0 of 2 images done now, 2 before"]
+    assert list(job.run(model))[-1:] == ["0 of 2 images done now, 2 before"]
 
 
 def test_arrays_that_all_images_share_are_kept_beside_the_request(model, images, tmp_path):
@@ -64,3 +64,39 @@ def test_a_file_of_the_wrong_kind_is_named(tmp_path):
     (tmp_path / "depth.npy").write_bytes(b"no array")
     with pytest.raises(Open4MError, match=r"depth\.npy: depth: not a readable"):
         read_file(tmp_path / "depth.npy", modalities.get("depth"))
+
+
+def test_images_in_folders_below_have_folders_below_and_all_are_listed(model, image, images, tmp_path):
+    (images / "more & more").mkdir()
+    image.save(images / "more & more" / "c.png")
+    request = Extract(targets=("depth", "caption", "boxes"), samples=2)
+    assert list(FolderJob(request, images, images / "out").run(model))[-1] == "2 of 2 images done now, 0 before"
+    job = FolderJob(request, images, images / "out", recursive=True)  # among the images; its pictures are none of them
+    assert list(job.run(model))[-1] == "1 of 3 images done now, 2 before"
+    extension = {target: modalities.get(target).extension for target in request.targets}
+    lines = [json.loads(line) for line in (images / "out" / "results.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == ["a.png", "b.png", "more & more/c.png"]
+    for line in lines:
+        assert len(line["results"]) == 2
+        for number, values in enumerate(line["results"], 1):
+            folder = images / "out" / line["image"]
+            assert values["depth"] == {"file": f"{line['image']}/depth_{number}.{extension['depth']}"}
+            assert (images / "out" / values["depth"]["file"]).is_file()
+            assert values["caption"] == (folder / f"caption_{number}.{extension['caption']}").read_text()
+            assert values["boxes"] == json.loads((folder / f"boxes_{number}.{extension['boxes']}").read_text())
+    page = (images / "out" / "index.html").read_text()
+    assert 'src="more%20%26%20more/c.png/grid.png"' in page
+    assert "more &amp; more/c.png" in page
+
+
+def test_a_folder_holds_one_result(model, image, tmp_path):
+    """That of the last request; what else lies there stays."""
+    (tmp_path / "notes.txt").write_text("mine")
+    for targets, samples in ((("depth", "caption"), 2), (("caption",), 1)):
+        request = Extract(given={"rgb": image}, targets=targets, samples=samples)
+        list(outputs.write(model, request, request.run(model), tmp_path))
+    found = {path.name for path in tmp_path.iterdir() if not path.name.startswith("given-")}
+    text = f"caption.{modalities.get('caption').extension}"
+    assert found == {text, "caption_view.png", "grid.png", "result.json", "notes.txt"}
+    assert len(list(tmp_path.glob("given-*"))) == 1
+    assert record.differences(record.read(tmp_path / record.NAME), request.run(model).results) == []

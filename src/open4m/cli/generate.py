@@ -128,6 +128,7 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
     if verb in FOLDER_VERBS:
         where.add_argument("--input-dir", type=Path, metavar="DIR", help="a folder of images, instead of --input ...")
         where.add_argument("--output-dir", type=Path, metavar="DIR", help="... whose results go here; resumes")
+        where.add_argument("--recursive", action="store_true", help="also the images in folders below --input-dir")
         where.add_argument("--batch-size", type=int, default=8, help="images of a folder at once (default: 8)")
     trust.add_argument(where)
     device.add_argument(where)
@@ -329,7 +330,7 @@ def _run_folder(options: Namespace, asked: Generate, where: str) -> None:
         raise Open4MError(
             f"a folder of images needs --input-dir and --output-dir, without another {photo} and --animate"
         )
-    job = FolderJob(asked, options.input_dir, options.output_dir, options.batch_size)
+    job = FolderJob(asked, options.input_dir, options.output_dir, options.batch_size, options.recursive)
     outputs.make_folder(options.output_dir)
     for line in job.run(FourM.from_pretrained(asked.model, where)):
         print(line)

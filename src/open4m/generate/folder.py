@@ -12,7 +12,7 @@ import numpy as np
 
 from open4m import config as configs
 from open4m import files, modalities
-from open4m.generate import outputs, record, verbs
+from open4m.generate import index, outputs, record, verbs
 from open4m.generate.drawing import Outcome, titled
 from open4m.generate.pipeline import FourM
 from open4m.generate.request import Generate, Request
@@ -30,16 +30,18 @@ _ANY_EXTENT = (64, 64)
 
 @dataclass(frozen=True)
 class FolderJob:
-    """``request`` for each image of the folder ``images``, each with the same seeds; ``out`` has a folder per image.
+    """``request`` for each image of the folder ``images``, each with the same seeds.
 
-    ``request.given`` is what all images share, without the photo. Raises :class:`Open4MError` for folders that cannot
-    be.
+    ``out`` has a folder per image, and lists all of them (:mod:`open4m.generate.index`). ``recursive``: images in
+    folders below count too, and have folders below ``out``. ``request.given`` is what all images share, without the
+    photo. Raises :class:`Open4MError` for folders that cannot be.
     """
 
     request: Generate
     images: Path
     out: Path
     batch_size: int = 8
+    recursive: bool = False
 
     def __post_init__(self) -> None:
         if verbs.photo() in self.request.given:
@@ -56,7 +58,13 @@ class FolderJob:
 
     def paths(self) -> list[Path]:
         """The images, by name."""
-        return sorted(path for path in self.images.iterdir() if path.suffix.lower() in SUFFIXES)
+        found = self.images.rglob("*") if self.recursive else self.images.iterdir()
+        own = self.out.resolve()  # it may lie among the images
+        return sorted(p for p in found if p.suffix.lower() in SUFFIXES and own not in p.resolve().parents)
+
+    def folder(self, path: Path) -> Path:
+        """Where the results of an image are."""
+        return self.out / path.relative_to(self.images)
 
     def run(self, model: FourM) -> Iterator[str]:
         """Generate what is not there yet; yields each folder that is done, and how many are.
@@ -67,12 +75,15 @@ class FolderJob:
         outputs.make_folder(self.out)
         job._check(model)
         images = self.paths()
-        missing = [path for path in images if not (self.out / path.name / record.NAME).is_file()]
-        taken = [path for path in missing if _is_taken(self.out / path.name)]
-        failed = [f"{self.out / path.name}: is there, without {record.NAME}; move it away" for path in taken]
+        missing = [path for path in images if not _is_done(self.folder(path))]
+        taken = [path for path in missing if _is_taken(self.folder(path))]
+        failed = [f"{self.folder(path)}: is there, without {record.NAME}; move it away" for path in taken]
         free = [path for path in missing if path not in taken]
         for start in range(0, len(free), self.batch_size):
             yield from job._batch(model, free[start : start + self.batch_size], failed)
+        done = [path.relative_to(self.images).as_posix() for path in images if _is_done(self.folder(path))]
+        written = index.write(self.out, done, self.request.targets, self.request.samples)
+        yield f"all: {', '.join(map(str, written))}"
         yield f"{len(missing) - len(failed)} of {len(images)} images done now, {len(images) - len(missing)} before"
         if failed:
             more = f"; and {len(failed) - MAX_LISTED_FAILURES} more" * (len(failed) > MAX_LISTED_FAILURES)
@@ -118,8 +129,9 @@ class FolderJob:
             if isinstance(results, Open4MError):
                 failed.append(f"{path}: {results}")
                 continue
-            outcome, folder = Outcome(results, titled(request.given, request.targets)), self.out / path.name
+            outcome, folder = Outcome(results, titled(request.given, request.targets)), self.folder(path)
             try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
                 files.write_folder(folder, lambda whole, r=request, o=outcome: _fill(model, r, o, whole))
             except OSError as error:
                 failed.append(f"{folder}: cannot be written ({error.strerror})")
@@ -146,6 +158,10 @@ def _fill(model: FourM, request: Generate, outcome: Outcome, folder: Path) -> No
     folder.mkdir(parents=True)
     for _ in outputs.write(model, request, outcome, folder):
         pass
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / record.NAME).is_file()
 
 
 def _is_taken(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from open4m import modalities
+from open4m import files, modalities
 from open4m.generate import record
 from open4m.generate.drawing import Outcome, frame, highest, titled, uncertainty
 from open4m.generate.masks import Masked
@@ -66,11 +66,31 @@ def make_folder(folder: Path) -> None:
 
 
 def write(model: FourM, request: Request, outcome: Outcome, folder: Path) -> Iterator[str]:
-    """Write all files of an outcome to a folder; yields what to tell the user of each."""
+    """Write all files of an outcome to a folder; yields what to tell the user of each.
+
+    The files of a result that the folder holds are removed first, so that two are never mixed.
+    """
+    remove(folder)
     yield from write_values(model, outcome.results, folder)
     outcome.picture(model).save(folder / "grid.png")
     path = record.write(folder, model, request, outcome.results)
     yield f"all: {folder / 'grid.png'}, {path}"
+
+
+def remove(folder: Path) -> None:
+    """Remove the files of the result that a folder holds, as its record says; nothing else in it is touched."""
+    path = folder / record.NAME
+    try:
+        found = files.read_json(path)["results"]
+        targets = {target for result in found for target in result["tokens"] if modalities.is_known(target)}
+    except (OSError, Open4MError, KeyError, TypeError):
+        return
+    ends = [f"_{number}" for number in range(1, len(found) + 1)] if len(found) > 1 else [""]
+    names = [f"{target}{kind}{end}.*" for target in targets for kind in ("", "_view", "_entropy") for end in ends]
+    for pattern in (*names, "given-*", "grid.png", record.NAME):
+        for file in folder.glob(pattern):
+            if file.is_file():
+                file.unlink()
 
 
 def save(model: FourM, results: Sequence[Generation], folder: Path) -> None:
