@@ -28,6 +28,7 @@ from open4m.modalities.given import InForm, taken
 from open4m.model.config import TOKENS, FourMConfig
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import DENSE, pack
+from open4m.model.plans import Plans
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value, shown
@@ -82,8 +83,14 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor:
 class FourMBase:
     """A model directory in memory. A modality without a tokenizer can be neither given nor generated."""
 
-    def __init__(self, model: FourMTransformer, grids: Mapping[str, Tokenizer], text: TextTokenizer | None):
-        self.model, self.grids, self.text = model, dict(grids), text
+    def __init__(
+        self,
+        model: FourMTransformer,
+        grids: Mapping[str, Tokenizer],
+        text: TextTokenizer | None,
+        plans: Plans | None = None,
+    ):
+        self.model, self.grids, self.text, self.plans = model, dict(grids), text, plans or Plans()
         self.config: FourMConfig = model.config
         for spec in self.config.modalities:
             if spec.is_causal and text is not None and text.vocab_size != spec.vocab_size:
@@ -141,7 +148,8 @@ class FourMBase:
                         f"the model expects {spec.vocab_size} on {spec.grid}"
                     )
         text = TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None
-        loaded = cls(model, grids, text).to(device, dtype)
+        plans = Plans.load(folder) if folder.is_dir() else None
+        loaded = cls(model, grids, text, plans).to(device, dtype)
         loaded.name = str(name)
         return loaded
 
@@ -185,6 +193,7 @@ class FourMBase:
                 tokenizer.save(whole / weights.TOKENIZERS / key, torch.float16 if half else torch.float32)
             if self.text is not None:
                 self.text.save(whole / weights.TOKENIZERS / TEXT)
+            self.plans.save(whole)
             carried.write(whole, self.config.keys)
 
         try:

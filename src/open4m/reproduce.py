@@ -9,7 +9,8 @@ stopped anywhere and run again::
     tokenizers/text/                                         the text tokenizer
     tokens/{train,validation}/<modality>/shard-*.arrow       tokens
     4m/cooldown/step-*/                                      weights of a training that goes on, each with model/
-    model/                                                   the result: model, tokenizers, CLIP, reader of objects
+    model/                                                   the result: model, tokenizers, CLIP, reader of objects,
+                                                             and plans of how it generates best
     evaluation.json                                          its measured quality
 """
 
@@ -35,12 +36,15 @@ from open4m.datasets.scenes import objects as scene_objects
 from open4m.evaluate.card import model_card
 from open4m.evaluate.report import Result
 from open4m.evaluate.suites.scene_images import Judges
-from open4m.evaluate.suites.scenes import TRAINING_SAMPLES, evaluate
+from open4m.evaluate.suites.scenes import TRAINING_SAMPLES, Suite, evaluate
+from open4m.evaluate.tuning import Trial, tune
 from open4m.fourm import TEXT
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer
 from open4m.labellers.reader import ObjectReader, ReaderConfig
+from open4m.model.plans import FILE as PLANS
+from open4m.model.plans import Plans
 from open4m.ranges import Count, Layers, Seed, Size, Steps, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.text import TextTokenizer
@@ -128,6 +132,7 @@ class LineConfig:
     pretrain: PretrainConfig
     reader: ReaderRun = ReaderRun()
     evaluate_samples: Size
+    tune_samples: Count = 64  # validation scenes by which plans of generation are chosen; 0: the model gets none
     processes: Layers = 2  # for rendering
 
     def __post_init__(self) -> None:
@@ -138,7 +143,7 @@ class LineConfig:
 
 
 ON_DEMAND = ("cooldown",)  # stages that run only if they are named
-STAGES = ("render", "clip", "reader", "label", "tokenizers", "tokenize", "train", "assemble", "evaluate")
+STAGES = ("render", "clip", "reader", "label", "tokenizers", "tokenize", "train", "assemble", "tune", "evaluate")
 
 
 class Line:
@@ -269,13 +274,25 @@ class Line:
 
         def write(folder: Path) -> None:
             trained = FourM.from_pretrained(run / "model")
-            FourM(trained.model.folded(), trained.grids, trained.text).save(folder, half=True)
+            FourM(trained.model.folded(), trained.grids, trained.text, trained.plans).save(folder, half=True)
             for judge in filter(lambda name: self._trained(self.directory / name), (CLIP, READER)):
                 shutil.copytree(self.directory / judge / "model", folder / judge)
             shutil.rmtree(self.model_directory, ignore_errors=True)
 
         files.write_folder(self.model_directory, write)
         configs.save({"run": name}, origin)
+
+    def tune(self) -> None:
+        """Choose how the model generates best, on validation scenes, unless it has plans already."""
+        config = self.config
+        if config.tune_samples and not (self.model_directory / PLANS).exists():
+            tune_pretrained(
+                self.model_directory,
+                config.tune_samples,
+                device=self.device,
+                known=min(TRAINING_SAMPLES, config.data.train),
+                world=config.data.world,
+            )
 
     def evaluate(self) -> Result:
         """Measure the model on test scenes, and write ``evaluation.json`` and the model card."""
@@ -348,6 +365,31 @@ def evaluate_pretrained(
     The trivial predictors are made from ``known`` training scenes. Raises :class:`Open4MError` for a model without a
     grid modality.
     """
+    return evaluate(**_measured(name, "test", samples, known, world, device), seed=seed)
+
+
+def tune_pretrained(
+    name: str | Path,
+    samples: int,
+    seed: int = 0,
+    device: str = "cpu",
+    known: int = TRAINING_SAMPLES,
+    world: str = "scenes",
+    write: bool = True,
+) -> tuple[Plans, list[Trial]]:
+    """Choose how a model generates best, on freshly rendered validation scenes of a world; ``write``: into its
+    directory.
+
+    Raises :class:`Open4MError` for a model without a grid modality.
+    """
+    plans, trials = tune(Suite(**_measured(name, "validation", samples, known, world, device)), seed)
+    if write:
+        plans.save(locate.resolve(name))
+    return plans, trials
+
+
+def _measured(name: str | Path, split: str, samples: int, known: int, world: str, device: str) -> dict[str, Any]:
+    """A model, what it is measured on, and what judges its images: arguments of :class:`Suite`."""
     folder = locate.resolve(name)
     model = FourM.from_pretrained(folder, device)
     if not model.grids:
@@ -357,13 +399,12 @@ def evaluate_pretrained(
         reader=ObjectReader.load(folder / READER, device) if (folder / READER).is_dir() else None,
     )
     size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
-    test, train = (scenes.Scenes(split, resolution=size, device=device, world=world) for split in ("test", "train"))
-    return evaluate(
-        model,
-        test.samples(range(samples)),
-        train.samples(range(known)),
-        judges,
-        samples=samples,
-        seed=seed,
-        scenes=test,
-    )
+    own, train = (scenes.Scenes(part, resolution=size, device=device, world=world) for part in (split, "train"))
+    return {
+        "model": model,
+        "test": own.samples(range(samples)),
+        "train": train.samples(range(known)),
+        "judges": judges,
+        "samples": samples,
+        "scenes": own,
+    }

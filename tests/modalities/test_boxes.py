@@ -120,3 +120,15 @@ def test_the_count_is_no_part_of_the_value():
     one, other = Boxes([[0, 0, 1, 1]], ["cat"]), Boxes([[0, 0, 1, 1]], ["cat"], malformed=3)
     assert one == other
     assert BOXES.write(one) == BOXES.write(other)
+
+
+def test_generated_boxes_have_the_probability_of_their_class_as_score():
+    ids = tokens(f"{CAT} y5 X9 Y10 plant {PLANT} [EOS]")  # the second is malformed
+    log_probability = np.log(np.linspace(0.05, 0.9, len(ids))).astype(np.float32)
+    decoded = BOXES.decode(ids, TEXT)
+    scored = BOXES.scored(decoded, ids, TEXT, log_probability)
+    assert (scored.labels, scored.malformed) == (decoded.labels, decoded.malformed) == (("cat", "potted plant"), 1)
+    assert scored.scores == pytest.approx(np.exp(log_probability[[4, 13]]).tolist())
+    unknown = BOXES.scored(decoded, ids, TEXT, np.full(len(ids), np.nan, np.float32))
+    assert unknown.scores == (0.0, 0.0)
+    assert BOXES.scored(BOXES.decode([], TEXT), [], TEXT, np.zeros(0, np.float32)).scores == ()

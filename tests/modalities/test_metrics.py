@@ -213,3 +213,14 @@ def test_trivial_predictors_are_means_and_most_frequent_values():
 @pytest.mark.parametrize("name", modalities.names())
 def test_every_metric_has_a_direction(name):
     assert set(modalities.get(name).better.values()) <= {"higher", "lower"}
+
+
+def test_a_consensus_is_a_median_a_mean_direction_or_a_vote():
+    depths = [np.full((1, 1), value, np.float32) for value in (1.0, 2.0, 9.0)]
+    assert DEPTH.consensus(depths).tolist() == [[2.0]]
+    assert DEPTH.consensus(depths).dtype == np.float32
+    left, up = (np.float32([[vector]]) for vector in ((-1, 0, 0), (0, 1, 0)))
+    np.testing.assert_allclose(NORMALS.consensus([left, up]), [[[-(0.5**0.5), 0.5**0.5, 0]]], atol=1e-6)
+    votes = [np.array([[3, 1]], np.uint8), np.array([[3, 2]], np.uint8), np.array([[0, 0]], np.uint8)]
+    assert SEMSEG.consensus(votes).tolist() == [[3, 0]]
+    assert SEMSEG.consensus(votes).dtype == np.uint8

@@ -23,6 +23,7 @@ COMMANDS = {
     "probe": ("generate", "generate from one condition after another, all else fixed"),
     "replay": ("replay", "make a result again, and say whether it is the same"),
     "evaluate": ("evaluate", "measure a model on held-out scenes"),
+    "tune": ("tune", "choose how a model generates, on validation scenes, and store it in its directory"),
     "diagnose": ("diagnose", "say in words what is wrong with a trained model, with numbers"),
     "import": ("hub", "turn a public checkpoint of the authors of 4M into a model directory"),
     "tokenizer": ("tokenizer", "fit a text tokenizer, or measure one of a dense modality"),

@@ -57,6 +57,7 @@ def config() -> LineConfig:
             image_size=64,
         ),
         evaluate_samples=8,
+        tune_samples=2,
     )
 
 

@@ -27,22 +27,28 @@ def predict(
     seed: int = 0,
     batch_size: int = 32,
     options: Mapping[str, Any] | None = None,
+    merged: int = 1,
 ) -> list[Value]:
     """Predictions of the path's last modality, one per sample.
 
-    Sample i is generated with the seed ``seed + i``, so ``batch_size`` changes no result. ``options``: those of
-    :meth:`FourM.generate`; options of modalities that are not on the path are ignored. Raises :class:`Open4MError`
-    for a path of one modality, or a ``batch_size`` below 1.
+    Sample i is generated with the seed ``seed + i``, so ``batch_size`` changes no result. With ``merged`` above 1, a
+    prediction is the consensus of so many, of which number k has the seed ``seed + i + k · samples``. ``options``:
+    those of :meth:`FourM.generate`, put over :meth:`FourM.planned`; options of modalities that are not on the path are
+    ignored. Raises :class:`Open4MError` for a path of one modality, or a ``batch_size`` below 1.
     """
     source, *targets = path
     if not targets:
         raise Open4MError(f"a task names a source and one or more targets, got {' → '.join(path)}")
+    if merged > 1:
+        how = {"batch_size": batch_size, "options": options}
+        several = [predict(model, samples, path, seed=seed + k * len(samples), **how) for k in range(merged)]
+        return [modalities.get(targets[-1]).consensus(values) for values in zip(*several, strict=True)]
     own = fitting(model.config, targets, options or {})
     values: list[Value] = []
     with Progress(" → ".join(path), len(samples), unit="samples") as progress:
         for batch in _batches(samples, batch_size):
             inputs = [{source: sample[source]} for sample in batch]
-            results = model.generate(inputs, targets, seed=seed + len(values), **own)
+            results = model.generate(inputs, targets, seed=seed + len(values), defaults=model.planned(path), **own)
             values += [result[targets[-1]] for result in results]
             progress.update(len(values))
     return values

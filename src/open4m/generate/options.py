@@ -37,6 +37,7 @@ class Options(StepOptions, total=False):
     frame: Frame | None
     paste: bool
     resize: bool
+    defaults: Mapping[str, Mapping[str, Any]] | None
     watch: Callable[[Snapshot], None] | None
 
 

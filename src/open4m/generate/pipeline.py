@@ -16,11 +16,12 @@ from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.options import Options
-from open4m.generate.plan import Step, Targets, bound, make
+from open4m.generate.plan import LIKELIEST, Step, Targets, bound, make
 from open4m.generate.results import Generation, Results, Shown, Snapshot
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.config import TOKENS
 from open4m.model.fourm import FourMTransformer
+from open4m.model.plans import Plans
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value
@@ -48,8 +49,14 @@ class FourM(FourMBase):
     >>> result.save("out")
     """
 
-    def __init__(self, model: FourMTransformer, grids: Mapping[str, Tokenizer], text: TextTokenizer | None):
-        super().__init__(model, grids, text)
+    def __init__(
+        self,
+        model: FourMTransformer,
+        grids: Mapping[str, Tokenizer],
+        text: TextTokenizer | None,
+        plans: Plans | None = None,
+    ):
+        super().__init__(model, grids, text, plans)
         if text is None:
             self.engine = Engine(model)
         else:
@@ -79,6 +86,7 @@ class FourM(FourMBase):
         resize: bool = False,
         entropies: bool = False,
         batch_size: int = BATCH_SIZE,
+        defaults: Mapping[str, Mapping[str, Any]] | None = None,
         watch: Callable[[Snapshot], None] | None = None,
         **per_target: Mapping[str, Any],
     ) -> Generation | Results:
@@ -102,14 +110,15 @@ class FourM(FourMBase):
         ``samples``: results per input, all of them in one list, those of the first input first; by default one, and no
         list if there is one input. ``seed``: one per result, or that of the first; result i then has ``seed`` + i.
 
-        How a target is generated, by default as its modality says: ``scheme`` is the order in which
-        the tokens of a grid are generated, ``"maskgit"``, ``"roar"`` or ``"halton"``; ``steps`` the number of forward
-        passes per grid; ``schedule`` how many tokens each commits, ``"cosine"`` (few, then many) or ``"linear"``;
-        ``tokens`` these numbers instead; ``choice_temperature`` the noise on MaskGIT's confidences. ``temperature`` (0:
-        the likeliest token), ``top_k`` (0: all) and ``top_p`` (1: all) of sampling. ``guidance``: the weight of
-        classifier-free guidance (1: none), or one per condition, by name. Temperature and guidance of a grid may be
-        two: of the first and of the last pass. ``guided``: whether a finished target is a condition that guidance
-        weights for those after it. What is said is for all targets that it fits; ``caption={"top_p": 0.8}`` for one.
+        How a target is generated: as is said here, else as ``defaults`` say by target, such as :meth:`planned`, else as
+        its modality says. ``scheme`` is the order in which the tokens of a grid are generated, ``"maskgit"``,
+        ``"roar"`` or ``"halton"``; ``steps`` the number of forward passes per grid; ``schedule`` how many tokens each
+        commits, ``"cosine"`` (few, then many) or ``"linear"``; ``tokens`` these numbers instead; ``choice_temperature``
+        the noise on MaskGIT's confidences. ``temperature`` (0: the likeliest token), ``top_k`` (0: all) and ``top_p``
+        (1: all) of sampling. ``guidance``: the weight of classifier-free guidance (1: none), or one per condition, by
+        name. Temperature and guidance of a grid may be two: of the first and of the last pass. ``guided``: whether a
+        finished target is a condition that guidance weights for those after it. What is said is for all targets that it
+        fits; ``caption={"top_p": 0.8}`` for one.
 
         ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
         "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4).
@@ -130,7 +139,8 @@ class FourM(FourMBase):
         how = {"scheme": scheme, "steps": steps, "tokens": tokens, "schedule": schedule, "top_k": top_k, "top_p": top_p}
         how |= {"choice_temperature": choice_temperature, "temperature": temperature, "guided": guided}
         how = {name: value for name, value in {**how, "guidance": guidance}.items() if value is not None}
-        ask = {"targets": targets, "conditions": conditions, "fit": fit, "frame": frame, **how, **per_target}
+        ask = {"targets": targets, "conditions": conditions, "fit": fit, "frame": frame, "defaults": defaults}
+        ask |= {**how, **per_target}
         given, count = self.samples_of(inputs), 1 if samples is None else samples
         check_count("samples", count)
         check_count("batch_size", batch_size)
@@ -187,12 +197,13 @@ class FourM(FourMBase):
         fit: str = "crop",
         frame: Frame | None = None,
         paste: bool = True,
+        defaults: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> _Asked:
         """The checked values, frames and plan of a batch. ``first``: the number of its first sample among several, for
         errors. Raises :class:`Open4MError` for all that the model cannot do."""
         check_fit(fit, frame)
-        plan = make(self.config, targets, options)
+        plan = make(self.config, targets, options, defaults)
         wanted = {step.target for step in plan}
         for step in plan:
             self.check_tokenizer(step.target)
@@ -209,6 +220,20 @@ class FourM(FourMBase):
                     check(own, {f"the condition {name}": (theirs.height, theirs.width)}, (), "the sample")
             condition_frames[name] = [own or theirs for own in frames]
         return _Asked(plan, Shown(samples, frames, alone, paste), condition_frames, wanted)
+
+    def planned(self, path: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """How the targets of a task are generated best, by target: ``defaults`` of :meth:`generate`.
+
+        ``path``: what is given, then the targets in order. As the model's own plans say
+        (:class:`~open4m.model.plans.Plans`); else the likeliest tokens of what is read off a photo; else nothing.
+        """
+        if (chosen := self.plans.of(path)) is not None:
+            return chosen
+        given, *targets = path
+        photo = modalities.of_role("photo").name
+        if photo in (modalities.get(given).name, modalities.get(given).source):
+            return {target: LIKELIEST for target in targets if modalities.get(target).name != photo}
+        return {}
 
     def _keys(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, str]:
         """The model's modality for each given name; a target that is given in part is its tokens."""

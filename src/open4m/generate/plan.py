@@ -154,6 +154,9 @@ class Step:
 Targets = str | Step | Sequence[str | Step]
 """What is generated, in this order."""
 
+LIKELIEST = {"scheme": "maskgit", "temperature": 0.0, "steps": 2}
+"""Options of predictions: the likeliest tokens, a grid in two passes."""
+
 
 def listed(targets: Targets) -> list[str | Step]:
     """The targets as a list. Raises :class:`Open4MError` for what is none."""
@@ -164,8 +167,14 @@ def listed(targets: Targets) -> list[str | Step]:
     return list(targets)
 
 
-def make(config: FourMConfig, targets: Targets, options: Mapping[str, Any] | None = None) -> list[Step]:
-    """The plan for targets in order: each modality's own defaults, with ``options`` put over them.
+def make(
+    config: FourMConfig,
+    targets: Targets,
+    options: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Step]:
+    """The plan for targets in order: each modality's own defaults, over them ``defaults`` by target as far as they
+    apply, and over those ``options``.
 
     ``options`` holds fields of :class:`Step` for all targets, or a mapping of them under a target's name. An option for
     all targets applies to those that it fits. ``steps`` fits neither a sequence, for which it would be the maximum
@@ -195,6 +204,8 @@ def make(config: FourMConfig, targets: Targets, options: Mapping[str, Any] | Non
             continue
         spec, step = config.spec(target), _default(target)
         step = replace(step, steps=1) if _in_one_pass(spec) else step
+        own_defaults = (defaults or {}).get(target, {})
+        step = replace(step, **{name: value for name, value in own_defaults.items() if _fits(spec, name, value)})
         shared = {name: value for name, value in options.items() if _fits(spec, name, value)}
         plan.append(replace(step, **{**shared, **own.get(target, {})}))
     _check_plan(config, plan)

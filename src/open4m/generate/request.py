@@ -26,7 +26,7 @@ from open4m.generate.changes import SWEEP, Change, Corners, Sweep, Values, Weigh
 from open4m.generate.drawing import Outcome, titled
 from open4m.generate.masks import Masked, check_mask, fractions
 from open4m.generate.pipeline import FourM, check_seed
-from open4m.generate.plan import check_options, fitting, listed
+from open4m.generate.plan import LIKELIEST, check_options, fitting, listed
 from open4m.generate.results import Generation, Snapshot
 from open4m.modalities.frames import check_fit, frame_of
 from open4m.types import Open4MError, Value
@@ -225,7 +225,7 @@ class Extract(Generate):
     """The likeliest modalities of an image (:func:`verbs.extract`)."""
 
     verb = "extract"
-    defaults = verbs.EXTRACTION
+    defaults = LIKELIEST
 
 
 class Guide(Generate):

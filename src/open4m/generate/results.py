@@ -274,7 +274,11 @@ class Snapshot:
         for key in (step.target for step in self.plan if step.target in canvas.present):
             if model.config.spec(key).is_causal:
                 tokens[key] = [np.array(canvas.sequences[key][row] or [], dtype=np.int64) for row in rows]
-                values[key] = [model.decode(key, ids) for ids in tokens[key]]
+                sure = canvas.records[key].log_probability.numpy()[list(rows)]
+                values[key] = [
+                    model.modalities[key].scored(model.decode(key, ids), ids.tolist(), model.text, log_probability)
+                    for ids, log_probability in zip(tokens[key], sure, strict=True)
+                ]
             else:
                 ids = canvas.grids[key].numpy()[list(rows)]
                 tokens[key], values[key] = list(ids), model.grids[key].decode_batch(ids)

@@ -21,15 +21,12 @@ from open4m.fourm import Inputs
 from open4m.generate.masks import Masked, fractions, over, unknown_cells
 from open4m.generate.options import CALL_OPTIONS, Options
 from open4m.generate.pipeline import FourM, check_seed
-from open4m.generate.plan import Targets, fitting, listed, make
+from open4m.generate.plan import LIKELIEST, Targets, fitting, listed, make
 from open4m.generate.results import Generation, Results
 from open4m.modalities.crops import Crop
 from open4m.modalities.features import Vector
 from open4m.modalities.frames import Frame, frame_of
 from open4m.types import Boxes, Open4MError, Value
-
-EXTRACTION = {"temperature": 0.0, "steps": 2}
-"""Options for a modality that others are generated from: its likeliest tokens, a grid in two passes."""
 
 MAX_SAMPLES = 1000
 """Results of one verb: a request that comes from anywhere costs no more."""
@@ -49,7 +46,7 @@ def extract(model: FourM, given: Inputs, targets: Targets, **options: Unpack[Opt
     >>> extract(model, image, ["depth", "normals", "caption"])
     """
     own = {name: value for name, value in options.items() if name in model.config.keys}
-    return model.generate(given, targets, **{**fitting(model.config, targets, {**EXTRACTION, **own}), **options})
+    return model.generate(given, targets, **{**fitting(model.config, targets, {**LIKELIEST, **own}), **options})
 
 
 def sampled(model: FourM, given: Given, targets: Targets, *, samples: int = 1, **options: Unpack[Options]) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,15 @@ class BoundingBoxes(TokenSequence):
         found = [box for box in (_box(piece, text) for piece in pieces) if box is not None]
         corners, labels = zip(*found, strict=True) if found else ((), ())
         return Boxes(np.array(corners, dtype=np.float32), labels, malformed=len(pieces) - len(found))
+
+    def scored(self, value: Boxes, ids, text, log_probability: np.ndarray) -> Boxes:
+        """The same boxes, each with the probability of its class token as its score; 0 if that is not known."""
+        scores, end = [], 0
+        for piece in _pieces(text.until_eos(ids), text):
+            end += len(piece)
+            if _box(piece, text) is not None:
+                scores.append(float(np.nan_to_num(np.exp(log_probability[end - 1]))))
+        return dataclasses.replace(value, scores=tuple(min(score, 1.0) for score in scores)) if scores else value
 
     def render(self, value: Boxes, size: int = 256) -> Image.Image:
         return draw_boxes(Image.new("RGB", (size, size), (245, 245, 247)), value)

@@ -101,9 +101,13 @@ Palette = Sequence[tuple[int, int, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:
-    """How a modality is generated unless a plan says otherwise (paper A.3)."""
+    """How a modality is generated unless a plan says otherwise (paper A.3).
 
-    scheme: str = "maskgit"
+    In a random order (ROAR): MaskGIT without noise on its confidences is surest of the background, and fills most of a
+    picture with it.
+    """
+
+    scheme: str = "roar"
     steps: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
@@ -334,6 +338,16 @@ class TokenGrid(Modality):
             return np.where(weight > 0, made, kept)
         return (kept * (1 - weight) + made * weight).astype(np.float32)
 
+    def consensus(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """One prediction from several of the same sample: the median of each number, or each pixel's most frequent
+        class, the lowest of equally frequent ones."""
+        stacked = np.stack(values)
+        if not self.categorical:
+            return np.median(stacked, axis=0).astype(stacked.dtype)
+        classes = np.unique(stacked)
+        votes = np.stack([(stacked == each).sum(0) for each in classes])
+        return classes[votes.argmax(0)].astype(stacked.dtype)
+
     def extent(self, value: np.ndarray) -> tuple[int, int] | None:
         return value.shape[:2]
 
@@ -367,6 +381,13 @@ class TokenSequence(Modality):
     def decode(self, ids: Sequence[int], text: TextTokenizer) -> Value:
         """The value of token ids up to the first [EOS]. It never raises for ids of the vocabulary."""
         raise NotImplementedError
+
+    def scored(self, value: Value, ids: Sequence[int], text: TextTokenizer, log_probability: np.ndarray) -> Value:
+        """The value of generated ``ids`` with how sure the model was of its parts, where a value can hold that.
+
+        ``log_probability``: of each token, in nats, NaN where it is not known.
+        """
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)

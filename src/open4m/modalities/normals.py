@@ -114,6 +114,9 @@ class Normals(TokenGrid):
         """The angle between predicted and true normals, in degrees."""
         return np.degrees(np.arccos(np.clip((prediction.astype(np.float64) * label).sum(-1), -1, 1)))
 
+    def consensus(self, values) -> np.ndarray:
+        return _unit(np.mean(values, axis=0))
+
     def trivial(self, labels) -> np.ndarray:
         return _unit(np.mean(labels, axis=0))
 

@@ -12,7 +12,7 @@ from PIL import Image
 from open4m import modalities
 from open4m.datasets.scenes import Scenes
 from open4m.evaluate.predict import predict
-from open4m.evaluate.suites.scenes import IMAGES, PREDICTION
+from open4m.evaluate.suites.scenes import IMAGES
 from open4m.generate.drawing import padded, pictures
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
@@ -39,7 +39,7 @@ def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", wo
     targets = [key for key in model.config.targets if modalities.get(key).name != photo.name]
     out.mkdir(parents=True, exist_ok=True)
 
-    predictions = {t: predict(model, samples, (photo.name, t), seed=seed, options=PREDICTION) for t in targets}
+    predictions = {t: predict(model, samples, (photo.name, t), seed=seed) for t in targets}
     sources = [photo.render(sample[photo.name], TILE) for sample in samples]
     twice = [source for source in sources for _ in range(2)]
     columns, legends = [], []
@@ -55,8 +55,10 @@ def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", wo
     paths = [out / "grid.png", out / "captions.png"]
     grid(rows, ["input", *targets], labels).save(paths[0])
 
+    words = (text.name, photo.name)
+    guided = {"defaults": model.planned(words), **(IMAGES if model.plans.of(words) is None else {})}
     texts = [{text.name: sample[text.name]} for sample in samples for _ in range(SAMPLES_PER_TEXT)]
-    made = [one.render(photo.name, TILE) for one in model.generate(texts, [photo.name], seed=seed, **IMAGES)]
+    made = [one.render(photo.name, TILE) for one in model.generate(texts, [photo.name], seed=seed, **guided)]
     rows = [
         [text.render(sample[text.name], TILE), *made[i * SAMPLES_PER_TEXT : (i + 1) * SAMPLES_PER_TEXT]]
         for i, sample in enumerate(samples)

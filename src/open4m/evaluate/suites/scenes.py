@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from open4m import modalities
@@ -28,8 +29,7 @@ from open4m.types import Open4MError, Sample, Value
 log = logging.getLogger("open4m")
 
 PREDICTED = ("depth", "normals", "semseg", "boxes", "caption")  # from RGB
-PREDICTION = {"temperature": 0.0, "steps": 2}  # options of predictions: the likeliest tokens, two passes per grid
-IMAGES = {"guidance": 3.0}  # options of images from captions (paper Table 32)
+IMAGES = {"guidance": 3.0}  # options of images from captions (paper Table 32), for a model without plans of its own
 TRAINING_SAMPLES = 512  # for the trivial predictors and the reference of the Fréchet distance
 
 
@@ -60,42 +60,139 @@ def evaluate(
     - ``judges``: evaluate images; without any, tasks that end in images are left out, and what is measured by one that
       is missing is, too.
     - ``seed``: sample i is generated with the seed ``seed + i``.
-    - ``options``: those of :meth:`FourM.generate`; they override :data:`PREDICTION` and :data:`IMAGES`.
+    - ``options``: those of :meth:`FourM.generate`; they override the model's plans, or :data:`IMAGES`.
     - ``paths``: the tasks (default: :func:`tasks`), each a source, intermediate targets, and the target to evaluate.
     - ``scenes``: the data set that ``test`` was rendered from. With it, captions are compared with all objects of the
       scene, without it only with those in the reference caption, and images are not counted on.
 
     Raises :class:`Open4MError` if there is no task or no sample, or the samples lack a modality of a task.
     """
-    judges = judges or Judges()
-    paths = [tuple(path) for path in (tasks(model) if paths is None else paths)]
-    if images := [" → ".join(path) for path in paths if _is_image(path)]:
-        _warn_of_missing(judges, images)
-        paths = [path for path in paths if judges or not _is_image(path)]
-    if not paths or samples < 1 or not len(test) or not len(train):
-        raise Open4MError(
-            f"evaluation of scenes: expected tasks and samples, got {len(paths)} tasks that the model can do, "
-            f"{min(samples, len(test))} test and {len(train)} training samples"
-        )
-    names = {modalities.get(key).name for path in paths for key in (path[0], path[-1])}
-    held_out = _read(test, min(samples, len(test)), names)
-    known = _read(train, min(TRAINING_SAMPLES, len(train)), names)
-    truth = _truth(scenes, held_out) if scenes is not None and "caption" in names else None
+    suite = Suite(model, test, train, judges, samples=samples, batch_size=batch_size, paths=paths, scenes=scenes)
     rows: list[Row] = []
-    for path in paths:
+    for path in suite.paths:
         start = time.perf_counter()
-        settings = {"seed": seed, "batch_size": batch_size}
-        if _is_image(path):
-            settings["options"] = {**IMAGES, **(options or {})}
-            rows += _images(model, path, held_out, known, judges, truth, settings)
-        else:
-            settings["options"] = {**PREDICTION, **(options or {})}
-            rows += _predictions(model, path, held_out, known, truth, settings)
+        measured = suite.task(path)
+        generated = measured.figures(suite.generate(path, seed, options))
+        rows += rows_of(path, measured.better, generated, measured.bound(), measured.trivial())
         log.info("%s: %.1f s", " → ".join(path), time.perf_counter() - start)
-    reader = Figures({})
-    if judges.reader is not None and truth is not None and "rgb" in names:
-        reader = reader_accuracy(judges.reader, [sample["rgb"] for sample in held_out], truth)
-    return Result(samples=len(held_out), seed=seed, options=dict(options or {}), rows=tuple(rows), reader=reader)
+    return Result(
+        samples=len(suite.test), seed=seed, options=dict(options or {}), rows=tuple(rows), reader=suite.reader()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskMeasure:
+    """How one task is measured: the direction of each metric, the figures of one value per sample, and the figures of
+    the two predictors beside the model."""
+
+    better: Mapping[str, str]
+    figures: Callable[[Sequence[Value]], Figures]
+    bound: Callable[[], Figures]
+    trivial: Callable[[], Figures]
+
+
+class Suite:
+    """The tasks of :func:`evaluate`, which describes the arguments, on samples that were read."""
+
+    def __init__(
+        self,
+        model: FourM,
+        test: Samples,
+        train: Samples,
+        judges: Judges | None = None,
+        *,
+        samples: int,
+        batch_size: int = 32,
+        paths: Sequence[Sequence[str]] | None = None,
+        scenes: Scenes | None = None,
+    ):
+        self.model, self.judges, self.batch_size = model, judges or Judges(), batch_size
+        self.paths = [tuple(path) for path in (tasks(model) if paths is None else paths)]
+        if images := [" → ".join(path) for path in self.paths if is_image(path)]:
+            _warn_of_missing(self.judges, images)
+            self.paths = [path for path in self.paths if self.judges or not is_image(path)]
+        if not self.paths or samples < 1 or not len(test) or not len(train):
+            raise Open4MError(
+                f"evaluation of scenes: expected tasks and samples, got {len(self.paths)} tasks that the model can do, "
+                f"{min(samples, len(test))} test and {len(train)} training samples"
+            )
+        names = {modalities.get(key).name for path in self.paths for key in (path[0], path[-1])}
+        self.test = _read(test, min(samples, len(test)), names)
+        self.train = _read(train, min(TRAINING_SAMPLES, len(train)), names)
+        self._truth = _truth(scenes, self.test) if scenes is not None and "caption" in names else None
+
+    def generate(
+        self, path: Sequence[str], seed: int = 0, options: Mapping[str, Any] | None = None, merged: int | None = None
+    ) -> list[Value]:
+        """What the model makes of a task, one value per sample.
+
+        ``options`` override the model's plans, or :data:`IMAGES`. ``merged``: of how many generations a value is the
+        consensus, by default as the model's plans say, if there are no options.
+        """
+        if merged is None:
+            merged = 1 if options else self.model.plans.merged_of(path)
+        fallback = dict(IMAGES) if is_image(path) and self.model.plans.of(path) is None else {}
+        settings = {"seed": seed, "batch_size": self.batch_size, "options": {**fallback, **(options or {})}}
+        return predict(self.model, self.test, path, merged=merged, **settings)
+
+    def task(self, path: Sequence[str]) -> TaskMeasure:
+        """How a task is measured."""
+        return self._image(path) if is_image(path) else self._label(path)
+
+    def reader(self) -> Figures:
+        """How well the reader of objects does on the true images; nothing if it is not asked or there are none."""
+        if self.judges.reader is None or self._truth is None or "rgb" not in self.test[0]:
+            return Figures({})
+        return reader_accuracy(self.judges.reader, [sample["rgb"] for sample in self.test], self._truth)
+
+    def _label(self, path: Sequence[str]) -> TaskMeasure:
+        """A task whose result is compared with a label."""
+        modality = modalities.get(path[-1])
+        measured_by = self.model.grids.get(path[-1], modality)  # a tokenizer that loses units leaves metrics out
+        better, constant, metrics = measured_by.better, modality.trivial, lambda p, t, _: measured_by.metrics(p, t)
+        if modality.name == "caption":
+            better, constant, metrics = {"attribute_f1": "higher"}, most_typical, self._caption_metrics
+        labels = labels_of(self.model, self.test, path)
+
+        def figures(values: Sequence[Value]) -> Figures:
+            def chosen(rows: Sequence[int]) -> dict[str, float]:
+                return metrics([values[row] for row in rows], [labels[row] for row in rows], rows)
+
+            return measure(chosen, len(labels))
+
+        return TaskMeasure(
+            better=better,
+            figures=figures,
+            bound=lambda: figures(reconstruct(self.model, path[-1], labels, self.batch_size)),
+            trivial=lambda: figures([constant(labels_of(self.model, self.train, path))] * len(labels)),
+        )
+
+    def _caption_metrics(
+        self, values: Sequence[Value], labels: Sequence[Value], rows: Sequence[int]
+    ) -> dict[str, float]:
+        truth = self._truth and [self._truth[row] for row in rows]
+        return {"attribute_f1": attribute_f1(values, labels, truth)}
+
+    def _image(self, path: Sequence[str]) -> TaskMeasure:
+        """A task that generates images from captions.
+
+        All columns have the Fréchet distance to real training images, so that no column is compared with the images
+        that it was made from. Upper bound: reconstructed test images with their own captions. Trivial: training images
+        that do not belong to the captions; for the Fréchet distance, which those would win, the mean training image for
+        every caption.
+        """
+        real = labels_of(self.model, self.train, path)
+        measured = ImageMeasure(self.judges, [sample["caption"] for sample in self.test], real, self._truth)
+
+        def bound() -> Figures:
+            return measured(reconstruct(self.model, path[-1], labels_of(self.model, self.test, path), self.batch_size))
+
+        def trivial() -> Figures:
+            unrelated = measured([real[i % len(real)] for i in range(len(self.test))])
+            constant = measured([modalities.get(path[-1]).trivial(real)] * len(self.test))
+            return unrelated.with_(constant, "frechet_distance")
+
+        return TaskMeasure(better=measured.better, figures=measured, bound=bound, trivial=trivial)
 
 
 def tasks(model: FourM) -> list[tuple[str, ...]]:
@@ -113,69 +210,6 @@ def tasks(model: FourM) -> list[tuple[str, ...]]:
     return paths
 
 
-def _predictions(
-    model: FourM,
-    path: tuple[str, ...],
-    test: list[Sample],
-    train: list[Sample],
-    truth: list[list[Attributes]] | None,
-    settings: dict[str, Any],
-) -> list[Row]:
-    """The rows of a task whose result is compared with a label."""
-    modality = modalities.get(path[-1])
-    measured_by = model.grids.get(path[-1], modality)  # a tokenizer that loses units leaves metrics out
-    better, trivial, metrics = measured_by.better, modality.trivial, lambda p, t, _: measured_by.metrics(p, t)
-    if modality.name == "caption":
-        better, trivial, metrics = {"attribute_f1": "higher"}, most_typical, _caption_metrics(truth)
-    labels = labels_of(model, test, path)
-    constant = trivial(labels_of(model, train, path))
-    columns = (
-        predict(model, test, path, **settings),
-        reconstruct(model, path[-1], labels, settings["batch_size"]),
-        [constant] * len(labels),
-    )
-
-    def figures(values: Sequence[Value]) -> Figures:
-        return measure(
-            lambda rows: metrics([values[row] for row in rows], [labels[row] for row in rows], rows), len(labels)
-        )
-
-    return rows_of(path, better, *map(figures, columns))
-
-
-def _caption_metrics(truth: list[list[Attributes]] | None) -> Callable[..., dict[str, float]]:
-    """The metrics of captions, their references and the samples that they are of."""
-    return lambda values, labels, rows: {
-        "attribute_f1": attribute_f1(values, labels, truth and [truth[row] for row in rows])
-    }
-
-
-def _images(
-    model: FourM,
-    path: tuple[str, ...],
-    test: list[Sample],
-    train: list[Sample],
-    judges: Judges,
-    truth: list[list[Attributes]] | None,
-    settings: dict[str, Any],
-) -> list[Row]:
-    """The rows of a task that generates images from captions.
-
-    All columns have the Fréchet distance to real training images, so that no column is compared with the images that it
-    was made from. Upper bound: reconstructed test images with their own captions. Trivial: training images that do not
-    belong to the captions; for the Fréchet distance, which those would win, the mean training image for every caption.
-    """
-    key = path[-1]
-    real = labels_of(model, train, path)
-    measured = ImageMeasure(judges, [sample["caption"] for sample in test], real, truth)
-    generated = measured(predict(model, test, path, **settings))
-    bound = measured(reconstruct(model, key, labels_of(model, test, path), settings["batch_size"]))
-    trivial = measured([real[i % len(real)] for i in range(len(test))])
-    constant = measured([modalities.get(key).trivial(real)] * len(test))
-    trivial = trivial.with_(constant, "frechet_distance")
-    return rows_of(path, measured.better, generated, bound, trivial)
-
-
 def _warn_of_missing(judges: Judges, tasks: Sequence[str]) -> None:
     """One line about what cannot be measured of tasks that end in images."""
     missing = [name for name, judge in (("CLIP", judges.clip), ("reader of objects", judges.reader)) if judge is None]
@@ -184,7 +218,7 @@ def _warn_of_missing(judges: Judges, tasks: Sequence[str]) -> None:
         log.warning("no %s to judge images with: %s %s", " and no ".join(missing), ", ".join(tasks), lost)
 
 
-def _is_image(path: Sequence[str]) -> bool:
+def is_image(path: Sequence[str]) -> bool:
     """Whether the task generates images from captions, which have no label to compare with."""
     return path[0] == "caption" and modalities.get(path[-1]).name == "rgb"
 
