@@ -201,7 +201,7 @@ def test_maskgit_keeps_the_most_confident_answers(engine, recorded):
     shown, queries = inputs_of(canvas, 0, ("rgb_pixels", "caption")), ("depth", [(p, 0) for p in range(12)])
     first = by_hand(engine.model, shown, queries, canvas.pixels["rgb_pixels"][0])
     confidence, answers = first.softmax(-1).max(-1)
-    step = Step(target="depth", steps=2, temperature=0)
+    step = Step(target="depth", scheme="maskgit", steps=2, temperature=0)
     kept = confidence.argsort(descending=True)[: 12 - step.remaining(1, 12)]
     engine.run(canvas, [step], [0])
     torch.testing.assert_close(recorded[0], first, **close)
@@ -461,7 +461,7 @@ def test_temperature_and_guidance_may_change_from_the_first_pass_to_the_last(eng
     monkeypatch.setattr(
         module, "sample", lambda logits, u, t, *rest: temperatures.append(t) or real(logits, u, t, *rest)
     )
-    step = Step(target="depth", steps=5, temperature=(2.0, 0.0), guidance=(3.0, 1.0))
+    step = Step(target="depth", scheme="maskgit", steps=5, temperature=(2.0, 0.0), guidance=(3.0, 1.0))
     assert [step.guidance_at(n) for n in range(5)] == [3.0, 2.5, 2.0, 1.5, 1.0]
     canvas = canvases()([0], keys=("caption",))
     engine.run(canvas, [step], [0])
@@ -512,7 +512,7 @@ def test_noise_on_the_confidence_falls_to_nothing_in_the_last_pass(engine, recor
     real = engine_module.first
     monkeypatch.setattr(engine_module, "first", first)
     monkeypatch.setattr(engine_module, "gumbel", lambda uniform: noise)
-    step = Step(target="depth", steps=4, schedule="linear", temperature=0, choice_temperature=3.0)
+    step = Step(target="depth", scheme="maskgit", steps=4, schedule="linear", temperature=0, choice_temperature=3.0)
     canvas, unknown = Canvas(CONFIG, 1), [torch.ones(1, 12, dtype=torch.bool)]
     for _ in engine.passes(canvas, [step], [5]):
         unknown.append(~canvas.known["depth"])

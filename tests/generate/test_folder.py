@@ -22,8 +22,9 @@ def images(tmp_path, image):
     return tmp_path / "images"
 
 
-def test_each_image_has_a_folder_with_its_own_request(model, image, images, tmp_path):
-    job = FolderJob(Extract(given={"caption": "a ball"}, targets=("depth",), samples=2), images, tmp_path / "out")
+@pytest.mark.parametrize("verb", [Extract, Generate])
+def test_each_image_has_a_folder_with_its_own_request(model, image, images, tmp_path, verb):
+    job = FolderJob(verb(given={"caption": "a ball"}, targets=("depth",), samples=2), images, tmp_path / "out")
     assert list(job.run(model))[-1] == "2 of 2 images done now, 0 before"
     shared = Request.from_json(json.loads((tmp_path / "out" / REQUEST).read_text()), tmp_path / "out")
     assert (set(shared.given), shared.fingerprint) == ({"caption"}, model.fingerprint)

@@ -39,6 +39,38 @@ def test_an_image_is_given_as_pixels_and_all_else_is_made_from_it(model):
     assert (result.seed, [step.target for step in result.plan]) == (3, ["depth", "caption", "boxes", "semseg"])
 
 
+@pytest.mark.parametrize(
+    ("given", "how", "scheme", "temperature"),
+    [
+        ({"rgb": IMAGE}, {}, "maskgit", 0.0),
+        ({"rgb@tokens": IMAGE, "caption": "a ball"}, {}, "maskgit", 0.0),
+        ({"rgb": IMAGE}, {"samples": 1, "temperature": 0}, "maskgit", 0.0),
+        ({"rgb": IMAGE}, {"samples": 2}, "roar", 1.0),
+        ({"rgb": IMAGE}, {"temperature": 0.5}, "roar", 0.5),
+        ({"rgb": IMAGE}, {"top_p": 0.9}, "roar", 1.0),
+        ({"rgb": IMAGE}, {"depth": {"top_k": 3}}, "roar", 1.0),
+        ({"rgb": IMAGE}, {"defaults": {}}, "roar", 1.0),
+        ({"rgb": Masked(IMAGE, (0, 0, 0.5, 1))}, {}, "roar", 1.0),
+        ({"caption": "a ball"}, {}, "roar", 1.0),
+        ({"caption": "a ball"}, {"defaults": {"depth": {"scheme": "halton"}}}, "halton", 1.0),
+    ],
+)
+def test_what_is_read_off_a_photo_is_the_likeliest_unless_samples_are_asked_for(model, given, how, scheme, temperature):
+    results = model.generate(given, ["depth"], **how)
+    [step] = (results[0] if isinstance(results, list) else results).plan
+    assert (step.scheme, step.temperature) == (scheme, temperature)
+
+
+def test_samples_of_a_photo_differ_and_predictions_do_not(model):
+    predicted = model.generate([IMAGE, {"depth": np.ones((9, 9))}, IMAGE], ["semseg", "caption"], seed=1)
+    assert [result.plan[0].temperature for result in predicted] == [0.0, 1.0, 0.0]
+    assert [result.seed for result in predicted] == [1, 2, 3]
+    assert same_tokens(predicted[0], predicted[2])
+    assert not same_tokens(*model.generate(IMAGE, ["semseg", "caption"], samples=2, seed=1))
+    with pytest.raises(Open4MError, match="one batch is generated in one way"):
+        next(model.passes([IMAGE, {"caption": "a ball"}], "semseg"))
+
+
 def test_a_list_gives_a_list_and_each_result_is_that_of_its_own_seed(model):
     inputs = [{"rgb": IMAGE}, {"caption": "a red cube"}, {"caption": "a ball", "depth": np.full((9, 9), 2.0)}]
     results = model.generate(inputs, ["semseg", "boxes"], seed=5)
@@ -149,7 +181,7 @@ def test_a_generated_sequence_ends_with_eos_and_nothing_else_that_ends_it(model)
 
 def test_boxes_beside_a_wide_image_are_seen_as_its_central_square_shows_them(model):
     boxes = Boxes([[0.25, 0.0, 0.5, 1.0], [0.8, 0.0, 1.0, 1.0]], ["cube", "ball"])
-    canvas = next(model.passes([{"rgb": IMAGE, "boxes": boxes}, {"boxes": boxes}], ["depth"])).canvas
+    canvas = next(model.passes([{"rgb": IMAGE, "boxes": boxes}, {"boxes": boxes}], ["depth"], defaults={})).canvas
     beside, alone = (model.decode("boxes", row) for row in canvas.sequences["boxes"])
     assert np.allclose(beside.corners, [[0, 0, 0.5, 1]], atol=1e-3)  # of the square from a quarter to three quarters
     assert np.allclose(alone.corners, boxes.corners, atol=1e-3)

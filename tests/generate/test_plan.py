@@ -150,6 +150,11 @@ def test_one_target_needs_no_list():
         ),
         ([Step(target="depth")], {"steps": 4}, "steps=4 is for targets given by name, and all are Steps"),
         (["depth"], {"tokens": (1,) * (MAX_STEPS + 1)}, "tokens must be of at most 10000 passes, got 10001"),
+        (
+            ["depth"],
+            {"choice_temperature": 2.0},
+            "choice_temperature=2.0 is for scheme='maskgit', and its scheme is 'roar'",
+        ),
         (["depth"], {"scheme": ["roar"]}, "scheme must be one of maskgit, roar"),
         (["depth"], {"guidance": {3: 1.0}}, "guidance must be a number"),
         (["depth"], {"guidance": True}, "guidance must be a number"),

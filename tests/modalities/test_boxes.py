@@ -131,4 +131,5 @@ def test_generated_boxes_have_the_probability_of_their_class_as_score():
     assert scored.scores == pytest.approx(np.exp(log_probability[[4, 13]]).tolist())
     unknown = BOXES.scored(decoded, ids, TEXT, np.full(len(ids), np.nan, np.float32))
     assert unknown.scores == (0.0, 0.0)
-    assert BOXES.scored(BOXES.decode([], TEXT), [], TEXT, np.zeros(0, np.float32)).scores == ()
+    none = BOXES.scored(BOXES.decode([], TEXT), [], TEXT, np.zeros(0, np.float32))
+    assert BOXES.read(BOXES.write(none)) == none

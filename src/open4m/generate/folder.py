@@ -146,9 +146,9 @@ def _each(model: FourM, requests: Sequence[Generate]) -> list[list[Generation] |
     samples = requests[0].samples
     how: Mapping[str, Any] = requests[0].settings(model, requests[0].given)
     seeds = [requests[0].seed + n for n in range(samples)] * len(requests)
-    inputs = [request.given for request in requests for _ in range(samples)]
+    inputs = [request.given for request in requests]
     try:
-        results = model.generate(inputs, requests[0].targets, **{**how, "seed": seeds})
+        results = model.generate(inputs, requests[0].targets, samples=samples, **{**how, "seed": seeds})
     except Open4MError as error:
         return [error] if len(requests) == 1 else [_each(model, [request])[0] for request in requests]
     return [results[n : n + samples] for n in range(0, len(results), samples)]

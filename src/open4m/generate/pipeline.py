@@ -16,7 +16,7 @@ from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.options import Options
-from open4m.generate.plan import LIKELIEST, Step, Targets, bound, make
+from open4m.generate.plan import Step, Targets, bound, likeliest, make
 from open4m.generate.results import Generation, Results, Shown, Snapshot
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.config import TOKENS
@@ -94,7 +94,7 @@ class FourM(FourMBase):
 
         >>> model.generate(image, "depth")
         >>> model.generate({"caption": "a red cone"}, ["clip", "rgb"], samples=4, guidance=3.0)
-        >>> model.generate(["a.jpg", "b.jpg"], ["depth", "caption"], temperature=0.0, caption={"top_p": 0.8})
+        >>> model.generate(["a.jpg", "b.jpg"], ["depth", "caption"], caption={"top_p": 0.8})
 
         ``inputs``: values by modality: PIL images, arrays or tensors with channels last or first, texts, boxes, paths
         of files, or these :class:`~open4m.modalities.given.InForm`. A bare image is the photo. A target may be given in
@@ -111,14 +111,18 @@ class FourM(FourMBase):
         list if there is one input. ``seed``: one per result, or that of the first; result i then has ``seed`` + i.
 
         How a target is generated: as is said here, else as ``defaults`` say by target, such as :meth:`planned`, else as
-        its modality says. ``scheme`` is the order in which the tokens of a grid are generated, ``"maskgit"``,
-        ``"roar"`` or ``"halton"``; ``steps`` the number of forward passes per grid; ``schedule`` how many tokens each
-        commits, ``"cosine"`` (few, then many) or ``"linear"``; ``tokens`` these numbers instead; ``choice_temperature``
-        the noise on MaskGIT's confidences. ``temperature`` (0: the likeliest token), ``top_k`` (0: all) and ``top_p``
-        (1: all) of sampling. ``guidance``: the weight of classifier-free guidance (1: none), or one per condition, by
-        name. Temperature and guidance of a grid may be two: of the first and of the last pass. ``guided``: whether a
-        finished target is a condition that guidance weights for those after it. What is said is for all targets that it
-        fits; ``caption={"top_p": 0.8}`` for one.
+        its modality says. Without ``defaults``, what is read off a whole photo is the likeliest, of which there is one.
+        A sample is drawn where there are many: from anything else, of several ``samples``, and of targets for which one
+        of ``temperature``, ``top_k``, ``top_p`` and ``choice_temperature`` is said and not 0.
+
+        ``scheme`` is the order in which the tokens of a grid are generated, ``"maskgit"``, ``"roar"`` or ``"halton"``;
+        ``steps`` the number of forward passes per grid; ``schedule`` how many tokens each commits, ``"cosine"`` (few,
+        then many) or ``"linear"``; ``tokens`` these numbers instead; ``choice_temperature`` the noise on MaskGIT's
+        confidences. ``temperature`` (0: the likeliest token), ``top_k`` (0: all) and ``top_p`` (1: all) of sampling.
+        ``guidance``: the weight of classifier-free guidance (1: none), or one per condition, by name. Temperature and
+        guidance of a grid may be two: of the first and of the last pass. ``guided``: whether a finished target is a
+        condition that guidance weights for those after it. What is said is for all targets that it fits;
+        ``caption={"top_p": 0.8}`` for one.
 
         ``conditions``: values that only guidance by name refers to, for all samples: ``guidance={"caption": 3.0,
         "avoid": -1.0}, conditions={"avoid": {"caption": "a blue cube"}}`` (paper section 4).
@@ -139,26 +143,32 @@ class FourM(FourMBase):
         how = {"scheme": scheme, "steps": steps, "tokens": tokens, "schedule": schedule, "top_k": top_k, "top_p": top_p}
         how |= {"choice_temperature": choice_temperature, "temperature": temperature, "guided": guided}
         how = {name: value for name, value in {**how, "guidance": guidance}.items() if value is not None}
-        ask = {"targets": targets, "conditions": conditions, "fit": fit, "frame": frame, "defaults": defaults}
-        ask |= {**how, **per_target}
+        ask = {"conditions": conditions, "fit": fit, "frame": frame, "paste": paste, **how, **per_target}
         given, count = self.samples_of(inputs), 1 if samples is None else samples
         check_count("samples", count)
         check_count("batch_size", batch_size)
         seeds = seeds_of(seed, len(given) * count)
         given = [sample for sample in given for _ in range(count)]
         alone = samples is None and is_sample(inputs)
-        parts = [slice(start, start + batch_size) for start in range(0, len(given), batch_size)] or [slice(0)]
+        parts = [
+            (rows[start : start + batch_size], own)
+            for rows, own in ways(given, targets, ask if count == 1 and defaults is None else None, defaults)
+            for start in range(0, max(1, len(rows)), batch_size)
+        ]
+
+        def read(rows: list[int], own: Mapping[str, Mapping[str, Any]] | None) -> _Asked:
+            return self._read([given[row] for row in rows], [] if alone else rows, targets, defaults=own, **ask)
+
         for part in parts if len(parts) > 1 else ():  # so that a mistake in the last batch costs no other
-            self._read(given[part], None if alone else part.start, **ask)
-        made = Results()
-        for part in parts:
+            read(*part)
+        found: dict[int, Generation] = {}
+        for rows, own in parts:
             progress = None
-            for progress in self._passes(
-                self._read(given[part], None if alone else part.start, paste=paste, **ask), seeds[part], entropies
-            ):
+            for progress in self._passes(read(rows, own), [seeds[row] for row in rows], entropies):
                 if watch is not None:
                     watch(progress)
-            made += [] if progress is None else progress.results()
+            found |= zip(rows, [] if progress is None else progress.results(), strict=True)
+        made = Results(found[row] for row in range(len(given)))
         made = Results(result.resized() for result in made) if resize else made
         return made[0] if alone else made
 
@@ -172,8 +182,14 @@ class FourM(FourMBase):
         **options: Unpack[Options],
     ) -> Iterator[Snapshot]:
         """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows. One batch."""
-        given = self.samples_of(inputs)
-        asked = self._read(given, 0 if len(given) > 1 else None, targets, **options)
+        given, defaults = self.samples_of(inputs), options.pop("defaults", None)
+        alike = ways(given, targets, options if defaults is None else None, defaults)
+        if len(alike) > 1:
+            raise Open4MError(
+                "passes: one batch is generated in one way: say defaults, or give samples without a photo"
+            )
+        rows = [*range(len(given))] if len(given) > 1 else []
+        asked = self._read(given, rows, targets, defaults=alike[0][1], **options)
         yield from self._passes(asked, seeds_of(seed, len(given)), entropies)
 
     def _passes(self, asked: _Asked, seeds: list[int], entropies: bool) -> Iterator[Snapshot]:
@@ -190,7 +206,7 @@ class FourM(FourMBase):
     def _read(
         self,
         samples: Sequence[Mapping[str, Any]],
-        first: int | None,
+        rows: Sequence[int],
         targets: Targets,
         *,
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
@@ -200,14 +216,14 @@ class FourM(FourMBase):
         defaults: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> _Asked:
-        """The checked values, frames and plan of a batch. ``first``: the number of its first sample among several, for
+        """The checked values, frames and plan of a batch. ``rows``: the numbers of its samples among several, for
         errors. Raises :class:`Open4MError` for all that the model cannot do."""
         check_fit(fit, frame)
         plan = make(self.config, targets, options, defaults)
         wanted = {step.target for step in plan}
         for step in plan:
             self.check_tokenizer(step.target)
-        rows = [None if first is None else first + row for row in range(len(samples))]
+        rows = rows or [None] * len(samples)
         samples = self._checked(samples, wanted, rows)
         alone = self._conditions(conditions or {})
         frames = [self._frame(sample, fit, frame, row) for row, sample in zip(rows, samples, strict=True)]
@@ -230,10 +246,7 @@ class FourM(FourMBase):
         if (chosen := self.plans.of(path)) is not None:
             return chosen
         given, *targets = path
-        photo = modalities.of_role("photo").name
-        if photo in (modalities.get(given).name, modalities.get(given).source):
-            return {target: LIKELIEST for target in targets if modalities.get(target).name != photo}
-        return {}
+        return likeliest(targets, {}) if shows_photo({given: None}) else {}
 
     def _keys(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, str]:
         """The model's modality for each given name; a target that is given in part is its tokens."""
@@ -345,6 +358,30 @@ class FourM(FourMBase):
                 outside = known[name].extent(whole[name]) is not None and frame.outside(spec.grid)
                 canvas.known[key][row] = torch.from_numpy(~(unknown | outside))
         return canvas
+
+
+def shows_photo(sample: Mapping[str, Any]) -> bool:
+    """Whether a photo is given, whole."""
+    whole = [name for name, value in sample.items() if isinstance(name, str) and not isinstance(value, Masked)]
+    return any(modalities.is_known(name) and modalities.get(name).image for name in whole)
+
+
+def ways(
+    samples: Sequence[Mapping[str, Any]],
+    targets: Targets,
+    options: Mapping[str, Any] | None,
+    defaults: Mapping[str, Mapping[str, Any]] | None,
+) -> list[tuple[list[int], Mapping[str, Mapping[str, Any]] | None]]:
+    """The rows of samples that are generated alike, and how unless something is said, one or two of these pairs.
+
+    ``options``: those that are said, if how depends on what is given; else all are generated by ``defaults``.
+    """
+    rows = [*range(len(samples))]
+    predicted = {} if options is None else likeliest(targets, options)
+    photos = [row for row in rows if predicted and shows_photo(samples[row])]
+    others = [row for row in rows if row not in {*photos}]
+    found = [(part, own) for part, own in ((photos, predicted), (others, defaults)) if part]
+    return sorted(found, key=lambda way: way[0]) or [([], defaults)]
 
 
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:

@@ -48,7 +48,7 @@ class Step:
     """
 
     target: str
-    scheme: str = "maskgit"
+    scheme: str = "roar"
     steps: int = 8
     tokens: tuple[int, ...] = ()
     schedule: str = "cosine"
@@ -157,6 +157,9 @@ Targets = str | Step | Sequence[str | Step]
 LIKELIEST = {"scheme": "maskgit", "temperature": 0.0, "steps": 2}
 """Options of predictions: the likeliest tokens, a grid in two passes."""
 
+SAMPLING = ("temperature", "top_k", "top_p", "choice_temperature")
+"""Options of sampling: a target for which one of them is said, and not 0, is sampled."""
+
 
 def listed(targets: Targets) -> list[str | Step]:
     """The targets as a list. Raises :class:`Open4MError` for what is none."""
@@ -165,6 +168,20 @@ def listed(targets: Targets) -> list[str | Step]:
     if not isinstance(targets, Sequence):
         raise Open4MError(f"targets: expected a modality or a list of them, such as ['rgb'], got {targets!r}")
     return list(targets)
+
+
+def likeliest(targets: Targets, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """:data:`LIKELIEST` for each target by name, except images and what ``options``, as :func:`make` takes them, say to
+    sample."""
+    names = [name for name in listed(targets) if isinstance(name, str) and modalities.is_known(name)]
+
+    def is_sampled(name: str) -> bool:
+        own = options.get(name)
+        said = {**options, **(own if isinstance(own, Mapping) else {})}
+        values = [said[each] for each in SAMPLING if said.get(each) is not None]
+        return any(not isinstance(value, numbers.Real) or value != 0 for value in values)
+
+    return {name: LIKELIEST for name in names if not modalities.get(name).image and not is_sampled(name)}
 
 
 def make(
@@ -350,6 +367,11 @@ def _check_plan(config: FourMConfig, plan: Sequence[Step]) -> None:
         if (SCHEMES[step.scheme] is None) != (spec.is_causal):
             allowed = [n for n, s in SCHEMES.items() if (s is None) == (spec.is_causal)]
             raise Open4MError(f"{step.target}: scheme must be one of {', '.join(allowed)}, got {step.scheme!r}")
+        if step.choice_temperature and step.scheme != "maskgit":
+            raise Open4MError(
+                f"{step.target}: choice_temperature={step.choice_temperature} is for scheme='maskgit', and its scheme "
+                f"is {step.scheme!r}: say the scheme, or leave it out"
+            )
         if _in_one_pass(spec) and step.passes > 1:
             raise Open4MError(
                 f"{step.target}: expected one pass (steps=1), since this model does not read it (inputs: {inputs}) and "

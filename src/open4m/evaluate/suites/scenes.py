@@ -24,6 +24,7 @@ from open4m.evaluate.predict import labels_of, predict, reconstruct
 from open4m.evaluate.report import Result, Row, rows_of
 from open4m.evaluate.suites.scene_images import ImageMeasure, Judges, reader_accuracy
 from open4m.generate.pipeline import FourM
+from open4m.generate.plan import LIKELIEST
 from open4m.types import Open4MError, Sample, Value
 
 log = logging.getLogger("open4m")
@@ -60,7 +61,8 @@ def evaluate(
     - ``judges``: evaluate images; without any, tasks that end in images are left out, and what is measured by one that
       is missing is, too.
     - ``seed``: sample i is generated with the seed ``seed + i``.
-    - ``options``: those of :meth:`FourM.generate`; they override the model's plans, or :data:`IMAGES`.
+    - ``options``: those of :meth:`FourM.generate`; they override the model's plans, or without any
+      :data:`IMAGES` and :data:`LIKELIEST`.
     - ``paths``: the tasks (default: :func:`tasks`), each a source, intermediate targets, and the target to evaluate.
     - ``scenes``: the data set that ``test`` was rendered from. With it, captions are compared with all objects of the
       scene, without it only with those in the reference caption, and images are not counted on.
@@ -126,12 +128,13 @@ class Suite:
     ) -> list[Value]:
         """What the model makes of a task, one value per sample.
 
-        ``options`` override the model's plans, or :data:`IMAGES`. ``merged``: of how many generations a value is the
-        consensus, by default as the model's plans say, if there are no options.
+        ``options`` override the model's plans, or without any :data:`IMAGES` and :data:`LIKELIEST`. ``merged``: of how
+        many generations a value is the consensus, by default as the model's plans say, if there are no options.
         """
         if merged is None:
             merged = 1 if options else self.model.plans.merged_of(path)
-        fallback = dict(IMAGES) if is_image(path) and self.model.plans.of(path) is None else {}
+        unplanned = IMAGES if is_image(path) else LIKELIEST
+        fallback = unplanned if self.model.plans.of(path) is None else {}
         settings = {"seed": seed, "batch_size": self.batch_size, "options": {**fallback, **(options or {})}}
         return predict(self.model, self.test, path, merged=merged, **settings)
 
