@@ -222,6 +222,7 @@ SIZES = {
         position_deviation=0.7,
         patch_embedding="whitened",
         aligned_attention=True,
+        rotary=True,
     ),
     "Ti": Architecture(encoder_depth=6, decoder_depth=6, dim=384, heads=6),
     "S": Architecture(encoder_depth=8, decoder_depth=8, dim=512, heads=8),
