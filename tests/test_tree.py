@@ -37,6 +37,7 @@ TESTED_THROUGH = {
     "tokenizers/quantizers/": "tests/tokenizers/quantizers/test_quantizers.py",
     "datasets/captions.py": "tests/cli/test_tokenizer_fit_text.py",
     "evaluate/imported.py": "tests/cli/test_import.py",
+    "generate/index.py": "tests/generate/test_folder.py",
     "generate/folder.py": "tests/cli/test_generate.py",
     "generate/results.py": "tests/generate/test_pipeline.py",
     "labellers/base.py": "tests/labellers/test_clip.py",

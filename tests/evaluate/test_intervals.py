@@ -51,7 +51,7 @@ def test_the_interval_of_a_mean_is_that_of_its_group_means():
 def test_there_is_none_where_it_cannot_be_known():
     assert measure(lambda rows: {"m": 1.0}, 1) == Figures({"m": 1.0})
     assert measure(lambda rows: {"m": 1.0 if 0 in rows else float("nan")}, 4).intervals == {}
-    assert measure(lambda rows: {"m": 1.0}, 2).intervals == {"m": (1.0, 1.0)}
+    assert measure(lambda rows: {"m": 1.0}, 3).intervals == {"m": (1.0, 1.0)}
 
 
 def test_one_metric_of_others_replaces_ones_own_with_its_interval():

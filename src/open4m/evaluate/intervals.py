@@ -41,12 +41,12 @@ def measure(metrics: Callable[[Sequence[int]], Mapping[str, float]], samples: in
     """Metrics of ``samples`` independent samples, each with its interval.
 
     ``metrics``: the metrics of the samples of some indices. Sample i is in group i mod :data:`GROUPS`. There is no
-    interval for fewer than two samples, nor where the metric is not finite for all groups. A metric that is the same
-    without any group has an interval of no width.
+    interval for fewer than three samples, since some metrics need two, nor where the metric is not finite for all
+    groups. A metric that is the same without any group has an interval of no width.
     """
     values = dict(metrics(range(samples)))
     groups = min(GROUPS, samples)
-    if groups < 2:
+    if groups < 3:
         return Figures(values)
     without = [metrics([i for i in range(samples) if i % groups != group]) for group in range(groups)]
     intervals = {}

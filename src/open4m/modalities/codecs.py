@@ -50,6 +50,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 def loaded(image: Image.Image, name: str) -> Image.Image:
     """The same image, whose pixels are read now: PIL opens a file without reading them.
 
+    Colors that were multiplied by their alpha channel (modes La and RGBa) are divided by it again.
     Raises :class:`Open4MError`, with the modality's ``name``, for pixels that cannot be decoded, and for none.
     """
     try:
@@ -58,7 +59,7 @@ def loaded(image: Image.Image, name: str) -> Image.Image:
         raise Open4MError(f"{name}: not a readable image ({error})") from error
     if 0 in image.size:
         raise Open4MError(f"{name}: the image is empty: {image.width}x{image.height} pixels")
-    return image
+    return image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
 
 
 def orientation(image: Image.Image) -> int:

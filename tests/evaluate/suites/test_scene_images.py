@@ -47,8 +47,8 @@ def test_without_the_scenes_nothing_is_counted(held_out, truth):
 
 
 def test_a_reader_is_measured_on_all_objects(truth):
-    shown = {0: truth[0], 1: truth[1][1:]}
-    total = len(truth[0]) + len(truth[1])
-    figures = reader_accuracy(Oracle(shown), [0, 1], truth[:2])
-    assert figures.values == {"shape_and_color_recall": (total - 1) / total, "count_exact": 0.5}
+    shown = {0: truth[0], 1: truth[1][1:], 2: truth[2]}
+    total = sum(map(len, truth[:3]))
+    figures = reader_accuracy(Oracle(shown), [0, 1, 2], truth[:3])
+    assert figures.values == {"shape_and_color_recall": (total - 1) / total, "count_exact": 2 / 3}
     assert set(figures.intervals) == set(figures.values)
