@@ -93,7 +93,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderRun:
-    """The reader of objects and its training: seven minutes on one CPU core.
+    """The reader of objects and its training.
 
     ``scenes``: the training scenes that it is shown, at most.
     """
