@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from open4m import weights
 from open4m.generate.pipeline import FourM
-from open4m.hub.ml4m import transformer
+from open4m.hub.ml4m import names, transformer
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import pack
@@ -393,7 +393,7 @@ def test_only_the_higher_of_several_resolutions_are_named():
         "human_poses",
         "tok_imagebind_global",
     ]
-    assert list(transformer.keys_of(theirs).values()) == [
+    assert list(names.keys_of(theirs).values()) == [
         "rgb_pixels",
         "rgb@448",
         "rgb@1024",
@@ -410,9 +410,9 @@ def test_only_the_higher_of_several_resolutions_are_named():
 def test_every_modality_has_a_key_of_its_own():
     theirs = ["depth@224", "tok_depth@224", "tok_depth@448", "boxes", "det"]
     keys = ["depth@224", "depth", "depth@448", "boxes", "det"]
-    assert transformer.keys_of(theirs) == dict(zip(theirs, keys, strict=True))
+    assert names.keys_of(theirs) == dict(zip(theirs, keys, strict=True))
     with pytest.raises(Open4MError, match="modality semseg: expected a key of its own, but semseg is that of tok_sem"):
-        transformer.keys_of(["tok_semseg@224", "semseg@224", "tok_semseg", "semseg"])
+        names.keys_of(["tok_semseg@224", "semseg@224", "tok_semseg", "semseg"])
 
 
 # ---- by name, and as a directory of ours

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from open4m.hub.ml4m import files
+from open4m.hub.ml4m.names import LENGTHS, TEXT_LENGTH, keys_of
 from open4m.modalities.families import PixelGrid, TokenGrid, TokenSequence, VectorSequence
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import module_name
 from open4m.nn.positions import sincos_1d, sincos_2d
 from open4m.types import Open4MError
-
-NAMES = {"rgb": "rgb_pixels", "tok_normal": "normals", "tok_semseg": "semseg", "det": "boxes"}
-"""Our names of their modalities, unless they are their names without ``tok_``, the prefix of tokenized ones."""
 
 ACTIVATIONS = {("SiLU", True): "swiglu", ("GELU", True): "geglu", ("GELU", False): "gelu", ("SiLU", False): "silu"}
 
@@ -349,38 +347,6 @@ class _Import:
             for side in ("encoder", "decoder"):
                 found[f"learned_positions.{side}"] = joined(f"{side}_positions")
         return found
-
-
-TEXT_LENGTH = 256
-"""The longest captions and sequences of boxes that public checkpoints were trained with."""
-
-LENGTHS = {"metadata": 40, "human_poses": 263, "color_palette": 23, "sam_instance": 290, "t5_caption": 77}
-"""The longest sequences that public checkpoints were trained with, where they are not :data:`TEXT_LENGTH`. The tables
-of positions do not tell: all have 512 rows."""
-
-
-def _precedence(name: str) -> tuple[int, str, bool]:
-    """A key that sorts names by the number after the ``@``, and tokenized modalities before others."""
-    digits = name.partition("@")[2]
-    return len(digits), digits, not name.startswith("tok_")
-
-
-def keys_of(theirs: list[str]) -> dict[str, str]:
-    """Our key of each of their modalities. Only if a modality has several resolutions do the higher ones name theirs.
-
-    Where two would have the same key, the later one keeps its name. Raises :class:`Open4MError` if that is taken too.
-    """
-    taken: dict[str, str] = {}
-    for name in sorted(theirs, key=_precedence):
-        stem, _, resolution = name.partition("@")
-        key = NAMES.get(stem, stem.removeprefix("tok_"))
-        choices = [key, *([f"{key}@{resolution}"] if resolution else []), name]
-        free = next((choice for choice in choices if choice not in taken), None)
-        if free is None:
-            raise Open4MError(f"modality {name}: expected a key of its own, but {key} is that of {taken[key]}")
-        taken[free] = name
-    found = {name: key for key, name in taken.items()}
-    return {name: found[name] for name in theirs}
 
 
 def _is_possible(name: str, value: Any) -> bool:
