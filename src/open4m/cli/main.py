@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a model on held-out scenes"),
     "tune": ("tune", "choose how a model generates, on validation scenes, and store it in its directory"),
     "diagnose": ("diagnose", "say in words what is wrong with a trained model, with numbers"),
+    "curves": ("curves", "draw how the validation losses of trainings fell"),
     "import": ("hub", "turn a public checkpoint of the authors of 4M into a model directory"),
     "tokenizer": ("tokenizer", "fit a text tokenizer, or measure one of a dense modality"),
     "train": ("train", "everything up to a pre-trained model; resumes where it stopped"),

@@ -1,0 +1,98 @@
+"""Learning curves: how the validation losses of trainings fell, over steps, samples or hours, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from open4m import files
+from open4m.types import Open4MError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METRICS = "metrics.jsonl"
+VALIDATION = "validation/"
+UNITS = {"hours": 3600.0, "steps": 1.0}
+"""What the horizontal axis counts, and by what the recorded numbers are divided for it."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One validation metric of a run: its value at each evaluation, in the order of training."""
+
+    run: str
+    metric: str  # without "validation/"
+    steps: tuple[int, ...]
+    hours: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def read_curves(run: Path, contains: str = "loss") -> list[Curve]:
+    """The validation metrics of a training whose name contains a text.
+
+    Lines that a lost machine cut short are left out. Raises :class:`Open4MError` if the run has recorded none.
+    """
+    path = run / METRICS
+    if not path.is_file():
+        raise Open4MError(f"{run}: has no {METRICS}; expected the folder of a training, such as runs/scenes/4m")
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for line in files.read_bytes(path).decode(errors="replace").splitlines():
+        entry = _entry(line, path)
+        for name, value in entry.items():
+            if name.startswith(VALIDATION) and contains in name and isinstance(value, int | float):
+                point = (int(entry["step"]), entry["seconds"] / UNITS["hours"], float(value))
+                found.setdefault(name.removeprefix(VALIDATION), []).append(point)
+    if not found:
+        raise Open4MError(f"{path}: records no validation metric with {contains!r} in its name")
+    return [Curve(str(run), name, *map(tuple, zip(*points, strict=True))) for name, points in found.items()]
+
+
+def _entry(line: str, path: Path) -> dict[str, Any]:
+    try:
+        entry = files.parse_json(line, str(path))
+    except Open4MError:
+        return {}
+    numbers = isinstance(entry, dict) and all(isinstance(entry.get(k), int | float) for k in ("step", "seconds"))
+    return entry if numbers else {}
+
+
+def draw(curves: Sequence[Curve], unit: str = "hours") -> Image.Image:
+    """The curves as a picture: a panel per group of metrics (what stands before the last "/"), a line per metric.
+
+    ``unit``: of the horizontal axis, "hours" or "steps". Raises :class:`Open4MError` without matplotlib.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise Open4MError("drawing curves needs the extra: pip install 'open4m[logging]'") from error
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault(curve.metric.rpartition("/")[0] or "all", []).append(curve)
+    figure = Figure(figsize=(5.5 * min(3, len(groups)), 4.0 * -(-len(groups) // 3)), layout="constrained")
+    panels = figure.subplots(-(-len(groups) // 3), min(3, len(groups)), squeeze=False).flatten()
+    several = len({curve.run for curve in curves}) > 1
+    for panel, (group, members) in zip(panels, groups.items(), strict=False):
+        _panel(panel, group, members, unit, several)
+    for panel in panels[len(groups) :]:
+        panel.set_axis_off()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _panel(panel: Axes, group: str, members: Sequence[Curve], unit: str, several: bool) -> None:
+    for curve in members:
+        label = curve.metric.rpartition("/")[2]
+        label = f"{Path(curve.run).name}: {label}" if several else label
+        panel.plot(curve.hours if unit == "hours" else curve.steps, curve.values, marker=".", linewidth=1, label=label)
+    panel.set_title(group)
+    panel.set_xlabel(f"{unit} of training")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize="x-small")
