@@ -34,17 +34,15 @@ from open4m.datasets import scenes
 from open4m.datasets.classes import Classes
 from open4m.datasets.scenes import objects as scene_objects
 from open4m.evaluate.card import model_card
+from open4m.evaluate.pretrained import Measurement, evaluate_pretrained, tune_pretrained
 from open4m.evaluate.report import Result
-from open4m.evaluate.suites.scene_images import Judges
-from open4m.evaluate.suites.scenes import TRAINING_SAMPLES, Suite, evaluate
-from open4m.evaluate.tuning import Trial, tune
+from open4m.evaluate.suites.labels import TRAINING_SAMPLES
+from open4m.evaluate.suites.scene_images import CLIP, READER
 from open4m.fourm import TEXT
 from open4m.generate.pipeline import FourM
-from open4m.hub import locate
-from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer
-from open4m.labellers.reader import ObjectReader, ReaderConfig
+from open4m.labellers.clip import SmallCLIP, fit_text_tokenizer
+from open4m.labellers.reader import ReaderConfig
 from open4m.model.plans import FILE as PLANS
-from open4m.model.plans import Plans
 from open4m.ranges import Count, Layers, Seed, Size, Steps, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.text import TextTokenizer
@@ -52,7 +50,7 @@ from open4m.train.config import TrainConfig, claim
 from open4m.train.loop import train
 from open4m.train.optim import OptimConfig
 from open4m.train.recipes.pretrain import PretrainConfig, cool_down, cool_downs, pretrain
-from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer
+from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer, numbered
 from open4m.train.start import built
 from open4m.train.tasks.clip import CLIPTask
 from open4m.train.tasks.reader import ReaderTask
@@ -63,8 +61,6 @@ logger = logging.getLogger("open4m")
 LARGE = "large"  # folder of larger scenes, in a run
 ASSEMBLED = "assembled.json"  # file of a run that says which training the model directory holds
 EVALUATION = "evaluation.json"  # in a run
-CLIP = "clip"  # folder of the CLIP, in a run and in a model directory
-READER = "reader"  # folder of the reader of objects, likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +236,7 @@ class Line:
         """Train one tokenizer."""
         config, folder = self.config.tokenizers[name], self.directory / "tokenizers" / name
         large = self.directory / LARGE if self.config.data.large and any(s.resolutions for s in config.stages) else None
-        classes = Classes(names=scenes.CLASSES if modalities.get(name).categorical else ())
-        fit_tokenizer(config, self.directory / "raw", folder, classes, self.device, large)
+        fit_tokenizer(config, self.directory / "raw", folder, self._classes(name), self.device, large)
 
     def tokenize(self) -> None:
         """Turn the training and validation data into tokens."""
@@ -286,21 +281,11 @@ class Line:
         """Choose how the model generates best, on validation scenes, unless it has plans already."""
         config = self.config
         if config.tune_samples and not (self.model_directory / PLANS).exists():
-            tune_pretrained(
-                self.model_directory,
-                config.tune_samples,
-                device=self.device,
-                known=min(TRAINING_SAMPLES, config.data.train),
-                world=config.data.world,
-            )
+            tune_pretrained(self.model_directory, self._measured(config.tune_samples))
 
     def evaluate(self) -> Result:
         """Measure the model on test scenes, and write ``evaluation.json`` and the model card."""
-        config = self.config
-        known = min(TRAINING_SAMPLES, config.data.train)
-        result = evaluate_pretrained(
-            self.model_directory, config.evaluate_samples, device=self.device, known=known, world=config.data.world
-        )
+        result = evaluate_pretrained(self.model_directory, self._measured(self.config.evaluate_samples))
         files.write_text(self.directory / EVALUATION, result.to_json())
         files.write_text(self.model_directory / weights.CARD, self._card(result))
         return result
@@ -326,12 +311,29 @@ class Line:
         )
 
     # ---- parts
+    def _measured(self, samples: int) -> Measurement:
+        data = self.config.data
+        return Measurement(
+            samples=samples, device=self.device, known=min(TRAINING_SAMPLES, data.train), world=data.world
+        )
+
     def _trained(self, run: Path, config: TrainConfig | None = None, task_config: Any = None) -> bool:
         """Whether a training is done. Raises :class:`Open4MError` if it was one of another configuration."""
         done = (run / "model").exists()
         if done and config is not None:
             claim(run, {"train": config, "task": task_config}, finished=True)
         return done
+
+    def _classes(self, name: str) -> Classes:
+        """The classes of a tokenizer: those of the renderer for what it makes, else the modality's own, or numbers."""
+        modality = modalities.get(name)
+        if not modality.categorical:
+            return Classes()
+        if name in self.config.data.rendered:
+            return Classes(names=scenes.CLASSES)
+        return (
+            Classes(names=modality.class_names) if modality.class_names else numbered(self.raw("train", [name]), name)
+        )
 
     @property
     def _source(self) -> Path:
@@ -350,61 +352,3 @@ class Line:
         grids = self.directory / "tokenizers" / key / "model"
         folder = grids if family.has_codebook else self._text_folder if family.is_causal else None
         return Output(key, folder, self.config.data.image_size, self.config.max_length.get(key, 0))
-
-
-def evaluate_pretrained(
-    name: str | Path,
-    samples: int,
-    seed: int = 0,
-    device: str = "cpu",
-    known: int = TRAINING_SAMPLES,
-    world: str = "scenes",
-) -> Result:
-    """Measure a model directory or a shipped model on freshly rendered test scenes of a world.
-
-    The trivial predictors are made from ``known`` training scenes. Raises :class:`Open4MError` for a model without a
-    grid modality.
-    """
-    return evaluate(**_measured(name, "test", samples, known, world, device), seed=seed)
-
-
-def tune_pretrained(
-    name: str | Path,
-    samples: int,
-    seed: int = 0,
-    device: str = "cpu",
-    known: int = TRAINING_SAMPLES,
-    world: str = "scenes",
-    write: bool = True,
-) -> tuple[Plans, list[Trial]]:
-    """Choose how a model generates best, on freshly rendered validation scenes of a world; ``write``: into its
-    directory.
-
-    Raises :class:`Open4MError` for a model without a grid modality.
-    """
-    plans, trials = tune(Suite(**_measured(name, "validation", samples, known, world, device)), seed)
-    if write:
-        plans.save(locate.resolve(name))
-    return plans, trials
-
-
-def _measured(name: str | Path, split: str, samples: int, known: int, world: str, device: str) -> dict[str, Any]:
-    """A model, what it is measured on, and what judges its images: arguments of :class:`Suite`."""
-    folder = locate.resolve(name)
-    model = FourM.from_pretrained(folder, device)
-    if not model.grids:
-        raise Open4MError(f"{folder}: has no grid modality, so there is nothing to measure on scenes")
-    judges = Judges(
-        clip=CLIPLabeller.load(folder / CLIP, device) if (folder / CLIP).is_dir() else None,
-        reader=ObjectReader.load(folder / READER, device) if (folder / READER).is_dir() else None,
-    )
-    size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
-    own, train = (scenes.Scenes(part, resolution=size, device=device, world=world) for part in (split, "train"))
-    return {
-        "model": model,
-        "test": own.samples(range(samples)),
-        "train": train.samples(range(known)),
-        "judges": judges,
-        "samples": samples,
-        "scenes": own,
-    }

@@ -23,7 +23,7 @@ LOWER = Row(
 HIGHER = Row(task="rgb → semseg", metric="miou", better="higher", model=0.5, upper_bound=0.9, trivial=0.1)
 FLAT = Row(task="rgb → boxes", metric="ap50", better="higher", model=0.25, upper_bound=0.5, trivial=0.5)
 READER = Figures({"count_exact": 0.98}, {"count_exact": (0.96, 1.0)})
-RESULT = Result(samples=8, seed=3, options={"guidance": 2.0}, rows=(LOWER, HIGHER, FLAT), reader=READER)
+RESULT = Result(samples=8, seed=3, options={"guidance": 2.0}, rows=(LOWER, HIGHER, FLAT), reader=READER, data="raw")
 
 
 def test_gap_closed_is_the_share_of_the_way_whatever_the_direction():
@@ -52,7 +52,7 @@ def test_worse_than_trivial_is_negative():
 def test_json_has_the_rows_and_reads_back():
     text = RESULT.to_json()
     values = json.loads(text)
-    assert (values["format"], values["samples"]) == (2, 8)
+    assert (values["format"], values["samples"], values["data"]) == (3, 8, "raw")
     assert values["reader"] == {"values": {"count_exact": 0.98}, "intervals": {"count_exact": [0.96, 1.0]}}
     assert values["rows"][0] == {
         "task": "rgb → depth",
@@ -98,14 +98,14 @@ def test_results_without_intervals_are_read():
     result = Result.from_json(json.dumps(written))
     assert result.rows[0].intervals == {}
     assert math.isnan(result.rows[0].trivial)
-    assert result.reader == Figures({})
+    assert (result.reader, result.data) == (Figures({}), "")
     assert table(result).splitlines()[2] == "| t | m ↓ | – | 0.500 | 0.000 | – | – |"
 
 
-@pytest.mark.parametrize("version", [3, 0, "2", True, None])
+@pytest.mark.parametrize("version", [4, 0, "2", True, None])
 def test_a_format_that_is_not_known_is_refused(version):
     values = json.loads(RESULT.to_json())
-    with pytest.raises(Open4MError, match=f"format {version!r}, this open4m reads formats 1 to 2"):
+    with pytest.raises(Open4MError, match=f"format {version!r}, this open4m reads formats 1 to 3"):
         Result.from_json(json.dumps({**values, "format": version}))
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from open4m.evaluate import tuning
 from open4m.evaluate.intervals import Figures
-from open4m.evaluate.suites.scenes import Suite, TaskMeasure
+from open4m.evaluate.suites.labels import TaskMeasure
+from open4m.evaluate.suites.scenes import Suite
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import LIKELIEST, make
 from open4m.model.plans import Plans

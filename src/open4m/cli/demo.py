@@ -12,7 +12,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write (default: demo)")
     parser.add_argument("--model", default="scenes", help="a shipped model or a model directory (default: scenes)")
     parser.add_argument("--seed", type=int, default=0)
-    world.add_argument(parser)
+    world.add_argument(parser, "")
     trust.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)

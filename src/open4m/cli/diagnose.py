@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("diagnose"), help="folder to write (default: diagnose)")
-    world.add_argument(parser)
+    world.add_argument(parser, "")
     trust.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)
@@ -41,6 +41,7 @@ def run(options: Namespace) -> None:
     from rich.console import Console
 
     from open4m.evaluate.diagnose import Options, diagnose, open_data
+    from open4m.evaluate.pretrained import world_of
     from open4m.evaluate.suites.scene_labels import scene_data
     from open4m.generate.pipeline import FourM
 
@@ -49,7 +50,8 @@ def run(options: Namespace) -> None:
     if options.data is not None:
         data = open_data(model, options.data, options.samples, options.batch_size)
     else:
-        data = scene_data(model, options.model, options.samples, options.batch_size, world=options.world)
+        chosen = world_of(model, options.world)
+        data = scene_data(model, options.model, options.samples, options.batch_size, world=chosen)
     settings = Options(seed=options.seed, overfit_steps=options.overfit)
     result = diagnose(model, data, str(options.model), settings)
     Console().print(result.tables())

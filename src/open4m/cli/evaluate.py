@@ -11,11 +11,17 @@ from open4m.types import Open4MError
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
     parser.add_argument("model", help="a shipped model or a model directory")
-    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="raw shards, or a folder with test (or validation) and train in it (default: rendered scenes)",
+    )
+    parser.add_argument("--samples", type=int, default=128, help="at most (default: 128)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file to write (default: standard output)")
     parser.add_argument("--readme", type=Path, help="a Markdown file whose results table is renewed")
-    world.add_argument(parser)
+    world.add_argument(parser, "")
     trust.add_argument(parser)
     device.add_argument(parser)
     parser.set_defaults(run=run)
@@ -23,18 +29,18 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
 
 def run(options: Namespace) -> None:
     """Measure a model; print or write the result."""
+    from open4m import files
     from open4m.evaluate import report
-    from open4m.reproduce import evaluate_pretrained
+    from open4m.evaluate.pretrained import Measurement, evaluate_pretrained
 
     trust.admit(options, options.model)
     for path in (options.out, options.readme):
         if path is not None and not path.parent.is_dir():
             raise Open4MError(f"{path}: its folder does not exist")
-    result = evaluate_pretrained(
-        options.model, options.samples, options.seed, device.chosen(options), world=options.world
-    )
+    on = {"samples": options.samples, "seed": options.seed, "world": options.world, "data": options.data}
+    result = evaluate_pretrained(options.model, Measurement(**on, device=device.chosen(options)))
     if options.out is not None:
-        options.out.write_text(result.to_json())
+        files.write_text(options.out, result.to_json())
     else:
         print(result.to_json(), end="")
     if options.readme is not None:

@@ -6,7 +6,7 @@ others are generated in order, and the last one is evaluated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from open4m import modalities
@@ -63,11 +63,14 @@ def reconstruct(model: FourM, key: str, values: Sequence[Value], batch_size: int
     return [value for part in parts for value in part]
 
 
-def labels_of(model: FourM, samples: Sequence[Sample], path: Sequence[str]) -> list[Value]:
+def labels_of(
+    model: FourM, samples: Sequence[Sample], path: Sequence[str], squares: Collection[str] = ()
+) -> list[Value]:
     """Each sample's own value of the path's last modality, cropped as the model sees it.
 
     The model reads the central square of an image at the tokenizer's size, so labels are cropped like the source.
-    Of boxes, which are fractions of the whole image, those outside of the square are left out.
+    Of boxes, which are fractions of the whole image, those outside of the square are left out. ``squares``: the
+    modalities whose values show that square already, since a labeller made them.
     """
     first, key = path[0], path[-1]
     source, modality = modalities.get(first), modalities.get(key)
@@ -80,7 +83,8 @@ def labels_of(model: FourM, samples: Sequence[Sample], path: Sequence[str]) -> l
             value = modality.fit(value, size)
         elif (extent := source.extent(source.convert(sample[first]))) is not None:
             frame = Frame(*extent)
-            value = frame.placed(modality, modality.crop(value, frame.region))
+            value = value if modality.name in squares else modality.crop(value, frame.region)
+            value = frame.placed(modality, value)
         labels.append(value)
     return labels
 

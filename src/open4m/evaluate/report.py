@@ -16,8 +16,9 @@ from open4m import files
 from open4m.evaluate.intervals import Figures, Interval
 from open4m.types import Open4MError
 
-FORMAT = 2
-"""The version of the JSON of a result: 1 has no intervals, does not say its version, and is read."""
+FORMAT = 3
+"""The version of the JSON of a result. Older ones are read: 2 does not say its data; 1 neither that nor intervals nor
+its version."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 COLUMNS = ("model", "upper_bound", "trivial")
@@ -58,7 +59,8 @@ class Row:
 class Result:
     """The rows of an evaluation on ``samples`` test samples, generated with ``seed`` and ``options``.
 
-    ``reader``: how well the reader of objects, which judges images, does on the true ones; nothing without a reader.
+    ``data``: what the samples are of. ``reader``: how well the reader of objects, which judges images, does on the true
+    ones; nothing without a reader.
     """
 
     samples: int
@@ -66,15 +68,16 @@ class Result:
     options: dict[str, Any]
     rows: tuple[Row, ...]
     reader: Figures = Figures({})
+    data: str = ""
 
     def to_json(self) -> str:
-        """``{"format": 2, "samples": ..., "rows": [{"task": ..., ..., "gap_closed": ..., "ratio": ...}, ...]}``.
+        """``{"format": 3, "samples": ..., "rows": [{"task": ..., ..., "gap_closed": ..., "ratio": ...}, ...]}``.
 
         Measurements that are not finite are null, and so are ``gap_closed`` and ``ratio`` where there is none.
         """
         rows = [{**dataclasses.asdict(row), **{name: getattr(row, name) for name in DERIVED}} for row in self.rows]
         finite = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in rows]
-        about = {"samples": self.samples, "seed": self.seed, "options": self.options}
+        about = {"samples": self.samples, "seed": self.seed, "options": self.options, "data": self.data}
         values = {configs.FORMAT: FORMAT, **about, "reader": dataclasses.asdict(self.reader), "rows": finite}
         return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

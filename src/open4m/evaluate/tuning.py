@@ -1,6 +1,6 @@
-"""``open4m tune``: how a model generates best, chosen on validation scenes instead of by hand.
+"""``open4m tune``: how a model generates best, chosen on validation data instead of by hand.
 
-For each task of the scenes suite a few candidates are measured. For what is read off an image: the likeliest tokens in
+For each task of a suite a few candidates are measured. For what is read off an image: the likeliest tokens in
 several orders and numbers of passes, and the consensus of several samples. For images from captions: schemes that do
 not collapse to background, with several weights of guidance. The best becomes the model's plan
 (:class:`~open4m.model.plans.Plans`), which evaluation and generation follow unless they are told otherwise.
@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open4m.evaluate.intervals import Figures
+from open4m.evaluate.suites.labels import Suite
 from open4m.evaluate.suites.scene_images import RECALL
-from open4m.evaluate.suites.scenes import Suite, is_image
+from open4m.evaluate.suites.scenes import is_image
 from open4m.generate.plan import LIKELIEST
 from open4m.model.plans import ARROW, Plans
 from open4m.types import Open4MError

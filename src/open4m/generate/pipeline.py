@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Unpack
 
 import numpy as np
@@ -20,10 +21,6 @@ from open4m.generate.plan import Step, Targets, bound, likeliest, make
 from open4m.generate.results import Generation, Results, Shown, Snapshot
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.config import TOKENS
-from open4m.model.fourm import FourMTransformer
-from open4m.model.plans import Plans
-from open4m.tokenizers.text import TextTokenizer
-from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value
 
 BATCH_SIZE = 32
@@ -49,18 +46,12 @@ class FourM(FourMBase):
     >>> result.save("out")
     """
 
-    def __init__(
-        self,
-        model: FourMTransformer,
-        grids: Mapping[str, Tokenizer],
-        text: TextTokenizer | None,
-        plans: Plans | None = None,
-    ):
-        super().__init__(model, grids, text, plans)
-        if text is None:
-            self.engine = Engine(model)
-        else:
-            self.engine = Engine(model, text.sentinels[0], [text.eos, *text.sentinels], text.eos)
+    @cached_property
+    def engine(self) -> Engine:
+        """What makes the forward passes."""
+        if self.text is None:
+            return Engine(self.model)
+        return Engine(self.model, self.text.sentinels[0], [self.text.eos, *self.text.sentinels], self.text.eos)
 
     def generate(
         self,

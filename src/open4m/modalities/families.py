@@ -292,6 +292,7 @@ class TokenGrid(Modality):
     channels: int
     loss: str  # "mse", "smooth_l1", "cosine" or "cross_entropy": the tokenizer's reconstruction loss (paper Table 3)
     categorical: bool = False  # the value is a map of class ids; channels is then the width of the class embedding
+    class_names: tuple[str, ...] = ()  # by id, of a categorical modality whose classes are always the same
     resample: str = "nearest"  # how a crop is resized: "nearest" (no mixing across edges) or "linear"
     feature_map: bool = False  # one vector per cell instead of pixels: the tokenizer has no patch projection
     normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured per channel on the training set

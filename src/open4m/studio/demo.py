@@ -12,13 +12,14 @@ from PIL import Image
 from open4m import modalities
 from open4m.datasets.scenes import Scenes
 from open4m.evaluate.predict import predict
+from open4m.evaluate.pretrained import world_of
+from open4m.evaluate.suites.scene_images import CLIP
 from open4m.evaluate.suites.scenes import IMAGES
 from open4m.generate.drawing import padded, pictures
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.labellers.clip import CLIPLabeller
 from open4m.pictures import grid
-from open4m.reproduce import CLIP
 from open4m.types import Sample, Value
 
 SCENES = 4
@@ -26,11 +27,12 @@ SAMPLES_PER_TEXT = 4
 TILE = 168  # pixels
 
 
-def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", world: str = "scenes") -> list[Path]:
+def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", world: str = "") -> list[Path]:
     """Predict from held-out scenes and from captions; writes ``grid.png``, ``captions.png`` and ``index.html``."""
     photo, text = modalities.of_role("photo"), modalities.of_role("text")
     folder = locate.resolve(name)
     model = FourM.from_pretrained(folder, device)
+    world = world_of(model, world)
     size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
     samples = Scenes("test", resolution=size, world=world).samples(range(seed * SCENES, (seed + 1) * SCENES))
     labeller = CLIPLabeller.load(folder / CLIP, device)

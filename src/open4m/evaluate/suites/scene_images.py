@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from open4m.labellers.reader import ObjectReader
 
 CLIP_METRICS = {"clip_score": "higher", "frechet_distance": "lower"}
 RECALL, COUNT = "shape_and_color_recall", "count_exact"
+CLIP, READER = "clip", "reader"
+"""Folders of the judges in a model directory."""
+
 READ_METRICS = {RECALL: "higher", COUNT: "higher"}
 """What is read: the share of the mentioned objects that are there with their shape and color, and how many images have
 exactly as many objects as a caption that mentions all of the scene's."""
@@ -32,6 +36,14 @@ class Judges:
 
     clip: CLIPLabeller | None = None
     reader: ObjectReader | None = None
+
+    @staticmethod
+    def load(folder: Path, device: str = "cpu") -> Judges:
+        """Those that a model directory holds."""
+        return Judges(
+            clip=CLIPLabeller.load(folder / CLIP, device) if (folder / CLIP).is_dir() else None,
+            reader=ObjectReader.load(folder / READER, device) if (folder / READER).is_dir() else None,
+        )
 
     def __bool__(self) -> bool:
         return self.clip is not None or self.reader is not None

@@ -10,14 +10,12 @@ from open4m import labellers
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
 from open4m.datasets.scenes.world import COLORS
 from open4m.evaluate.diagnose.data import Data, Labels, Split, encoded, even_batches
+from open4m.evaluate.suites.scene_images import CLIP
 from open4m.fourm import FourMBase
 from open4m.hub import locate
 from open4m.modalities.crops import Crop, resample
 from open4m.progress import track
 from open4m.types import Open4MError, Sample
-
-CLIP = "clip"
-"""The modality whose labels a network makes, and the folder of that network in a model."""
 
 GRID = (8, 8)
 """Cells of the image, one of which is the place of an object, for a model whose inputs have no places."""

@@ -1,45 +1,34 @@
-"""``open4m evaluate scenes``: a model against the exact labels of held-out scenes (paper F.1, F.2, Tables 31, 32).
+"""``open4m evaluate MODEL --world scenes``: a model against the exact labels of scenes (paper F.1, F.2, Tables 31, 32).
 
 From RGB: depth, normals, segmentation, boxes and captions, each by the metrics of its modality, captions by the F1 of
 the attributes they mention. From captions: RGB, by CLIP score, by the Fréchet distance of CLIP features, and by the
 objects that are read from it (``scene_images.py``). All have 95% intervals (``open4m.evaluate.intervals``).
 
-Two predictors stand beside the model: an upper bound (the label after its tokenizer and back) and a trivial one (the
-best constant made from training labels). The model's place between the two is comparable across metrics.
+What stands beside the model's figures is that of all suites (``labels.py``).
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from open4m import modalities
-from open4m.datasets.scenes import Scenes, parse_caption
-from open4m.evaluate.intervals import Figures, measure
+from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes, parse_caption
+from open4m.evaluate.intervals import Figures
 from open4m.evaluate.metrics.attributes import Attributes, agreeing, attribute_f1, most_typical
-from open4m.evaluate.predict import labels_of, predict, reconstruct
-from open4m.evaluate.report import Result, Row, rows_of
+from open4m.evaluate.predict import labels_of, reconstruct
+from open4m.evaluate.report import Result
+from open4m.evaluate.suites import labels
+from open4m.evaluate.suites.labels import Samples, TaskMeasure
 from open4m.evaluate.suites.scene_images import ImageMeasure, Judges, reader_accuracy
 from open4m.generate.pipeline import FourM
-from open4m.generate.plan import LIKELIEST
 from open4m.types import Open4MError, Sample, Value
 
 log = logging.getLogger("open4m")
 
 PREDICTED = ("depth", "normals", "semseg", "boxes", "caption")  # from RGB
 IMAGES = {"guidance": 3.0}  # options of images from captions (paper Table 32), for a model without plans of its own
-TRAINING_SAMPLES = 512  # for the trivial predictors and the reference of the Fréchet distance
-
-
-class Samples(Protocol):
-    """Samples by index: a :class:`~open4m.store.RawDataset`, or a list."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int, /) -> Sample: ...
 
 
 def evaluate(
@@ -55,46 +44,25 @@ def evaluate(
     paths: Sequence[Sequence[str]] | None = None,
     scenes: Scenes | None = None,
 ) -> Result:
-    """Evaluate a model on the first ``samples`` of ``test``.
-
-    - ``train``: the samples that the trivial predictors are made from.
-    - ``judges``: evaluate images; without any, tasks that end in images are left out, and what is measured by one that
-      is missing is, too.
-    - ``seed``: sample i is generated with the seed ``seed + i``.
-    - ``options``: those of :meth:`FourM.generate`; they override the model's plans, or without any
-      :data:`IMAGES` and :data:`LIKELIEST`.
-    - ``paths``: the tasks (default: :func:`tasks`), each a source, intermediate targets, and the target to evaluate.
-    - ``scenes``: the data set that ``test`` was rendered from. With it, captions are compared with all objects of the
-      scene, without it only with those in the reference caption, and images are not counted on.
+    """Evaluate a model on the first ``samples`` of ``test``: :class:`Suite` describes the arguments, and
+    :meth:`Suite.run` and :meth:`Suite.generate` ``seed`` and ``options``.
 
     Raises :class:`Open4MError` if there is no task or no sample, or the samples lack a modality of a task.
     """
     suite = Suite(model, test, train, judges, samples=samples, batch_size=batch_size, paths=paths, scenes=scenes)
-    rows: list[Row] = []
-    for path in suite.paths:
-        start = time.perf_counter()
-        measured = suite.task(path)
-        generated = measured.figures(suite.generate(path, seed, options))
-        rows += rows_of(path, measured.better, generated, measured.bound(), measured.trivial())
-        log.info("%s: %.1f s", " → ".join(path), time.perf_counter() - start)
-    return Result(
-        samples=len(suite.test), seed=seed, options=dict(options or {}), rows=tuple(rows), reader=suite.reader()
-    )
+    return suite.run(seed, options)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskMeasure:
-    """How one task is measured: the direction of each metric, the figures of one value per sample, and the figures of
-    the two predictors beside the model."""
+class Suite(labels.Suite):
+    """The tasks of a model on scenes.
 
-    better: Mapping[str, str]
-    figures: Callable[[Sequence[Value]], Figures]
-    bound: Callable[[], Figures]
-    trivial: Callable[[], Figures]
-
-
-class Suite:
-    """The tasks of :func:`evaluate`, which describes the arguments, on samples that were read."""
+    - ``train``: the samples that the trivial predictors and the reference of the Fréchet distance are made from.
+    - ``judges``: evaluate images; without any, tasks that end in images are left out, and what is measured by one that
+      is missing is, too.
+    - ``paths``: the tasks (default: :func:`tasks`), each a source, intermediate targets, and the target to evaluate.
+    - ``scenes``: the data set that ``test`` was rendered from. With it, captions are compared with all objects of the
+      scene, without it only with those in the reference caption, and images are not counted on.
+    """
 
     def __init__(
         self,
@@ -108,73 +76,40 @@ class Suite:
         paths: Sequence[Sequence[str]] | None = None,
         scenes: Scenes | None = None,
     ):
-        self.model, self.judges, self.batch_size = model, judges or Judges(), batch_size
-        self.paths = [tuple(path) for path in (tasks(model) if paths is None else paths)]
-        if images := [" → ".join(path) for path in self.paths if is_image(path)]:
+        self.judges = judges or Judges()
+        paths = [tuple(path) for path in (tasks(model) if paths is None else paths)]
+        if images := [" → ".join(path) for path in paths if is_image(path)]:
             _warn_of_missing(self.judges, images)
-            self.paths = [path for path in self.paths if self.judges or not is_image(path)]
-        if not self.paths or samples < 1 or not len(test) or not len(train):
+            paths = [path for path in paths if self.judges or not is_image(path)]
+        if not len(train):
             raise Open4MError(
-                f"evaluation of scenes: expected tasks and samples, got {len(self.paths)} tasks that the model can do, "
-                f"{min(samples, len(test))} test and {len(train)} training samples"
+                f"evaluation of scenes: expected training samples, got {min(samples, len(test))} test and 0"
             )
-        names = {modalities.get(key).name for path in self.paths for key in (path[0], path[-1])}
-        self.test = _read(test, min(samples, len(test)), names)
-        self.train = _read(train, min(TRAINING_SAMPLES, len(train)), names)
-        self._truth = _truth(scenes, self.test) if scenes is not None and "caption" in names else None
+        data = "" if scenes is None else f"{scenes.world.name}, {scenes.split} split"
+        super().__init__(model, test, train, paths=paths, samples=samples, batch_size=batch_size, data=data)
+        self._text = modalities.of_role("text").name
+        has_truth = scenes is not None and self._text in self.test[0]
+        self._truth = _truth(scenes, self.test, self._text) if has_truth else None
 
-    def generate(
-        self, path: Sequence[str], seed: int = 0, options: Mapping[str, Any] | None = None, merged: int | None = None
-    ) -> list[Value]:
-        """What the model makes of a task, one value per sample.
-
-        ``options`` override the model's plans, or without any :data:`IMAGES` and :data:`LIKELIEST`. ``merged``: of how
-        many generations a value is the consensus, by default as the model's plans say, if there are no options.
-        """
-        if merged is None:
-            merged = 1 if options else self.model.plans.merged_of(path)
-        unplanned = IMAGES if is_image(path) else LIKELIEST
-        fallback = unplanned if self.model.plans.of(path) is None else {}
-        settings = {"seed": seed, "batch_size": self.batch_size, "options": {**fallback, **(options or {})}}
-        return predict(self.model, self.test, path, merged=merged, **settings)
+    def unplanned(self, path: Sequence[str]) -> Mapping[str, Any]:
+        return IMAGES if is_image(path) else super().unplanned(path)
 
     def task(self, path: Sequence[str]) -> TaskMeasure:
-        """How a task is measured."""
-        return self._image(path) if is_image(path) else self._label(path)
+        if is_image(path):
+            return self._image(path)
+        if modalities.get(path[-1]).is_text:
+            return self.compared(path, {"attribute_f1": "higher"}, self._text_metrics, most_typical)
+        return super().task(path)
 
     def reader(self) -> Figures:
-        """How well the reader of objects does on the true images; nothing if it is not asked or there are none."""
-        if self.judges.reader is None or self._truth is None or "rgb" not in self.test[0]:
+        photo = modalities.of_role("photo").name
+        if self.judges.reader is None or self._truth is None or photo not in self.test[0]:
             return Figures({})
-        return reader_accuracy(self.judges.reader, [sample["rgb"] for sample in self.test], self._truth)
+        return reader_accuracy(self.judges.reader, [sample[photo] for sample in self.test], self._truth)
 
-    def _label(self, path: Sequence[str]) -> TaskMeasure:
-        """A task whose result is compared with a label."""
-        modality = modalities.get(path[-1])
-        measured_by = self.model.grids.get(path[-1], modality)  # a tokenizer that loses units leaves metrics out
-        better, constant, metrics = measured_by.better, modality.trivial, lambda p, t, _: measured_by.metrics(p, t)
-        if modality.name == "caption":
-            better, constant, metrics = {"attribute_f1": "higher"}, most_typical, self._caption_metrics
-        labels = labels_of(self.model, self.test, path)
-
-        def figures(values: Sequence[Value]) -> Figures:
-            def chosen(rows: Sequence[int]) -> dict[str, float]:
-                return metrics([values[row] for row in rows], [labels[row] for row in rows], rows)
-
-            return measure(chosen, len(labels))
-
-        return TaskMeasure(
-            better=better,
-            figures=figures,
-            bound=lambda: figures(reconstruct(self.model, path[-1], labels, self.batch_size)),
-            trivial=lambda: figures([constant(labels_of(self.model, self.train, path))] * len(labels)),
-        )
-
-    def _caption_metrics(
-        self, values: Sequence[Value], labels: Sequence[Value], rows: Sequence[int]
-    ) -> dict[str, float]:
+    def _text_metrics(self, values: list[Value], references: list[Value], rows: Sequence[int]) -> dict[str, float]:
         truth = self._truth and [self._truth[row] for row in rows]
-        return {"attribute_f1": attribute_f1(values, labels, truth)}
+        return {"attribute_f1": attribute_f1(values, references, truth)}
 
     def _image(self, path: Sequence[str]) -> TaskMeasure:
         """A task that generates images from captions.
@@ -185,7 +120,7 @@ class Suite:
         every caption.
         """
         real = labels_of(self.model, self.train, path)
-        measured = ImageMeasure(self.judges, [sample["caption"] for sample in self.test], real, self._truth)
+        measured = ImageMeasure(self.judges, [sample[path[0]] for sample in self.test], real, self._truth)
 
         def bound() -> Figures:
             return measured(reconstruct(self.model, path[-1], labels_of(self.model, self.test, path), self.batch_size))
@@ -213,6 +148,13 @@ def tasks(model: FourM) -> list[tuple[str, ...]]:
     return paths
 
 
+def knows_scenes(model: FourM) -> bool:
+    """Whether a tokenizer of the model names the classes of rendered scenes, so that it was made for them."""
+    named = [tokenizer.config.class_names for tokenizer in model.grids.values()]
+    named += [] if model.text is None else [model.text.class_names]
+    return any(tuple(names) in (CLASSES, OBJECT_CLASSES) for names in named)
+
+
 def _warn_of_missing(judges: Judges, tasks: Sequence[str]) -> None:
     """One line about what cannot be measured of tasks that end in images."""
     missing = [name for name, judge in (("CLIP", judges.clip), ("reader of objects", judges.reader)) if judge is None]
@@ -222,26 +164,16 @@ def _warn_of_missing(judges: Judges, tasks: Sequence[str]) -> None:
 
 
 def is_image(path: Sequence[str]) -> bool:
-    """Whether the task generates images from captions, which have no label to compare with."""
-    return path[0] == "caption" and modalities.get(path[-1]).name == "rgb"
+    """Whether the task generates images from texts, which have no label to compare with."""
+    return modalities.get(path[0]).is_text and modalities.get(path[-1]).image
 
 
-def _read(data: Samples, count: int, names: set[str]) -> list[Sample]:
-    samples = [data[i] for i in range(count)]
-    missing = names - samples[0].keys()
-    if missing:
-        raise Open4MError(
-            f"evaluation of scenes: the samples have no {', '.join(sorted(missing))}; they have {', '.join(samples[0])}"
-        )
-    return [{name: sample[name] for name in names} for sample in samples]
-
-
-def _truth(scenes: Scenes, test: list[Sample]) -> list[list[Attributes]]:
+def _truth(scenes: Scenes, test: list[Sample], text: str) -> list[list[Attributes]]:
     """All attributes of all objects of each scene. Raises :class:`Open4MError` if a reference caption disagrees."""
     truth: list[list[Attributes]] = []
     for i, sample in enumerate(test):
         truth.append([solid.attributes for solid in scenes.scene(i).objects])
-        mentioned = parse_caption(sample["caption"])
+        mentioned = parse_caption(sample[text])
         if agreeing(mentioned, truth[-1]) < sum(map(len, mentioned)):
             raise Open4MError(
                 f"evaluation of scenes: test sample {i} is not scene {i} of {scenes}: its caption is "

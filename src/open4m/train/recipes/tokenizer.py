@@ -15,6 +15,7 @@ from open4m.modalities.features import Vector
 from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
+from open4m.progress import track
 from open4m.ranges import Count, Size, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig, grid_modality
@@ -80,10 +81,11 @@ def fit_tokenizer(
     """Train a tokenizer in ``directory``, stage by stage; it is in ``model/`` when done. Resumes what is there.
 
     ``data``: a folder with the raw shards ``train`` and ``validation``. ``large``: another one, of larger values, for
-    the stages of several resolutions. ``classes``: of a categorical modality. Raises :class:`Open4MError` if the data
-    or the classes do not fit, or the tokenizer that a stage starts from.
+    the stages of several resolutions. ``classes``: of a categorical modality, by default its own. Raises
+    :class:`Open4MError` if the data or the classes do not fit, or the tokenizer that a stage starts from.
     """
     name, modality = config.modality, grid_modality(config.modality)
+    classes = classes if classes.names else Classes(names=modality.class_names)
     if modality.categorical != bool(classes.names):
         raise Open4MError(
             f"{name}: its tokenizer needs the names of the classes: --classes FILE, one name per line"
@@ -157,6 +159,13 @@ def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, traine
     if trained is not None:  # its encoder knows values of this normalization only
         known |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
     return known
+
+
+def numbered(raw: RawDataset, name: str) -> Classes:
+    """Classes of a categorical modality that are called by their numbers, up to the highest in the data."""
+    values = (raw[i][name] for i in track(range(len(raw)), f"count classes of {name}", unit="samples"))
+    highest = max((int(value.max(initial=0)) for value in values), default=0)
+    return Classes(names=tuple(f"class {i}" for i in range(highest + 1)))
 
 
 def statistics(raw: RawDataset, name: str, limit: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,0 +1,93 @@
+"""Measuring and tuning model directories: on raw data of the user's, or on rendered scenes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from open4m.datasets.scenes import Scenes
+from open4m.evaluate.report import Result
+from open4m.evaluate.suites import labels, scenes
+from open4m.evaluate.suites.labels import TRAINING_SAMPLES
+from open4m.evaluate.suites.scene_images import Judges
+from open4m.evaluate.tuning import Trial, tune
+from open4m.generate.pipeline import FourM
+from open4m.hub import locate
+from open4m.model.plans import Plans
+from open4m.types import Open4MError
+
+WORLD = "scenes"
+"""The world of scenes that a model which knows scenes is measured on, unless one is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a model is measured on, and where.
+
+    ``data``: a folder of raw shards (:func:`~open4m.evaluate.suites.labels.open_suite`). ``world``: instead, that of
+    freshly rendered scenes (:data:`open4m.datasets.scenes.WORLDS`); needed by a model that knows no scenes.
+    ``samples``: how many, at most. ``known``: of how many training samples the trivial predictors are made. ``seed``:
+    of the first sample's generation.
+    """
+
+    samples: int = 128
+    seed: int = 0
+    device: str = "cpu"
+    known: int = TRAINING_SAMPLES
+    world: str = ""
+    data: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.world and self.data is not None:
+            raise Open4MError(f"data: {self.data}, or scenes of the world {self.world!r}? name one of them")
+
+
+def evaluate_pretrained(name: str | Path, on: Measurement) -> Result:
+    """Measure a model directory or a shipped model.
+
+    Raises :class:`Open4MError` for a model without anything to measure, and see :func:`world_of`.
+    """
+    return suite_of(name, on, "test").run(on.seed)
+
+
+def tune_pretrained(name: str | Path, on: Measurement, write: bool = True) -> tuple[Plans, list[Trial]]:
+    """Choose how a model generates best; ``write``: into its directory. Raises like :func:`evaluate_pretrained`."""
+    plans, trials = tune(suite_of(name, on, "validation"), on.seed)
+    if write:
+        plans.save(locate.resolve(name))
+    return plans, trials
+
+
+def suite_of(name: str | Path, on: Measurement, split: str) -> labels.Suite:
+    """The suite of a model; ``split``: that of rendered scenes."""
+    folder = locate.resolve(name)
+    model = FourM.from_pretrained(name, on.device)
+    if on.data is not None:
+        return labels.open_suite(model, on.data, samples=on.samples, known=on.known)
+    world = world_of(model, on.world)
+    if not model.grids:
+        raise Open4MError(f"{folder}: has no grid modality, so there is nothing to measure on scenes")
+    size = max(tokenizer.config.image_size for tokenizer in model.grids.values())
+    own, train = (Scenes(part, resolution=size, device=on.device, world=world) for part in (split, "train"))
+    return scenes.Suite(
+        model,
+        own.samples(range(on.samples)),
+        train.samples(range(on.known)),
+        Judges.load(folder, on.device),
+        samples=on.samples,
+        scenes=own,
+    )
+
+
+def world_of(model: FourM, world: str = "") -> str:
+    """The world of scenes for a model: the one that is named, else :data:`WORLD`.
+
+    Raises :class:`Open4MError` if none is named and the model was not made for rendered scenes: what it does on them
+    says nothing about it.
+    """
+    if not world and not scenes.knows_scenes(model):
+        raise Open4MError(
+            f"{model.name}: its tokenizers do not know the classes of rendered scenes, so it was made for other data: "
+            f"name those, raw shards in a folder (--data FOLDER), or say that you mean scenes (--world {WORLD})"
+        )
+    return world or WORLD

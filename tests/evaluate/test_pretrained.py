@@ -1,0 +1,83 @@
+"""What a model directory is measured on is said: a model of other data is not measured on scenes in silence."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from open4m import modalities
+from open4m.cli.main import main
+from open4m.evaluate.pretrained import Measurement, suite_of, world_of
+from open4m.evaluate.suites import labels, scenes
+from open4m.generate.pipeline import FourM
+from open4m.model.plans import FILE
+from open4m.store.shards import write_shard
+from open4m.tokenizers.network import VQVAE
+from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.train.recipes.tokenizer import numbered
+from open4m.types import Open4MError
+
+
+@pytest.fixture(scope="module")
+def photos(model, tmp_path_factory):
+    """A model of photos: its classes are others, and there is no text tokenizer with those of scenes."""
+    config = replace(model.grids["semseg"].config, class_names=("sky", "road"))
+    grids = {**model.grids, "semseg": Tokenizer(VQVAE(config))}
+    folder = tmp_path_factory.mktemp("models") / "photos"
+    keys = ("rgb_pixels", "rgb", "depth", "semseg")
+    own = replace(model.config, modalities=tuple(s for s in model.config.modalities if s.key in keys))
+    FourM(type(model.model)(own), {key: grids[key] for key in keys[1:]}, None).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def raw(held_out, tmp_path_factory):
+    root = tmp_path_factory.mktemp("raw")
+    for name in ("rgb", "depth"):
+        write_shard(root, name, 0, [(f"k{i}", modalities.get(name).write(s[name])) for i, s in enumerate(held_out)])
+    return root
+
+
+def test_a_model_that_knows_scenes_is_measured_on_them_without_saying_so(model):
+    assert scenes.knows_scenes(model)
+    assert (world_of(model), world_of(model, "scenes-hard")) == ("scenes", "scenes-hard")
+
+
+def test_another_model_is_measured_on_scenes_only_if_that_is_said(photos):
+    with pytest.raises(Open4MError, match=r"made for other data.*--data FOLDER.*--world scenes"):
+        suite_of(photos, Measurement(samples=1), "test")
+    assert world_of(FourM.from_pretrained(photos), "scenes") == "scenes"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "tune", "diagnose"])
+def test_the_commands_do_not_take_scenes_by_themselves(photos, command, capsys):
+    assert main([command, str(photos)]) == 2
+    assert "--world scenes" in capsys.readouterr().err
+
+
+def test_evaluate_measures_raw_data(photos, raw, tmp_path, capsys):
+    assert main(["evaluate", str(photos), "--data", str(raw), "--samples", "2", "--out", str(tmp_path / "e.json")]) == 0
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert (result["data"], result["samples"]) == (str(raw), 2)
+    assert [row["task"] for row in result["rows"]] == ["rgb → depth"] * 2
+    assert all(row["upper_bound"] is not None and row["trivial"] is None for row in result["rows"])
+
+
+def test_tune_chooses_on_raw_data(photos, raw, capsys):
+    assert main(["tune", str(photos), "--data", str(raw), "--samples", "2"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["plans"]) == {"rgb → depth"}
+    assert (photos / FILE).exists()
+
+
+def test_one_thing_is_measured_on():
+    with pytest.raises(Open4MError, match="name one of them"):
+        Measurement(world="scenes", data="raw")
+
+
+def test_classes_without_names_are_numbers(tmp_path):
+    maps = [np.array([[0, 3], [1, 1]]), np.array([[5, 0]]).repeat(2, 0)]
+    write = modalities.get("semseg").write
+    write_shard(tmp_path, "semseg", 0, [(str(i), write(each)) for i, each in enumerate(maps)])
+    found = numbered(labels.RawDataset(tmp_path, ["semseg"]), "semseg")
+    assert found.names == tuple(f"class {i}" for i in range(6))
