@@ -1,5 +1,7 @@
 """What encoding and decoding need, against what is counted while they are computed."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,6 +17,7 @@ ENCODER, DECODER = ViTConfig(width=16, depth=2, heads=2), ViTConfig(width=24, de
 CASES = {
     "rgb": {"image_size": 16, "patch_size": 4},
     "semseg": {"image_size": 16, "patch_size": 4, "channels": 6, "class_names": ("sky", "floor", "box")},
+    "normals": {"image_size": 16, "patch_size": 4, "decoder": dataclasses.replace(DECODER, out_conv=2)},
     "clip": {"image_size": 5, "channels": 12},
     "dinov2_global": {
         "channels": 20,

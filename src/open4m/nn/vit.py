@@ -7,17 +7,18 @@ MLP with a tanh, which bounds what it adds to the vectors that are quantized.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from open4m.config import LATER
-from open4m.nn.attention import attend
+from open4m.nn.attention import EPS, attend
 from open4m.nn.blocks import EncoderBlock, feed_forward, norm
 from open4m.nn.config import BlockConfig, MLPRatio
 from open4m.nn.positions import resized_2d, sincos_2d
-from open4m.ranges import Layers, Size, check_ranges
+from open4m.ranges import Layers, Range, Size, check_ranges
 from open4m.types import Open4MError
 
 
@@ -26,7 +27,8 @@ class ViTConfig:
     """The size of one Transformer; ViT-B is width 768, depth 12, heads 12.
 
     ``position_grid``: the side of the grid whose positions are resized to the grid at hand, as the authors' tokenizers
-    have them; None: those of the grid at hand.
+    have them; None: those of the grid at hand. ``out_conv``: convolutions after the patches of a decoder, which smooth
+    the edges between them.
     """
 
     width: Size = 192
@@ -35,6 +37,7 @@ class ViTConfig:
     mlp_ratio: MLPRatio = 4.0
     post_mlp: bool = True  # whether one more residual MLP with a tanh follows the last block
     position_grid: Size | None = field(default=None, metadata=LATER)
+    out_conv: Annotated[int, Range(0, 1024)] = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -85,6 +88,23 @@ class ViTEncoder(Trunk):
         return self.transform(x).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+class ConvBlock(nn.Module):
+    """A ConvNeXt block (https://arxiv.org/abs/2201.03545) of x (B, C, H, W), added to x. Parameter names are those of
+    the authors' public tokenizers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=EPS)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = self.norm(self.dwconv(x).movedim(1, -1))  # (B, H, W, C)
+        return x + (self.gamma * self.pwconv2(F.gelu(self.pwconv1(mixed)))).movedim(-1, 1)
+
+
 class ViTDecoder(Trunk):
     """(B, width, h, w) to (B, C, h · patch, w · patch)."""
 
@@ -92,8 +112,9 @@ class ViTDecoder(Trunk):
         super().__init__(config)
         self.patch_size = patch_size
         self.out_proj = nn.Linear(config.width, channels * patch_size**2)
+        self.out_conv = nn.Sequential(*(ConvBlock(channels) for _ in range(config.out_conv)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         grid = x.shape[2:]
         patches = self.out_proj(self.transform(x)).transpose(1, 2).unflatten(2, grid)  # (B, C·P·P, h, w)
-        return F.pixel_shuffle(patches, self.patch_size)
+        return self.out_conv(F.pixel_shuffle(patches, self.patch_size))

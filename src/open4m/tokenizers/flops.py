@@ -29,7 +29,13 @@ def decode_flops(config: TokenizerConfig) -> float:
     outputs = len(config.class_names) if config.categorical else config.channels
     patch = config.decoder.width * outputs * config.patch_size**2
     latent = config.decoder.width * config.latent_dim
-    return _trunk_flops(config.decoder, cells) + 2 * cells * (patch + latent)
+    smoothing = _convolution_flops(config.decoder.out_conv, outputs, config) if not config.vector else 0
+    return _trunk_flops(config.decoder, cells) + 2 * cells * (patch + latent) + smoothing
+
+
+def _convolution_flops(layers: int, channels: int, config: TokenizerConfig) -> float:
+    """Of the convolutions after the patches of a ViT decoder: 7 × 7 per channel, then two matrices per pixel."""
+    return 2 * layers * config.image_size**2 * channels * (7**2 + 8 * channels)
 
 
 def _cells(config: TokenizerConfig) -> int:

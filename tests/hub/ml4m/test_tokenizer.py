@@ -132,19 +132,17 @@ def test_every_kind_is_read_back(tmp_path, case, header):
     assert imported.config.standardize == (imported.config.modality == "depth")
 
 
-def test_their_tokenizers_of_vectors_have_another_quantizer_and_are_refused(tmp_path):
-    """As ``4M_tokenizers_DINOv2-B14-global_8k_16_224`` says of itself."""
-    written(
-        tmp_path,
-        "rgb",
-        quant_type="memcodes",
-        num_codebooks=16,
-        enc_type="BottleneckMLP/B_6-Wi_1024",
-        dec_type="BottleneckMLP/B_6-Wi_1024",
-        n_channels=768,
-    )
-    with pytest.raises(Open4MError, match=r"'memcodes' has no counterpart.*tokenizer-dinov2_global instead"):
-        ml4m.load(tmp_path, "dinov2_global")
+def test_tokenizers_of_vectors_are_those_of_their_quantizer(tmp_path):
+    """A quantizer of single vectors goes with MLPs, those of images with ViTs and UNets."""
+    mlp = {"enc_type": "BottleneckMLP/B_6-Wi_1024", "dec_type": "BottleneckMLP/B_6-Wi_1024"}
+    for changes, message in (
+        (mlp, r"enc_type = 'BottleneckMLP.*beside quant_type 'lucid', only vit_\* have"),
+        ({"quant_type": "memcodes"}, r"enc_type = 'vit_.*beside quant_type 'memcodes', only BottleneckMLP/\* have"),
+        ({"quant_type": "memcodes", **mlp}, r"no quantize\.codes among its"),
+    ):
+        written(tmp_path, "rgb", **changes)
+        with pytest.raises(Open4MError, match=message):
+            ml4m.load(tmp_path, "dinov2_global")
 
 
 def test_a_vit_is_no_tokenizer_of_vectors(tmp_path):
@@ -171,11 +169,7 @@ def test_what_is_missing_unexpected_or_misshapen_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "modality", "message"),
     [
-        (
-            {"quant_type": "memcodes"},
-            "rgb",
-            "quant_type = 'memcodes' has no counterpart: it chooses codes by learned keys",
-        ),
+        ({"quant_type": "other"}, "rgb", "quant_type = 'other' has no counterpart, only 'lucid' and 'memcodes' have"),
         ({"norm_codes": False}, "rgb", "norm_codes = False"),
         ({"dec_type": "uvit_b_p4_f16"}, "rgb", "dec_type = 'uvit_b_p4_f16'"),
         ({"enc_type": "BottleneckMLP/B_6-Wi_1024"}, "rgb", "enc_type = "),

@@ -14,7 +14,7 @@ from open4m.tokenizers.quantizers.lfq import entropy_penalty
 from open4m.tokenizers.quantizers.vq import assign, kmeans, stale_threshold
 from open4m.types import Open4MError
 
-KINDS = ["vq", "fsq", "lfq", "simvq"]
+KINDS = ["vq", "fsq", "lfq", "simvq", "memcodes"]
 every_kind = pytest.mark.parametrize(
     "fields",
     [
@@ -327,6 +327,8 @@ def test_training_and_evaluation_agree_on_the_codes_of_a_batch(fields):
     q = quantizer(dim=6, **fields)
     x = inputs(q)
     before, during = q.eval()(x), q.train()(x, torch.Generator())
+    if fields["quantizer"] == "memcodes":  # training samples ids; their codes are the same
+        before = before._replace(ids=during.ids, codes=q.codes(during.ids))
     assert torch.equal(before.ids, during.ids)
     assert before.ids.dtype == during.ids.dtype == torch.int64
     torch.testing.assert_close(before.codes, during.codes, atol=1e-5, rtol=0)
@@ -594,6 +596,29 @@ def test_simvq_finds_the_nearest_transformed_code_and_moves_only_the_transform()
     assert not q.codebook.requires_grad
 
 
+# ---- "memcodes"
+def test_keys_choose_and_values_are_the_codes():
+    q = quantizer(8, 4, quantizer="memcodes").eval()
+    x = vectors(5, 4)
+    keys, values = (q.memory.detach() @ matrix.detach() for matrix in (q.to_key, q.to_value))
+    best = [max(range(8), key=lambda code: float(row @ keys[code])) for row in x]
+    found = q(x[..., None, None])
+    assert found.ids.flatten().tolist() == best
+    torch.testing.assert_close(found.codes[..., 0, 0], values[best])
+    assert found.commitment == 0
+
+
+def test_training_samples_ids_by_their_softmax_and_moves_keys_and_values():
+    q = quantizer(4, 6, quantizer="memcodes").train()
+    x = vectors(1, 6).expand(4000, 6)[..., None, None]
+    made = q(x, torch.Generator().manual_seed(0))
+    expected = ((x[0, :, 0, 0] @ (q.memory @ q.to_key).T) / 6**0.5).softmax(-1)
+    frequency = made.ids.flatten().bincount(minlength=4) / 4000
+    torch.testing.assert_close(frequency, expected, rtol=0, atol=0.04)  # five deviations of 4000 draws
+    made.codes.square().sum().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in (q.memory, q.to_key, q.to_value))
+
+
 # ---- several codebooks
 @pytest.mark.parametrize("kind", KINDS)
 def test_product_quantization_is_one_quantizer_a_part(kind):
@@ -638,7 +663,7 @@ def test_product_quantization_reads_one_vector_a_sample():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"quantizer": "rvq"}, "quantizer is one of vq, fsq, lfq, simvq, got 'rvq'"),
+        ({"quantizer": "rvq"}, "quantizer is one of vq, fsq, lfq, simvq, memcodes, got 'rvq'"),
         ({"codebooks": 0}, "codebooks: expected at least 1, got 0"),
         ({"codebooks": 3}, "latent_dim 4 is not a multiple of codebooks 3"),
         ({"quantizer": "fsq", "rotation_trick": True}, "rotation_trick is for quantizers 'vq' and 'simvq', got 'fsq'"),

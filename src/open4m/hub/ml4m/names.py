@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from open4m import modalities
 from open4m.types import Open4MError
 
 DOMAINS = {
@@ -26,24 +27,6 @@ DOMAINS = {
     "sam_instance": "sam_instance",
 }
 """Our modality for each domain of 4M-21 (without its resolution). Others keep their names, without ``tok_``."""
-
-TOKENIZERS = {
-    "rgb_16k_224-448": ("rgb",),
-    "depth_8k_224-448": ("depth",),
-    "normal_8k_224-448": ("normals",),
-    "semseg_4k_224-448": ("semseg",),
-    "CLIP-B16_8k_224-448": ("clip",),
-    "edge_8k_224-512": ("canny_edge", "sam_edge"),
-    "DINOv2-B14_8k_224-448": ("dinov2",),
-    "DINOv2-B14-global_8k_16_224": ("dinov2_global",),
-    "ImageBind-H14_8k_224-448": ("imagebind",),
-    "ImageBind-H14-global_8k_16_224": ("imagebind_global",),
-    "human-poses_1k_8": ("human_pose",),
-    "sam-instance_1k_64": ("sam_mask",),
-}
-"""Our modalities for each public tokenizer, whose repository is ``EPFL-VILAB/4M_tokenizers_<name>``.
-
-Those of a pose and of a mask make the tokens of parts of sequences: a modality says so (``TokenSequence.part``)."""
 
 TEXT_LENGTH = 256
 """The longest captions and sequences of boxes that public checkpoints were trained with."""
@@ -75,3 +58,11 @@ def keys_of(theirs: list[str]) -> dict[str, str]:
         taken[free] = name
     found = {name: key for key, name in taken.items()}
     return {name: found[name] for name in theirs}
+
+
+def tokenized(domain: str) -> str:
+    """The modality whose values the tokenizer of a domain reads: the domain's own or, of a sequence such as that of
+    ``human_poses``, that of its parts."""
+    stem = domain.partition("@")[0]
+    modality = modalities.get(DOMAINS.get(stem, stem))
+    return getattr(modality, "part", "") or modality.name

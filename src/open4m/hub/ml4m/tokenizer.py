@@ -16,6 +16,7 @@ from torch import Tensor
 
 from open4m.hub.ml4m import files
 from open4m.modalities.families import STANDARDIZED, Palette
+from open4m.nn.mlp import MLPConfig
 from open4m.nn.positions import sincos_2d
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
@@ -36,14 +37,21 @@ SMALLEST_GRID = 14
 """Tokens per side of the smallest values that their tokenizers of several sizes were trained on; all are even."""
 
 CODEBOOK = "quantize._codebook.embed"
-MEMORY = "memcodes"  # their quantizer of single vectors, which has no counterpart here
+MEMORY = "memcodes"
+"""The quantizer of their single vectors."""
+
+MEMORIES = {"memory": "quantize.codes", "to_key": "quantize.to_k.weight", "to_value": "quantize.to_v.weight"}
+"""Its tensors (codebooks, ...), by our names of those of one codebook."""
+
+NETWORKS = {"lucid": (("vit_",), ("vit_", "unet_")), MEMORY: (("BottleneckMLP/",), ("BottleneckMLP/",))}
+"""The kinds of encoders and of decoders around each of their quantizers that have a counterpart here."""
+
 DEFAULTS = {
     "patch_size": 16,
     "patch_proj": True,
     "n_labels": None,
     "quant_type": "lucid",
     "norm_codes": True,
-    "num_codebooks": 1,
 }
 DIFFUSION = {
     "num_train_timesteps": 1000,
@@ -54,14 +62,22 @@ DIFFUSION = {
     "zero_terminal_snr": True,
 }
 COUNTERPARTS = {  # the values of these settings that have a counterpart here
-    "quant_type": ("lucid",),
-    "norm_codes": (True,),
-    "num_codebooks": (1,),
+    "quant_type": tuple(NETWORKS),
     "prediction_type": ("sample",),
     "thresholding": (False,),
     "beta_schedule": ("linear", "squaredcos_cap_v2"),
 }
-INFERRED = ("image_size", "n_channels", "enc_type", "dec_type", "latent_dim", "post_mlp", "codebook_size")
+INFERRED = (
+    "image_size",
+    "n_channels",
+    "enc_type",
+    "dec_type",
+    "latent_dim",
+    "post_mlp",
+    "out_conv",
+    "codebook_size",
+    "num_codebooks",
+)
 WITHOUT_EFFECT = (
     "sync_codebook",
     "ema_decay",
@@ -126,15 +142,14 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: 
     settings = files.read_settings(path)
     if missing := [name for name in ("enc_type", "dec_type", "image_size", "n_channels") if name not in settings]:
         raise Open4MError(f"{path}: not a tokenizer of the authors: no {', '.join(missing)} in its configuration")
-    if settings.get("quant_type") == MEMORY:
-        raise Open4MError(
-            f"{path}: quant_type = {MEMORY!r} has no counterpart: it chooses codes by learned keys and decodes learned "
-            f"values, quantizers here choose the nearest code. Train tokenizer-{modality} instead, or a 4M on "
-            "its tokens alone: tokens_only"
-        )
-    for name, kinds in (("enc_type", ("vit_",)), ("dec_type", ("vit_", "unet_"))):
+    kind = settings.get("quant_type", DEFAULTS["quant_type"])
+    networks = zip(("enc_type", "dec_type"), NETWORKS.get(str(kind), NETWORKS["lucid"]), strict=True)
+    for name, kinds in networks:
         if not str(settings[name]).startswith(kinds):
-            raise Open4MError(f"{path}: {name} = {settings[name]!r} has no counterpart, only {', '.join(kinds)}* have")
+            only = ", ".join(f"{start}*" for start in kinds)
+            raise Open4MError(
+                f"{path}: {name} = {settings[name]!r} has no counterpart beside quant_type {kind!r}, only {only} have"
+            )
     defaults = {**DEFAULTS, **(DIFFUSION if settings["dec_type"].startswith("unet_") else {})}
     if unknown := sorted(settings.keys() - {*defaults, *DIFFUSION, *INFERRED, *WITHOUT_EFFECT}):
         raise Open4MError(f"{path}: settings without a counterpart: {', '.join(unknown)}")
@@ -145,8 +160,14 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: 
             raise Open4MError(f"{path}: {name} = {settings[name]!r} has no counterpart, only {allowed} have")
     stored = files.read_tensors(path)
     tensors = stored.tensors
-    if CODEBOOK not in tensors:
-        raise Open4MError(f"{path}: no {CODEBOOK} among its {len(tensors)} tensors")
+    memory = settings["quant_type"] == MEMORY
+    if not memory and settings["norm_codes"] is not True:
+        raise Open4MError(f"{path}: norm_codes = {settings['norm_codes']!r} has no counterpart, only True has")
+    for name in MEMORIES.values() if memory else (CODEBOOK,):
+        if name not in tensors:
+            raise Open4MError(f"{path}: no {name} among its {len(tensors)} tensors")
+        if memory and tensors[name].ndim != 3:
+            raise Open4MError(f"{path}: {name} {tuple(tensors[name].shape)}: expected (codebooks, rows, columns)")
     model = VQVAE(_config(path, settings, tensors, modality, class_names, palette), seeded(0))
     unused = _fill(path, model, stored)
     return Imported(Tokenizer(model), unused, stored.repeated)
@@ -168,6 +189,12 @@ def _config(
     if labels and class_names and len(class_names) != labels:
         raise Open4MError(f"{path}: {labels} classes, got {len(class_names)} names")
     cells = not settings["patch_proj"]  # whether it reads a feature map, one vector per cell
+    fields: dict[str, Any] = {} if grid.normalization == "fixed" else {"mean": (0.0,), "std": (1.0,)}
+    fields["standardize"] = STANDARDIZED in grid.forms
+    if labels:
+        fields |= {"class_names": class_names or tuple(f"class {i}" for i in range(labels)), "palette": palette}
+    if settings["quant_type"] == MEMORY:
+        return _vector_config(path, settings, tensors, modality, fields)
     if settings["dec_type"].startswith("unet_"):
         decoder: ViTConfig | UNetConfig = _unet(path, tensors)
         diffusion = DiffusionConfig(
@@ -178,10 +205,6 @@ def _config(
         )
     else:
         decoder, diffusion = _vit(path, settings, tensors, "decoder"), None
-    fields: dict[str, Any] = {} if grid.normalization == "fixed" else {"mean": (0.0,), "std": (1.0,)}
-    fields["standardize"] = STANDARDIZED in grid.forms
-    if labels:
-        fields |= {"class_names": class_names or tuple(f"class {i}" for i in range(labels)), "palette": palette}
     codes, width = tensors[CODEBOOK].shape[-2:]
     unit = 1 if cells else patch  # pixels, or vectors, per token
     side = settings["image_size"] // patch
@@ -201,6 +224,40 @@ def _config(
     )
 
 
+def _vector_config(
+    path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], modality: str, fields: dict[str, Any]
+) -> TokenizerConfig:
+    """Of a single vector, whose tokens are one per codebook: their numbers are those of the tensors, since the names
+    and the settings of public tokenizers disagree about them."""
+    codebooks, codes, width = tensors[MEMORIES["memory"]].shape
+    return TokenizerConfig.of(
+        modality,
+        channels=settings["n_channels"],
+        quantizer=MEMORY,
+        codebook_size=codes,
+        codebooks=codebooks,
+        latent_dim=codebooks * width,
+        encoder=_mlp(path, tensors, "encoder"),
+        decoder=_mlp(path, tensors, "decoder"),
+        **fields,
+    )
+
+
+def _mlp(path: Path, tensors: dict[str, Tensor], side: str) -> MLPConfig:
+    """The size of an MLP, inferred from the shapes of its tensors."""
+    try:
+        hidden, width = tensors[f"{side}.blocks.0.block.0.weight"].shape
+    except KeyError as error:
+        raise Open4MError(f"{path}: no {error.args[0]} among its {len(tensors)} tensors") from None
+    return MLPConfig(width=width, depth=_count(tensors, f"{side}.blocks."), expansion=hidden // width)
+
+
+def _count(tensors: dict[str, Tensor], prefix: str) -> int:
+    """How many numbered layers have names that start with ``prefix``."""
+    place = prefix.count(".")
+    return 1 + max((int(name.split(".")[place]) for name in tensors if name.startswith(prefix)), default=-1)
+
+
 def _vit(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], side: str) -> ViTConfig:
     """The size of a ViT, inferred from the shapes of its tensors."""
     try:
@@ -211,11 +268,12 @@ def _vit(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], side:
     kind = settings[f"{side[:3]}_type"].rsplit("_", 1)[0]  # vit_b_enc
     return ViTConfig(
         width=width,
-        depth=1 + max(int(n.split(".")[2]) for n in tensors if n.startswith(f"{side}.blocks.")),
+        depth=_count(tensors, f"{side}.blocks."),
         heads=HEADS.get(kind, width // HEAD_DIM),
         mlp_ratio=hidden / width,
         post_mlp=f"{side}.post_mlp.fc1.weight" in tensors,
         position_grid=tensors[f"{side}.pos_emb"].shape[-1] if f"{side}.pos_emb" in tensors else None,
+        out_conv=_count(tensors, f"{side}.out_conv."),
     )
 
 
@@ -253,8 +311,13 @@ def _fill(path: Path, model: VQVAE, stored: files.Stored) -> tuple[str, ...]:
     """
     tensors = stored.tensors
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("quantize.")}
-    theirs["quantizer.codebook"] = tensors[CODEBOOK].reshape(tensors[CODEBOOK].shape[-2:])
-    statistics = {f"quantize._codebook.{name}" for name in ("cluster_size", "initted", "embed_avg", "embed")}
+    used = tuple(MEMORIES.values()) if MEMORIES["memory"] in tensors else (CODEBOOK,)
+    if used == (CODEBOOK,):
+        theirs["quantizer.codebook"] = tensors[CODEBOOK].reshape(tensors[CODEBOOK].shape[-2:])
+    else:
+        each = [(f"parts.{i}." if len(tensors[used[0]]) > 1 else "", i) for i in range(len(tensors[used[0]]))]
+        theirs |= {f"quantizer.{part}{ours}": tensors[name][i] for part, i in each for ours, name in MEMORIES.items()}
+    statistics = {f"quantize._codebook.{name}" for name in ("cluster_size", "initted", "embed_avg")} | {*used}
     unexpected = sorted(name for name in tensors if name.startswith("quantize.") and name not in statistics)
     for side in ("encoder", "decoder"):
         positions = theirs.pop(f"{side}.pos_emb", None)
@@ -281,5 +344,5 @@ def _fill(path: Path, model: VQVAE, stored: files.Stored) -> tuple[str, ...]:
         for name, tensor in own.items():
             tensor.copy_(theirs[name])
     model.quantizer.reset_statistics()
-    kept = {*own, CODEBOOK}
+    kept = {*own, *used}
     return tuple(sorted(name for name in tensors if name not in kept and name not in stored.repeated))

@@ -7,6 +7,7 @@ import torch
 from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig
 from open4m.tokenizers.quantizers.fsq import FiniteScalarQuantizer
 from open4m.tokenizers.quantizers.lfq import LookupFreeQuantizer
+from open4m.tokenizers.quantizers.memcodes import MemoryQuantizer
 from open4m.tokenizers.quantizers.product import ProductQuantizer
 from open4m.tokenizers.quantizers.simvq import SimVectorQuantizer
 from open4m.tokenizers.quantizers.vq import VectorQuantizer
@@ -17,6 +18,7 @@ KINDS: dict[str, type[Quantizer]] = {
     "fsq": FiniteScalarQuantizer,
     "lfq": LookupFreeQuantizer,
     "simvq": SimVectorQuantizer,
+    "memcodes": MemoryQuantizer,
 }
 
 

@@ -2,11 +2,12 @@
 
 The kinds, by their names in a configuration:
 
-    "vq"      l2-normalized codes, learned by moving averages, stale ones restarted: the paper's, after
-              https://arxiv.org/abs/2110.04627 and https://arxiv.org/abs/2107.03312
-    "fsq"     finite scalar quantization, https://arxiv.org/abs/2309.15505: each dimension rounds to a few levels
-    "lfq"     lookup-free quantization, https://arxiv.org/abs/2310.05737: the signs of log2(codebook_size) dimensions
-    "simvq"   a frozen random codebook under one learned matrix, https://arxiv.org/abs/2411.02038
+    "vq"        l2-normalized codes, learned by moving averages, stale ones restarted: the paper's, after
+                https://arxiv.org/abs/2110.04627 and https://arxiv.org/abs/2107.03312
+    "fsq"       finite scalar quantization, https://arxiv.org/abs/2309.15505: each dimension rounds to a few levels
+    "lfq"       lookup-free quantization, https://arxiv.org/abs/2310.05737: the signs of log2(codebook_size) dimensions
+    "simvq"     a frozen random codebook under one learned matrix, https://arxiv.org/abs/2411.02038
+    "memcodes"  learned keys choose a code, learned values are it: the authors' for single vectors
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class QuantizerConfig:
 
     codebook_size: Annotated[int, Range(1, LARGEST_VOCABULARY)]
     latent_dim: Size = 32
-    quantizer: Literal["vq", "fsq", "lfq", "simvq"] = "vq"
+    quantizer: Literal["vq", "fsq", "lfq", "simvq", "memcodes"] = "vq"
     codebooks: Layers = 1  # above 1: a vector is split into so many parts, each with an own codebook, one token each
-    commitment_weight: Amount = 1.0  # "fsq" has no such loss
+    commitment_weight: Amount = 1.0  # "fsq" and "memcodes" have no such loss
     rotation_trick: bool = False  # "vq", "simvq": gradients are rotated with the code, not copied (:func:`rotate`)
     # Only for "vq", since the other kinds keep no statistics:
     decay: Decay = 0.99  # of the moving averages
@@ -68,7 +69,7 @@ class Restarts(NamedTuple):
 class Quantizer(nn.Module):
     """What all kinds share; :func:`open4m.tokenizers.quantizers.make_quantizer` makes the kind that ``config`` names.
 
-    Each kind has a buffer ``codebook`` (V, d), one row per id. ``generator`` draws the initial weights.
+    Each kind has a ``codebook`` (V, d), one row per id. ``generator`` draws the initial weights.
     """
 
     STATISTICS: tuple[str, ...] = ()  # names of buffers that only training needs
