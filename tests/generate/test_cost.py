@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from counting import FlopCounter
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from open4m.generate.canvas import Canvas
 from open4m.generate.cost import cost
@@ -61,7 +61,7 @@ def test_costs_are_what_is_counted(name, registers):
     engine = Engine(FourMTransformer(config).initialize(torch.Generator().manual_seed(1)), start=4)
     given = {"rgb_pixels": 4, "t5": 3, "depth": KNOWN, "caption": len(CAPTION)}
     expected = cost(config, PLANS[name], given, {"avoid": {"caption": len(AVOID)}})
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         engine.run(canvas, PLANS[name], [0], {"avoid": avoid})
     assert counter.get_total_flops() == expected.flops
 

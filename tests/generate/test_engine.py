@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 import torch
+from counting import FlopCounter
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from open4m.generate import engine as engine_module
 from open4m.generate.canvas import Canvas
@@ -620,7 +620,7 @@ def test_no_scheme_costs_more_than_a_tenth_above_its_floor(scheme, guidance):
     model = FourMTransformer(WIDE).initialize(torch.Generator().manual_seed(1))
     engine, given, canvas = Engine(model), canvases()(), canvases()()
     step = Step(target="depth", scheme=scheme, steps=4, guidance=guidance)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the fast CPU kernel is not counted
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:  # the fast CPU kernel is not counted
         engine.run(canvas, [step], [0, 1, 2, 3])
     known = given.known["depth"].sum(1)
     pixels, captions = (
@@ -658,7 +658,7 @@ def test_passes_of_very_unlike_lengths_cost_no_more_than_a_tenth_above_their_flo
     shown = [5 * 196 + 256, 4 * 196 + 10]
     step = Step(target="rgb", scheme="roar", tokens=(20, 176), guidance=3.0)
     engine = Engine(FourMTransformer(config).initialize(torch.Generator().manual_seed(1)))
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         next(engine.passes(canvas, [step], [0, 1]))
     needed = floor(config, [[0, 0], shown], [20, 20]) + 40 * 2 * config.dim * 16
     assert 0.99 * needed <= counter.get_total_flops() <= 1.01 * needed
@@ -669,7 +669,7 @@ def test_sequences_cost_no_more_than_a_tenth_above_their_floor():
     model = FourMTransformer(WIDE).initialize(torch.Generator().manual_seed(1))
     engine, canvas = Engine(model, START, [EOS, START, 5, 6, 7]), canvases()()
     step = Step(target="boxes", scheme="left_to_right", steps=0, guidance=2.0)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         engine.run(canvas, [step], [1, 2, 3, 4])
     lengths = [len(row) for row in canvas.sequences["boxes"]]
     assert len(set(lengths)) > 1
@@ -699,3 +699,42 @@ def test_models_in_low_precision_generate_too(model, name):
             assert all(len(row) >= 1 for row in canvas.sequences["boxes"])
         else:
             assert canvas.known[step.target].all()
+
+
+@pytest.mark.parametrize("precision", ["exact", "int8"])
+def test_what_is_prepared_follows_the_weights(model, precision):
+    """Weights that are trained, loaded or replaced after a first generation are those that the next one uses."""
+    trained = copy.deepcopy(model)
+    engine = Engine(trained, START, (EOS,), EOS)
+    engine.precision = precision
+    plan = [Step(target="rgb", steps=2, temperature=0.0), Step(target="caption", steps=5, temperature=0.0)]
+
+    def result(of):
+        made = of.run(Canvas(CONFIG, 2), plan, [0, 1])
+        return made.grids["rgb"].tolist(), made.sequences["caption"]
+
+    def anew():
+        fresh = Engine(trained, START, (EOS,), EOS)
+        fresh.precision = precision
+        return result(fresh)
+
+    before = result(engine)
+    with torch.no_grad():
+        trained.decoder[0].mlp.down.weight.add_(torch.randn(16, 42, generator=torch.Generator().manual_seed(0)))
+    written = result(engine)
+    assert written == anew()
+    assert written != before
+    trained.embeddings.outputs.weight = torch.nn.Parameter(trained.embeddings.outputs.weight.flip(0).clone())
+    assert result(engine) == anew()
+    trained.load_state_dict(model.state_dict())
+    assert result(engine) == before
+
+
+def test_eight_bits_are_near_the_weights_that_they_are_made_from(model):
+    """Log-probabilities of the same tokens differ by the rounding, and by no more."""
+    engine = Engine(model, START, (EOS,), EOS)
+    plan = [Step(target="rgb", steps=1, temperature=0.0)]
+    exact = engine.run(Canvas(CONFIG, 1), plan, [0]).records["rgb"].log_probability
+    engine.precision = "int8"
+    rounded = engine.run(Canvas(CONFIG, 1), plan, [0]).records["rgb"].log_probability
+    assert 0 < (exact - rounded).abs().max() < 0.1

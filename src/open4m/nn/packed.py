@@ -1,0 +1,79 @@
+"""Linear layers for generation on CPUs: their weights laid out once for products with few rows, or stored in 8 bits.
+
+The product of a few tokens with a weight matrix takes as long as reading the matrix. PyTorch's usual product takes two
+to five times that for 2 to 16 rows on some CPUs; oneDNN's on weights that are laid out for it does not. In 8 bits there
+is a quarter to read. Both are PyTorch's own kernels (``docs/generation.md`` has what they give).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from open4m.nn.attention import FusedLinear
+from open4m.types import Open4MError
+
+Precision = Literal["exact", "int8"]
+"""``exact``: weights as they are stored. ``int8``: 8 bits, with one scale per output; the inputs of a
+product are rounded to 7 bits, with one scale per token."""
+
+_ENGINES = torch.backends.quantized.supported_engines
+
+
+class PackedLinear(nn.Module):
+    """A linear layer (..., in) → (..., out) whose weights are packed; without gradients."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, parts: int = 1, precision: Precision = "exact"):
+        super().__init__()
+        self.parts, self.precision = parts, precision
+        weight, self._bias = weight.detach(), None if bias is None else bias.detach()
+        int8 = precision == "int8"
+        self._packed = _eight_bits(weight) if int8 else torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+
+    def product(self, x: Tensor) -> Tensor:
+        """The product of all parts, (..., out)."""
+        if self.precision == "int8":
+            size = x.float().abs().amax(-1, keepdim=True).clamp(min=1e-12)  # rows are rounded with one scale for all
+            y = (torch.ops.quantized.linear_dynamic(x / size, self._packed, True) * size).to(x.dtype)
+            return y if self._bias is None else y + self._bias
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        y = self.product(x)
+        return y if self.parts == 1 else y.chunk(self.parts, -1)
+
+
+def _eight_bits(weight: Tensor):
+    weight = weight.float()
+    scale = (weight.abs().amax(1) / 127).clamp(min=1e-12).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantized tensors will be replaced one day; the kernels have no successor yet
+        rounded = torch.quantize_per_channel(weight, scale, torch.zeros_like(scale, dtype=torch.int64), 0, torch.qint8)
+        return torch.ops.quantized.linear_prepack(rounded, None)
+
+
+def can_pack(weight: Tensor, precision: Precision) -> bool:
+    """Whether this PyTorch has the kernel for such weights. Those of 8 bits must be on the CPU: raises
+    :class:`Open4MError` if they cannot be had."""
+    if precision == "int8":
+        if weight.device.type != "cpu" or "fbgemm" not in _ENGINES:
+            raise Open4MError("precision int8 is for CPUs of x86 alone; elsewhere use dtype=torch.bfloat16")
+        return True
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def packed(module: nn.Module, precision: Precision, but: nn.Module | None = None) -> nn.Module:
+    """A copy of a module whose linear layers are packed; all other weights are shared with it, and the part ``but``
+    is, as it is."""
+    kept = [] if but is None else [*but.modules()]
+    clone = copy.deepcopy(module, {id(own): own for own in (*module.parameters(), *module.buffers(), *kept)})
+    for parent in [part for part in clone.modules() if part not in kept]:
+        for name, child in parent.named_children():
+            if type(child) in (nn.Linear, FusedLinear):
+                parts = getattr(child, "parts", 1)
+                setattr(parent, name, PackedLinear(child.weight, child.bias, parts, precision))
+    return clone

@@ -1,0 +1,49 @@
+"""Packed layers compute what the layers that they are made from do, on their own weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from open4m.nn.attention import FusedLinear
+from open4m.nn.packed import PackedLinear, packed
+from open4m.types import Open4MError
+
+TOLERANCE = {"exact": 1e-6, "int8": 0.03}  # relative to the largest output
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 8, 70])
+def test_a_packed_layer_computes_what_the_layer_does(precision, bias, rows):
+    torch.manual_seed(rows)
+    layer = nn.Linear(48, 40, bias=bias)
+    x = torch.randn(rows, 48) * torch.logspace(-2, 2, rows)[:, None]  # tokens of unlike sizes, each with its own error
+    with torch.inference_mode():
+        expected = layer(x)
+        made = PackedLinear(layer.weight, layer.bias, precision=precision)(x)
+    assert made.shape == expected.shape
+    if rows:
+        error = (made - expected).abs().amax(1) / expected.abs().amax(1)
+        assert error.max() < TOLERANCE[precision]
+        assert precision == "exact" or error.max() > 1e-5  # it is rounded
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_a_copy_is_packed_and_shares_the_other_weights(precision):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.LayerNorm(16), FusedLinear(16, 8, 3, bias=False))
+    x = torch.randn(2, 5, 16)
+    made = packed(module, precision)
+    assert [p.data_ptr() for p in made.parameters()] == [p.data_ptr() for p in module[0].parameters()]
+    with torch.inference_mode():
+        for ours, theirs in zip(made(x), module(x), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=0.05 if precision == "int8" else 1e-5, rtol=0)
+    assert isinstance(module[1], FusedLinear)  # the module itself stays as it is
+
+
+def test_eight_bits_are_refused_where_there_is_no_kernel(monkeypatch):
+    monkeypatch.setattr("open4m.nn.packed._ENGINES", [])
+    from open4m.nn.packed import can_pack
+
+    with pytest.raises(Open4MError, match="int8"):
+        can_pack(torch.zeros(2, 2), "int8")
