@@ -62,7 +62,7 @@ def config() -> LineConfig:
                 warmup=Duration.parse("10k samples"),
                 decay=Duration.parse("150k samples"),
                 batch_size=32,
-                optim=OptimConfig(base_lr=24e-3, clip=1.0, muon_lr=6e-3),
+                optim=OptimConfig(base_lr=24e-3, clip=1.0, muon_lr=6e-3, muon_iterations=3),
                 precision="fp32",
                 workers=0,
                 evaluate_every=1000,
