@@ -105,10 +105,11 @@ def fingerprint(config: Any) -> str:
     Fields marked :data:`LATER` count only where they differ from their default, so that what was made before they were
     there keeps its fingerprint.
     """
-    return hashlib.sha256(json.dumps(to_dict(config, _counting), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(to_dict(config, counting), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _counting(config: Any) -> list[dataclasses.Field]:
+def counting(config: Any) -> list[dataclasses.Field]:
+    """The fields of a configuration that fingerprints count: see :data:`LATER`."""
     fields = dataclasses.fields(config)
     return [f for f in fields if "later" not in f.metadata or getattr(config, f.name) != f.default]
 

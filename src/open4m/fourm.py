@@ -36,8 +36,8 @@ from open4m.types import Open4MError, Value, shown
 TEXT = "text"
 """The folder of the text tokenizer, beside those of the grids."""
 
-FORMAT = 1
-"""The version of a model directory's format."""
+FORMAT = 2
+"""The version of a model directory's format. In format 1 hidden texts were nothing at all."""
 
 
 VALUES = "values by modality, such as {'caption': 'a cube'}"
@@ -383,7 +383,8 @@ class FourMBase:
     def fingerprint(self) -> str:
         """16 hexadecimal digits for all that decides about tokens: configuration, weights, and what the tokenizers
         encode. Weights at rest in 16 bits are the same model if nothing was rounded."""
-        about = {name: value for name, value in configs.to_dict(self.config).items() if name != "directions"}
+        about = configs.to_dict(self.config, configs.counting)
+        del about["directions"]
         tokenizers = {key: tokenizer.fingerprint for key, tokenizer in self.grids.items()}
         if self.text is not None:
             tokenizers[TEXT] = self.text.fingerprint

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from open4m import files
 from open4m.modalities.crops import Crop
-from open4m.modalities.families import Flag, TokenSequence
+from open4m.modalities.families import Flag, Palette, TokenSequence
 from open4m.types import Boxes, Open4MError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _MIN_VISIBLE = 0.1
 """The least visible part of a box's area after a crop: boxes of which less remains are dropped."""
+
+LEAST_SCORE = 0.6
+"""The least score of a detector's boxes that models are trained with."""
 
 _EDGE = 1e-6
 """A length that rounding makes, as a fraction of the picture."""
@@ -33,6 +36,7 @@ class BoundingBoxes(TokenSequence):
 
     better = {"ap": "higher", "ap50": "higher"}
     has_positions = True
+    forms = ("own", "detections")
 
     def read(self, data: bytes) -> Boxes:
         return self.convert(files.parse_json(data, self.name))
@@ -55,6 +59,13 @@ class BoundingBoxes(TokenSequence):
                 f'expected Boxes or a list [{{"box": [x0, y0, x1, y1], "label": name}}, ...] ({error})'
             ) from error
 
+    def from_form(self, value: Any, form: str, palette: Palette = ()) -> Boxes:
+        """``detections``: what a detector found, with scores; boxes below :data:`LEAST_SCORE` are left out (B.2)."""
+        value = super().from_form(value, form, palette)
+        if form != "detections" or value.scores is None:
+            return value
+        return _select(value, value.corners, np.array(value.scores) >= LEAST_SCORE)
+
     def crop(self, value: Boxes, crop: Crop) -> Boxes:
         """The boxes relative to the region, without those of which less than a tenth is seen. A side without length
         is seen if it lies in the region, so that a region of everything leaves all boxes as they are."""
@@ -76,13 +87,8 @@ class BoundingBoxes(TokenSequence):
     def encode(self, value: Boxes, text, max_length: int = 256) -> list[int]:
         """Objects in order of the distance of their upper left corner to the origin (paper B.2), then [EOS]."""
         order = np.argsort(np.hypot(value.corners[:, 0], value.corners[:, 1]), kind="stable")
-        ids: list[int] = []
-        for i in order:
-            piece = [*text.coordinate_ids(value.corners[i]), text.class_id(value.labels[i])]
-            if len(ids) + len(piece) >= max_length:
-                break
-            ids += piece
-        return [*ids, text.eos]
+        boxes = ([*text.coordinate_ids(value.corners[i]), *text.label_ids(value.labels[i])] for i in order)
+        return text.finished(boxes, max_length)
 
     def decode(self, ids, text) -> Boxes:
         """The well-formed boxes, in order; ``malformed`` counts the others (paper B.2).
@@ -92,6 +98,8 @@ class BoundingBoxes(TokenSequence):
         counts as one malformed box: missing corners or another order of them, a class alone, corners without a class,
         words or control tokens anywhere in it, and a box that the end of the sequence cuts off. A sequence may end
         after a class without [EOS], and its boxes may have another order than :meth:`encode` gives.
+
+        Where classes are open (the public text tokenizer), a class is one or more words, up to the next coordinate.
         """
         pieces = list(_pieces(text.until_eos(ids), text))
         found = [box for box in (_box(piece, text) for piece in pieces) if box is not None]
@@ -99,12 +107,13 @@ class BoundingBoxes(TokenSequence):
         return Boxes(np.array(corners, dtype=np.float32), labels, malformed=len(pieces) - len(found))
 
     def scored(self, value: Boxes, ids, text, log_probability: np.ndarray) -> Boxes:
-        """The same boxes, each with the probability of its class token as its score; 0 if that is not known."""
+        """The same boxes, each with the probability of its class as its score; 0 if that is not known."""
         scores, end = [], 0
         for piece in _pieces(text.until_eos(ids), text):
             end += len(piece)
             if _box(piece, text) is not None:
-                scores.append(float(np.nan_to_num(np.exp(log_probability[end - 1]))))
+                label = log_probability[end - len(piece) + 4 : end]
+                scores.append(float(np.nan_to_num(np.exp(label.sum()))))
         return dataclasses.replace(value, scores=tuple(min(score, 1.0) for score in scores)) if scores else value
 
     def render(self, value: Boxes, size: int = 256) -> Image.Image:
@@ -141,12 +150,16 @@ def _pieces(ids: list[int], text: TextTokenizer) -> Iterator[list[int]]:
     """The tokens, cut before every x_min and after every class: a well-formed box is always one whole piece."""
     piece: list[int] = []
     for i in ids:
-        coordinate = text.coordinate(i)
-        if piece and coordinate is not None and coordinate[0] == 0:
+        coordinate, is_open = text.coordinate(i), text.settings.open_classes
+        if (
+            piece
+            and coordinate is not None
+            and (coordinate[0] == 0 or (is_open and text.coordinate(piece[-1]) is None))
+        ):
             yield piece
             piece = []
         piece.append(i)
-        if text.class_name(i) is not None:
+        if text.class_name(i) is not None and not is_open:
             yield piece
             piece = []
     if piece:
@@ -155,7 +168,7 @@ def _pieces(ids: list[int], text: TextTokenizer) -> Iterator[list[int]]:
 
 def _box(piece: list[int], text: TextTokenizer) -> tuple[list[float], str] | None:
     """(corners, class) of a piece that is a well-formed box, None for others."""
-    coordinates, label = [text.coordinate(i) for i in piece[:-1]], text.class_name(piece[-1])
+    coordinates, label = [text.coordinate(i) for i in piece[:4]], text.label(piece[4:])
     if label is None or len(coordinates) != 4 or None in coordinates:
         return None
     axes, corners = zip(*coordinates, strict=True)

@@ -43,7 +43,7 @@ class Caption(TokenSequence):
         return (value,)
 
     def encode(self, value: str, text, max_length: int = 256) -> list[int]:
-        return [*text.encode_text(value)[: max_length - 1], text.eos]
+        return text.finished(([i] for i in text.encode_text(value)), max_length)
 
     def decode(self, ids, text) -> str:
         return text.decode_text(text.until_eos(ids))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
+from open4m import config as configs
 from open4m import modalities
 from open4m.modalities.families import FAMILIES, Family
 from open4m.nn.config import BlockConfig
@@ -146,10 +147,14 @@ class FourMConfig(Architecture):
     """A model of an architecture; the order of ``modalities`` is the index that tokens carry.
 
     ``directions``: what it was trained for, if that is not any of its targets from any of its inputs (empty).
+    ``hidden_texts``: what it was shown of a text in training where it was to see nothing of it, which is what guidance
+    by a text is relative to: nothing at all, or the "sentinel" of one span that stands for the whole text, as the
+    authors' public models.
     """
 
     modalities: tuple[ModalitySpec, ...]
     directions: tuple[Direction, ...] = ()
+    hidden_texts: Literal["nothing", "sentinel"] = field(default="nothing", metadata=configs.LATER)
 
     @classmethod
     def of(

@@ -4,7 +4,8 @@ One vocabulary, in this order: control tokens, sentinels, 4 × ``bins`` coordina
 fitted on captions. A class name in a caption maps to the same token as the class of a box.
 
 Only class names are looked for in text. The names of the other special tokens contain punctuation, on which text is
-split before pieces are looked up, so that nothing a user types can become one of them.
+split before pieces are looked up, so that nothing a user types can become one of them, unless the text is said to be
+*marked*: in a marked text, ``[S_1]`` is that token.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 
@@ -31,8 +33,8 @@ from open4m import files
 from open4m.ranges import Range, check_ranges
 from open4m.types import LARGEST_VOCABULARY, Open4MError
 
-FORMAT = 1
-"""The version of the directory's format."""
+FORMAT = 2
+"""The version of the directory's format. In format 1 the settings were those without a default."""
 
 MAX_LISTED_FAULTS = 8
 """Class names that an error lists; of further ones it gives the number."""
@@ -40,8 +42,8 @@ MAX_LISTED_FAULTS = 8
 COVERAGE_BATCH = 1000
 """Captions that are tokenized at once when a vocabulary is measured."""
 
-_CONTROL = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")
-_AXES = ("xmin", "ymin", "xmax", "ymax")
+CONTROL = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")
+AXES = ("xmin", "ymin", "xmax", "ymax")
 _CONTINUED = "##"  # prefix of a piece that continues a word
 _ALPHABET = string.ascii_lowercase + string.digits
 _MAX_CHARACTERS = 1000  # only the most frequent characters are learned; words with others are [UNK]
@@ -69,14 +71,30 @@ class Coverage:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a text tokenizer is besides its vocabulary: the content of ``text.json``."""
+    """What a text tokenizer is besides its vocabulary: the content of ``text.json``.
+
+    The defaults are those of tokenizers that are fitted here; the public one of the authors has others.
+    ``axes``: what the four coordinates of a box are called. ``first_sentinel``: the number of the sentinel that the
+    first masked span has; those before it are not used. ``open_classes``: a box may be of a class without a token,
+    which is written in word pieces. ``keeps_end``: a sequence that is too long is cut between its parts, and still ends
+    with [EOS]; if not, it is cut wherever it is too long.
+    """
 
     class_names: tuple[str, ...]
     bins: Annotated[int, Range(1, LARGEST_VOCABULARY)]  # per coordinate of a box
     sentinels: Annotated[int, Range(0, LARGEST_VOCABULARY)]
+    axes: tuple[str, str, str, str] = field(default=AXES, metadata=configs.LATER)
+    first_sentinel: Annotated[int, Range(0, LARGEST_VOCABULARY)] = field(default=0, metadata=configs.LATER)
+    open_classes: bool = field(default=False, metadata=configs.LATER)
+    keeps_end: bool = field(default=True, metadata=configs.LATER)
 
     def __post_init__(self) -> None:
         check_ranges(self, "text tokenizer")
+        if self.sentinels and self.first_sentinel >= self.sentinels:
+            raise Open4MError(
+                f"text tokenizer: expected first_sentinel below the number of sentinels, {self.sentinels}, "
+                f"got {self.first_sentinel}"
+            )
 
 
 class TextTokenizer:
@@ -84,17 +102,16 @@ class TextTokenizer:
 
     WORDS, SETTINGS = "tokenizer.json", "text.json"
 
-    def __init__(self, words: Tokenizer, class_names: Sequence[str], bins: int, sentinels: int) -> None:
-        self._words = words
-        self.settings = Settings(class_names=tuple(class_names), bins=bins, sentinels=sentinels)
-        self.class_names, self.bins = self.settings.class_names, bins
+    def __init__(self, words: Tokenizer, settings: Settings) -> None:
+        self._words, self.settings = words, settings
+        self.class_names, self.bins = settings.class_names, settings.bins
         self.vocab_size: int = words.get_vocab_size()
-        self.pad, self.unk, self.sos, self.eos = range(len(_CONTROL))
-        self.sentinels = list(range(len(_CONTROL), len(_CONTROL) + sentinels))
-        self._first_coordinate = len(_CONTROL) + sentinels
-        self._first_class = self._first_coordinate + len(_AXES) * bins
+        self.pad, self.unk, self.sos, self.eos = range(len(CONTROL))
+        self._first_coordinate = len(CONTROL) + settings.sentinels
+        self._first_class = self._first_coordinate + len(AXES) * self.bins
         self._class_ids = {name: self._first_class + i for i, name in enumerate(self.class_names)}
-        special = _special_tokens(_written(words.normalizer, self.class_names), bins, sentinels)
+        self.sentinels = list(range(len(CONTROL) + settings.first_sentinel, self._first_coordinate))
+        special = _special_tokens(_written(words.normalizer, self.class_names), settings)
         if any(words.token_to_id(token) != i for i, token in enumerate(special)):
             raise Open4MError(
                 "text tokenizer: the word pieces were not fitted with these class names, bins and sentinels"
@@ -117,13 +134,14 @@ class TextTokenizer:
         words = _pipeline(WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
         alphabet = [*string.punctuation, *_both_forms(_ALPHABET)]
         written = _written(words.normalizer, class_names)
-        least = len(_CONTROL) + sentinels + len(_AXES) * bins + len({*written, *alphabet})
+        least = len(CONTROL) + sentinels + len(AXES) * bins + len({*written, *alphabet})
         if bins < 2 or sentinels < 1 or vocab_size < least:
             raise Open4MError(
                 f"text tokenizer: expected bins of at least 2, got {bins}, sentinels of at least 1, got {sentinels}, "
                 f"and a vocab_size of at least {least} (special tokens and the alphabet), got {vocab_size}"
             )
-        special = _special_tokens(written, bins, sentinels)
+        settings = Settings(class_names=tuple(class_names), bins=bins, sentinels=sentinels)
+        special = _special_tokens(written, settings)
         characters: Counter[str] = Counter()
         with TemporaryFile("w+", encoding="utf-8", newline="\n") as normalized:  # one line per caption
             for caption in captions:
@@ -147,15 +165,22 @@ class TextTokenizer:
         vocabulary = {token: i for i, token in enumerate(list(pieces)[:vocab_size])}
         words = _pipeline(WordPiece(vocabulary, unk_token="[UNK]"))
         words.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in written])
-        return TextTokenizer(words, class_names, bins, sentinels)
+        return TextTokenizer(words, settings)
 
     # ---- text
-    def encode_text(self, text: str) -> list[int]:
-        """The ids of a text, which is put in lower case; no control token is added."""
-        return self._words.encode(_encodable(text), add_special_tokens=False).ids
+    def encode_text(self, text: str, marked: bool = False) -> list[int]:
+        """The ids of a text, which is put in lower case; no control token is added.
 
-    def decode_text(self, ids: Iterable[int]) -> str:
-        """The text of ids; control tokens, sentinels and coordinates are left out."""
+        ``marked``: special tokens that are spelled exactly, such as ``[S_1]``, ``[EOS]`` and ``xmin=12``, are those
+        tokens; else they are words like any others.
+        """
+        words = self._marked if marked else self._words
+        return words.encode(_encodable(text), add_special_tokens=False).ids
+
+    def decode_text(self, ids: Iterable[int], marked: bool = False) -> str:
+        """The text of ids; control tokens, sentinels and coordinates are left out, unless it is to be ``marked``."""
+        if marked:
+            return self._marked.decode([self._checked(i) for i in ids], skip_special_tokens=False)
         words: list[str] = []
         for i in ids:
             i = self._checked(i)
@@ -171,6 +196,41 @@ class TextTokenizer:
         for pattern, replacement in _TIGHT:
             text = pattern.sub(replacement, text)
         return text
+
+    @cached_property
+    def _marked(self) -> Tokenizer:
+        """What reads marked texts. Sentinels and coordinates are whole words; control tokens may touch others."""
+        marked = Tokenizer.from_str(self._words.to_str())
+        names = [self.name(i) for i in range(self._first_class)]
+        marked.add_special_tokens([AddedToken(n, single_word=n not in CONTROL, normalized=False) for n in names])
+        marked.decoder = decoders.WordPiece(_CONTINUED, cleanup=True)
+        return marked
+
+    def finished(self, parts: Iterable[Sequence[int]], max_length: int) -> list[int]:
+        """The ids of a sequence's parts, then [EOS]: at most ``max_length``.
+
+        As many whole parts as fit before [EOS]; of a tokenizer that does not keep the end, all ids that fit.
+        """
+        ids: list[int] = []
+        for part in parts:
+            if self.settings.keeps_end and len(ids) + len(part) >= max_length:
+                break
+            ids += part
+        return [*ids, self.eos][:max_length]
+
+    def merged(self, given: Iterable[int], made: Iterable[int]) -> list[int]:
+        """The sequence ``given`` with its sentinels replaced by the spans that were ``made`` for them (paper C.1).
+
+        ``made``: sentinels, each followed by its span. A sentinel without a span stays.
+        """
+        spans: dict[int, list[int]] = {}
+        span: list[int] = []
+        for i in map(int, made):
+            if len(CONTROL) <= i < self._first_coordinate:
+                span = spans.setdefault(i, [])
+            else:
+                span.append(i)
+        return list(chain.from_iterable(spans.get(int(i), [int(i)]) for i in given))
 
     def until_eos(self, ids: Iterable[int]) -> list[int]:
         """The ids before the first [EOS]."""
@@ -196,21 +256,33 @@ class TextTokenizer:
             longest = max(longest, *map(len, rows))
         return Coverage(captions=count, words=words, unknown=unknown, tokens=tokens, longest=longest)
 
-    # ---- boxes
+    # ---- boxes and numbers
+    def number_id(self, axis: int, value: int) -> int:
+        """The token of a whole number from 0, below ``bins``, on an axis from 0 to 3."""
+        if not (0 <= axis < len(AXES) and 0 <= value < self.bins):
+            raise Open4MError(
+                f"text tokenizer: expected a number below {self.bins} on an axis below {len(AXES)}, "
+                f"got {value} on axis {axis}"
+            )
+        return self._first_coordinate + axis * self.bins + int(value)
+
+    def number(self, token: int) -> tuple[int, int] | None:
+        """(axis, number) of a token of :meth:`number_id`; None for others."""
+        if not self._first_coordinate <= token < self._first_class:
+            return None
+        return divmod(int(token) - self._first_coordinate, self.bins)
+
     def coordinate_ids(self, corners: Sequence[float] | np.ndarray) -> list[int]:
         """The four tokens of x_min, y_min, x_max, y_max, fractions in [0, 1], rounded to the nearest of the bins."""
         clipped = np.clip(np.asarray(corners, dtype=np.float64), 0, 1)
         if clipped.shape != (4,) or not np.isfinite(clipped).all():
             raise Open4MError(f"a box has four finite corner coordinates, got {corners}")
-        bins = np.rint(clipped * (self.bins - 1)).astype(int)
-        return [self._first_coordinate + axis * self.bins + int(b) for axis, b in enumerate(bins)]
+        return [self.number_id(axis, int(bin_)) for axis, bin_ in enumerate(np.rint(clipped * (self.bins - 1)))]
 
     def coordinate(self, token: int) -> tuple[int, float] | None:
         """(axis, fraction) of a coordinate token, axes in the order of :meth:`coordinate_ids`; None for others."""
-        if not self._first_coordinate <= token < self._first_class:
-            return None
-        axis, index = divmod(int(token) - self._first_coordinate, self.bins)
-        return axis, index / (self.bins - 1)
+        found = self.number(token)
+        return found and (found[0], found[1] / (self.bins - 1))
 
     def class_id(self, name: str) -> int:
         """The token of a class."""
@@ -225,6 +297,18 @@ class TextTokenizer:
         index = int(token) - self._first_class
         return self.class_names[index] if 0 <= index < len(self.class_names) else None
 
+    def label_ids(self, name: str) -> list[int]:
+        """The tokens of the class of a box: its own token or, if classes are open, any words."""
+        words = self.encode_text(name) if self.settings.open_classes and name not in self._class_ids else []
+        return words or [self.class_id(name)]
+
+    def label(self, ids: Sequence[int]) -> str | None:
+        """The class of the tokens of :meth:`label_ids`; None for others."""
+        if len(ids) == 1 and (name := self.class_name(ids[0])) is not None:
+            return name
+        is_words = self.settings.open_classes and len(ids) > 0 and min(ids) >= self._first_class
+        return self.decode_text(ids) if is_words else None
+
     def name(self, token: int) -> str:
         """The readable form of a token of any kind."""
         return self._words.id_to_token(self._checked(token))
@@ -233,15 +317,15 @@ class TextTokenizer:
         """What the vocabulary holds, in one readable line."""
         pieces = self.vocab_size - self._first_class - len(self.class_names)
         return (
-            f"{self.vocab_size} entries: {len(_CONTROL)} control tokens, {len(self.sentinels)} sentinels, "
-            f"{len(_AXES)} × {self.bins} coordinates, {len(self.class_names)} classes, {pieces} word pieces"
+            f"{self.vocab_size} entries: {len(CONTROL)} control tokens, {self.settings.sentinels} sentinels, "
+            f"{len(AXES)} × {self.bins} coordinates, {len(self.class_names)} classes, {pieces} word pieces"
         )
 
     # ---- at rest
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change whenever the ids of a text or a box could."""
-        settings = json.dumps(configs.to_dict(self.settings), indent=1)
+        settings = json.dumps(configs.to_dict(self.settings, configs.counting), indent=1)
         return hashlib.sha256((self._words.to_str() + settings).encode()).hexdigest()[:16]
 
     def save(self, folder: Path | str) -> None:
@@ -263,7 +347,7 @@ class TextTokenizer:
             raise Open4MError(f"{path}: no such file") from None
         except Exception as error:  # the tokenizers library raises nothing more specific
             raise Open4MError(f"{path}: not readable as a text tokenizer ({error!r})") from error
-        return TextTokenizer(words, settings.class_names, settings.bins, settings.sentinels)
+        return TextTokenizer(words, settings)
 
     def _checked(self, token: int) -> int:
         token = int(token)
@@ -306,10 +390,10 @@ def _written(normalizer: normalizers.Normalizer, names: Sequence[str]) -> list[s
     return list(first)
 
 
-def _special_tokens(written: Sequence[str], bins: int, sentinels: int) -> list[str]:
+def _special_tokens(written: Sequence[str], settings: Settings) -> list[str]:
     """All tokens that are not word pieces, in the order of their ids; ``written`` class names are the last."""
-    coordinates = [f"{axis}={b}" for axis in _AXES for b in range(bins)]
-    special = [*_CONTROL, *(f"[S_{k}]" for k in range(sentinels)), *coordinates]
+    coordinates = [f"{axis}={b}" for axis in settings.axes for b in range(settings.bins)]
+    special = [*CONTROL, *(f"[S_{k}]" for k in range(settings.sentinels)), *coordinates]
     clash = set(special) & set(written)
     if clash:
         raise Open4MError(f"text tokenizer: class names that mean something else: {', '.join(sorted(clash))}")

@@ -145,6 +145,7 @@ class _Import:
         tables = {name: self._described(name, parts) for name, parts in found.items()}
         tied = all(t["query"] is None or torch.equal(t["query"], t["output"]) for _, t in tables.values())
         config = FourMConfig.of(replace(architecture, tied=tied), tuple(spec for spec, _ in tables.values()))
+        config = replace(config, hidden_texts="sentinel")  # all public models were trained so
         embeddings = self._embeddings(config, {self.names[n]: t for n, (_, t) in tables.items()})
         embeddings["mask_token"] = mask_token.flatten()
         if registers is not None:
