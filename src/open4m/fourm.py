@@ -25,7 +25,7 @@ from open4m.hub.ml4m import transformer
 from open4m.modalities import carried
 from open4m.modalities.frames import frame_of, naming, positioned
 from open4m.modalities.given import InForm, taken
-from open4m.model.config import TOKENS, FourMConfig
+from open4m.model.config import TOKENS, FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import DENSE, pack
 from open4m.model.plans import Plans
@@ -80,8 +80,31 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor:
     return stacked
 
 
+def served(tokenizer: Tokenizer, spec: ModalitySpec) -> Tokenizer:
+    """The tokenizer at the size at which a model has its modality: one that was trained at several serves each.
+
+    The tokens of a single vector are a row for their tokenizer; for the model they may be any grid of as many cells.
+    Raises :class:`Open4MError` if the model has another vocabulary, or a grid that the tokenizer does not make.
+    """
+    own = tokenizer.config
+    if own.codebook_size == spec.vocab_size:
+        if own.grid == spec.grid or (own.vector and own.codebooks == spec.length):
+            return tokenizer
+        side = own.patch_size * spec.grid[0]
+        if spec.grid[0] == spec.grid[1] and side in own.resolutions:
+            return tokenizer.at(side)
+    raise Open4MError(
+        f"tokenizer {spec.key} has {own.codebook_size} codes on a grid {own.grid}, the model expects "
+        f"{spec.vocab_size} on {spec.grid}"
+    )
+
+
 class FourMBase:
-    """A model directory in memory. A modality without a tokenizer can be neither given nor generated."""
+    """A model directory in memory. A modality without a tokenizer can be neither given nor generated.
+
+    ``grids``: the tokenizers of modalities by their keys, and of what is a part of sequences (``TokenSequence.part``)
+    by its name.
+    """
 
     def __init__(
         self,
@@ -90,8 +113,10 @@ class FourMBase:
         text: TextTokenizer | None,
         plans: Plans | None = None,
     ):
-        self.model, self.grids, self.text, self.plans = model, dict(grids), text, plans or Plans()
+        self.model, self.text, self.plans = model, text, plans or Plans()
         self.config: FourMConfig = model.config
+        specs = {spec.key: spec for spec in self.config.modalities}
+        self.grids = {key: served(grid, specs[key]) if key in specs else grid for key, grid in grids.items()}
         for spec in self.config.modalities:
             if spec.is_causal and text is not None and text.vocab_size != spec.vocab_size:
                 raise Open4MError(
@@ -134,22 +159,23 @@ class FourMBase:
         else:
             raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
         config, tokenizers = model.config, folder / weights.TOKENIZERS
-        grids = {
-            s.key: Tokenizer.load(tokenizers / s.key, device)
+        keys = [spec.key for spec in config.modalities if spec.has_codebook]
+        parts = [
+            getattr(modalities.get(s.key), "part", "")
             for s in config.modalities
-            if s.has_codebook and (tokenizers / s.key).is_dir()
+            if s.is_causal and modalities.is_known(s.key)
+        ]
+        grids = {
+            key: Tokenizer.load(tokenizers / key, device)
+            for key in dict.fromkeys([*keys, *filter(None, parts)])
+            if (tokenizers / key).is_dir()
         }
-        for spec in config.modalities:
-            if spec.key in grids:
-                own = grids[spec.key].config
-                if (own.codebook_size, own.grid) != (spec.vocab_size, spec.grid):
-                    raise Open4MError(
-                        f"{folder}: tokenizer {spec.key} has {own.codebook_size} codes on a grid {own.grid}, "
-                        f"the model expects {spec.vocab_size} on {spec.grid}"
-                    )
         text = TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None
         plans = Plans.load(folder) if folder.is_dir() else None
-        loaded = cls(model, grids, text, plans).to(device, dtype)
+        try:
+            loaded = cls(model, grids, text, plans).to(device, dtype)
+        except Open4MError as error:
+            raise Open4MError(f"{folder}: {error}") from error
         loaded.name = str(name)
         return loaded
 
@@ -252,8 +278,10 @@ class FourMBase:
         self.check_tokenizer(key)
         if not self.config.spec(key).is_causal:
             return self.grids[key].encode(value).ravel()
-        most = self.config.spec(key).max_length
-        ids = self.modalities[key].encode(value, self.text, most if cut else sys.maxsize)
+        most, modality = self.config.spec(key).max_length, self.modalities[key]
+        if (part := self.grids.get(modality.part)) is not None:
+            value = modality.tokenized(value, part)
+        ids = modality.encode(value, self.text, most if cut else sys.maxsize)
         if len(ids) > most:
             raise Open4MError(f"{key}: {len(ids)} tokens with the end, the model reads at most {most}: give less of it")
         return np.array(ids, dtype=np.int64)
@@ -263,7 +291,8 @@ class FourMBase:
         self.check_tokenizer(key)
         modality = self.modalities[key]
         if self.config.spec(key).is_causal:
-            return modality.decode([int(i) for i in tokens], self.text)
+            value, part = modality.decode([int(i) for i in tokens], self.text), self.grids.get(modality.part)
+            return value if part is None else modality.detokenized(value, part)
         return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
 
     # ---- features

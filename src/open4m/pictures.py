@@ -148,6 +148,12 @@ def picture(array: np.ndarray, size: int, smooth: bool = True, stretch: bool = F
     return sheet
 
 
+def drawn_corners(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The first and the last pixels of a box, fractions x_min, y_min, x_max, y_max, in a picture of (width, height)."""
+    x0, y0, x1, y1 = (float(corner) * side for corner, side in zip(box, size * 2, strict=True))
+    return x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)
+
+
 @dataclass(frozen=True)
 class Axes:
     """The first three principal components of features: their ``mean`` (D,), the ``basis`` (3, D), and the range that

@@ -24,8 +24,20 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"\w+(@\w+)?")
 
-SHARED_FILES = ("__init__", "carried", "codecs", "crops", "families", "features", "frames", "given")
-"""The files of this folder that are no modalities, but what modalities are made of."""
+SHARED_FILES = (
+    "__init__",
+    "carried",
+    "codecs",
+    "crops",
+    "edge_maps",
+    "families",
+    "features",
+    "frames",
+    "given",
+    "skeleton",
+    "symbols",
+)
+"""The files of this folder that are no modalities, but what modalities are made of. Users' folders have none."""
 
 FOLDERS_VARIABLE = "OPEN4M_MODALITIES"
 """The environment variable that names the user's folders of modalities, separated as in ``PATH``."""
@@ -42,13 +54,14 @@ def files() -> Mapping[str, Path]:
 
 @cache
 def _files(user_folders: str) -> Mapping[str, Path]:
-    folders = [Path(__file__).parent, *(Path(f) for f in user_folders.split(os.pathsep) if f)]
+    own = Path(__file__).parent
+    folders = [own, *(Path(f) for f in user_folders.split(os.pathsep) if f)]
     found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise Open4MError(f"{FOLDERS_VARIABLE} names {folder}, which is not a folder")
         for path in sorted(folder.glob("*.py")):
-            if path.stem in SHARED_FILES:
+            if folder == own and path.stem in SHARED_FILES:
                 continue
             if path.stem in found:
                 raise Open4MError(f"modality {path.stem} is defined twice: {found[path.stem]} and {path}")

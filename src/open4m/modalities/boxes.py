@@ -12,21 +12,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from open4m import files
-from open4m.modalities.crops import Crop
+from open4m.modalities.crops import Crop, seen
 from open4m.modalities.families import Flag, Palette, TokenSequence
+from open4m.pictures import drawn_corners
 from open4m.types import Boxes, Open4MError
 
 if TYPE_CHECKING:
     from open4m.tokenizers.text import TextTokenizer
 
-_MIN_VISIBLE = 0.1
-"""The least visible part of a box's area after a crop: boxes of which less remains are dropped."""
-
 LEAST_SCORE = 0.6
 """The least score of a detector's boxes that models are trained with."""
-
-_EDGE = 1e-6
-"""A length that rounding makes, as a fraction of the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +64,8 @@ class BoundingBoxes(TokenSequence):
     def crop(self, value: Boxes, crop: Crop) -> Boxes:
         """The boxes relative to the region, without those of which less than a tenth is seen. A side without length
         is seen if it lies in the region, so that a region of everything leaves all boxes as they are."""
-        corners = value.corners.astype(np.float64)
-        moved = (corners - [crop.left, crop.top] * 2) / ([crop.width, crop.height] * 2)
-        clipped = moved.clip(0, 1)
-        lengths, seen = (part[:, 2:] - part[:, :2] for part in (moved, clipped))
-        inside = ((moved[:, :2] >= -_EDGE) & (moved[:, 2:] <= 1 + _EDGE)).astype(float)
-        shares = np.where(lengths > _EDGE, seen / np.maximum(lengths, _EDGE), inside)
-        return _select(value, clipped, shares.prod(-1) >= _MIN_VISIBLE)
+        _, clipped, is_seen = seen(value.corners, crop)
+        return _select(value, clipped, is_seen)
 
     def flip(self, value: Boxes) -> Boxes:
         return _select(
@@ -192,8 +182,8 @@ def draw_boxes(image: Image.Image, value: Boxes) -> Image.Image:
     names = sorted(set(value.labels))
     for row, label in zip(value.corners, value.labels, strict=True):
         color = colors[names.index(label) % len(colors)]
-        x0, y0, x1, y1 = row * np.float32([image.width, image.height] * 2)
-        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=max(1, image.width // 100))
+        x0, y0, x1, y1 = drawn_corners(row, image.size)
+        draw.rectangle((x0, y0, x1, y1), outline=color, width=max(1, image.width // 100))
         left, top, right, bottom = draw.textbbox((x0 + 2, max(0, y0 - image.width // 18)), label, font=font)
         draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=color)
         draw.text((x0 + 2, max(0, y0 - image.width // 18)), label, fill="white", font=font)

@@ -75,6 +75,25 @@ def resample(array: np.ndarray, crop: Crop, how: str) -> np.ndarray:
     return np.ascontiguousarray(np.einsum("xj,yj...->yx...", _linear_weights(xs, width), out))
 
 
+_MIN_VISIBLE = 0.1
+"""The least visible part of a box's area after a crop: boxes of which less remains are dropped."""
+
+_EDGE = 1e-6
+"""A length that rounding makes, as a fraction of the picture."""
+
+
+def seen(corners: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (n, 4), fractions of the image, relative to a region: as they are, and clipped to it, both float64; and
+    whether at least a tenth of each is in the region, bool (n,). A side without length is seen if it lies in it, so
+    that a region of everything leaves all boxes as they are."""
+    moved = (np.asarray(corners, dtype=np.float64) - [crop.left, crop.top] * 2) / ([crop.width, crop.height] * 2)
+    clipped = moved.clip(0, 1)
+    lengths, left = (part[:, 2:] - part[:, :2] for part in (moved, clipped))
+    inside = ((moved[:, :2] >= -_EDGE) & (moved[:, 2:] <= 1 + _EDGE)).astype(float)
+    shares = np.where(lengths > _EDGE, left / np.maximum(lengths, _EDGE), inside)
+    return moved, clipped, shares.prod(-1) >= _MIN_VISIBLE
+
+
 def _linear_weights(centers: np.ndarray, size: int) -> np.ndarray:
     """Linear interpolation at ``centers`` as a matrix (out, in). Its tent is as wide as a step, against aliasing."""
     step = (centers[-1] - centers[0]) / max(len(centers) - 1, 1)

@@ -35,6 +35,7 @@ from open4m.types import Open4MError, Value
 
 if TYPE_CHECKING:
     from open4m.tokenizers.text import TextTokenizer
+    from open4m.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,10 +291,13 @@ class TokenGrid(Modality):
     unitless: ClassVar[tuple[str, ...]] = ()
 
     channels: int
-    loss: str  # "mse", "smooth_l1", "cosine" or "cross_entropy": the tokenizer's reconstruction loss (paper Table 3)
+    # the tokenizer's reconstruction loss (paper Table 3): "mse", "smooth_l1", "cosine", "cross_entropy" of classes, or
+    # "binary_cross_entropy" of yes and no
+    loss: str
     categorical: bool = False  # the value is a map of class ids; channels is then the width of the class embedding
     class_names: tuple[str, ...] = ()  # by id, of a categorical modality whose classes are always the same
     resample: str = "nearest"  # how a crop is resized: "nearest" (no mixing across edges) or "linear"
+    repeated: bool = False  # a tokenizer may read its one channel several times
     feature_map: bool = False  # one vector per cell instead of pixels: the tokenizer has no patch projection
     normalization: str = "fixed"  # "fixed": mean and std below; "fit": measured per channel on the training set
     mean: tuple[float, ...] = (0.0,)
@@ -364,11 +368,13 @@ class TokenSequence(Modality):
     """A sequence of word pieces of the text tokenizer that all sequences share (paper B.2).
 
     ``words``: what a vocabulary that is fitted for this modality holds as one token each, beside the names of classes.
+    ``part``: the modality of a value's parts that have a tokenizer of their own, such as the pose of each person.
     """
 
     family = FAMILIES["sequence"]
 
     words: tuple[str, ...] = ()
+    part: str = ""
     generation: GenerationDefaults = GenerationDefaults(scheme="left_to_right", steps=0, top_p=0.9)
 
     def texts(self, value: Value) -> Sequence[str]:
@@ -382,6 +388,14 @@ class TokenSequence(Modality):
     def decode(self, ids: Sequence[int], text: TextTokenizer) -> Value:
         """The value of token ids up to the first [EOS]. It never raises for ids of the vocabulary."""
         raise NotImplementedError
+
+    def tokenized(self, value: Value, tokenizer: Tokenizer) -> Value:
+        """The value with the tokens of all its parts, which :meth:`encode` needs."""
+        return value
+
+    def detokenized(self, value: Value, tokenizer: Tokenizer) -> Value:
+        """The value with its parts as the tokens say, which :meth:`decode` gives."""
+        return value
 
     def scored(self, value: Value, ids: Sequence[int], text: TextTokenizer, log_probability: np.ndarray) -> Value:
         """The value of generated ``ids`` with how sure the model was of its parts, where a value can hold that.

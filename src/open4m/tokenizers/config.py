@@ -49,7 +49,7 @@ class TokenizerConfig(QuantizerConfig):
     diffusion: DiffusionConfig | None = None  # exactly if the decoder is a UNet
     frozen_encoder: bool = False  # train only the decoder, on the tokens of a trained encoder
     resolutions: tuple[Size, ...] = ()  # one is drawn per training batch; (): always image_size
-    loss: Literal["mse", "smooth_l1", "cosine", "cross_entropy"]
+    loss: Literal["mse", "smooth_l1", "cosine", "cross_entropy", "binary_cross_entropy"]
     mean: tuple[Finite, ...] = (0.0,)
     std: tuple[Finite, ...] = (1.0,)
     standardize: bool = False
@@ -164,6 +164,8 @@ def tensor_of(value: Value, config: TokenizerConfig, modality: TokenGrid) -> np.
     Raises :class:`Open4MError` for a class that the tokenizer does not know.
     """
     tensor = modality.tensor(modality.to_form(value, STANDARDIZED) if config.standardize else value)
+    if modality.repeated:
+        tensor = np.repeat(tensor, config.channels, axis=0)
     if config.categorical and tensor.max() >= len(config.class_names):
         raise modality.error(
             f"class id {tensor.max()}, but the tokenizer knows {len(config.class_names)} classes, from 0; name all of "
@@ -174,7 +176,8 @@ def tensor_of(value: Value, config: TokenizerConfig, modality: TokenGrid) -> np.
 
 def check_networks(config: TokenizerConfig, modality: TokenGrid) -> None:
     """Raise :class:`Open4MError` unless the channels are the modality's, and MLPs tokenize vectors and nothing else."""
-    if modality.channels and not config.categorical and config.channels != modality.channels:
+    fixed = modality.channels and not config.categorical and not modality.repeated
+    if fixed and config.channels != modality.channels:
         raise Open4MError(
             f"tokenizer of {config.modality}: values have {modality.channels} channels, the tokenizer reads "
             f"{config.channels}: was it trained for another modality?"

@@ -201,6 +201,8 @@ class VQVAE(nn.Module):
         if self.config.loss == "cross_entropy":
             return F.cross_entropy(reconstruction, x)
         target = self._normalized(x)
+        if self.config.loss == "binary_cross_entropy":
+            return F.binary_cross_entropy_with_logits(reconstruction, target)
         if self.config.loss == "cosine":
             return 1 - F.cosine_similarity(reconstruction, target).mean()
         distance = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.loss]

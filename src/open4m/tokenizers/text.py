@@ -262,7 +262,7 @@ class TextTokenizer:
         if not (0 <= axis < len(AXES) and 0 <= value < self.bins):
             raise Open4MError(
                 f"text tokenizer: expected a number below {self.bins} on an axis below {len(AXES)}, "
-                f"got {value} on axis {axis}"
+                f"got {value} on axis {axis}; vocabularies of 1000 bins have all numbers of 4M-21's sequences"
             )
         return self._first_coordinate + axis * self.bins + int(value)
 
@@ -308,6 +308,19 @@ class TextTokenizer:
             return name
         is_words = self.settings.open_classes and len(ids) > 0 and min(ids) >= self._first_class
         return self.decode_text(ids) if is_words else None
+
+    def has_word(self, word: str) -> bool:
+        """Whether a word is one token."""
+        return len(self.encode_text(word)) == 1 and self.encode_text(word) != [self.unk]
+
+    def word_id(self, word: str) -> int:
+        """The token of a word. Raises :class:`Open4MError` if the vocabulary does not have it as one token."""
+        if not self.has_word(word):
+            raise Open4MError(
+                f"text tokenizer: {word!r} is not one token: fit a vocabulary with the words of the modality, "
+                "open4m tokenizer fit-text --modality"
+            )
+        return self.encode_text(word)[0]
 
     def name(self, token: int) -> str:
         """The readable form of a token of any kind."""
