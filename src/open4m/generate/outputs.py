@@ -158,10 +158,11 @@ def write_values(model: FourM, results: Sequence[Generation], folder: Path) -> I
 
 
 def summary(value: Value) -> str:
-    """What a line about a generated value ends with: a text, or the number of boxes."""
+    """What a line about a generated value ends with: a text, the number of boxes, and of what is malformed."""
     if isinstance(value, str):
         return f": {value}"
     if isinstance(value, Boxes):
         malformed = f", {value.malformed} malformed" * (value.malformed > 0)
         return f": {len(value)} box{'es' * (len(value) != 1)}{malformed}"
-    return ""
+    malformed = getattr(value, "malformed", 0)
+    return f": {malformed} malformed" if malformed else ""

@@ -6,6 +6,7 @@ JSON                                           value
 ``{"text": "a red cone"}``                     a text
 ``{"objects": [{"box": [x0, y0, x1, y1],       :class:`Boxes`, with ``"scores": [...]`` if they have some
 "label": "cone"}]}``
+``{"data": ["#ff0080"]}``                      a value of another kind, as its modality's files hold it
 ``{"file": "given-….npy"}``                    an array or an image: a ``.npy`` or image file in the same folder
 ``{"base64": "iVBORw0…"}``                     the same, inline: the bytes of a ``.npy`` or an image file
 ``{"value": …, "mask": …}``                    :class:`Masked`, a part of one of these
@@ -60,6 +61,11 @@ class Objects:
 
 
 @dataclass(frozen=True)
+class Data:
+    data: Any
+
+
+@dataclass(frozen=True)
 class File:
     file: str
 
@@ -79,7 +85,7 @@ class Regions:
     boxes: list[tuple[float, float, float, float]]
 
 
-Stored = Text | Objects | File | Inline
+Stored = Text | Objects | Data | File | Inline
 StoredMask = Positions | Regions | File | Inline
 
 
@@ -116,6 +122,8 @@ def encode(value: Value | Masked, folder: Path | None = None) -> dict[str, Any]:
         rows = zip(value.corners.astype(float).tolist(), value.labels, strict=True)
         scores = {} if value.scores is None else {"scores": list(value.scores)}
         return {"objects": [{"box": row, "label": label} for row, label in rows], **scores}
+    if callable(getattr(value, "as_json", None)):
+        return {"data": value.as_json()}
     array = np.asarray(value)
     is_image = array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] == (3,))
     if is_image and 0 < array.shape[0] * array.shape[1] <= MAX_PNG_PIXELS:
@@ -158,7 +166,7 @@ def _value(stored: Stored | Part, where: str, folder: Path | None) -> Value | Ma
         with np.errstate(over="ignore"):  # Boxes refuses what is infinite in 32 bits
             corners = np.array([item.box for item in stored.objects], dtype=np.float32)
         return Boxes(corners, tuple(item.label for item in stored.objects), stored.scores)
-    return _get(stored, where, folder)
+    return stored.data if isinstance(stored, Data) else _get(stored, where, folder)
 
 
 def _mask(stored: StoredMask, where: str, folder: Path | None) -> Any:
