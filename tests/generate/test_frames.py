@@ -195,7 +195,7 @@ def test_records_of_version_2_are_read(model, tmp_path):
     found = record.read(path)
     assert (found.results[0].frame, found.request.fit) == (None, "crop")
     assert record.differences(found, found.request.run(model).results) == []
-    assert Request.from_json(content["request"], tmp_path).to_json(tmp_path)["format"] == 3
+    assert Request.from_json(content["request"], tmp_path).to_json(tmp_path)["format"] == 4
 
 
 # ---- what is kept

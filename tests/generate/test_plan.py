@@ -190,7 +190,7 @@ def test_one_target_needs_no_list():
         (["depth"], {"top_p": float("nan")}, "top_p must be"),
         (["depth"], {"top_k": -1}, "top_k must be 0"),
         (["depth"], {"top_k": None}, "top_k must be a whole number"),
-        (["depth"], {"schedule": "sine"}, "schedule must be cosine or linear"),
+        (["depth"], {"schedule": "sine"}, "schedule must be one of cosine, linear, even, bell, got 'sine'"),
     ],
 )
 def test_impossible_plans_are_refused(targets, options, message):

@@ -133,7 +133,7 @@ NPY = values.encode(DEPTH)["base64"]
         ([], "request: expected the fields of a request, got list"),
         ({"verb": "inpain"}, "unknown verb 'inpain'; did you mean inpaint"),
         ({}, "unknown verb None"),
-        ({"verb": "generate", "format": 4}, "request: has format 4, this open4m reads formats 2 and 3"),
+        ({"verb": "generate", "format": 5}, "request: has format 5, this open4m reads formats 2 and 3 and 4"),
         ({"verb": "generate", "format": "3" * 5000}, "request: has format '333"),
         (
             {"verb": "generate", "format": reduce(lambda inner, _: [inner], range(3000), 0)},

@@ -85,10 +85,11 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
         what.add_argument("--samples", type=int, help=f"how many, of seeds one apart (default: {default})")
 
     how = parser.add_argument_group("how (default: the modality's own)")
+    how.add_argument("--preset", help="of defaults: demo, as the demo of 4M's authors")
     how.add_argument("--scheme", help="of grids: maskgit, roar or halton")
     how.add_argument("--steps", type=int, help="forward passes per grid")
     how.add_argument("--tokens", **SEVERAL, type=int, metavar="N", help="per pass, instead of --steps and --schedule")
-    how.add_argument("--schedule", help="cosine or linear: how many tokens a pass commits")
+    how.add_argument("--schedule", help="cosine, linear, even or bell: how many tokens a pass commits")
     how.add_argument("--temperature", nargs="+", type=float, metavar="T", help="of grids also two: first, last pass")
     how.add_argument("--choice-temperature", type=float, metavar="T", help="of MaskGIT's choice of cells")
     how.add_argument("--top-p", type=float, metavar="P")
@@ -351,7 +352,7 @@ def request(options: Namespace) -> Request:
         target, name, value = _assignment(word, targets)
         steps.setdefault(target, {})[name] = value
     weights = dict(_pair(word, "--weight") for word in options.weight or ())
-    names = ("samples", "seed", "avoid_weight", "fit", "paste", "resize")
+    names = ("samples", "seed", "preset", "avoid_weight", "fit", "paste", "resize")
     shared = {name: getattr(options, name, None) for name in names}
     return VERBS[options.verb](
         given=_given(options),

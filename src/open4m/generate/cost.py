@@ -33,7 +33,8 @@ def cost(
     """
     given, conditions, free = dict(given), conditions or {}, []
     flops = weights = 0
-    for step in plan:
+    for place, step in enumerate(plan):
+        coming = [later.target for later in plan[place:] if later.announced]
         spec, known = config.spec(step.target), given.pop(step.target, 0)
         for done, (own, queries, pairs) in enumerate(_passes(step, spec, known)):
             encoded = done == 0 or spec.has_codebook  # a sequence's context is encoded once
@@ -41,6 +42,10 @@ def cost(
                 shown = {step.target: own} | {name: given[name] for name in names if name in given}
                 for name in names:
                     shown |= conditions.get(name, {})
+                texts = [key for key, n in {**given, **_texts(step, conditions)}.items() if n and key not in shown]
+                if config.hidden_texts == "sentinel":
+                    shown |= {key: 1 for key in texts if config.spec(key).is_causal}
+                shown |= dict.fromkeys(coming, 1)
                 inputs = [(config.spec(key), n) for key, n in shown.items() if config.spec(key).is_input]
                 total = sum(n for _, n in inputs)
                 flops += decoder_flops(config, queries, total, pairs)
@@ -65,6 +70,12 @@ def _passes(step: Step, spec: ModalitySpec, known: int) -> Iterator[tuple[int, i
         asked = now if step.scheme == "maskgit" else now - then
         if now:
             yield spec.length - now, asked, asked * asked
+
+
+def _texts(step: Step, conditions: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """What conditions hold that guidance refers to."""
+    named = isinstance(step.guidance, Mapping)
+    return {key: n for held in conditions.values() for key, n in held.items()} if named else {}
 
 
 def _longest(step: Step, spec: ModalitySpec) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from open4m.generate import varlen
 from open4m.generate.canvas import Canvas, Record
 from open4m.generate.plan import Step
 from open4m.generate.prepared import Prepared
-from open4m.generate.sampling import Draws, entropy, guide, gumbel, sample
+from open4m.generate.sampling import Draws, entropy, guide, gumbel, sample, sample_limited
 from open4m.generate.schemes import SCHEMES, first
 from open4m.model.fourm import FourMTransformer
 from open4m.nn.packed import Precision
@@ -37,6 +38,20 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One step of a plan and what its passes depend on besides the canvas.
+
+    ``conditions``: canvases that only guidance refers to, by name. ``free``: finished targets that are no conditions.
+    ``coming``: sequences of this step and of later ones that the encoder is told of.
+    """
+
+    step: Step
+    conditions: Mapping[str, Canvas]
+    free: Collection[str]
+    coming: Collection[str]
+
+
+@dataclass(frozen=True)
 class Views:
     """The canvases that the passes of one step see. With guidance, the first has no conditions, and ``weights`` belong
     to the others; without guidance (None) there is one canvas."""
@@ -53,6 +68,18 @@ class Views:
             return hidden
         unconditional, *conditional = hidden.chunk(len(self.shown))
         return guide(unconditional.float(), [c.float() for c in conditional], self.weights).to(hidden.dtype)
+
+
+class Answers(NamedTuple):
+    """Tokens (T,) on the CPU, drawn for queries, and how sure the model was of each.
+
+    ``entropy``: None if it was not asked for. ``confidence``: what MaskGIT chooses by.
+    """
+
+    token: Tensor
+    log_probability: Tensor
+    entropy: Tensor | None
+    confidence: Tensor
 
 
 class Engine:
@@ -115,11 +142,13 @@ class Engine:
         if self._prepared is None or not self._prepared.is_of(self.precision):
             self._prepared = Prepared(self.model, self.precision)
         draws, free = Draws(seeds), []
-        for step in plan:
+        for place, step in enumerate(plan):
+            coming = [later.target for later in plan[place:] if later.announced]
+            stage = Stage(step, conditions, free, coming)
             canvas.start(step.target)
             decode = self._sequence if self.config.spec(step.target).is_causal else self._grid
             with torch.inference_mode():  # never around a yield, which would change the caller's mode
-                decoding = decode(canvas, step, draws, conditions, free, entropies)
+                decoding = decode(canvas, stage, draws, entropies)
             while True:
                 with torch.inference_mode():
                     made = next(decoding, None)
@@ -129,31 +158,39 @@ class Engine:
             if not step.guided:
                 free.append(step.target)
 
-    def views(
-        self, canvas: Canvas, step: Step, done: int, conditions: Mapping[str, Canvas], free: Collection[str]
-    ) -> Views:
-        """What the passes of ``step`` see after ``done`` of them: the known part of the target, and
-        :meth:`Step.views`."""
+    def views(self, canvas: Canvas, stage: Stage, done: int) -> Views:
+        """What the passes of a step see after ``done`` of them: the known part of the target, and :meth:`Step.views`;
+        one sentinel for each text that is announced, or hidden from a model that was trained so."""
+        step, conditions = stage.step, stage.conditions
         others = [key for key in canvas.present if key != step.target]
         named = step.guidance if isinstance(step.guidance, Mapping) else {}
         if unknown := [name for name in named if name not in (*others, *conditions)]:
             known = ", ".join([*others, *conditions]) or "nothing"
             raise Open4MError(f"{step.target}: guidance by {', '.join(unknown)}, which is not given (given: {known})")
-        names, weights = step.views(done, others, free)
+        names, weights = step.views(done, others, stage.free)
+        announced = {key: [[self.start]] * canvas.size for key in stage.coming}
         shown = []
         for own in names:
             view = canvas.select([step.target, *own])
             for name in own:
                 view = view.with_(conditions[name]) if name in conditions else view
-            shown.append(view)
+            hidden = {}
+            if self.config.hidden_texts == "sentinel":
+                hidden = {key: rows for key, rows in canvas.sequences.items() if key not in view.sequences}
+                for other in conditions.values() if named else ():
+                    hidden |= {key: rows for key, rows in other.sequences.items() if key not in view.sequences}
+                hidden = {key: [[self.start] if row else None for row in rows] for key, rows in hidden.items()}
+            shown.append(view.with_(Canvas(self.config, canvas.size, sequences=hidden | announced)))
         return Views(shown, weights)
 
-    def _grid(self, canvas, step, draws, conditions, free, entropies) -> Iterator[Pass]:
-        spec = self.config.spec(step.target)
+    def _grid(self, canvas, stage, draws, entropies) -> Iterator[Pass]:
+        step, spec = stage.step, self.config.spec(stage.step.target)
         known, ids = canvas.known[step.target], canvas.grids[step.target]
         record = canvas.records[step.target] = Record.of(known.shape, entropies)
         total = (~known).sum(1).tolist()
         order = SCHEMES[step.scheme](draws.uniform(spec.length), spec.grid)
+        if step.order:
+            order = torch.tensor(step.order).argsort().float().expand_as(order)
         for done in range(step.passes):
             uniform = draws.uniform(spec.length)  # one per cell, used or not, so that no other sample matters
             noise = gumbel(draws.uniform(spec.length)) if step.choice_temperature else None
@@ -161,29 +198,33 @@ class Engine:
             count = unknown.sum(1) - torch.tensor([step.remaining(done + 1, n) for n in total])
             queried = unknown if order is None else first(order, unknown, count)  # (B, L)
             if queried.any():
-                views = self.views(canvas, step, done, conditions, free)
+                views = self.views(canvas, stage, done)
                 context = self._encode(views)
                 hidden = varlen.decode(
                     self._prepared.model, context, self._queries(spec.key, queried, len(views.shown))
                 )
-                token, *sure = self._drawn(views.combine(hidden), step, done, uniform[queried], entropies)
+                made = self._drawn(views.combine(hidden), step, done, uniform[queried], entropies)
                 kept = queried
                 if order is None:
-                    confidence = torch.zeros(queried.shape).masked_scatter(queried, sure[0])
+                    confidence = torch.zeros(queried.shape).masked_scatter(queried, made.confidence)
                     if noise is not None:  # it falls to 0
                         confidence = confidence + step.choice_temperature * (1 - (done + 1) / step.passes) * noise
                     kept = first(-confidence, queried, count)
-                answers = ids.masked_scatter(queried, token)
+                answers = ids.masked_scatter(queried, made.token)
                 ids, known = torch.where(kept, answers, ids), known | kept
+                sure = (made.log_probability, made.entropy)
                 record.put(kept, *(values if values is None else values[kept[queried]] for values in sure))
                 canvas.grids[step.target], canvas.known[step.target] = ids, known
                 yield Pass(step, done + 1, step.passes)
 
-    def _sequence(self, canvas, step, draws, conditions, free, entropies) -> Iterator[Pass]:
+    def _sequence(self, canvas, stage, draws, entropies) -> Iterator[Pass]:
         """Left to right, from the first sentinel to an end, with keys and values cached. Finished rows are left out."""
-        spec, size = self.config.spec(step.target), canvas.size
+        step, size = stage.step, canvas.size
+        spec, ends = self.config.spec(step.target), self.ends
+        if step.open_end and self.eos is not None:
+            ends = ends[ends != self.eos]
         longest = min(step.steps or spec.max_length, spec.max_length)
-        views = self.views(canvas, step, 0, conditions, free)
+        views = self.views(canvas, stage, 0)
         context, copies = self._encode(views).contiguous(), len(views.shown)
         like = context.keys_values[0][0][0]  # keys of the first run
         caches = [varlen.Cache(copies * size, longest, self.config.heads, like) for _ in self.model.decoder]
@@ -195,13 +236,13 @@ class Engine:
         for n in range(longest):
             batch = self._next(spec.key, token.repeat(copies), n)
             hidden = views.combine(varlen.decode(self._prepared.model, context, batch, caches))
-            token, *sure = self._drawn(hidden, step, n, uniform[rows, n], entropies)
+            token, *sure, _ = self._drawn(hidden, step, n, uniform[rows, n], entropies)
             at = torch.zeros(size, spec.max_length, dtype=torch.bool)
             at[rows, n] = True
             record.put(at, *sure)
             for row, new in zip(rows.tolist(), token.tolist(), strict=True):
                 made[row].append(new)
-            going = ~torch.isin(token, self.ends)
+            going = ~torch.isin(token, ends)
             if n + 1 == longest or not going.any():
                 break
             if not going.all():
@@ -210,7 +251,10 @@ class Engine:
                 for cache in caches:
                     cache.keep(stay)
             yield Pass(step, n + 1, longest)
-        if self.eos is not None:
+        if step.open_end:
+            for row, tokens in enumerate(made):
+                made[row] = tokens[:-1] if tokens[-1] in ends else tokens
+        elif self.eos is not None:
             self._end(made, record, spec.max_length)
         yield Pass(step, n + 1, longest)
 
@@ -223,20 +267,20 @@ class Engine:
                 sequences[row] = [*words, self.eos]
                 record.forget(row, len(words))
 
-    def _drawn(
-        self, hidden: Tensor, step: Step, done: int, uniform: Tensor, entropies: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens drawn from hidden states (T, D), their log-probabilities and, if asked for, entropies: (T,) each, on
-        the CPU. Logits are computed for a part of the rows at a time.
-        """
-        rows = max(1, MAX_LOGITS // self.config.spec(step.target).vocab_size)
-        parts = []
+    def _drawn(self, hidden: Tensor, step: Step, done: int, uniform: Tensor, entropies: bool) -> Answers:
+        """Answers drawn from hidden states (T, D). Logits are computed for a part of the rows at a time."""
+        spec, parts = self.config.spec(step.target), []
+        rows, temperature = max(1, MAX_LOGITS // spec.vocab_size), step.temperature_at(done, spec.length)
         for some, numbers in zip(hidden.split(rows), uniform.to(hidden.device).split(rows), strict=True):
             logits = self._prepared.logits(some, step.target)
-            drawn = sample(logits, numbers, step.temperature_at(done), step.top_k, step.top_p)
-            parts.append((*drawn, entropy(logits)) if entropies else drawn)
-        token, log_probability, *unsure = (torch.cat(of).cpu() for of in zip(*parts, strict=True))
-        return token, log_probability, unsure[0] if entropies else None
+            if step.limit_first:
+                drawn, confidence = sample_limited(logits, numbers, temperature, step.top_k, step.top_p)
+            else:
+                drawn = sample(logits, numbers, temperature, step.top_k, step.top_p)
+                confidence = drawn.log_probability
+            parts.append((*drawn, confidence, *([entropy(logits)] if entropies else [])))
+        token, log_probability, confidence, *unsure = (torch.cat(of).cpu() for of in zip(*parts, strict=True))
+        return Answers(token, log_probability, unsure[0] if entropies else None, confidence)
 
     def _encode(self, views: Views) -> varlen.Context:
         """The encoded views as rows of one batch: all samples of the first view, then those of the next."""

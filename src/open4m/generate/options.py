@@ -17,12 +17,17 @@ class StepOptions(TypedDict, total=False):
     steps: int
     tokens: Sequence[int]
     schedule: str
+    order: Sequence[int]
     choice_temperature: float
     temperature: float | tuple[float, float]
+    cooling: str
     top_k: int
     top_p: float
+    limit_first: bool
     guidance: float | tuple[float, float] | Mapping[str, float]
     guided: bool
+    announced: bool
+    open_end: bool
 
 
 class Options(StepOptions, total=False):
@@ -38,6 +43,7 @@ class Options(StepOptions, total=False):
     paste: bool
     resize: bool
     defaults: Mapping[str, Mapping[str, Any]] | None
+    preset: str | None
     watch: Callable[[Snapshot], None] | None
 
 

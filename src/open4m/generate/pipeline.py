@@ -18,6 +18,7 @@ from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.options import Options
 from open4m.generate.plan import Step, Targets, bound, likeliest, make
+from open4m.generate.presets import preset_of
 from open4m.generate.results import Generation, Results, Shown, Snapshot
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.config import TOKENS
@@ -64,12 +65,17 @@ class FourM(FourMBase):
         steps: int | None = None,
         tokens: Sequence[int] | None = None,
         schedule: str | None = None,
+        order: Sequence[int] | None = None,
         choice_temperature: float | None = None,
         temperature: float | tuple[float, float] | None = None,
+        cooling: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        limit_first: bool | None = None,
         guidance: float | tuple[float, float] | Mapping[str, float] | None = None,
         guided: bool | None = None,
+        announced: bool | None = None,
+        open_end: bool | None = None,
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
         fit: str = "crop",
         frame: Frame | None = None,
@@ -78,6 +84,7 @@ class FourM(FourMBase):
         entropies: bool = False,
         batch_size: int = BATCH_SIZE,
         defaults: Mapping[str, Mapping[str, Any]] | None = None,
+        preset: str | None = None,
         watch: Callable[[Snapshot], None] | None = None,
         **per_target: Mapping[str, Any],
     ) -> Generation | Results:
@@ -102,14 +109,18 @@ class FourM(FourMBase):
         list if there is one input. ``seed``: one per result, or that of the first; result i then has ``seed`` + i.
 
         How a target is generated: as is said here, else as ``defaults`` say by target, such as :meth:`planned`, else as
-        its modality says. Without ``defaults``, what is read off a whole photo is the likeliest, of which there is one.
-        A sample is drawn where there are many: from anything else, of several ``samples``, and of targets for which one
-        of ``temperature``, ``top_k``, ``top_p`` and ``choice_temperature`` is said and not 0.
+        its modality says. ``preset``: ``"demo"`` is the order and the defaults of the authors' demo
+        (:mod:`open4m.generate.presets`). Without either, what is read off a whole photo is the likeliest, of which
+        there is one. A sample is drawn where there are many: from anything else, of several ``samples``, and of targets
+        for which one of ``temperature``, ``top_k``, ``top_p`` and ``choice_temperature`` is said and not 0.
 
         ``scheme`` is the order in which the tokens of a grid are generated, ``"maskgit"``, ``"roar"`` or ``"halton"``;
         ``steps`` the number of forward passes per grid; ``schedule`` how many tokens each commits, ``"cosine"`` (few,
-        then many) or ``"linear"``; ``tokens`` these numbers instead; ``choice_temperature`` the noise on MaskGIT's
-        confidences. ``temperature`` (0: the likeliest token), ``top_k`` (0: all) and ``top_p`` (1: all) of sampling.
+        then many), ``"linear"``, ``"even"`` or ``"bell"`` (few, many, few); ``tokens`` these numbers instead; ``order``
+        all cells in the order in which they are generated; ``choice_temperature`` the noise on MaskGIT's confidences.
+        ``temperature`` (0: the likeliest token), ``top_k`` (0: all) and ``top_p`` (1: all) of sampling;
+        ``limit_first``: these two act before the temperature; ``cooling`` how a grid's temperature falls. Of sequences,
+        ``announced``: the encoder is shown that they are to come; ``open_end``: only a sentinel ends them.
         ``guidance``: the weight of classifier-free guidance (1: none), or one per condition, by name. Temperature and
         guidance of a grid may be two: of the first and of the last pass. ``guided``: whether a finished target is a
         condition that guidance weights for those after it. What is said is for all targets that it fits;
@@ -132,9 +143,11 @@ class FourM(FourMBase):
         targets that cannot be generated from them, and impossible options.
         """
         how = {"scheme": scheme, "steps": steps, "tokens": tokens, "schedule": schedule, "top_k": top_k, "top_p": top_p}
-        how |= {"choice_temperature": choice_temperature, "temperature": temperature, "guided": guided}
+        how |= {"choice_temperature": choice_temperature, "temperature": temperature, "guided": guided, "order": order}
+        how |= {"cooling": cooling, "limit_first": limit_first, "announced": announced, "open_end": open_end}
         how = {name: value for name, value in {**how, "guidance": guidance}.items() if value is not None}
         ask = {"conditions": conditions, "fit": fit, "frame": frame, "paste": paste, **how, **per_target}
+        targets, by_default = _preset(preset, targets, defaults)
         given, count = self.samples_of(inputs), 1 if samples is None else samples
         check_count("samples", count)
         check_count("batch_size", batch_size)
@@ -143,7 +156,7 @@ class FourM(FourMBase):
         alone = samples is None and is_sample(inputs)
         parts = [
             (rows[start : start + batch_size], own)
-            for rows, own in ways(given, targets, ask if count == 1 and defaults is None else None, defaults)
+            for rows, own in by_default(given, ask if count == 1 else None)
             for start in range(0, max(1, len(rows)), batch_size)
         ]
 
@@ -173,8 +186,9 @@ class FourM(FourMBase):
         **options: Unpack[Options],
     ) -> Iterator[Snapshot]:
         """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows. One batch."""
-        given, defaults = self.samples_of(inputs), options.pop("defaults", None)
-        alike = ways(given, targets, options if defaults is None else None, defaults)
+        targets, by_default = _preset(options.pop("preset", None), targets, options.pop("defaults", None))
+        given = self.samples_of(inputs)
+        alike = by_default(given, options)
         if len(alike) > 1:
             raise Open4MError(
                 "passes: one batch is generated in one way: say defaults, or give samples without a photo"
@@ -357,22 +371,40 @@ def shows_photo(sample: Mapping[str, Any]) -> bool:
     return any(modalities.is_known(name) and modalities.get(name).image for name in whole)
 
 
-def ways(
-    samples: Sequence[Mapping[str, Any]],
-    targets: Targets,
-    options: Mapping[str, Any] | None,
-    defaults: Mapping[str, Mapping[str, Any]] | None,
-) -> list[tuple[list[int], Mapping[str, Mapping[str, Any]] | None]]:
-    """The rows of samples that are generated alike, and how unless something is said, one or two of these pairs.
+Way = tuple[list[int], Mapping[str, Mapping[str, Any]] | None]
+"""The rows of samples that are generated alike, and how unless something is said."""
 
-    ``options``: those that are said, if how depends on what is given; else all are generated by ``defaults``.
+
+def ways(
+    samples: Sequence[Mapping[str, Any]], from_photo: Mapping[str, Any] | None, else_: Mapping[str, Any] | None
+) -> list[Way]:
+    """The rows of samples that show a photo, which are generated ``from_photo``, and the others, ``else_``."""
+    photos = [row for row, sample in enumerate(samples) if shows_photo(sample)]
+    others = [row for row in range(len(samples)) if row not in {*photos}]
+    found = [(rows, how) for rows, how in ((photos, from_photo), (others, else_)) if rows]
+    return sorted(found, key=lambda way: way[0]) or [([], else_)]
+
+
+def _preset(
+    preset: str | None, targets: Targets, defaults: Mapping[str, Mapping[str, Any]] | None
+) -> tuple[Targets, Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any] | None], list[Way]]]:
+    """The targets, in the order of a preset if one is said, and what gives the ways of samples.
+
+    That function takes the samples, and the options that are said if how depends on what is given. Raises
+    :class:`Open4MError` for a preset beside defaults.
     """
-    rows = [*range(len(samples))]
-    predicted = {} if options is None else likeliest(targets, options)
-    photos = [row for row in rows if predicted and shows_photo(samples[row])]
-    others = [row for row in rows if row not in {*photos}]
-    found = [(part, own) for part, own in ((photos, predicted), (others, defaults)) if part]
-    return sorted(found, key=lambda way: way[0]) or [([], defaults)]
+    if preset is not None:
+        if defaults is not None:
+            raise Open4MError(f"preset={preset!r} is a set of defaults: say it, or defaults, not both")
+        named = preset_of(preset)
+        from_photo, from_others = (named.defaults(targets, given) for given in (True, False))
+        return named.ordered(targets), lambda samples, options: ways(samples, from_photo, from_others)
+
+    def by_default(samples: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None) -> list[Way]:
+        predicted = {} if options is None or defaults is not None else likeliest(targets, options)
+        return ways(samples, predicted, None) if predicted else [([*range(len(samples))], defaults)]
+
+    return targets, by_default
 
 
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:

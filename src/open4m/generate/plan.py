@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import math
 import numbers
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from open4m import modalities
+from open4m.generate.schedules import COOLINGS, SCHEDULES, onex
 from open4m.generate.schemes import SCHEMES
 from open4m.model.config import TOKENS, FourMConfig, ModalitySpec
 from open4m.types import Open4MError
@@ -21,8 +21,10 @@ MAX_STEPS = 10_000
 MAX_STRENGTH = 10_000
 """Sanity bound of temperature and guidance: well below overflow of logits, far above useful values."""
 
-GRID_OPTIONS = ("scheme", "steps", "tokens", "schedule", "choice_temperature")
+GRID_OPTIONS = ("scheme", "steps", "tokens", "schedule", "order", "cooling", "choice_temperature")
 """Options that do not apply to sequences."""
+
+SEQUENCE_OPTIONS = ("announced", "open_end")  # do not apply to grids
 
 PAIRED_OPTIONS = ("temperature", "guidance")
 """Options that may be two numbers for a grid: of the first and of the last pass."""
@@ -33,16 +35,21 @@ class Step:
     """One target modality and how it is generated.
 
     Grids: ``scheme`` is the order of tokens, ``steps`` the number of forward passes, and ``schedule`` how many tokens
-    each commits: ``cosine`` (few, then many) or ``linear`` (equally many). ``tokens`` gives these numbers instead, one
-    per pass; the last pass commits all that is left. ``choice_temperature``: of the Gumbel noise on MaskGIT's
-    confidences, falling to 0 over the passes. Sequences: ``steps`` is the maximum length without the end (0: that of
-    the model).
+    each commits: ``cosine`` (few, then many), ``linear``, ``even`` (equally many, the latter with larger numbers first)
+    or ``bell`` (few, many, few). ``tokens`` gives these numbers instead, one per pass; the last pass commits all that
+    is left. ``order``: all cells, by raster index, in the order in which they are generated, instead of the scheme's.
+    ``choice_temperature``: of the Gumbel noise on MaskGIT's confidences, falling to 0 over the passes.
 
-    ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 keep all. ``guidance``: the weight w of
-    classifier-free guidance (1: none), or a weight per condition, by modality (section 4); conditions without one are
-    seen by the unconditional pass too. Temperature and guidance of a grid may be pairs: of the first and the last pass,
-    linear between. ``guided``: whether the finished modality is a condition for the targets after it; if not, their
-    unconditional passes see it too.
+    Sequences: ``steps`` is the maximum length without the end (0: that of the model). ``announced``: from the start of
+    the plan the encoder sees that the sequence is to come, as one sentinel. ``open_end``: it ends at a sentinel only,
+    and what does not end gets no [EOS].
+
+    ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 keep all. ``limit_first``: these two act
+    before the temperature, and MaskGIT's confidences are at that temperature; else without it. ``guidance``: the weight
+    w of classifier-free guidance (1: none), or a weight per condition, by modality (section 4); conditions without one
+    are seen by the unconditional pass too. Temperature and guidance of a grid may be pairs: of the first and the last
+    pass, linear between, or of temperatures by ``cooling="onex"``, fast, then slowly. ``guided``: whether the finished
+    modality is a condition for the targets after it; if not, their unconditional passes see it too.
 
     Raises :class:`Open4MError` for values that cannot be, whatever the model.
     """
@@ -52,12 +59,17 @@ class Step:
     steps: int = 8
     tokens: tuple[int, ...] = ()
     schedule: str = "cosine"
+    order: tuple[int, ...] = ()
     choice_temperature: float = 0.0
     temperature: float | tuple[float, float] = 1.0
+    cooling: str = "linear"
     top_k: int = 0
     top_p: float = 1.0
+    limit_first: bool = False
     guidance: float | tuple[float, float] | Mapping[str, float] = 1.0
     guided: bool = True
+    announced: bool = False
+    open_end: bool = False
 
     def __post_init__(self) -> None:
         def require(good: bool, field: str, allowed: str) -> None:
@@ -67,7 +79,7 @@ class Step:
         require(isinstance(self.target, str), "target", "a modality's name")
         require(isinstance(self.scheme, str) and self.scheme in SCHEMES, "scheme", f"one of {', '.join(SCHEMES)}")
         grid = SCHEMES[self.scheme] is not None
-        for field in ("tokens", "temperature", "guidance"):
+        for field in ("tokens", "order", "temperature", "guidance"):
             value = getattr(self, field)
             value = value.tolist() if isinstance(value, np.ndarray) else value
             object.__setattr__(self, field, tuple(value) if isinstance(value, list) else value)  # lists come from JSON
@@ -88,13 +100,20 @@ class Step:
         require(_is_number(self.top_p, numbers.Real) and 0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
         require(int(grid) <= self.steps <= MAX_STEPS, "steps", f"{int(grid)} to {MAX_STEPS}")
         require(self.top_k >= 0, "top_k", "0 (no limit) or more")
-        require(self.schedule in ("cosine", "linear"), "schedule", "cosine or linear")
-        whole = isinstance(self.tokens, tuple) and all(_is_number(n, numbers.Integral) and n > 0 for n in self.tokens)
-        require(whole and (grid or not self.tokens), "tokens", "whole numbers above 0, and only for a grid")
+        for field, names in (("schedule", [*SCHEDULES]), ("cooling", COOLINGS)):
+            value = getattr(self, field)
+            require(isinstance(value, str) and value in names, field, f"one of {', '.join(names)}")
+        for field, least, said in (("tokens", 1, "above 0"), ("order", 0, "from 0 on")):
+            value = getattr(self, field)
+            whole = isinstance(value, tuple) and all(_is_number(n, numbers.Integral) and n >= least for n in value)
+            require(whole and (grid or not value), field, f"whole numbers {said}, and only for a grid")
+        require(not self.order or self.scheme != "maskgit", "order", "left out for maskgit, which finds its own")
         if len(self.tokens) > MAX_STEPS:
             raise Open4MError(f"{self.target}: tokens must be of at most {MAX_STEPS} passes, got {len(self.tokens)}")
-        require(isinstance(self.guided, bool), "guided", "true or false")
-        for field in ("steps", "top_k", "tokens"):  # NumPy's numbers become Python's, for JSON
+        for field in ("guided", "limit_first", *SEQUENCE_OPTIONS):
+            require(isinstance(getattr(self, field), bool), field, "true or false")
+            require(not (grid and field in SEQUENCE_OPTIONS and getattr(self, field)), field, "false for a grid")
+        for field in ("steps", "top_k", "tokens", "order"):  # NumPy's numbers become Python's, for JSON
             object.__setattr__(self, field, _plain(getattr(self, field), int))
         for field in ("temperature", "top_p", "choice_temperature", "guidance"):
             object.__setattr__(self, field, _plain(getattr(self, field), float))
@@ -110,12 +129,13 @@ class Step:
             return 0
         if self.tokens:
             return max(0, total - sum(self.tokens[:done]))
-        fraction = done / self.steps
-        left = math.cos(math.pi / 2 * fraction) if self.schedule == "cosine" else 1 - fraction
-        return min(max(0, total - done), math.floor(total * left + 1e-9))  # at least one token per pass
+        return SCHEDULES[self.schedule](done, self.steps, total)
 
-    def temperature_at(self, done: int) -> float:
-        """The temperature of the pass after ``done`` of them."""
+    def temperature_at(self, done: int, total: int) -> float:
+        """The temperature of the pass after ``done`` of them, for a grid of ``total`` cells."""
+        begin, end = self._ends("temperature")
+        if self.cooling == "onex" and begin != end:
+            return end + (begin - end) * onex(done, total, self.remaining(done + 1, total) / total)
         return self._between("temperature", done)
 
     def guidance_at(self, done: int) -> float | Mapping[str, float]:
@@ -255,7 +275,8 @@ def check_options(targets: Sequence[str], options: Mapping[str, Any]) -> None:
             raise Open4MError(f"options for {target}: expected a mapping such as {{'steps': 8}}, got {own!r}")
         check_fields(own)
         if family.has_vocabulary:
-            fit = {n: v for n, v in shared.items() if not family.is_causal or _fits_sequence(n, v)}
+            other = SEQUENCE_OPTIONS if family.has_codebook else ()
+            fit = {n: v for n, v in shared.items() if (n not in other if other else _fits_sequence(n, v))}
             replace(_default(target), **{**fit, **own})
 
 
@@ -343,6 +364,8 @@ def _check_options(
                 if texts
                 else ""
             )
+            if name in SEQUENCE_OPTIONS:
+                raise Open4MError(f"{name}={value!r} is for sequences, and no target is one ({', '.join(named)})")
             raise Open4MError(
                 f"{name}={value!r} is for grids that are generated in several passes, and no target is one "
                 f"({', '.join(named)}): leave it out{hint}"
@@ -372,6 +395,8 @@ def _check_plan(config: FourMConfig, plan: Sequence[Step]) -> None:
                 f"{step.target}: choice_temperature={step.choice_temperature} is for scheme='maskgit', and its scheme "
                 f"is {step.scheme!r}: say the scheme, or leave it out"
             )
+        if step.order and sorted(step.order) != [*range(spec.length)]:
+            raise Open4MError(f"{step.target}: order must hold each of its {spec.length} cells once, from 0 on")
         if _in_one_pass(spec) and step.passes > 1:
             raise Open4MError(
                 f"{step.target}: expected one pass (steps=1), since this model does not read it (inputs: {inputs}) and "
@@ -396,6 +421,8 @@ def _fits(spec: ModalitySpec, name: str, value: Any) -> bool:
     """Whether an option for all targets applies to one of them. Its value is checked by :class:`Step`."""
     if spec.is_causal:
         return _fits_sequence(name, value)
+    if name in SEQUENCE_OPTIONS:
+        return False
     if _in_one_pass(spec):
         return not (
             (name == "steps" and _is_number(value, numbers.Integral) and value > 1)

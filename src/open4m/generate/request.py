@@ -27,14 +27,15 @@ from open4m.generate.drawing import Outcome, titled
 from open4m.generate.masks import Masked, check_mask, fractions
 from open4m.generate.pipeline import FourM, check_seed
 from open4m.generate.plan import LIKELIEST, check_options, fitting, listed
+from open4m.generate.presets import preset_of
 from open4m.generate.results import Generation, Snapshot
 from open4m.modalities.frames import check_fit, frame_of
 from open4m.types import Open4MError, Value
 
-FORMAT = 3
-"""The version of requests and records as JSON. In format 2 there were no frames: photos were cropped."""
+FORMAT = 4
+"""The version of requests and records as JSON. Format 3 had no presets, format 2 no frames: photos were cropped."""
 
-FORMATS = (2, FORMAT)
+FORMATS = (2, 3, FORMAT)
 """The versions that are read."""
 
 MAX_DESCRIBED = 400
@@ -49,12 +50,12 @@ class Request:
 
     ``given``: values by modality; a target may be given in part, :class:`Masked`. ``targets``: what is generated, in
     this order (default: the photo). ``options``: fields of :class:`~open4m.generate.plan.Step` for all targets, or a
-    mapping of them under the name of one. ``weights``: guidance by single conditions; ``avoid``: texts to go away
-    from, with ``avoid_weight``; ``conditions``: values that only guidance by name refers to. ``samples``: how many
-    results, of seeds from ``seed`` on. ``entropies``: whether the model's uncertainty is recorded. ``fit``: which
-    square the model sees of a photo; ``paste``: whether what is kept of a target is pasted onto it; ``resize``: whether
-    maps have the photo's resolution (see :meth:`~open4m.generate.pipeline.FourM.generate`). ``model``: the name under
-    which the model is loaded; ``fingerprint``: that of the only weights that are accepted, if it is not empty.
+    mapping of them under the name of one; ``preset``: the name of the defaults below them. ``weights``: guidance by
+    single conditions; ``avoid``: texts to go away from, with ``avoid_weight``; ``conditions``: values that only
+    guidance by name refers to. ``samples``: how many results, of seeds from ``seed`` on. ``entropies``: whether the
+    model's uncertainty is recorded. ``fit``: which square the model sees of a photo; ``paste``: whether what is kept of
+    a target is pasted onto it; ``resize``: whether maps have the photo's resolution (:meth:`FourM.generate`).
+    ``model``: the name under which the model is loaded; ``fingerprint``: that of the only weights that are accepted.
 
     Raises :class:`Open4MError` for what no model could do.
     """
@@ -66,6 +67,7 @@ class Request:
     given: dict[str, Any] = field(default_factory=dict, metadata={"codec": values.VALUES})
     targets: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    preset: str = ""
     weights: dict[str, float] = field(default_factory=dict)
     avoid: tuple[str, ...] = ()
     avoid_weight: float = verbs.DEFAULT_AVOID_WEIGHT
@@ -88,6 +90,8 @@ class Request:
         for name in targets:
             modalities.get(name)
         check_options(targets, self.options)
+        if self.preset:
+            preset_of(self.preset)
         verbs.check_samples(self.samples)
         check_seed([self.seed])
         self._set(targets=targets, given=values.checked(self.given), options=_plain(self.options))
@@ -123,7 +127,9 @@ class Request:
         """The keyword arguments of :meth:`FourM.generate`; ``names`` are the conditions that it will be given."""
         own = {name: value for name, value in self.options.items() if name in self.targets}
         shared = {name: value for name, value in self.options.items() if name not in self.targets}
-        how = {**fitting(model.config, self.targets, {**self.defaults, **own}), **shared}
+        defaults = {} if self.preset else self.defaults
+        how = {**fitting(model.config, self.targets, {**defaults, **own}), **shared}
+        how |= {"preset": self.preset} if self.preset else {}
         how |= {"seed": self.seed, "entropies": self.entropies, "conditions": self.conditions}
         how |= {"fit": self.fit, "paste": self.paste, "resize": self.resize}
         if self.weights or self.avoid:

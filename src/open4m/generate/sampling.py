@@ -56,6 +56,22 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
     return Drawn(token[..., 0], log_probability[..., 0])
 
 
+def sample_limited(
+    logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float
+) -> tuple[Drawn, Tensor]:
+    """Like :func:`sample`, but ``top_k`` and ``top_p`` act before the temperature. Also the log-probability (...) that
+    each token was drawn with."""
+    logits = logits.float()
+    kept = logits.masked_fill(truncated(logits, 1.0, top_k, top_p) == 0, -torch.inf)
+    token = sample(kept, uniform, temperature, 0, 1.0).token
+    hot = kept / max(temperature, COLDEST)
+    drawn, plain = (
+        values.gather(-1, token[..., None])[..., 0] - values.logsumexp(-1)
+        for values in (hot - hot.amax(-1, keepdim=True), logits)
+    )
+    return Drawn(token, plain), drawn
+
+
 def truncated(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """The softmax of logits (..., V) at a temperature, 0 for what is not kept; its sum may be less than 1."""
     if temperature != 1:
