@@ -29,6 +29,7 @@ from open4m.model.config import TOKENS, FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import DENSE, pack
 from open4m.model.plans import Plans
+from open4m.nn.packed import Precision, can_pack
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value, shown
@@ -123,6 +124,7 @@ class FourMBase:
                     f"{spec.key}: the model has {spec.vocab_size} entries, the text tokenizer {text.vocab_size}"
                 )
         self.name = ""  # under which it was loaded
+        self.precision: Precision = "exact"
         names = [*self.config.keys, *self.config.readers]
         self.modalities = {name: modalities.get(name) for name in names if name and modalities.is_known(name)}
 
@@ -180,27 +182,34 @@ class FourMBase:
         return loaded
 
     def to(self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the model and its tokenizers to a device, and the weights of its Transformer to a floating-point type;
-        returns itself.
+        """Move the model and its tokenizers to a device, and the weights of its Transformer to a type; returns itself.
 
         >>> model.to("cuda", torch.bfloat16)
         >>> model.to(torch.bfloat16)
+        >>> model.to(torch.int8)
 
-        Tokenizers keep float32: they are small, and what they decode is what people look at. Weights that were rounded
-        to 16 bits stay rounded, so the model is another one, with another fingerprint. Raises :class:`Open4MError` for
-        a device that is not there, and for a type that is none of floating point.
+        ``torch.int8``, on CPUs: generation computes with copies of the weights in 8 bits, while these stay as they are
+        (:mod:`open4m.nn.packed`); a floating-point type ends it. Tokenizers keep float32: they are small, and what they
+        decode is what people look at. Weights that were rounded to 16 bits stay rounded. Either way the model is
+        another one, with another fingerprint. Raises :class:`Open4MError` for a device that is not there, and for a
+        type that is neither of floating point nor to be had in 8 bits.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise Open4MError(f"dtype: expected a floating-point type such as torch.bfloat16, got {dtype!r}")
+        eight = dtype is torch.int8
+        if dtype is not None and not eight and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise Open4MError(f"dtype: expected torch.int8 or a floating-point type like torch.bfloat16, got {dtype!r}")
         try:
-            self.model.to(device, dtype)
+            self.model.to(device, torch.float32 if eight else dtype)
             for tokenizer in self.grids.values():
                 tokenizer.to(self.device)
         except (RuntimeError, AssertionError) as error:  # of unknown devices, and of those that are not built in
             raise Open4MError(f"device {str(device)!r}: not available ({str(error).splitlines()[0]})") from error
         self.model.embeddings.restore_angles()
+        if eight:
+            can_pack(self.model.embeddings.outputs.weight, "int8")
+        if dtype is not None:
+            self.precision = "int8" if eight else "exact"
         return self
 
     def save(self, folder: str | Path, half: bool = False) -> None:
@@ -405,6 +414,7 @@ class FourMBase:
         table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         millions, dtype = self.model.parameter_count() / 1e6, str(self.dtype).removeprefix("torch.")
         blocks = f"{config.encoder_depth} + {config.decoder_depth} blocks of width {config.dim}"
+        dtype = "int8" if self.precision == "int8" else dtype
         about = f"{millions:.1f} M parameters without embeddings, {blocks}, {dtype} on {self.device}"
         return "\n".join([f"{type(self).__name__} {self.name or 'made in memory'}: {about}", *table])
 
@@ -417,7 +427,8 @@ class FourMBase:
         tokenizers = {key: tokenizer.fingerprint for key, tokenizer in self.grids.items()}
         if self.text is not None:
             tokenizers[TEXT] = self.text.fingerprint
-        return weights.fingerprint(self.model.state_dict(), {"model": about, "tokenizers": tokenizers})
+        rounded = {} if self.precision == "exact" else {"precision": self.precision}
+        return weights.fingerprint(self.model.state_dict(), {"model": about, "tokenizers": tokenizers, **rounded})
 
     def can_decode(self, key: str) -> bool:
         """Whether a modality needs no tokenizer, or the model came with it."""

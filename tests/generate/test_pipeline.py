@@ -171,6 +171,28 @@ def test_a_model_moves_and_shows_itself_on_one_screen(model, tmp_path):
             own.to(wrong)
 
 
+def test_a_model_in_eight_bits_is_another_one_until_it_is_not(model, tmp_path):
+    model.save(tmp_path / "model")
+    own = FourM.from_pretrained(tmp_path / "model")
+
+    def result():
+        made = own.generate(IMAGE, ["depth"], seed=1)
+        return made.log_probability["depth"].tolist(), own.fingerprint
+
+    exact = result()
+    assert own.to(torch.int8) is own
+    assert "int8" in repr(own)
+    rounded = result()
+    assert rounded[1] != exact[1]
+    assert rounded[0] != exact[0]
+    assert rounded == result()
+    assert FourM.from_pretrained(tmp_path / "model", dtype=torch.int8).fingerprint == rounded[1]
+    own.save(tmp_path / "saved")  # what is saved is the model that was loaded
+    assert FourM.from_pretrained(tmp_path / "saved").fingerprint == exact[1]
+    own.to(torch.float32)
+    assert result() == exact
+
+
 def test_a_generated_sequence_ends_with_eos_and_nothing_else_that_ends_it(model):
     for seed in range(5):
         tokens = model.generate({"rgb": IMAGE}, ["caption"], seed=seed).tokens["caption"].tolist()

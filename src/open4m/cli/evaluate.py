@@ -24,6 +24,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     world.add_argument(parser, "")
     trust.add_argument(parser)
     device.add_argument(parser)
+    device.add_precision(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,7 +39,8 @@ def run(options: Namespace) -> None:
         if path is not None and not path.parent.is_dir():
             raise Open4MError(f"{path}: its folder does not exist")
     on = {"samples": options.samples, "seed": options.seed, "world": options.world, "data": options.data}
-    result = evaluate_pretrained(options.model, Measurement(**on, device=device.chosen(options)))
+    where = {"device": device.chosen(options), "dtype": device.precision(options)}
+    result = evaluate_pretrained(options.model, Measurement(**on, **where))
     if options.out is not None:
         files.write_text(options.out, result.to_json())
     else:

@@ -133,6 +133,7 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
         where.add_argument("--batch-size", type=int, default=8, help="images of a folder at once (default: 8)")
     trust.add_argument(where)
     device.add_argument(where)
+    device.add_precision(where)
 
 
 def _add_targets(what: argparse._ArgumentGroup, verb: str) -> None:
@@ -313,7 +314,7 @@ def run(options: Namespace) -> None:
         raise Open4MError(f"nothing to condition on: give {flags} or --given NAME=FILE")
     animation = None if options.animate is None else outputs.Animation(options.animate)
     outputs.make_folder(options.out)
-    model = FourM.from_pretrained(asked.model, where)
+    model = FourM.from_pretrained(asked.model, where, device.precision(options))
     outcome = asked.run(model, None if animation is None else animation.watch)
     if animation is not None:
         print(animation.write())
@@ -333,7 +334,7 @@ def _run_folder(options: Namespace, asked: Generate, where: str) -> None:
         )
     job = FolderJob(asked, options.input_dir, options.output_dir, options.batch_size, options.recursive)
     outputs.make_folder(options.output_dir)
-    for line in job.run(FourM.from_pretrained(asked.model, where)):
+    for line in job.run(FourM.from_pretrained(asked.model, where, device.precision(options))):
         print(line)
 
 

@@ -21,6 +21,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     )
     trust.add_argument(parser)
     device.add_argument(parser)
+    device.add_precision(parser)
     parser.set_defaults(run=run)
 
 
@@ -45,7 +46,7 @@ def run(options: Namespace) -> None:
         )
     if options.out is not None:
         outputs.make_folder(options.out)
-    model = FourM.from_pretrained(name, where, trust=options.trust_modalities)
+    model = FourM.from_pretrained(name, where, device.precision(options), trust=options.trust_modalities)
     try:
         again = found.request.run(model)
     except Open4MError as error:

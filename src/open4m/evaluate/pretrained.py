@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from open4m.datasets.scenes import Scenes
 from open4m.evaluate.report import Result
 from open4m.evaluate.suites import labels, scenes
@@ -27,12 +29,13 @@ class Measurement:
     ``data``: a folder of raw shards (:func:`~open4m.evaluate.suites.labels.open_suite`). ``world``: instead, that of
     freshly rendered scenes (:data:`open4m.datasets.scenes.WORLDS`); needed by a model that knows no scenes.
     ``samples``: how many, at most. ``known``: of how many training samples the trivial predictors are made. ``seed``:
-    of the first sample's generation.
+    of the first sample's generation. ``device``, ``dtype``: see :meth:`open4m.FourM.to`.
     """
 
     samples: int = 128
     seed: int = 0
     device: str = "cpu"
+    dtype: torch.dtype = torch.float32
     known: int = TRAINING_SAMPLES
     world: str = ""
     data: Path | None = None
@@ -61,7 +64,7 @@ def tune_pretrained(name: str | Path, on: Measurement, write: bool = True) -> tu
 def suite_of(name: str | Path, on: Measurement, split: str) -> labels.Suite:
     """The suite of a model; ``split``: that of rendered scenes."""
     folder = locate.resolve(name)
-    model = FourM.from_pretrained(name, on.device)
+    model = FourM.from_pretrained(name, on.device, on.dtype)
     if on.data is not None:
         return labels.open_suite(model, on.data, samples=on.samples, known=on.known)
     world = world_of(model, on.world)

@@ -86,14 +86,13 @@ class Engine:
     """Generates with one model.
 
     ``start``, ``ends`` and ``eos`` are token ids of the text tokenizer: the first sentinel, after which a sequence is
-    generated; the ids that end it ([EOS] and the sentinels); and [EOS].
+    generated; the ids that end it ([EOS] and the sentinels); and [EOS]. ``precision`` may be set to ``"int8"``: see
+    :mod:`open4m.nn.packed`.
     """
-
-    precision: Precision = "exact"
-    """``"int8"``: the weights of linear layers in 8 bits, faster where few tokens are computed at a time; CPUs only."""
 
     def __init__(self, model: FourMTransformer, start: int = 0, ends: Sequence[int] = (), eos: int | None = None):
         self.model = model.eval()
+        self.precision: Precision = "exact"
         self._prepared: Prepared | None = None
         self.config = model.config
         self.start, self.ends, self.eos = start, torch.tensor(sorted(ends), dtype=torch.int64), eos

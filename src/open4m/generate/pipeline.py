@@ -47,9 +47,14 @@ class FourM(FourMBase):
     >>> result.save("out")
     """
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
-        """What makes the forward passes."""
+        """What makes the forward passes, in the model's precision."""
+        self._engine.precision = self.precision
+        return self._engine
+
+    @cached_property
+    def _engine(self) -> Engine:
         if self.text is None:
             return Engine(self.model)
         return Engine(self.model, self.text.sentinels[0], [self.text.eos, *self.text.sentinels], self.text.eos)
