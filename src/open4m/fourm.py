@@ -81,6 +81,12 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor:
     return stacked
 
 
+def parts_of(specs: Iterable[ModalitySpec]) -> list[str]:
+    """What sequences of a model have parts of that are tokenized by themselves, such as poses: names of modalities."""
+    known = [modalities.get(spec.key) for spec in specs if spec.is_causal and modalities.is_known(spec.key)]
+    return [part for modality in known if (part := getattr(modality, "part", ""))]
+
+
 def served(tokenizer: Tokenizer, spec: ModalitySpec) -> Tokenizer:
     """The tokenizer at the size at which a model has its modality: one that was trained at several serves each.
 
@@ -162,14 +168,9 @@ class FourMBase:
             raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
         config, tokenizers = model.config, folder / weights.TOKENIZERS
         keys = [spec.key for spec in config.modalities if spec.has_codebook]
-        parts = [
-            getattr(modalities.get(s.key), "part", "")
-            for s in config.modalities
-            if s.is_causal and modalities.is_known(s.key)
-        ]
         grids = {
             key: Tokenizer.load(tokenizers / key, device)
-            for key in dict.fromkeys([*keys, *filter(None, parts)])
+            for key in [*keys, *parts_of(config.modalities)]
             if (tokenizers / key).is_dir()
         }
         text = TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None

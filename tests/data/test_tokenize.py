@@ -13,8 +13,9 @@ from open4m import labellers, modalities
 from open4m.data.jobs import local as jobs
 from open4m.data.label import Label
 from open4m.data.render import Render
-from open4m.data.tokenize import Output, Tokenize
+from open4m.data.tokenize import Output, Tokenize, encoder_of
 from open4m.modalities.crops import Crop
+from open4m.nn.mlp import MLPConfig
 from open4m.nn.vit import ViTConfig
 from open4m.store.manifest import Manifest
 from open4m.store.shards import RawDataset, write_shard
@@ -359,3 +360,30 @@ def test_few_damaged_samples_are_left_out_of_all_modalities_and_many_end_the_job
 
 def outputs(folder):
     return Output("rgb", folder / "rgb"), Output("caption", folder / "text", max_length=8)
+
+
+def test_poses_get_their_tokens_from_a_tokenizer_of_their_own(tmp_path):
+    import torch
+
+    mlp = MLPConfig(width=16, depth=1)
+    config = TokenizerConfig.of("human_pose", codebook_size=9, codebooks=8, latent_dim=16, encoder=mlp, decoder=mlp)
+    parts = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    parts.save(tmp_path / "human_pose")
+    poses, rng = modalities.get("human_poses"), np.random.default_rng(0)
+    text = TextTokenizer.fit(CAPTIONS, poses.words, vocab_size=4500, sentinels=8)
+    text.save(tmp_path / "text")
+    person = {"box": [0, 0, 1, 1], "orientation": [3, 0, 0], "camera": [1, 0, 0]}
+    people = [[{**person, "rotations": rng.standard_normal(69)}], []]
+    write_shard(tmp_path / "raw", "human_poses", 0, [(str(i), poses.write(each)) for i, each in enumerate(people)])
+    output = Output("human_poses", tmp_path / "text", parts=tmp_path / "human_pose")
+    jobs.run(Tokenize(tmp_path / "raw", tmp_path / "tokens", (output,)))
+    ids, lengths = TokenStore(tmp_path / "tokens", ["human_poses"]).sequence("human_poses", np.arange(2))
+    assert lengths.tolist() == [40, 2]
+    tokens = parts.encode(np.float32(poses.convert(people[0]).people[0].rotations)).ravel()
+    assert poses.decode(ids[0, :40].tolist(), text).people[0].tokens == tuple(tokens)
+    with pytest.raises(Open4MError, match="rotations without tokens: a tokenizer of human_pose makes these"):
+        jobs.run(Tokenize(tmp_path / "raw", tmp_path / "other", (Output("human_poses", tmp_path / "text"),)))
+    with pytest.raises(Open4MError, match="caption: its parts are of no modality"):
+        encoder_of(
+            Output("caption", tmp_path / "text", parts=tmp_path / "human_pose"), modalities.get("caption"), "cpu"
+        )

@@ -22,7 +22,7 @@ GRIDS = {"rgb": 16384, "depth": 8192, "normals": 8192, "semseg": 4096, "clip": 8
 """Codebook sizes (paper Table 3)."""
 SEQUENCES = ("caption", "boxes")
 MORE_GRIDS = ("canny_edge", "sam_edge", "dinov2", "imagebind", "dinov2_global", "imagebind_global")
-"""Of 4M-21. Tokens of the authors' tokenizers of single vectors, ``*_global``, come without one that is read here."""
+"""Of 4M-21. Their tokens are enough: a tokenizer of theirs is imported, or there is none."""
 MORE_SEQUENCES = ("metadata", "human_poses", "color_palette", "sam_instance")
 HIGH_RESOLUTION = tuple(f"{key}@448" for key in GRIDS)
 

@@ -7,7 +7,7 @@
 are your choice; lengths are those of the paper.
 
 The sizes of 4M-21's are those of the authors' public tokenizers, such as ``4M_tokenizers_DINOv2-B14-global_8k_16_224``.
-Theirs of single vectors have another quantizer.
+Theirs of single vectors have another quantizer, "memcodes".
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ class Output:
     """One modality that is tokenized.
 
     ``key`` is its name, with a resolution if there are several. ``tokenizer`` is the folder of its tokenizer, which
-    each process loads; pixels have none. Pixels are stored as JPEG files, ``image_size`` pixels wide and high,
+    each process loads; pixels have none. ``parts`` is that of the tokenizer of a sequence's parts, such as poses, whose
+    values do not have their tokens yet. Pixels are stored as JPEG files, ``image_size`` pixels wide and high,
     sequences with up to ``max_length`` tokens.
     """
 
@@ -43,6 +44,7 @@ class Output:
     tokenizer: Path | None = None
     image_size: int = 0
     max_length: int = 256
+    parts: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,9 @@ class SequenceEncoder:
     def __init__(self, output: Output, modality: Modality, device: str) -> None:
         self.modality, self.max_length = modality, output.max_length
         self.text = TextTokenizer.load(output.tokenizer)
+        self.parts = None if output.parts is None else Tokenizer.load(output.parts, device)
+        if self.parts is not None and self.parts.modality.name != modality.part:
+            raise Open4MError(f"{output.key}: its parts are of {modality.part or 'no modality'}, not {output.parts}")
         self.header = TokenHeader(
             kind=modality.family.name,
             tokenizer=self.text.fingerprint,
@@ -236,6 +241,8 @@ class SequenceEncoder:
         )
 
     def encode(self, values: Sequence[Value]) -> list[list[int]]:
+        if self.parts is not None:
+            values = [self.modality.tokenized(value, self.parts) for value in values]
         return [self.modality.encode(value, self.text, self.max_length) for value in values]
 
 

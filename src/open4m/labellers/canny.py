@@ -37,13 +37,14 @@ class Canny(Labeller):
         """``source``: nothing, or other numbers, ``LOW,HIGH`` or ``LOW,HIGH,SIGMA``."""
         try:
             numbers = [float(part) for part in source.split(",")] if source else []
-            found = cls(*numbers)
-        except (TypeError, ValueError):
+        except ValueError:
+            numbers = [np.nan]
+        found = cls(*numbers) if len(numbers) in (0, 2, 3) else None
+        if found is None or not (0 <= found.low <= found.high < np.inf and 0 <= found.sigma < np.inf):
             raise Open4MError(
-                f"canny: expected LOW,HIGH or LOW,HIGH,SIGMA, such as 100,200,1, got {source!r}"
-            ) from None
-        if not (0 <= found.low <= found.high < np.inf and 0 <= found.sigma < np.inf):
-            raise Open4MError(f"canny: expected 0 <= LOW <= HIGH and SIGMA from 0, got {source!r}")
+                "canny: expected LOW,HIGH or LOW,HIGH,SIGMA, such as 100,200,1, in gray levels and pixels from 0, "
+                f"LOW not above HIGH, got {source!r}"
+            )
         return found
 
     @property

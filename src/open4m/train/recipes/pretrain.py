@@ -14,7 +14,7 @@ from open4m import config as configs
 from open4m import files, modalities, weights
 from open4m.config import Duration
 from open4m.data.rows import specs_of
-from open4m.fourm import TEXT, FourMBase
+from open4m.fourm import TEXT, FourMBase, parts_of
 from open4m.masking.config import MaskingConfig
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.ranges import Size, Steps, check_ranges
@@ -198,6 +198,7 @@ def build_task(config: PretrainConfig, tokens: Path, tokenizers: Path, device: s
         for s in specs
         if s.has_codebook and s.key not in (*unknown, *absent)
     }
+    grids |= {key: Tokenizer.load(tokenizers / key, device) for key in parts_of(specs) if (tokenizers / key).is_dir()}
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.is_causal for s in specs) else None
     return FourMTask(
         model_config,
