@@ -658,3 +658,18 @@ GOLDEN = {
 )
 def test_thirty_training_steps_give_the_committed_losses(name, config, aggregation, tolerance):
     assert loss_curve(config, aggregation) == pytest.approx(GOLDEN[name], rel=tolerance)
+
+
+def test_targets_may_have_the_position_of_the_first_from_some_place_on():
+    """As in the public models' human poses: as a target alone, and in this modality alone."""
+    sequence = ModalitySpec(key="words", family="sequence", vocab_size=8, max_length=9)
+    specs = (sequence, dataclasses.replace(sequence, key="people", target_positions=3))
+    config = dataclasses.replace(CONFIG, modalities=specs)
+    embeddings = FourMTransformer(config).initialize(torch.Generator().manual_seed(0)).embeddings
+    places, first = torch.arange(6)[None], torch.tensor([[0, 1, 2, 0, 0, 0]])
+    for index, expected in ((0, places), (1, first)):
+        modality = torch.full_like(places, index)
+        assert torch.equal(
+            embeddings.where(modality, places, decoder=True), embeddings.where(modality, expected, decoder=True)
+        )
+        assert len(embeddings.where(modality, places)[0].unique(dim=0)) == 6

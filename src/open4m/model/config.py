@@ -28,6 +28,8 @@ class ModalitySpec:
     patch_size: Length = 0  # pixels: of a projected patch
     channels: Length = 0  # pixels, vectors: of a pixel, of a vector
     learned_positions: bool = False  # instead of fixed ones: for tokens without a place, such as global features
+    # sequences: as a target, later tokens have the position of the first, an oddity of public models; 0: none have
+    target_positions: Length = field(default=0, metadata=configs.LATER)
     is_input: bool = True
     is_target: bool = True
 

@@ -58,6 +58,7 @@ class Embeddings(nn.Module):
         self.learned_positions = nn.ParameterDict(
             {side: nn.Parameter(torch.zeros(sum(learned), dim)) for side in ("encoder", "decoder") if any(learned)}
         )
+        self.limited = any(m.target_positions for m in specs)
         for name, table in self._constants().items():
             self.register_buffer(name, table, persistent=False)
 
@@ -77,6 +78,7 @@ class Embeddings(nn.Module):
             "input_offset": _starts(self.slices["inputs"]),
             "query_offset": _starts(self.slices["queries"]),
             "is_causal": torch.tensor([m.is_causal for m in specs], device=CPU),
+            "target_positions": torch.tensor([m.target_positions or m.positions for m in specs], device=CPU),
         }
         if self.config.rotary:
             constants["angles"] = _angles(self.config, [len(table) for table in fixed], learned_rows[-1].stop)
@@ -120,6 +122,8 @@ class Embeddings(nn.Module):
     def where(self, modality: Tensor, position: Tensor, decoder: bool = False) -> Tensor:
         """Position plus modality embedding (B, N, D)."""
         table = self.positions
+        if decoder and self.limited:
+            position = position.masked_fill(position >= self.target_positions[modality], 0)
         if self.learned_positions:
             table = torch.cat([table, self.learned_positions["decoder" if decoder else "encoder"]])
         return table[position + self.position_offset[modality]] + self.modality(modality)

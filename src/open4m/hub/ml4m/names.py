@@ -31,9 +31,12 @@ DOMAINS = {
 TEXT_LENGTH = 256
 """The longest captions and sequences of boxes that public checkpoints were trained with."""
 
-LENGTHS = {"metadata": 40, "human_poses": 263, "color_palette": 23, "sam_instance": 290, "t5_caption": 77}
+LENGTHS = {"metadata": 40, "human_poses": 275, "color_palette": 23, "sam_instance": 290, "t5_caption": 77}
 """The longest sequences that public checkpoints were trained with, where they are not :data:`TEXT_LENGTH`. The tables
 of positions do not tell: all have 512 rows."""
+
+TARGET_POSITIONS = {"human_poses": 263}
+"""From where on tokens were trained, as targets, at the position of the first one."""
 
 
 def _precedence(name: str) -> tuple[int, str, bool]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from open4m.hub.ml4m import files
-from open4m.hub.ml4m.names import LENGTHS, TEXT_LENGTH, keys_of
+from open4m.hub.ml4m.names import LENGTHS, TARGET_POSITIONS, TEXT_LENGTH, keys_of
 from open4m.modalities.families import PixelGrid, TokenGrid, TokenSequence, VectorSequence
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import module_name
@@ -307,6 +307,7 @@ class _Import:
             else:
                 parts["query"] = found["query"]
                 spec |= {"family": TokenSequence.family.name, "max_length": min(count, TEXT_LENGTH)}
+                spec["target_positions"] = 0 if learned else TARGET_POSITIONS.get(theirs, 0)
             sizes = {len(parts[p]) for p in ("input", "output", "query") if parts[p] is not None}
             if len(sizes) != 1:
                 raise Open4MError(f"{self.path}: {theirs}: expected tables of one size, got {sorted(sizes)}")

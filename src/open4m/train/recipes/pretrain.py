@@ -198,7 +198,8 @@ def build_task(config: PretrainConfig, tokens: Path, tokenizers: Path, device: s
         for s in specs
         if s.has_codebook and s.key not in (*unknown, *absent)
     }
-    grids |= {key: Tokenizer.load(tokenizers / key, device) for key in parts_of(specs) if (tokenizers / key).is_dir()}
+    parts = [key for key in parts_of(specs) if (tokenizers / key).is_dir()]
+    grids |= {key: Tokenizer.load(_tokenizer(tokenizers / key), device) for key in parts}
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.is_causal for s in specs) else None
     return FourMTask(
         model_config,
