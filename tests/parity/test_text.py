@@ -8,16 +8,17 @@ from reference_cases import folder_of
 
 from open4m import modalities
 from open4m.hub.ml4m import text as ml4m
+from open4m.hub.ml4m.table import TEXT
 from open4m.types import Boxes, Open4MError
 
 
 @pytest.fixture(scope="module")
 def text():
-    return ml4m.load(folder_of("text").parent / ml4m.FILE)
+    return ml4m.load(folder_of("text", copied=True).parent / TEXT.name)
 
 
 def of_kind(kind, *names):
-    cases = json.loads((folder_of("text") / "case.json").read_text())["cases"]
+    cases = json.loads((folder_of("text", copied=True) / "case.json").read_text())["cases"]
     found = [case for case in cases if case["kind"] == kind and (not names or case["modality"] in names)]
     assert found
     return found

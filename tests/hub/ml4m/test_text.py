@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from open4m import files
 from open4m.hub.ml4m import text as ml4m
+from open4m.hub.ml4m.table import TEXT
 from open4m.tokenizers.text import TextTokenizer
 from open4m.types import Open4MError
 
@@ -57,7 +58,7 @@ def test_it_is_downloaded_once_and_checked(theirs, tmp_path, monkeypatch):
     monkeypatch.setenv(ml4m.CACHE_VARIABLE, str(tmp_path / "cache"))
     source, digest = theirs.as_uri(), files.sha256(theirs)
     path = ml4m.fetched(source, digest)
-    assert path == tmp_path / "cache" / ml4m.FILE
+    assert path == tmp_path / "cache" / TEXT.name
     assert files.sha256(path) == digest
     theirs.unlink()
     assert ml4m.fetched(source, digest) == path

@@ -18,14 +18,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from open4m import files
+from open4m.hub.ml4m.table import TEXT
 from open4m.tokenizers.text import AXES, CONTROL, Settings, TextTokenizer
 from open4m.types import Open4MError
-
-FILE = "text_tokenizer_4m_wordpiece_30k.json"
-SOURCE = f"https://raw.githubusercontent.com/apple/ml-4m/cda590f/fourm/utils/tokenizer/trained/{FILE}"
-"""Where the authors publish it, at a fixed commit."""
-
-SHA256 = "8e684e9a0673e39f70702a698869f909ba697f871a0c6b2a07b5f61e91b3526e"
 
 CACHE_VARIABLE = "OPEN4M_CACHE"
 """The environment variable that names the folder of downloaded files; by default ``~/.cache/open4m``."""
@@ -84,17 +79,17 @@ def _settings(names: list[str], added: dict[str, Any]) -> Settings:
     )
 
 
-def fetched(source: str = SOURCE, digest: str = SHA256) -> Path:
+def fetched(source: str = TEXT.url, digest: str = TEXT.sha256) -> Path:
     """The local copy of the public text tokenizer, which is downloaded once and checked against its sha256.
 
     Raises :class:`Open4MError`, which says what to download and how to name it, if there is no connection, or if what
     was downloaded is another file.
     """
     own = os.environ.get(CACHE_VARIABLE)
-    path = (Path(own) if own else Path.home() / ".cache" / "open4m") / FILE
+    path = (Path(own) if own else Path.home() / ".cache" / "open4m") / TEXT.name
     if path.is_file() and files.sha256(path) == digest:
         return path
-    by_hand = f"download {source} where there is a connection, and name the file: --text {FILE}"
+    by_hand = f"download {source} where there is a connection, and name the file: --text {TEXT.name}"
     try:
         with urllib.request.urlopen(source, timeout=SECONDS) as answer:
             data = answer.read(LARGEST_FILE)
