@@ -37,6 +37,15 @@ PLANS = {
         Step(target="rgb@64", steps=1, guidance=2.0),
     ],
 }
+PLANS |= {
+    "hidden": PLANS["roar"],
+    "hidden, weighted": PLANS["weighted"],
+    "announced": [
+        Step(target="rgb", steps=2, guidance=2.0),
+        Step(**TEXT, steps=2, announced=True, open_end=True),
+        Step(target="rgb@64", steps=1, guidance=2.0),
+    ],
+}
 KNOWN, CAPTION, AVOID = 5, [6, 7, 8, 3], [9, 3]
 
 
@@ -51,6 +60,7 @@ def test_costs_are_what_is_counted(name, registers):
         heads=2,
         register_tokens=registers,
         activation="gelu",
+        hidden_texts="sentinel" if name.startswith("hidden") else "nothing",
     )
     canvas, avoid = Canvas(config, 1), Canvas(config, 1, sequences={"caption": [AVOID]})
     canvas.start("depth")

@@ -13,6 +13,7 @@ from open4m.generate import engine as engine_module
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.plan import Step
+from open4m.generate.sampling import Drawn
 from open4m.generate.schemes import halton_order
 from open4m.model.config import SIZES, FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
@@ -484,6 +485,100 @@ def test_a_finished_target_joins_the_conditions_unless_told_otherwise(engine, re
         unconditional = by_hand(engine.model, [] if guided else rgb, queries)
         found = recorded[-1].unflatten(0, (2, 12))[row]
         torch.testing.assert_close(found, unconditional + 3 * (conditional - unconditional), **close)
+
+
+HIDDEN = dataclasses.replace(CONFIG, hidden_texts="sentinel")
+SENTINEL = (CONFIG.index("caption"), 0, START)
+
+
+@pytest.mark.parametrize("guidance", [3.0, 0.0, {"caption": 3.0}, {"depth": 0.0, "avoid": -1.0}])
+def test_a_hidden_text_is_one_sentinel_for_models_that_were_trained_so(model, recorded, guidance):
+    """In every pass that does not see it, of the samples that have one; all else is hidden as for other models."""
+    told = FourMTransformer(HIDDEN)
+    told.load_state_dict(model.state_dict())
+    avoid = Canvas(HIDDEN, 4, sequences={"caption": [[7, EOS]] * 4})
+    named = isinstance(guidance, dict)
+    step = Step(target="rgb", steps=1, guidance=guidance)
+    Engine(told, START, [EOS, START, 5]).run(
+        canvases()(), [step], [0, 1, 2, 3], {"avoid": avoid} if named and "avoid" in guidance else {}
+    )
+    queries, given = ("rgb", [(p, 0) for p in range(6)]), canvases()()
+    for row, has_text in enumerate([True, False, True, False]):
+        pixels, depth, caption = (inputs_of(given, row, (key,)) for key in ("rgb_pixels", "depth", "caption"))
+
+        def logits(*seen, row=row):
+            return by_hand(model, [token for part in seen for token in part], queries, given.pixels["rgb_pixels"][row])
+
+        hidden = [SENTINEL] if has_text else []
+        if named and "avoid" in guidance:  # its own text takes the place of the caption
+            base = logits(pixels, [SENTINEL] if not has_text else caption)
+            expected = base - (logits(pixels, inputs_of(avoid, row, ("caption",))) - base)
+        elif named:
+            base = logits(pixels, depth, hidden)
+            expected = base + 3 * (logits(pixels, depth, caption) - base)
+        else:
+            base = logits(hidden)
+            expected = base + guidance * (logits(pixels, depth, caption) - base)
+        torch.testing.assert_close(recorded[-1].unflatten(0, (4, 6))[row], expected, **close)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_an_announced_text_is_one_sentinel_in_all_passes_until_it_is_made(engine, recorded, guidance):
+    words = {"scheme": "left_to_right", "steps": 2}
+    plan = [
+        Step(target="rgb", steps=1, guidance=guidance),
+        Step(target="boxes", announced=True, **words),
+        Step(target="caption", announced=False, **words),
+    ]
+    canvas = engine.run(canvases()([2], keys=("rgb_pixels",)), plan, [0])
+    given = canvases()([2], keys=("rgb_pixels",))
+    coming, pixels = (CONFIG.index("boxes"), 0, START), inputs_of(given, 0, ("rgb_pixels",))
+    queries = ("rgb", [(p, 0) for p in range(6)])
+    conditional = by_hand(engine.model, [coming, *pixels], queries, given.pixels["rgb_pixels"][0])
+    unconditional = by_hand(engine.model, [coming], queries)
+    torch.testing.assert_close(recorded[0], unconditional + guidance * (conditional - unconditional), **close)
+    made = inputs_of(canvas, 0, ("rgb", "rgb_pixels"))
+    first = by_hand(engine.model, [coming, *made], ("boxes", [(0, START)]), given.pixels["rgb_pixels"][0])
+    torch.testing.assert_close(recorded[1], first, **close)
+    made += inputs_of(canvas, 0, ("boxes",))  # no sentinel any more
+    then = by_hand(engine.model, made, ("caption", [(0, START)]), given.pixels["rgb_pixels"][0])
+    torch.testing.assert_close(recorded[-len(canvas.sequences["caption"][0][:2])], then, **close)
+
+
+def test_an_open_end_is_a_sentinel_only(model):
+    engine = Engine(model, START, [EOS, START, 5], EOS)
+    say = iter([6, EOS, 7, 5, 8, 9, 10])  # what the model says, whatever it is asked
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "sample", lambda logits, *_: Drawn(torch.tensor([next(say)]), torch.zeros(1)))
+        for steps, ids in ((0, [6, EOS, 7]), (2, [8, 9])):
+            step = Step(target="boxes", scheme="left_to_right", steps=steps, open_end=True)
+            assert engine.run(Canvas(CONFIG, 1), [step], [0]).sequences["boxes"] == [ids]
+
+
+def test_cells_are_made_in_the_order_that_is_given(engine):
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(3)).tolist()
+    step, canvas = Step(target="depth", scheme="roar", order=order, tokens=(5, 3, 4)), Canvas(CONFIG, 2)
+    known = [canvas.known["depth"].clone() for _ in engine.passes(canvas, [step], [0, 1])]
+    for now, count in zip(known, (5, 8, 12), strict=True):
+        assert [row.nonzero()[:, 0].tolist() for row in now] == [sorted(order[:count])] * 2
+
+
+def test_limits_before_the_temperature_leave_maskgit_the_probabilities_it_draws_with(engine, monkeypatch):
+    """At a temperature of 100 what is kept is about equally likely, and the plain confidence is another one."""
+    confidences, own = [], engine_module.sample_limited
+
+    def watched(*how):
+        drawn, confidence = own(*how)
+        confidences.append(confidence)
+        return drawn, confidence
+
+    monkeypatch.setattr(engine_module, "sample_limited", watched)
+    step = Step(target="depth", scheme="maskgit", tokens=(4, 8), temperature=100.0, top_k=2, limit_first=True)
+    canvas = Canvas(CONFIG, 1)
+    after = [canvas.known["depth"].clone() for _ in engine.passes(canvas, [step], [0])]
+    assert after[0][0].nonzero()[:, 0].tolist() == sorted(confidences[0].argsort(descending=True)[:4].tolist())
+    assert (confidences[0].exp() - 0.5).abs().max() < 0.05
+    assert (canvas.records["depth"].log_probability.exp() > 0.6).any()  # of the plain distribution
 
 
 def test_the_number_of_tokens_of_each_pass_may_be_given(engine, recorded):

@@ -29,7 +29,7 @@ CONFIG = FourMConfig(
 )
 
 
-@given(st.integers(1, 300), st.integers(0, 300), st.sampled_from(["cosine", "linear"]))
+@given(st.integers(1, 300), st.integers(0, 300), st.sampled_from(["cosine", "linear", "even"]))
 def test_a_schedule_falls_by_one_token_a_step_at_least_and_ends_at_none(steps, total, schedule):
     step = Step(target="depth", steps=steps, schedule=schedule)
     left = [step.remaining(done, total) for done in range(steps + 1)]
@@ -43,6 +43,28 @@ def test_a_schedule_falls_by_one_token_a_step_at_least_and_ends_at_none(steps, t
 def test_schedules_are_the_papers_curves():
     assert [Step(target="rgb", steps=4, schedule="linear").remaining(n, 100) for n in range(5)] == [100, 75, 50, 25, 0]
     assert [Step(target="rgb", steps=4).remaining(n, 100) for n in range(5)] == [100, 92, 70, 38, 0]
+
+
+@given(st.integers(1, 60), st.integers(0, 900))
+def test_a_bell_is_few_tokens_then_many_then_few(steps, total):
+    step = Step(target="depth", steps=steps, schedule="bell")
+    left = [step.remaining(done, total) for done in range(steps + 1)]
+    made = [before - after for before, after in itertools.pairwise(left)]
+    assert (left[0], left[-1], min(made) >= 0) == (total, 0, True)
+    assert (
+        max(abs(a - b) for a, b in zip(made[:-1], made[:0:-1], strict=True)) <= steps if steps > 1 else made == [total]
+    )
+
+
+def test_one_over_x_falls_fast_then_slowly_between_the_two_temperatures():
+    step = Step(target="rgb", steps=10, schedule="even", temperature=(3.0, 0.5), cooling="onex")
+    found = [step.temperature_at(done, 100) for done in range(10)]
+    falls = [before - after for before, after in itertools.pairwise(found)]
+    assert 2.5 < found[0] < 3
+    assert found[-1] == 0.5
+    assert falls[:-1] == sorted(falls[:-1], reverse=True)
+    constant = Step(target="rgb", steps=10, temperature=0.7, cooling="onex")
+    assert {constant.temperature_at(done, 100) for done in range(10)} == {0.7}
 
 
 def test_a_plan_takes_each_modalitys_defaults_then_the_options():
@@ -190,6 +212,14 @@ def test_one_target_needs_no_list():
         (["depth"], {"top_p": float("nan")}, "top_p must be"),
         (["depth"], {"top_k": -1}, "top_k must be 0"),
         (["depth"], {"top_k": None}, "top_k must be a whole number"),
+        (["depth"], {"cooling": "log"}, "cooling must be one of linear, onex"),
+        (["depth"], {"order": [0, 1]}, "order must hold each of its"),
+        (["depth"], {"order": [-1]}, "order must be whole numbers from 0 on"),
+        (["depth"], {"order": [0], "scheme": "maskgit"}, "order must be left out for maskgit"),
+        (["depth"], {"announced": True}, "announced=True is for sequences, and no target is one"),
+        (["depth"], {"depth": {"open_end": True}}, "open_end must be false for a grid"),
+        (["caption"], {"caption": {"open_end": 1}}, "open_end must be true or false"),
+        (["depth"], {"limit_first": 1}, "limit_first must be true or false"),
         (["depth"], {"schedule": "sine"}, "schedule must be one of cosine, linear, even, bell, got 'sine'"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open4m.generate.sampling import Draws, ascending, entropy, guide, gumbel, least_kept, sample
+from open4m.generate.sampling import Draws, ascending, entropy, guide, gumbel, least_kept, sample, sample_limited
 from open4m.generate.schemes import SCHEMES, first, halton_order
 from open4m.types import Open4MError
 
@@ -51,6 +51,26 @@ def test_draws_follow_the_truncated_softmax(seed, temperature, top_k, top_p):
     found = frequencies(logits, temperature, top_k, top_p)
     for token, p in enumerate(expected):
         assert abs(found[token] - p) <= 1.5 / len(GRID)  # an interval holds its length of grid points, give or take one
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 2.5]), st.sampled_from([0, 2, 5]), st.sampled_from([1.0, 0.6]))
+@settings(max_examples=40, deadline=None)
+def test_limits_may_act_before_the_temperature(seed, temperature, top_k, top_p):
+    logits = 2 * torch.randn(7, generator=torch.Generator().manual_seed(seed))
+    kept = [p > 0 for p in slow_distribution(logits, 1.0, top_k, top_p)]
+    expected = (logits / temperature).masked_fill(~torch.tensor(kept), -torch.inf).softmax(0)
+    drawn, confidence = sample_limited(logits.expand(len(GRID), -1), GRID, temperature, top_k, top_p)
+    found = torch.bincount(drawn.token, minlength=7) / len(GRID)
+    assert (found - expected).abs().max() <= 1.5 / len(GRID)
+    torch.testing.assert_close(confidence, expected.log()[drawn.token], rtol=0, atol=1e-4)
+    torch.testing.assert_close(drawn.log_probability, logits.log_softmax(0)[drawn.token], rtol=0, atol=1e-5)
+
+
+def test_the_likeliest_is_taken_whatever_the_limits():
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
+    for draw in (sample, lambda *how: sample_limited(*how)[0]):
+        assert draw(logits, torch.zeros(1), 0.0, 2, 0.9).token.tolist() == [1]
+    assert sample_limited(logits, torch.zeros(1), 0.0, 2, 0.9)[1].tolist() == [0.0]
 
 
 def test_boundaries_of_truncation():

@@ -5,6 +5,8 @@ in chains, and by the model of super-resolution.
 """
 
 import json
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from open4m import modalities
 from open4m.generate import engine as engines
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
-from open4m.generate.plan import Step
+from open4m.generate.plan import Step, make
+from open4m.generate.presets import PRESETS
 from open4m.hub.ml4m import text as texts
 from open4m.hub.ml4m import transformer
 from open4m.model.fourm import FourMTransformer
@@ -158,3 +161,31 @@ def test_super_resolution_in_an_order(hub, monkeypatch):
     check(
         hub, name, hub.made("sr", [hub.step("sr", "tok_depth@448", guidance=2.0, **order)], small(hub), monkeypatch)[0]
     )
+
+
+def test_the_preset_of_their_demo_makes_its_chain(hub, monkeypatch):
+    """Greedily, texts of at most 32 tokens: the rest is the preset's, the order of targets included."""
+    domains, config = ("det", "caption", *reversed(DENSE)), hub.models["fm"][1].config
+    keys = [hub.models["fm"][1].names[domain] for domain in domains]
+    demo, most = PRESETS["demo"], {"steps": 32}
+    said = {"temperature": 0.0, "caption": most, "boxes": most}
+    steps = make(config, demo.ordered(keys), said, demo.defaults(keys, from_photo=True))
+    check(hub, "chain_demo", hub.made("fm", steps, hub.photo(), monkeypatch)[0])
+
+
+def test_their_schedules(hub):
+    """Tokens a pass, and the temperatures of ``onex`` schedules to the six digits that the case has."""
+    kinds, seen = {"cosine": "bell", "linear": "even"}, set()
+    for name, expected in hub.about["schedules"].items():
+        *temperatures, kind, passes, total = name.split("_")
+        step = Step(target="rgb", scheme="roar", steps=int(passes), schedule=kinds[kind])
+        seen.add(bool(temperatures))
+        if not temperatures:
+            left = [step.remaining(done, int(total)) for done in range(int(passes) + 1)]
+            assert [before - after for before, after in pairwise(left)] == expected, name
+        else:
+            way, first, last, _ = temperatures
+            step = replace(step, temperature=(float(first), float(last)), cooling=way)
+            found = [step.temperature_at(done, int(total)) for done in range(int(passes))]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=name)
+    assert seen == {True, False}

@@ -167,20 +167,26 @@ class Engine:
             known = ", ".join([*others, *conditions]) or "nothing"
             raise Open4MError(f"{step.target}: guidance by {', '.join(unknown)}, which is not given (given: {known})")
         names, weights = step.views(done, others, stage.free)
-        announced = {key: [[self.start]] * canvas.size for key in stage.coming}
+        coming = {key: [[self.start]] * canvas.size for key in stage.coming}
+        announced = Canvas(self.config, canvas.size, sequences=coming)
         shown = []
         for own in names:
             view = canvas.select([step.target, *own])
             for name in own:
                 view = view.with_(conditions[name]) if name in conditions else view
-            hidden = {}
-            if self.config.hidden_texts == "sentinel":
-                hidden = {key: rows for key, rows in canvas.sequences.items() if key not in view.sequences}
-                for other in conditions.values() if named else ():
-                    hidden |= {key: rows for key, rows in other.sequences.items() if key not in view.sequences}
-                hidden = {key: [[self.start] if row else None for row in rows] for key, rows in hidden.items()}
-            shown.append(view.with_(Canvas(self.config, canvas.size, sequences=hidden | announced)))
-        return Views(shown, weights)
+            shown.append(view)
+        if self.config.hidden_texts == "sentinel":
+            texts = [canvas.select(others), *(conditions.values() if named else ())]
+            shown = [view.with_(self._hidden(view, texts)) for view in shown]
+        return Views([view.with_(announced) for view in shown], weights)
+
+    def _hidden(self, view: Canvas, texts: Sequence[Canvas]) -> Canvas:
+        """The texts of a view, with one sentinel for each that it does not see and another does."""
+        rows = {key: view.sequences.get(key, [None] * view.size) for other in texts for key in other.sequences}
+        for other in texts:
+            for key, unseen in other.sequences.items():
+                rows[key] = [own or ([self.start] if row else own) for own, row in zip(rows[key], unseen, strict=True)]
+        return Canvas(self.config, view.size, sequences=rows)
 
     def _grid(self, canvas, stage, draws, entropies) -> Iterator[Pass]:
         step, spec = stage.step, self.config.spec(stage.step.target)
