@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,26 +21,20 @@ from torch import Tensor
 
 from open4m import config as configs
 from open4m import files, modalities, weights
-from open4m.hub import locate
-from open4m.hub.ml4m import transformer
+from open4m.hub import locate, parts
+from open4m.hub.parts import TEXT
 from open4m.modalities import carried
 from open4m.modalities.frames import frame_of, naming, positioned
 from open4m.modalities.given import InForm, taken
-from open4m.model.config import TOKENS, FourMConfig, ModalitySpec
+from open4m.model.config import TOKENS, FourMConfig
 from open4m.model.fourm import FourMTransformer
 from open4m.model.packing import DENSE, pack
 from open4m.model.plans import Plans
 from open4m.nn.packed import Precision, can_pack
+from open4m.tokenizers.grids import Grids, Source
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value, shown
-
-TEXT = "text"
-"""The folder of the text tokenizer, beside those of the grids."""
-
-FORMAT = 2
-"""The version of a model directory's format. In format 1 hidden texts were nothing at all."""
-
 
 VALUES = "values by modality, such as {'caption': 'a cube'}"
 
@@ -81,31 +76,6 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor:
     return stacked
 
 
-def parts_of(specs: Iterable[ModalitySpec]) -> list[str]:
-    """What sequences of a model have parts of that are tokenized by themselves, such as poses: names of modalities."""
-    known = [modalities.get(spec.key) for spec in specs if spec.is_causal and modalities.is_known(spec.key)]
-    return [part for modality in known if (part := getattr(modality, "part", ""))]
-
-
-def served(tokenizer: Tokenizer, spec: ModalitySpec) -> Tokenizer:
-    """The tokenizer at the size at which a model has its modality: one that was trained at several serves each.
-
-    The tokens of a single vector are a row for their tokenizer; for the model they may be any grid of as many cells.
-    Raises :class:`Open4MError` if the model has another vocabulary, or a grid that the tokenizer does not make.
-    """
-    own = tokenizer.config
-    if own.codebook_size == spec.vocab_size:
-        if own.grid == spec.grid or (own.vector and own.codebooks == spec.length):
-            return tokenizer
-        side = own.patch_size * spec.grid[0]
-        if spec.grid[0] == spec.grid[1] and side in own.resolutions:
-            return tokenizer.at(side)
-    raise Open4MError(
-        f"tokenizer {spec.key} has {own.codebook_size} codes on a grid {own.grid}, the model expects "
-        f"{spec.vocab_size} on {spec.grid}"
-    )
-
-
 class FourMBase:
     """A model directory in memory. A modality without a tokenizer can be neither given nor generated.
 
@@ -117,22 +87,68 @@ class FourMBase:
         self,
         model: FourMTransformer,
         grids: Mapping[str, Tokenizer],
-        text: TextTokenizer | None,
+        text: TextTokenizer | Callable[[], TextTokenizer] | None,
         plans: Plans | None = None,
     ):
-        self.model, self.text, self.plans = model, text, plans or Plans()
+        """``text``: or a function that fetches it, which is called when it is needed."""
+        self.model, self.plans = model, plans or Plans()
         self.config: FourMConfig = model.config
         specs = {spec.key: spec for spec in self.config.modalities}
-        self.grids = {key: served(grid, specs[key]) if key in specs else grid for key, grid in grids.items()}
-        for spec in self.config.modalities:
-            if spec.is_causal and text is not None and text.vocab_size != spec.vocab_size:
-                raise Open4MError(
-                    f"{spec.key}: the model has {spec.vocab_size} entries, the text tokenizer {text.vocab_size}"
-                )
+        self.grids = Grids(grids)
+        for key, found in self.grids.data.items():
+            if isinstance(found, Tokenizer) and key in specs:
+                self.grids.data[key] = parts.served(found, specs[key])
+        self.text = text
+        self._upscaler: Callable[[], parts.Parts] | Self | None = None
         self.name = ""  # under which it was loaded
         self.precision: Precision = "exact"
         names = [*self.config.keys, *self.config.readers]
         self.modalities = {name: modalities.get(name) for name in names if name and modalities.is_known(name)}
+
+    # ---- parts that are read when they are needed
+    @property
+    def text(self) -> TextTokenizer | None:
+        """The text tokenizer of all sequences, None if there is none; read when it is first asked for."""
+        if not isinstance(self._text, TextTokenizer | None):
+            self.text = self._text()
+        return self._text
+
+    @text.setter
+    def text(self, text: TextTokenizer | Callable[[], TextTokenizer] | None) -> None:
+        for spec in self.config.modalities if isinstance(text, TextTokenizer) else ():
+            if spec.is_causal and text.vocab_size != spec.vocab_size:
+                raise Open4MError(
+                    f"{spec.key}: the model has {spec.vocab_size} entries, the text tokenizer {text.vocab_size}"
+                )
+        self._text = text
+        vars(self).pop("_engine", None)  # which was made with the tokens of another one
+
+    @property
+    def upscaler(self) -> Self:
+        """The model of super-resolution, which reads this model's tokens (paper A.1); read when it is first asked for.
+
+        Raises :class:`Open4MError` if there is none, or if it reads tokens of other tokenizers.
+        """
+        if self._upscaler is None:
+            raise Open4MError(
+                f"{self.name or 'this model'}: has no model of super-resolution; one lies in "
+                f"{locate.SUPER_RESOLUTION}/ of a model directory (open4m import MODEL OUT --super-resolution OTHER), "
+                "or is given to from_pretrained: chosen=Chosen(super_resolution=OTHER)"
+            )
+        if not isinstance(self._upscaler, FourMBase):
+            self._upscaler = self._with_super_resolution(self._upscaler())
+        return self._upscaler
+
+    def _with_super_resolution(self, found: parts.Parts) -> Self:
+        """The second model, with the tokenizers of this one for all sizes of their modalities."""
+        grids = parts.shared_grids(found, self.grids)
+        text = self._text if self._text is not None else found.text
+        second = type(self)(found.transformer(), grids, text).to(self.device, self.dtype)
+        second.precision = self.precision
+        second.name = f"{self.name}/{locate.SUPER_RESOLUTION}"
+        for key in grids.keys() - self.grids.keys():  # so that what it makes is drawn and saved like all else
+            self.grids.data[key] = Source(partial(grids.__getitem__, key))
+        return second
 
     # ---- at rest
     @classmethod
@@ -143,42 +159,24 @@ class FourMBase:
         dtype: torch.dtype | None = None,
         *,
         trust: bool = False,
+        chosen: parts.Chosen | None = None,
     ) -> Self:
         """A shipped model by name, a model directory, or one of the authors' public models: its name on the hub, a
         directory or a safetensors file.
+
+        >>> FourM.from_pretrained("EPFL-VILAB/4M-21_XL")
+
+        Of a public model, the tokenizers and the model of super-resolution are fetched when something needs them
+        (:mod:`open4m.hub.ml4m.table`); downloads that lie beside it are used. ``chosen``: parts that are named instead.
 
         ``device``, ``dtype``: see :meth:`to`; by default the CPU and float32. ``trust``: run the files of modalities
         that the directory carries and that are not known here. They are programs: read them first. Raises
         :class:`Open4MError` if there is no such model, or if it carries such files and is not trusted.
         """
-        folder = locate.resolve(name)
-        carried.admit(folder, trust)
-        if transformer.is_reference(folder):
-            imported = transformer.load(folder)
-            model = FourMTransformer(imported.config)
-            model.load_state_dict(imported.weights)
-        elif folder.is_dir():
-            config = configs.load(FourMConfig, folder / weights.CONFIG, FORMAT)
-            with torch.device("meta"):  # a configuration may ask for any size: memory is taken if the weights have it
-                shapes = FourMTransformer(config).state_dict()
-            tensors = weights.read_weights(folder / weights.WEIGHTS, shapes)
-            model = FourMTransformer(config)
-            model.load_state_dict(tensors)
-        else:
-            raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
-        config, tokenizers = model.config, folder / weights.TOKENIZERS
-        keys = [spec.key for spec in config.modalities if spec.has_codebook]
-        grids = {
-            key: Tokenizer.load(tokenizers / key, device)
-            for key in [*keys, *parts_of(config.modalities)]
-            if (tokenizers / key).is_dir()
-        }
-        text = TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None
-        plans = Plans.load(folder) if folder.is_dir() else None
-        try:
-            loaded = cls(model, grids, text, plans).to(device, dtype)
-        except Open4MError as error:
-            raise Open4MError(f"{folder}: {error}") from error
+        carried.admit(locate.resolve(name), trust)
+        found = parts.opened(name, chosen)
+        loaded = cls(found.transformer(), found.grids, found.text, found.plans).to(device, dtype)
+        loaded._upscaler = found.read_super_resolution
         loaded.name = str(name)
         return loaded
 
@@ -202,8 +200,7 @@ class FourMBase:
             raise Open4MError(f"dtype: expected torch.int8 or a floating-point type like torch.bfloat16, got {dtype!r}")
         try:
             self.model.to(device, torch.float32 if eight else dtype)
-            for tokenizer in self.grids.values():
-                tokenizer.to(self.device)
+            self.grids.to(self.device)
         except (RuntimeError, AssertionError) as error:  # of unknown devices, and of those that are not built in
             raise Open4MError(f"device {str(device)!r}: not available ({str(error).splitlines()[0]})") from error
         self.model.embeddings.restore_angles()
@@ -222,14 +219,15 @@ class FourMBase:
         files.check_new(folder)
 
         def write(whole: Path) -> None:
-            whole.mkdir(parents=True)
-            configs.save(self.config, whole / weights.CONFIG, FORMAT)
-            weights.save_weights(whole / weights.WEIGHTS, self.model, half)
-            for key, tokenizer in self.grids.items():
+            parts.save_transformer(whole, self.model, half)
+            second = None if self._upscaler is None else self.upscaler
+            for key, tokenizer in parts.stored(self.grids).items():
                 tokenizer.save(whole / weights.TOKENIZERS / key, torch.float16 if half else torch.float32)
             if self.text is not None:
                 self.text.save(whole / weights.TOKENIZERS / TEXT)
             self.plans.save(whole)
+            if second is not None:
+                parts.save_transformer(whole / locate.SUPER_RESOLUTION, second.model, half)
             carried.write(whole, self.config.keys)
 
         try:
@@ -425,7 +423,7 @@ class FourMBase:
         encode. Weights at rest in 16 bits are the same model if nothing was rounded."""
         about = configs.to_dict(self.config, configs.counting)
         del about["directions"]
-        tokenizers = {key: tokenizer.fingerprint for key, tokenizer in self.grids.items()}
+        tokenizers = self.grids.fingerprints(self.config.keys)
         if self.text is not None:
             tokenizers[TEXT] = self.text.fingerprint
         rounded = {} if self.precision == "exact" else {"precision": self.precision}
@@ -434,10 +432,18 @@ class FourMBase:
     def can_decode(self, key: str) -> bool:
         """Whether a modality needs no tokenizer, or the model came with it."""
         spec = self.config.spec(key)
-        return not ((spec.has_codebook and key not in self.grids) or (spec.is_causal and self.text is None))
+        return not ((spec.has_codebook and key not in self.grids) or (spec.is_causal and self._text is None))
 
     def check_tokenizer(self, key: str) -> None:
-        """Raise for a tokenized modality whose tokenizer the model did not come with."""
+        """Read or fetch the tokenizer of a modality, if it has one.
+
+        Raises :class:`Open4MError` if the model did not come with it, or if it cannot be read or fetched.
+        """
+        spec = self.config.spec(key)
         if not self.can_decode(key):
-            folder = TEXT if self.config.spec(key).is_causal else key
+            folder = TEXT if spec.is_causal else key
             raise Open4MError(f"{key}: the model has no tokenizer for it; put one into {weights.TOKENIZERS}/{folder}")
+        if spec.is_causal:
+            _ = self.text
+        elif spec.has_codebook:
+            _ = self.grids[key]

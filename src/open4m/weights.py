@@ -62,9 +62,11 @@ def load_weights(path: Path, model: Module) -> None:
     model.load_state_dict(read_weights(path, model.state_dict()))
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], floats: dtype | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], floats: dtype | None = None, header: Mapping[str, str] | None = None
+) -> None:
     """Write tensors atomically as a safetensors file that everybody may read. ``floats``: the type of floating-point
-    tensors at rest; None keeps each one's own.
+    tensors at rest; None keeps each one's own. ``header``: strings in its header.
 
     Raises :class:`Open4MError` if the file cannot be written, such as on a full disk; what was there stays.
     """
@@ -77,7 +79,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], floats: dtype | Non
     }
 
     def write(temporary: Path) -> None:
-        save_file(stored, temporary, metadata={"format": "pt"})
+        save_file(stored, temporary, metadata={"format": "pt", **(header or {})})
         temporary.chmod(0o644)  # safetensors writes files that only their owner may read
 
     try:

@@ -12,6 +12,7 @@ from open4m import weights
 from open4m.cli import main
 from open4m.generate import outputs
 from open4m.generate.pipeline import FourM
+from open4m.hub.ml4m import source as origins
 from open4m.hub.ml4m import transformer
 from open4m.types import Boxes
 
@@ -58,11 +59,13 @@ def test_an_import_has_a_card(tmp_path, capsys):
         "| det | boxes |",
         "| tok_rgb@448 | rgb@448 |",
         f"the same: {absent} (by {kept})",
-        "left out: decoder_embeddings.tok_rgb@224.token_emb.weight, ",
+        "kept for exports alone: decoder_embeddings.tok_rgb@224.token_emb.weight, ",
         "float32",
     ):
         assert part in card
-    assert sorted(file.name for file in out.iterdir()) == sorted([weights.CARD, weights.CONFIG, weights.WEIGHTS])
+    assert sorted(file.name for file in out.iterdir()) == sorted(
+        [weights.CARD, weights.CONFIG, weights.WEIGHTS, origins.FILE, origins.KEPT]
+    )
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")])

@@ -302,7 +302,7 @@ def test_a_record_that_cannot_be_written_leaves_the_one_before(model, tmp_path, 
 
 @pytest.mark.parametrize(
     ("version", "message"),
-    [("open4m result 1", "format 1, which holds no request; run the command"), (4, "expected 3; update open4m")],
+    [("open4m result 1", "format 1, which holds no request; run the command"), (5, "expected 4; update open4m")],
 )
 def test_records_of_other_formats_are_named(version, message, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"format": version}))

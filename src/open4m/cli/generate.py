@@ -110,9 +110,11 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
 
     from open4m.modalities.frames import FITS
 
-    seen = parser.add_argument_group("photos that are not square")
+    seen = parser.add_argument_group("shape and size")
     help_text = "the central square, all of it between bands, or all of it as if it were square (default: crop)"
     seen.add_argument("--fit", choices=FITS, help=help_text)
+    help_text = "a model of super-resolution makes larger ones of what was generated, from its tokens"
+    seen.add_argument("--upscale", action="store_true", help=help_text)
     seen.add_argument("--resize", action="store_true", help="maps at the photo's resolution, not at the model's")
     if verb in ("inpaint", "outpaint", "edit"):
         help_text = "do not paste what is kept onto the result: leave it as the tokenizer reconstructs it"
@@ -342,6 +344,7 @@ def request(options: Namespace) -> Request:
     """The request of parsed arguments. Raises :class:`Open4MError` for arguments that make no valid request."""
     from open4m.generate.plan import Step
     from open4m.generate.request import VERBS
+    from open4m.generate.upscale import is_larger
 
     own = OWN[options.verb][1](options) if options.verb in OWN else {}
     targets = options.targets or ([] if options.verb in FOLDER_VERBS else [modalities.of_role("photo").name])
@@ -349,11 +352,16 @@ def request(options: Namespace) -> Request:
         modalities.get(name)  # raises for an unknown one before files are read
     steps = {f.name: getattr(options, f.name, None) for f in fields(Step) if f.name != "target"}
     steps = {name: _one_or_more(name, value) for name, value in steps.items() if value is not None}
+    larger = ", and larger grids of these" if options.upscale else ""
     for word in options.option or ():
-        target, name, value = _assignment(word, targets)
+        target, name, value = _assignment(word)
+        if target not in targets and not (options.upscale and is_larger(target, targets)):
+            raise Open4MError(
+                f"--option {word}: {target!r} is not what is generated (targets: {', '.join(targets)}{larger})"
+            )
         steps.setdefault(target, {})[name] = value
     weights = dict(_pair(word, "--weight") for word in options.weight or ())
-    names = ("samples", "seed", "preset", "avoid_weight", "fit", "paste", "resize")
+    names = ("samples", "seed", "preset", "avoid_weight", "fit", "paste", "resize", "upscale")
     shared = {name: getattr(options, name, None) for name in names}
     return VERBS[options.verb](
         given=_given(options),
@@ -416,14 +424,12 @@ def _number(word: str, where: str) -> float:
         raise Open4MError(f"{where}: expected a number, got {word!r}") from None
 
 
-def _assignment(word: str, targets: Sequence[str]) -> tuple[str, str, Any]:
+def _assignment(word: str) -> tuple[str, str, Any]:
     """The parts of TARGET.FIELD=VALUE."""
     where, text = _pair(word, "--option")
     target, dot, name = where.rpartition(".")
     if not dot:
         raise Open4MError(f"--option {word}: expected TARGET.FIELD=VALUE, as in rgb.steps=16")
-    if target not in targets:
-        raise Open4MError(f"--option {word}: {target!r} is not what is generated (targets: {', '.join(targets)})")
     try:
         return target, name, files.parse_json(text, word)
     except Open4MError:

@@ -1,29 +1,47 @@
-"""Import what the authors of 4M publish: a checkpoint becomes a model directory with a card."""
+"""Import what the authors of 4M publish: what belongs together becomes one model directory with a card.
+
+A directory of ours may be the source too: it gets other tokenizers, or a model of super-resolution.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from open4m import files, weights
 from open4m.datasets import classes as class_files
-from open4m.fourm import FourMBase
-from open4m.hub import locate
-from open4m.hub.ml4m import tokenizer, transformer
-from open4m.model.fourm import FourMTransformer
+from open4m.hub import locate, parts
+from open4m.hub.ml4m import export, table, tokenizer, transformer
+from open4m.hub.ml4m import source as origins
+from open4m.tokenizers.grids import Source
+from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError
 
 CARD = """\
+---
+license: {license}
+library_name: open4m
+pipeline_tag: any-to-any
+---
 # 4M {kind}, imported
 
-Imported from `{source}`, a checkpoint in the format of the authors of 4M.
-Its weights, and the terms of their use, are those of the source.
+Imported from `{source}`, a checkpoint in the format of the authors of 4M, whose weights these are.
+
+## License
+
+{terms}
 
 ## Format
 
-`config.json` and `model.safetensors`, in the format of open4m and in float32.
+`config.json` and `model.safetensors`, in the format of open4m and in float32. `source.json` and `source.safetensors`
+are for `open4m export`, which writes the source again, to the byte.
 
 ## Names
 
@@ -33,8 +51,23 @@ Its weights, and the terms of their use, are those of the source.
 
 ## Tensors of the source
 
-- Without effect, and left out: {unused}
+- Without effect, and kept for exports alone: {unused}
 - Not stored, since another tensor is the same: {repeated}
+{more}
+## Data
+
+The authors trained the released models on images and texts from the internet (CC12M, some also on COYO700M) and on
+labels that other networks made for them. What those networks get wrong, these models have learned too.
+
+## Bias
+
+Such data hold societal biases, and are curated only in part: names of people are redacted in CC12M, not without errors
+(paper G.2). What is generated of people, places and professions shows these biases.
+
+## Misuse
+
+A general generative model can be used in ways its authors did not intend. Do not use it to deceive, to depict real
+people without their consent, or for decisions about people. Say of what it makes that a model made it.
 """
 
 TOKENIZER = """
@@ -45,43 +78,176 @@ TOKENIZER = """
 ```
 """
 
+NO_TERMS = "Its source states no terms of use: ask its makers before you share it."
+
+LARGEST_LICENSE = 1 << 20
+
+
+@dataclass
+class _Provenance:
+    """Where the parts of an import are from: lines for its card, and the texts of licenses that go with them."""
+
+    lines: list[str] = field(default_factory=list)
+    licenses: dict[bytes, str] = field(default_factory=dict)
+
+    def keep(self, folder: Path, public: Path, made: Mapping[str, Tensor]) -> None:
+        """Note that what ``folder`` holds is from a public file."""
+        origins.write(folder, public, _repository(public), license_of(public), made)
+        text = (public if public.is_dir() else public.parent) / "LICENSE"
+        if text.is_file():
+            self.licenses.setdefault(files.read_bytes(text, LARGEST_LICENSE), f"LICENSE-{_repository(public)}")
+
+    def write(self, whole: Path) -> None:
+        for text, name in self.licenses.items():
+            (whole / name).write_bytes(text)
+
 
 def import_checkpoint(
-    source: str, out: Path, modality: str | None = None, classes: Path | None = None
+    source: str,
+    out: Path,
+    modality: str | None = None,
+    classes: Path | None = None,
+    chosen: parts.Chosen | None = None,
+    alone: bool = False,
 ) -> Iterator[str]:
     """Write the checkpoint ``source`` (a directory, a file, or a name on the hub) to the new directory ``out``.
 
-    ``modality`` is required for a tokenizer, since its checkpoint does not name it; ``classes`` is a file of class
-    names. Yields the lines that describe what was written. Raises :class:`Open4MError` before anything is written if
-    it cannot be imported; a failed write leaves nothing.
+    A transformer is written with the tokenizers and the model of super-resolution that belong to it, or that are
+    ``chosen``, unless it is to be ``alone``. ``modality`` is required for a tokenizer of another name than the public
+    ones, since its checkpoint does not name it; ``classes`` is a file of class names. Yields the lines that describe
+    what was written. Raises :class:`Open4MError` before anything is written if it cannot be imported, which lists all
+    that is not here and cannot be downloaded; a failed write leaves nothing.
     """
     files.check_new(out)
     if out.is_mount() or out.resolve() == Path.cwd():
         raise Open4MError(f"{out}: a mount or the current directory, which nothing can replace; name one in it")
     folder = locate.resolve(source)
     if tokenizer.is_reference(folder):
+        modality = modality or table.modality_of(_repository(folder))
         if not modality:
             raise Open4MError(f"{source} is a tokenizer, which does not say what for: give --modality, as in depth")
         yield from _import_tokenizer(source, folder, out, modality, classes)
     elif modality or classes:
         raise Open4MError(f"{source}: not a tokenizer, --modality and --classes are for those")
+    elif transformer.is_reference(folder):
+        yield from _import_transformer(source, folder, out, None if alone else parts.opened(source, chosen))
+    elif chosen is not None and folder.is_dir():
+        yield from _reassembled(source, out, parts.opened(source, chosen))
     else:
-        yield from _import_transformer(source, folder, out)
+        transformer.load(folder)  # raises, and says what it is not
     yield str(out)
 
 
-def _import_transformer(source: str, folder: Path, out: Path) -> Iterator[str]:
+def _import_transformer(source: str, folder: Path, out: Path, found: parts.Parts | None) -> Iterator[str]:
     imported = transformer.load(folder)
-    model = FourMTransformer(imported.config)
-    model.load_state_dict(imported.weights)
-    _write(out, FourMBase(model, {}, None).save, card(source, "transformer", imported.names, imported))
+    if found is not None:
+        _fetch(source, found)
+    about, provenance = [], _Provenance()
+
+    def write(whole: Path) -> None:
+        model = parts.model_of(imported.config, imported.weights)
+        parts.save_transformer(whole, model)
+        domains = {key: theirs for theirs, key in imported.names.items()}
+        provenance.keep(whole, folder, export.transformer_tensors(model, domains))
+        about.extend([] if found is None else _write_parts(whole, found, provenance))
+        provenance.write(whole)
+
+    more = "" if found is None else "\n## Parts\n\n" + "".join(f"- {line}\n" for line in _origins(found))
+    _write(out, write, card(source, "transformer", imported.names, imported, license_of(folder), more))
     for name, key in imported.names.items():
         spec = imported.config.spec(key)
         size = f"up to {spec.max_length} tokens" if spec.max_length else f"{spec.grid[0]}×{spec.grid[1]} tokens"
         entries = f"{spec.vocab_size} entries" if spec.vocab_size else f"{spec.channels} channels"
         role = " and ".join(r for r, held in (("input", spec.is_input), ("target", spec.is_target)) if held)
         yield f"{name} -> {key}: {spec.family}, {size}, {entries}, {role}"
+    yield from about
     yield f"{len(imported.weights)} tensors; {_left_out(imported)}"
+
+
+def _reassembled(source: str, out: Path, found: parts.Parts) -> Iterator[str]:
+    """A directory of ours with other parts."""
+    about: list[str] = []
+
+    def write(whole: Path) -> None:
+        parts.save_transformer(whole, found.transformer())
+        found.plans.save(whole)
+        about.extend(_write_parts(whole, found, _Provenance()))
+
+    own = found.folder / weights.CARD
+    text = own.read_text(encoding="utf-8") if own.is_file() else f"# {out.name}, made of {source}\n"
+    _write(out, write, text)
+    yield from about
+
+
+def _fetch(source: str, found: parts.Parts) -> None:
+    """Download what is not here. Raises :class:`Open4MError` that lists all of what cannot be."""
+    missing = []
+    for origin in (each for each in found.grids.data.values() if isinstance(each, Source)):
+        try:
+            parts.place_of(origin.origin)
+        except Open4MError:
+            missing.append(str(origin.origin))
+    for name, fetch in (("the text tokenizer", found.text_file), (found.second, found.second and locate.resolve)):
+        try:
+            _ = fetch and (fetch() if name == "the text tokenizer" else fetch(name))
+        except Open4MError:
+            missing.append(str(name))
+    if missing:
+        listed = ", ".join(dict.fromkeys(missing))
+        name = f"{table.OWNER}/{_repository(found.folder)}"
+        raise Open4MError(
+            f"{source}: needs {listed}, which are not here and cannot be downloaded; {table.downloads(name)}; or take "
+            "the transformer alone: --alone"
+        )
+
+
+def _write_parts(whole: Path, found: parts.Parts, provenance: _Provenance) -> Iterator[str]:
+    """Write the tokenizers and the second model, one after another; yields a line about each."""
+    folder = whole / weights.TOKENIZERS
+    last: tuple[str, Tokenizer] | None = None
+    for key, _ in sorted(parts.needed(found.config).items()):
+        stem, at = key.partition("@")[0], found.grids.data.get(key)
+        if at is None:
+            yield f"{key}: no tokenizer; name one: --tokenizer {stem}=FOLDER"
+            continue
+        made = at.read() if isinstance(at, Source) else at
+        if last is None or last[0] != stem or last[1].model is not made.model:
+            _save_tokenizer(folder / key, made, at, provenance)
+        last = stem, made
+        yield f"{key}: tokenizer of {made.config.codebook_size} codes{_from(at)}"
+    if found.text is not None:
+        text = found.text if isinstance(found.text, TextTokenizer) else found.text()
+        text.save(folder / parts.TEXT)
+        if found.text_file is not None and (file := found.text_file()).is_file():
+            files.write_bytes(folder / parts.TEXT / origins.TEXT, files.read_bytes(file))
+        yield f"text: {text.describe()}"
+    elif any(spec.is_causal for spec in found.config.modalities):
+        yield "text: no tokenizer; name its file: --text FILE"
+    if found.read_super_resolution is not None:
+        yield from _write_second(whole, found, provenance)
+
+
+def _write_second(whole: Path, found: parts.Parts, provenance: _Provenance) -> Iterator[str]:
+    """Write the model of super-resolution, and tokenizers that only it has."""
+    second, folder = found.read_super_resolution(), whole / locate.SUPER_RESOLUTION
+    shared = parts.shared_grids(second, found.grids)
+    model = second.transformer()
+    parts.save_transformer(folder, model)
+    if transformer.is_reference(second.folder):
+        names = transformer.names_of(second.folder)
+        made = export.transformer_tensors(model, {key: theirs for theirs, key in names.items()})
+        provenance.keep(folder, second.folder, made)
+    for key, own in sorted(second.grids.data.items()):
+        if shared.data[key] is own:  # which the first model has no tokenizer for
+            _save_tokenizer(whole / weights.TOKENIZERS / key, shared[key], own, provenance)
+    yield f"super-resolution: {', '.join(spec.key for spec in second.config.modalities if spec.is_target)}"
+
+
+def _save_tokenizer(folder: Path, made: Tokenizer, at: Tokenizer | Source, provenance: _Provenance) -> None:
+    made.save(folder)
+    origin = parts.place_of(at.origin) if isinstance(at, Source) else None
+    if origin is not None and tokenizer.is_reference(origin):
+        provenance.keep(folder, origin, export.tokenizer_tensors(made))
 
 
 def _import_tokenizer(source: str, folder: Path, out: Path, modality: str, classes: Path | None) -> Iterator[str]:
@@ -89,23 +255,80 @@ def _import_tokenizer(source: str, folder: Path, out: Path, modality: str, class
     imported = tokenizer.read(folder, modality, known.names, known.palette)
     config, kind = imported.tokenizer.config, "diffusion" if imported.tokenizer.config.diffusion else "ViT"
     renamed = {tokenizer.CODEBOOK: "quantizer.codebook"}
-    text = card(source, f"tokenizer of {config.modality}", renamed, imported)
-    _write(out, imported.tokenizer.save, text + TOKENIZER.format(description=imported.tokenizer.describe()))
+    more = TOKENIZER.format(description=imported.tokenizer.describe())
+    text = card(source, f"tokenizer of {config.modality}", renamed, imported, license_of(folder), more)
+    provenance = _Provenance()
+
+    def write(whole: Path) -> None:
+        imported.tokenizer.save(whole)
+        provenance.keep(whole, folder, export.tokenizer_tensors(imported.tokenizer))
+        provenance.write(whole)
+
+    _write(out, write, text)
     yield f"{config.modality}: {config.codebook_size} codes, {config.grid[0]}×{config.grid[1]} tokens, {kind} decoder"
     yield _left_out(imported)
     if config.standardize:
         yield f"standardizes each {config.modality} by its trimmed mean and deviation: what is decoded has no units"
 
 
-def card(source: str, kind: str, names: Mapping[str, str], imported: transformer.Imported | tokenizer.Imported) -> str:
+# ---- what is said of it
+
+
+def license_of(public: Path) -> str:
+    """The license of a public repository's weights: that of the authors, or what its card says; "" if it says none."""
+    if _repository(public) in {*table.TRANSFORMERS, *table.TOKENIZERS.values()}:
+        return table.LICENSE.name
+    own = (public if public.is_dir() else public.parent) / weights.CARD
+    return front_matter(own).get("license", "") if own.is_file() else ""
+
+
+def front_matter(card: Path) -> dict[str, str]:
+    """The plain ``name: value`` lines between the two ``---`` at the top of a card."""
+    text = files.read_bytes(card, LARGEST_LICENSE).decode("utf-8", "replace")
+    found = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", text, re.DOTALL)
+    lines = re.findall(r"^(\w+):[ \t]*(\S.*?)[ \t]*$", found[1] if found else "", re.MULTILINE)
+    return {name: value.strip("'\"") for name, value in lines}
+
+
+def card(
+    source: str,
+    kind: str,
+    names: Mapping[str, str],
+    imported: transformer.Imported | tokenizer.Imported,
+    license: str,
+    more: str = "",
+) -> str:
     """The card of what was imported from ``source``. ``names``: ours by theirs, of what may have another name here."""
+    authors, terms = license == table.LICENSE.name, table.LICENSE
+    other = f"other\nlicense_name: {terms.name}\nlicense_link: {terms.link}"
+    stated = f"The weights: {license}, as their source states." if license else NO_TERMS
     return CARD.format(
         source=source,
         kind=kind,
+        license=other if authors else license or "unknown",
+        terms=f"The weights: {terms.summary} ({terms.link})." if authors else stated,
         names="\n".join(f"| {theirs} | {ours} |" for theirs, ours in names.items()),
         unused=_listed(imported.unused),
         repeated=_repetitions(imported.repeated),
+        more=more,
     )
+
+
+def _origins(found: parts.Parts) -> Iterator[str]:
+    for key, at in found.grids.data.items():
+        yield f"{key}: a tokenizer{_from(at)}"
+    if found.second is not None:
+        yield f"super-resolution: {found.second}"
+
+
+def _from(at: Any) -> str:
+    return f" of {at.identity or at.origin}" if isinstance(at, Source) and (at.identity or at.origin) else ""
+
+
+def _repository(public: Path) -> str:
+    """The name of a repository, by its folder or by where the hub's cache holds it."""
+    cached = re.search(r"models--[^/]*--([^/]+)/snapshots/[^/]+/?[^/]*$", public.as_posix())
+    return cached[1] if cached else public.name if public.is_dir() else public.stem
 
 
 def _left_out(imported: transformer.Imported | tokenizer.Imported) -> str:
@@ -126,9 +349,10 @@ def _write(out: Path, save: Callable[[Path], None], text: str) -> None:
 
     def write(folder: Path) -> None:
         save(folder)
-        (folder / weights.CARD).write_text(text)
+        (folder / weights.CARD).write_text(text, encoding="utf-8")
 
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         files.write_folder(out.resolve(), write)
     except (OSError, SafetensorError, Open4MError) as error:
         raise Open4MError(f"{out}: cannot be written, nothing was kept ({error})") from error

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from open4m import config as configs
 from open4m.generate import values, verbs
-from open4m.types import Value
+from open4m.types import Open4MError, Value
+
+if TYPE_CHECKING:
+    from open4m.fourm import FourMBase
 
 Corners = tuple[float, float, float, float]
 
@@ -155,3 +158,10 @@ def _decode_sweep(written: Any, where: str, folder: Path | None = None) -> Sweep
 
 
 SWEEP = values.Codec(_encode_sweep, _decode_sweep, _StoredValues | Weights | Moves | Swaps)
+
+
+def class_names(model: FourMBase, key: str) -> tuple[str, ...]:
+    """The classes of a map, as its tokenizer names them. Raises :class:`Open4MError` if the model has none."""
+    if key not in model.grids:
+        raise Open4MError(f"{key}: the model has no tokenizer for it that names classes")
+    return model.grids[key].config.class_names

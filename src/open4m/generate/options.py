@@ -42,6 +42,7 @@ class Options(StepOptions, total=False):
     frame: Frame | None
     paste: bool
     resize: bool
+    upscale: bool
     defaults: Mapping[str, Mapping[str, Any]] | None
     preset: str | None
     watch: Callable[[Snapshot], None] | None

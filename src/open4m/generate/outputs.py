@@ -120,9 +120,11 @@ def asking_for(results: Sequence[Generation]) -> Generate | None:
     own = frame_of(given, {name: modalities.get(name) for name in given}, fit)
     if own != first.frame or any(result.seed != first.seed + row for row, result in enumerate(results)):
         return None
+    own = first.model.config.keys if first.model is not None else [step.target for step in first.plan]
     return Generate(
         given=first.given,
-        targets=tuple(step.target for step in first.plan),
+        targets=tuple(step.target for step in first.plan if step.target in own),
+        upscale=any(step.target not in own for step in first.plan),
         options={step.target: _options(step) for step in first.plan},
         conditions=first.conditions,
         samples=len(results),

@@ -13,15 +13,17 @@ import torch
 
 from open4m import modalities
 from open4m.fourm import FourMBase, Inputs, is_sample
+from open4m.generate import upscale as upscaling
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.options import Options
 from open4m.generate.plan import Step, Targets, bound, likeliest, make
-from open4m.generate.presets import preset_of
 from open4m.generate.results import Generation, Results, Shown, Snapshot
+from open4m.generate.ways import chosen_way, shows_photo
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.config import TOKENS
+from open4m.tokenizers.text import TextTokenizer
 from open4m.types import Open4MError, Value
 
 BATCH_SIZE = 32
@@ -36,6 +38,7 @@ class _Asked:
     shown: Shown
     condition_frames: dict[str, list[Frame | None]]
     wanted: set[str]
+    larger: list[Step]  # what the model of super-resolution makes of it
 
 
 class FourM(FourMBase):
@@ -55,9 +58,11 @@ class FourM(FourMBase):
 
     @cached_property
     def _engine(self) -> Engine:
-        if self.text is None:
+        """Without a text tokenizer, or before it is needed, for grids alone."""
+        text = self._text
+        if not isinstance(text, TextTokenizer):
             return Engine(self.model)
-        return Engine(self.model, self.text.sentinels[0], [self.text.eos, *self.text.sentinels], self.text.eos)
+        return Engine(self.model, text.sentinels[0], [text.eos, *text.sentinels], text.eos)
 
     def generate(
         self,
@@ -86,6 +91,7 @@ class FourM(FourMBase):
         frame: Frame | None = None,
         paste: bool = True,
         resize: bool = False,
+        upscale: bool = False,
         entropies: bool = False,
         batch_size: int = BATCH_SIZE,
         defaults: Mapping[str, Mapping[str, Any]] | None = None,
@@ -141,6 +147,10 @@ class FourM(FourMBase):
         part is pasted onto it, with a soft edge, else it is as the tokenizer reconstructs it. ``resize``: maps have the
         photo's resolution (:meth:`Generation.resized`).
 
+        ``upscale``: the model of super-resolution (:attr:`~open4m.fourm.FourMBase.upscaler`) then makes larger grids of
+        all targets that it has some of, from all that is known (paper A.1). They are in the result beside the targets,
+        ``result["rgb@448"]``; ``**{"rgb@448": {"steps": 4}}`` says how one is generated.
+
         ``entropies``: record how unsure the model was of each token. ``batch_size``: results that are made at once,
         which changes speed and memory, and no result. ``watch`` is called after every forward pass.
 
@@ -151,8 +161,9 @@ class FourM(FourMBase):
         how |= {"choice_temperature": choice_temperature, "temperature": temperature, "guided": guided, "order": order}
         how |= {"cooling": cooling, "limit_first": limit_first, "announced": announced, "open_end": open_end}
         how = {name: value for name, value in {**how, "guidance": guidance}.items() if value is not None}
-        ask = {"conditions": conditions, "fit": fit, "frame": frame, "paste": paste, **how, **per_target}
-        targets, by_default = _preset(preset, targets, defaults)
+        ask = {"conditions": conditions, "fit": fit, "frame": frame, "paste": paste, "upscale": upscale}
+        ask |= {**how, **per_target}
+        targets, by_default = chosen_way(preset, targets, defaults, self._larger(targets) if upscale else ())
         given, count = self.samples_of(inputs), 1 if samples is None else samples
         check_count("samples", count)
         check_count("batch_size", batch_size)
@@ -191,7 +202,8 @@ class FourM(FourMBase):
         **options: Unpack[Options],
     ) -> Iterator[Snapshot]:
         """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows. One batch."""
-        targets, by_default = _preset(options.pop("preset", None), targets, options.pop("defaults", None))
+        larger = self._larger(targets) if options.get("upscale") else ()
+        targets, by_default = chosen_way(options.pop("preset", None), targets, options.pop("defaults", None), larger)
         given = self.samples_of(inputs)
         alike = by_default(given, options)
         if len(alike) > 1:
@@ -210,8 +222,17 @@ class FourM(FourMBase):
             name: self._canvas([values] * len(seeds), asked.condition_frames[name])
             for name, values in asked.shown.conditions.items()
         }
+        snapshot = None
         for made in self.engine.passes(canvas, asked.plan, seeds, others, entropies):
-            yield Snapshot(self, canvas, asked.plan, seeds, asked.shown, made)
+            snapshot = Snapshot(self, canvas, asked.plan, seeds, asked.shown, made)
+            yield snapshot
+        if asked.larger:
+            second = self.upscaler
+            canvas, *shown = (upscaling.carried(each, second.config) for each in (canvas, *others.values()))
+            others = dict(zip(others, shown, strict=True))
+            plan = upscaling.bound_to(second.config, asked.larger, canvas, others)
+            for made in second.engine.passes(canvas, plan, seeds, others, entropies):
+                yield Snapshot(second, canvas, plan, seeds, asked.shown, made, before=snapshot)
 
     def _read(
         self,
@@ -223,16 +244,23 @@ class FourM(FourMBase):
         fit: str = "crop",
         frame: Frame | None = None,
         paste: bool = True,
+        upscale: bool = False,
         defaults: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> _Asked:
         """The checked values, frames and plan of a batch. ``rows``: the numbers of its samples among several, for
         errors. Raises :class:`Open4MError` for all that the model cannot do."""
         check_fit(fit, frame)
-        plan = make(self.config, targets, options, defaults)
+        own, further = upscaling.split(self.config, options) if upscale else (options, {})
+        plan = make(self.config, targets, own, defaults)
         wanted = {step.target for step in plan}
         for step in plan:
             self.check_tokenizer(step.target)
+        larger = []
+        if upscale:
+            larger = upscaling.plan_of(self.config, self.upscaler.config, plan, {**own, **further}, defaults)
+            for step in larger:
+                self.upscaler.check_tokenizer(step.target)
         rows = rows or [None] * len(samples)
         samples = self._checked(samples, wanted, rows)
         alone = self._conditions(conditions or {})
@@ -245,7 +273,11 @@ class FourM(FourMBase):
                 if own is not None:
                     check(own, {f"the condition {name}": (theirs.height, theirs.width)}, (), "the sample")
             condition_frames[name] = [own or theirs for own in frames]
-        return _Asked(plan, Shown(samples, frames, alone, paste), condition_frames, wanted)
+        return _Asked(plan, Shown(samples, frames, alone, paste), condition_frames, wanted, larger)
+
+    def _larger(self, targets: Targets) -> list[str]:
+        """The grids that the model of super-resolution makes of targets."""
+        return upscaling.names(self.config, self.upscaler.config, targets)
 
     def planned(self, path: Sequence[str]) -> dict[str, dict[str, Any]]:
         """How the targets of a task are generated best, by target: ``defaults`` of :meth:`generate`.
@@ -368,48 +400,6 @@ class FourM(FourMBase):
                 outside = known[name].extent(whole[name]) is not None and frame.outside(spec.grid)
                 canvas.known[key][row] = torch.from_numpy(~(unknown | outside))
         return canvas
-
-
-def shows_photo(sample: Mapping[str, Any]) -> bool:
-    """Whether a photo is given, whole."""
-    whole = [name for name, value in sample.items() if isinstance(name, str) and not isinstance(value, Masked)]
-    return any(modalities.is_known(name) and modalities.get(name).image for name in whole)
-
-
-Way = tuple[list[int], Mapping[str, Mapping[str, Any]] | None]
-"""The rows of samples that are generated alike, and how unless something is said."""
-
-
-def ways(
-    samples: Sequence[Mapping[str, Any]], from_photo: Mapping[str, Any] | None, else_: Mapping[str, Any] | None
-) -> list[Way]:
-    """The rows of samples that show a photo, which are generated ``from_photo``, and the others, ``else_``."""
-    photos = [row for row, sample in enumerate(samples) if shows_photo(sample)]
-    others = [row for row in range(len(samples)) if row not in {*photos}]
-    found = [(rows, how) for rows, how in ((photos, from_photo), (others, else_)) if rows]
-    return sorted(found, key=lambda way: way[0]) or [([], else_)]
-
-
-def _preset(
-    preset: str | None, targets: Targets, defaults: Mapping[str, Mapping[str, Any]] | None
-) -> tuple[Targets, Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any] | None], list[Way]]]:
-    """The targets, in the order of a preset if one is said, and what gives the ways of samples.
-
-    That function takes the samples, and the options that are said if how depends on what is given. Raises
-    :class:`Open4MError` for a preset beside defaults.
-    """
-    if preset is not None:
-        if defaults is not None:
-            raise Open4MError(f"preset={preset!r} is a set of defaults: say it, or defaults, not both")
-        named = preset_of(preset)
-        from_photo, from_others = (named.defaults(targets, given) for given in (True, False))
-        return named.ordered(targets), lambda samples, options: ways(samples, from_photo, from_others)
-
-    def by_default(samples: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None) -> list[Way]:
-        predicted = {} if options is None or defaults is not None else likeliest(targets, options)
-        return ways(samples, predicted, None) if predicted else [([*range(len(samples))], defaults)]
-
-    return targets, by_default
 
 
 def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:

@@ -17,23 +17,23 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
-
 from open4m import config as configs
 from open4m import modalities
 from open4m.generate import values, verbs
-from open4m.generate.changes import SWEEP, Change, Corners, Sweep, Values, Weights
+from open4m.generate.changes import SWEEP, Change, Corners, Sweep, Values, Weights, class_names
 from open4m.generate.drawing import Outcome, titled
 from open4m.generate.masks import Masked, check_mask, fractions
 from open4m.generate.pipeline import FourM, check_seed
 from open4m.generate.plan import LIKELIEST, check_options, fitting, listed
 from open4m.generate.presets import preset_of
 from open4m.generate.results import Generation, Snapshot
+from open4m.generate.upscale import is_larger
 from open4m.modalities.frames import check_fit, frame_of
 from open4m.types import Open4MError, Value
 
 FORMAT = 4
-"""The version of requests and records as JSON. Format 3 had no presets, format 2 no frames: photos were cropped."""
+"""The version of requests and records as JSON. Format 3 had no presets and no super-resolution, format 2 no frames:
+photos were cropped."""
 
 FORMATS = (2, 3, FORMAT)
 """The versions that are read."""
@@ -54,8 +54,9 @@ class Request:
     single conditions; ``avoid``: texts to go away from, with ``avoid_weight``; ``conditions``: values that only
     guidance by name refers to. ``samples``: how many results, of seeds from ``seed`` on. ``entropies``: whether the
     model's uncertainty is recorded. ``fit``: which square the model sees of a photo; ``paste``: whether what is kept of
-    a target is pasted onto it; ``resize``: whether maps have the photo's resolution (:meth:`FourM.generate`).
-    ``model``: the name under which the model is loaded; ``fingerprint``: that of the only weights that are accepted.
+    a target is pasted onto it; ``resize``: whether maps have the photo's resolution; ``upscale``: whether a second
+    model makes larger ones (:meth:`FourM.generate`). ``model``: the name under which the model is loaded;
+    ``fingerprint``: that of the only weights that are accepted.
 
     Raises :class:`Open4MError` for what no model could do.
     """
@@ -78,6 +79,7 @@ class Request:
     fit: str = "crop"
     paste: bool = True
     resize: bool = False
+    upscale: bool = False
     model: str = ""
     fingerprint: str = ""
 
@@ -89,12 +91,13 @@ class Request:
             targets = (verbs.photo(),)
         for name in targets:
             modalities.get(name)
-        check_options(targets, self.options)
+        larger = [name for name in self.options if self.upscale and is_larger(name, targets)]
+        check_options(targets, {name: value for name, value in self.options.items() if name not in larger})
         if self.preset:
             preset_of(self.preset)
         verbs.check_samples(self.samples)
         check_seed([self.seed])
-        self._set(targets=targets, given=values.checked(self.given), options=_plain(self.options))
+        self._set(targets=targets, given=values.checked(self.given), options=values.plain(self.options))
         self._set(conditions={name: values.checked(shown) for name, shown in self.conditions.items()})
         self._set(samples=int(self.samples), seed=int(self.seed))
         self._check_frames()
@@ -113,10 +116,10 @@ class Request:
         Raises :class:`Open4MError`, before the first pass, for what this model cannot do, and if it is not the one of
         the ``fingerprint``.
         """
-        if self.fingerprint and model.fingerprint != self.fingerprint:
+        if self.fingerprint and (own := self._fingerprint(model)) != self.fingerprint:
             raise Open4MError(
                 f"another model made this: {self.model!r} with fingerprint {self.fingerprint!r}, this one has "
-                f"{model.fingerprint}; name that model"
+                f"{own}; name that model"
             )
         return self._run(model, watch)
 
@@ -131,7 +134,7 @@ class Request:
         how = {**fitting(model.config, self.targets, {**defaults, **own}), **shared}
         how |= {"preset": self.preset} if self.preset else {}
         how |= {"seed": self.seed, "entropies": self.entropies, "conditions": self.conditions}
-        how |= {"fit": self.fit, "paste": self.paste, "resize": self.resize}
+        how |= {"fit": self.fit, "paste": self.paste, "resize": self.resize, "upscale": self.upscale}
         if self.weights or self.avoid:
             joint = dict.fromkeys(names, how.pop("guidance")) if "guidance" in how else {}
             guided = verbs.weighted({**joint, **self.weights}, self.avoid, self.avoid_weight)
@@ -140,7 +143,11 @@ class Request:
 
     def pinned(self, model: FourM) -> Self:
         """The same request, for no other weights than those of ``model``."""
-        return self if self.fingerprint else replace(self, fingerprint=model.fingerprint)
+        return self if self.fingerprint else replace(self, fingerprint=self._fingerprint(model))
+
+    def _fingerprint(self, model: FourM) -> str:
+        """That of all weights that the request needs."""
+        return f"{model.fingerprint} {model.upscaler.fingerprint}" if self.upscale else model.fingerprint
 
     # ---- as JSON
     def to_json(self, folder: Path | None = None) -> dict[str, Any]:
@@ -201,15 +208,6 @@ class Request:
                 f"--given {name}=FILE" if modality.flag is None else f"--{modality.flag.name} {modality.flag.metavar}"
             )
             raise Open4MError(f"{name} is not given: {self.verb} needs it (on the command line {flag})")
-
-
-def _plain(option: Any) -> Any:
-    """An option without NumPy's types, which JSON does not have."""
-    if isinstance(option, Mapping):
-        return {name: _plain(value) for name, value in option.items()}
-    if isinstance(option, list | tuple):
-        return tuple(map(_plain, option))
-    return option.tolist() if isinstance(option, np.ndarray | np.generic) else option
 
 
 # ---- the verbs
@@ -360,7 +358,7 @@ class Edit(Request):
     def _run(self, model: FourM, watch: Watch | None) -> Outcome:
         def change(value: Value) -> Value:
             for one in self.changes:
-                value = one.apply(value, lambda: _class_names(model, self.of))
+                value = one.apply(value, lambda: class_names(model, self.of))
             return value
 
         given, source = dict(self.given), verbs.photo()
@@ -424,7 +422,7 @@ class Probe(Request):
             swept = self.sweep.values
             titles = [f"{self.of} {number}" for number in range(1, len(swept) + 1)]
         else:
-            swept = self.sweep.applied(given[self.of], lambda: _class_names(model, self.of))
+            swept = self.sweep.applied(given[self.of], lambda: class_names(model, self.of))
             titles = self.sweep.titles
         fixed = {name: value for name, value in given.items() if name != self.of}
         results = verbs.probe(model, fixed, self.of, swept, self.targets, watch=watch, **how)
@@ -436,12 +434,6 @@ class Probe(Request):
             raise Open4MError("guidance: a probe sweeps the weight of one condition; give those of others as weights")
         results = verbs.probe_weight(model, self.given, self.of, weights, self.targets, watch=watch, **how)
         return Outcome(results, titled(self.given, self.targets), [f"weight {weight:g}" for weight in weights])
-
-
-def _class_names(model: FourM, key: str) -> tuple[str, ...]:
-    if key not in model.grids:
-        raise Open4MError(f"{key}: the model has no tokenizer for it that names classes")
-    return model.grids[key].config.class_names
 
 
 VERBS: dict[str, type[Request]] = {

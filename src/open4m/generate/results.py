@@ -106,6 +106,12 @@ class Generation:
         """A picture of a generated value, as the model's square shows it."""
         return modalities.get(key).render(self.seen(key), size)
 
+    def beside(self, other: Generation) -> Generation:
+        """The same result with what another model made of it."""
+        joined = ("values", "tokens", "log_probability", "entropy")
+        both = {name: {**getattr(self, name), **getattr(other, name)} for name in joined}
+        return replace(self, plan=[*self.plan, *other.plan], **both)
+
     def pasted(self) -> Generation:
         """The same result with the kept parts of ``kept`` themselves, where it has their reconstructions.
 
@@ -250,7 +256,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is there after a forward pass: ``made`` says which."""
+    """What is there after a forward pass: ``made`` says which. ``before``: what the first of two models made."""
 
     model: FourMBase
     canvas: Canvas
@@ -258,6 +264,7 @@ class Snapshot:
     seeds: list[int]
     shown: Shown
     made: Pass
+    before: Snapshot | None = None
 
     def results(self) -> list[Generation]:
         """What is generated of every sample so far. Unknown cells of a grid are drawn as token 0."""
@@ -282,7 +289,7 @@ class Snapshot:
             else:
                 ids = canvas.grids[key].numpy()[list(rows)]
                 tokens[key], values[key] = list(ids), model.grids[key].decode_batch(ids)
-        return [
+        made = [
             Generation(
                 values={key: self._framed(key, of_key[i], row) for key, of_key in values.items()},
                 tokens={key: of_key[i] for key, of_key in tokens.items()},
@@ -305,6 +312,9 @@ class Snapshot:
             ).pasted()
             for i, row in enumerate(rows)
         ]
+        if self.before is None:
+            return made
+        return [first.beside(second) for first, second in zip(self.before._of(rows), made, strict=True)]
 
     def _framed(self, key: str, value: Value, row: int) -> Value:
         """A value with its positions as fractions of the photo."""

@@ -241,3 +241,12 @@ VALUES = _by_name(Codec(encode, decode, Stored | Part))
 
 CONDITIONS = _by_name(VALUES)
 """Values by modality, under the name of each condition."""
+
+
+def plain(option: Any) -> Any:
+    """An option without NumPy's types, which JSON does not have."""
+    if isinstance(option, Mapping):
+        return {name: plain(value) for name, value in option.items()}
+    if isinstance(option, list | tuple):
+        return tuple(map(plain, option))
+    return option.tolist() if isinstance(option, np.ndarray | np.generic) else option

@@ -23,6 +23,7 @@ from open4m.generate.options import CALL_OPTIONS, Options
 from open4m.generate.pipeline import FourM, check_seed
 from open4m.generate.plan import LIKELIEST, Targets, fitting, listed, make
 from open4m.generate.results import Generation, Results
+from open4m.generate.upscale import split
 from open4m.modalities.crops import Crop
 from open4m.modalities.features import Vector
 from open4m.modalities.frames import Frame, frame_of
@@ -59,7 +60,8 @@ def check(model: FourM, targets: Targets, options: Mapping[str, Any], samples: i
     """Raise :class:`Open4MError` for targets and options that are wrong whatever is given, so that nothing is
     extracted for them."""
     check_samples(samples)
-    make(model.config, targets, {name: value for name, value in options.items() if name not in CALL_OPTIONS})
+    how = {name: value for name, value in options.items() if name not in CALL_OPTIONS}
+    make(model.config, targets, split(model.config, how)[0] if options.get("upscale") else how)
     check_seed(options.get("seed", 0))
 
 

@@ -9,6 +9,7 @@ format.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -16,6 +17,25 @@ from open4m.types import Open4MError
 from open4m.weights import CARD, CONFIG, MODALITIES, TOKENIZERS, WEIGHTS
 
 SHIPPED = Path(__file__).parent.parent / "pretrained"
+
+SUPER_RESOLUTION = "super_resolution"
+"""The folder of a model directory with a second model, which makes larger images of the tokens of the first. It reads
+them by the tokenizers of the first."""
+
+HUB_VARIABLE = "OPEN4M_HUB"
+"""The environment variable that names a folder of downloads from the hub: ``<folder>/<owner>/<model>``."""
+
+PATTERNS = [
+    CONFIG,
+    WEIGHTS,
+    CARD,
+    f"{TOKENIZERS}/*",
+    f"{MODALITIES}/*.py",
+    f"{SUPER_RESOLUTION}/*",
+    "*.json",
+    "LICENSE*",
+]
+"""What is downloaded of a model on the hub."""
 
 
 def shipped() -> list[str]:
@@ -27,8 +47,8 @@ def resolve(name: str | Path) -> Path:
     """The directory or safetensors file of a model, given by the name of a shipped model, a path (also of the training
     run that made it), or a hub name.
 
-    A hub name, ``owner/model``, is downloaded unless there is such a directory. Raises :class:`Open4MError` that says
-    what is missing.
+    A hub name, ``owner/model``, is downloaded unless there is such a directory, here or in the folder of downloads that
+    the environment variable :data:`HUB_VARIABLE` names. Raises :class:`Open4MError` that says what is missing.
     """
     if str(name) in shipped():
         return SHIPPED / str(name)
@@ -36,7 +56,7 @@ def resolve(name: str | Path) -> Path:
     if path.is_file() and path.suffix == ".safetensors":
         return path
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        path = download(str(name))
+        path = downloaded(str(name))
     if not path.is_dir():
         known = ", ".join(shipped()) or "none are installed"
         raise Open4MError(
@@ -86,17 +106,39 @@ def resolve_tokenizer(name: str | Path) -> Path:
     return folder / key
 
 
-def download(name: str) -> Path:
-    """The local copy of a model on the hub. Raises :class:`Open4MError` with the reason if it cannot be downloaded."""
+def on_disk(name: str) -> Path | None:
+    """The directory of a hub name in the current folder or in that of downloads, if there is one."""
+    own = os.environ.get(HUB_VARIABLE)
+    found = (Path(place, name) for place in ("", own) if place is not None)
+    return next((path for path in found if path.is_dir()), None)
+
+
+def cached(name: str) -> Path | None:
+    """The directory of a hub name in the hub's own cache, if it was downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, WEIGHTS)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def downloaded(name: str) -> Path:
+    """The local copy of a model on the hub. Raises :class:`Open4MError` with the reason if it cannot be downloaded,
+    which says what to download where there is a connection, and where to put it."""
+    if (path := on_disk(name)) is not None:
+        return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        patterns = [CONFIG, WEIGHTS, CARD, f"{TOKENIZERS}/*", f"{MODALITIES}/*.py"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=PATTERNS))
     except (HfHubHTTPError, OSError, ValueError) as error:
+        from open4m.hub.ml4m import table
+
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Open4MError(
-            f"{name}: not a directory here, and not downloaded from the hub ({reason}); where there is a connection: "
-            f"hf download {name} --local-dir FOLDER, then name FOLDER here"
+            f"{name}: not a directory here, and not downloaded from the hub ({reason}); {table.downloads(name)}"
         ) from error

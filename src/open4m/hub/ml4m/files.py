@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +23,40 @@ def read_settings(path: Path) -> dict[str, Any]:
     It is ``config.json`` beside the weights, or else the strings in the header of the safetensors file, parsed as
     Python literals or JSON, never executed. Raises :class:`Open4MError` for a file that cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     if path.is_dir() and (path / CONFIG).is_file():
         settings = files.read_json(path / CONFIG)
         if not isinstance(settings, dict):
             raise Open4MError(f"{path / CONFIG}: expected an object")
         return settings
+    with opened(path) as file:
+        return {name: _literal(text) for name, text in (file.metadata() or {}).items() if not is_alias(name)}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The weights of a directory, or a safetensors file, open. Raises :class:`Open4MError` if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = path / WEIGHTS if path.is_dir() else path
     try:
-        with safe_open(_weights_file(path), "pt") as file:
-            return {name: _literal(text) for name, text in (file.metadata() or {}).items() if not is_alias(name)}
+        with safe_open(weights, "pt") as file:
+            yield file
     except (OSError, SafetensorError) as error:
-        raise Open4MError(f"{_weights_file(path)}: not readable as safetensors ({error})") from error
+        raise Open4MError(f"{weights}: not readable as safetensors ({error})") from error
+
+
+@contextmanager
+def untrusted(path: Path) -> Iterator[None]:
+    """Turn what shapes and sizes that contradict one another break into an :class:`Open4MError` that names the file."""
+    try:
+        yield
+    except Open4MError as error:
+        raise error if str(path) in str(error) else Open4MError(f"{path}: {error}") from error
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise Open4MError(f"{path}: settings and tensors do not fit together ({error!r})") from error
+    except RuntimeError as error:  # of torch, for impossible sizes and too little memory
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Open4MError(f"{path}: settings and tensors do not fit together ({reason})") from error
 
 
 SINE_ERROR = 1e-4
@@ -56,15 +80,11 @@ class Stored:
 def read_tensors(path: Path) -> Stored:
     """All tensors of a directory or a safetensors file. Raises :class:`Open4MError` if any is not finite."""
     import torch
-    from safetensors import SafetensorError, safe_open
 
-    weights = _weights_file(path)
-    try:
-        with safe_open(weights, "pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
-            header = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise Open4MError(f"{weights}: not readable as safetensors ({error})") from error
+    weights = path / WEIGHTS if path.is_dir() else path
+    with opened(path) as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
+        header = file.metadata() or {}
     repeated = {n: source for n, source in header.items() if is_alias(n) and n not in found and source in found}
     tensors = {name: tensor.float() for name, tensor in found.items()}
     if broken := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
@@ -83,11 +103,13 @@ def is_alias(name: str) -> bool:
     return "." in name
 
 
-def _weights_file(path: Path) -> Path:
-    return path / WEIGHTS if path.is_dir() else path
+LONGEST_SETTING = 1 << 14
+"""Characters of a setting in a header. Python's parser takes gigabytes for a longer one that is made to be deep."""
 
 
 def _literal(text: str) -> Any:
+    if len(text) > LONGEST_SETTING:
+        return text
     for read in (ast.literal_eval, lambda text: files.parse_json(text, CONFIG)):
         try:
             return read(text)

@@ -1,36 +1,19 @@
 """Which public repositories of the authors of 4M belong together: a transformer, the tokenizers of what it reads and
-makes, a text tokenizer and a model of super-resolution."""
+makes, and a model of super-resolution. The text tokenizer of all of them is on no hub: see :mod:`.text`."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+from open4m.hub import locate
+from open4m.hub.ml4m import names
 
 OWNER = "EPFL-VILAB"
 
-_SEVEN = ("tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip")
-_TWENTY_ONE = (
-    *_SEVEN,
-    "tok_canny_edge",
-    "tok_sam_edge",
-    "tok_dinov2",
-    "tok_dinov2_global",
-    "tok_imagebind",
-    "tok_imagebind_global",
-    "human_poses",
-    "sam_instance",
-)
-
-TRANSFORMERS = {
-    **{f"4M-7_{size}_{data}": _SEVEN for size in ("B", "L", "XL") for data in ("CC12M", "COYO700M")},
-    **{f"4M-7-T2I_{size}_CC12M": _SEVEN for size in ("B", "L", "XL")},
-    **{f"4M-21_{size}": _TWENTY_ONE for size in ("B", "L", "XL")},
-    "4M-7-SR_L_CC12M": _SEVEN,
-}
-"""The repository of each transformer, and those of its domains that have a tokenizer of their own. Domains are without
-the side of their images: ``tok_rgb`` for ``tok_rgb@224`` and ``tok_rgb@448``, which share one."""
-
-SUPER_RESOLUTION = "4M-7-SR_L_CC12M"
-"""The only one, for every other transformer."""
+TEXT_FILES = "text_tokenizer_4m_wordpiece*.json"
+"""What the file of a text tokenizer is called on disk."""
 
 TOKENIZERS = {
     "tok_rgb": "4M_tokenizers_rgb_16k_224-448",
@@ -47,27 +30,23 @@ TOKENIZERS = {
     "human_poses": "4M_tokenizers_human-poses_1k_8",
     "sam_instance": "4M_tokenizers_sam-instance_1k_64",
 }
-"""The repository of the tokenizer of each domain; of ``human_poses`` and ``sam_instance``, that of the poses and of the
-masks in these sequences."""
+"""The repository of the tokenizer of each domain, whose names are without the side of the image: ``tok_rgb`` for
+``tok_rgb@224`` and ``tok_rgb@448``, which share one. Of ``human_poses`` and ``sam_instance``, that of the poses and of
+the masks in these sequences."""
 
+SEVEN = ("tok_rgb", "tok_depth", "tok_normal", "tok_semseg", "tok_clip")
+TWENTY_ONE = tuple(TOKENIZERS)
 
-@dataclass(frozen=True)
-class Text:
-    """The file of the text tokenizer, which is in no repository of the hub but in that of the authors' code."""
+TRANSFORMERS = {
+    **{f"4M-7_{size}_{data}": SEVEN for size in ("B", "L", "XL") for data in ("CC12M", "COYO700M")},
+    **{f"4M-7-T2I_{size}_CC12M": SEVEN for size in ("B", "L", "XL")},
+    **{f"4M-21_{size}": TWENTY_ONE for size in ("B", "L", "XL")},
+    "4M-7-SR_L_CC12M": SEVEN,
+}
+"""The repository of each transformer, and those of its domains that have a tokenizer."""
 
-    url: str
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        return self.url.rpartition("/")[2]
-
-
-TEXT = Text(
-    "https://raw.githubusercontent.com/apple/ml-4m/cda590f/fourm/utils/tokenizer/trained/"
-    "text_tokenizer_4m_wordpiece_30k.json",
-    "8e684e9a0673e39f70702a698869f909ba697f871a0c6b2a07b5f61e91b3526e",
-)
+SUPER_RESOLUTION = "4M-7-SR_L_CC12M"
+"""The only one; it serves every other transformer."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +61,57 @@ class License:
 LICENSE = License(
     "sample-code-license",
     "https://github.com/apple/ml-4m/blob/main/LICENSE_WEIGHTS",
-    "Sample Code License 1.1 of EPFL and Apple: for non-commercial use, and its text goes with every copy",
+    "Sample Code License 1.1 of EPFL and Apple: non-commercial use only, and its text goes with every copy",
 )
 """Of all these weights. It is not that of open4m's code."""
 
 
-def sources(transformer: str) -> dict[str, str]:
-    """The repository of the tokenizer of each domain of a transformer: of none if its repository is not listed."""
-    return {domain: TOKENIZERS[domain] for domain in TRANSFORMERS.get(transformer, ())}
+def is_listed(repository: str | Path) -> bool:
+    """Whether a name on the hub, or the folder of a download, is one of their transformers."""
+    return Path(repository).name in TRANSFORMERS
+
+
+def tokenizer_of(modality: str) -> str | None:
+    """The repository of the tokenizer of one of our modalities, or of a part of one; None if the authors have none."""
+    return next((repository for domain, repository in TOKENIZERS.items() if names.tokenized(domain) == modality), None)
+
+
+def modality_of(repository: str) -> str | None:
+    """Our modality of a repository's tokenizer, None if it is none or has several."""
+    found = {names.tokenized(domain) for domain, own in TOKENIZERS.items() if own == repository}
+    return found.pop() if len(found) == 1 else None
+
+
+def here(repository: str, beside: Path) -> Path | None:
+    """Where a repository is on disk: beside the folder of another one, or where :func:`locate.on_disk` finds it."""
+    path = beside.parent / repository
+    return path if path.is_dir() else locate.on_disk(f"{OWNER}/{repository}")
+
+
+def text_here(beside: Path) -> Path | None:
+    """Where the file of the text tokenizer is on disk: in the folder of a repository, in the two above it, or in that
+    of downloads."""
+    own = os.environ.get(locate.HUB_VARIABLE)
+    for place in (beside, *beside.resolve().parents[:2], *([Path(own)] if own else [])):
+        if len(found := sorted(place.glob(TEXT_FILES))) == 1:
+            return found[0]
+    return None
+
+
+def downloads(name: str) -> str:
+    """What to type where there is a connection to get a model by its name on the hub, whole, and where it goes."""
+    owner, _, repository = name.rpartition("/")
+    listed, text_too = [repository], ""
+    if owner == OWNER and repository in TRANSFORMERS:
+        listed += dict.fromkeys(TOKENIZERS[domain] for domain in TRANSFORMERS[repository])
+        listed += [SUPER_RESOLUTION] * (repository != SUPER_RESOLUTION)
+        from open4m.hub.ml4m import text  # whose libraries take a second to load
+
+        text_too = f", and {text.SOURCE} to HUB/{text.FILE}"
+    one = len(listed) == 1
+    which = repository if one else "NAME"
+    each = "" if one else f" for each NAME of {', '.join(listed)}{text_too}"
+    return (
+        f"where there is a connection: hf download {owner}/{which} --local-dir HUB/{owner}/{which}{each}; then set "
+        f"{locate.HUB_VARIABLE}=HUB, or name HUB/{owner}/{repository} here"
+    )

@@ -20,7 +20,6 @@ from open4m.nn.mlp import MLPConfig
 from open4m.nn.positions import sincos_2d
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
-from open4m.rng import seeded
 from open4m.tokenizers.config import TokenizerConfig, grid_modality
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.network import VQVAE, published_name, weights_of
@@ -78,6 +77,22 @@ INFERRED = (
     "codebook_size",
     "num_codebooks",
 )
+NUMBERS = (
+    "image_size",
+    "patch_size",
+    "n_channels",
+    "latent_dim",
+    "codebook_size",
+    "num_codebooks",
+    "n_labels",
+    "num_train_timesteps",
+)
+FLAGS = ("patch_proj", "post_mlp", "out_conv", "clip_sample", "zero_terminal_snr")
+"""Settings that are whole numbers, and those that are true or false."""
+
+LARGEST_GRID = 256
+"""The most tokens per side: a file may claim any."""
+
 WITHOUT_EFFECT = (
     "sync_codebook",
     "ema_decay",
@@ -142,6 +157,8 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: 
     settings = files.read_settings(path)
     if missing := [name for name in ("enc_type", "dec_type", "image_size", "n_channels") if name not in settings]:
         raise Open4MError(f"{path}: not a tokenizer of the authors: no {', '.join(missing)} in its configuration")
+    if wrong := [f"{name} = {value!r}" for name, value in settings.items() if not _is_possible(name, value)]:
+        raise Open4MError(f"{path}: settings with impossible values: {', '.join(wrong)}")
     kind = settings.get("quant_type", DEFAULTS["quant_type"])
     networks = zip(("enc_type", "dec_type"), NETWORKS.get(str(kind), NETWORKS["lucid"]), strict=True)
     for name, kinds in networks:
@@ -168,9 +185,21 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: 
             raise Open4MError(f"{path}: no {name} among its {len(tensors)} tensors")
         if memory and tensors[name].ndim != 3:
             raise Open4MError(f"{path}: {name} {tuple(tensors[name].shape)}: expected (codebooks, rows, columns)")
-    model = VQVAE(_config(path, settings, tensors, modality, class_names, palette), seeded(0))
-    unused = _fill(path, model, stored)
+    with files.untrusted(path):
+        if settings["n_labels"] != (len(tensors["cls_emb.weight"]) if "cls_emb.weight" in tensors else None):
+            raise Open4MError(f"{path}: n_labels = {settings['n_labels']!r} is not the size of its table of classes")
+        config = _config(path, settings, tensors, modality, class_names, palette)
+        with torch.device("meta"):  # no memory is taken before the tensors are known to be there
+            model = VQVAE(config)
+        model, unused = _filled(path, model, stored)
     return Imported(Tokenizer(model), unused, stored.repeated)
+
+
+def _is_possible(name: str, value: Any) -> bool:
+    """Whether the value of a setting has its type and, if it is a number, the range of a size."""
+    if name in NUMBERS:
+        return (name == "n_labels" and value is None) or (type(value) is int and 0 < value < 2**31)
+    return type(value) is bool if name in FLAGS else True
 
 
 def _config(
@@ -208,6 +237,10 @@ def _config(
     codes, width = tensors[CODEBOOK].shape[-2:]
     unit = 1 if cells else patch  # pixels, or vectors, per token
     side = settings["image_size"] // patch
+    if not 0 < side <= LARGEST_GRID:
+        raise Open4MError(
+            f"{path}: image_size {settings['image_size']} in patches of {patch}: expected 1 to {LARGEST_GRID} per side"
+        )
     if side > SMALLEST_GRID:
         fields["resolutions"] = tuple(unit * count for count in range(SMALLEST_GRID, side + 1, 2))
     return TokenizerConfig.of(
@@ -304,8 +337,8 @@ def _unet(path: Path, tensors: dict[str, Tensor]) -> UNetConfig:
     )
 
 
-def _fill(path: Path, model: VQVAE, stored: files.Stored) -> tuple[str, ...]:
-    """Copy every tensor into the model; returns the names of those that it does not need.
+def _filled(path: Path, model: VQVAE, stored: files.Stored) -> tuple[VQVAE, tuple[str, ...]]:
+    """A model on the meta device with every tensor copied into it, and the names of those that it does not need.
 
     Their position tables must equal our fixed ones, since ours are computed and not stored.
     """
@@ -340,9 +373,11 @@ def _fill(path: Path, model: VQVAE, stored: files.Stored) -> tuple[str, ...]:
             f"{path}: other tensors than its configuration says; missing: {', '.join(missing) or 'none'}; unexpected: "
             f"{', '.join(unexpected) or 'none'}; of another shape: {', '.join(misshapen) or 'none'}"
         )
+    model = model.to_empty(device="cpu")
     with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(theirs[name])
+        for name, tensor in weights_of(model).items():
+            tensor.copy_(theirs[published_name(name)])
+    model.reset_buffers()
     model.quantizer.reset_statistics()
     kept = {*own, *used}
-    return tuple(sorted(name for name in tensors if name not in kept and name not in stored.repeated))
+    return model, tuple(sorted(name for name in tensors if name not in kept and name not in stored.repeated))

@@ -69,6 +69,12 @@ def is_reference(path: Path) -> bool:
         return False
 
 
+def names_of(path: Path) -> dict[str, str]:
+    """Our key of each of the domains of a directory or file of theirs, as :func:`load` has them."""
+    settings = files.read_settings(path)
+    return keys_of([*dict.fromkeys([*settings["domains_in"], *settings["domains_out"]])])
+
+
 def load(path: Path) -> Imported:
     """Read a directory or a safetensors file of theirs, strictly.
 
@@ -92,7 +98,9 @@ def load(path: Path) -> Imported:
     for name in dict.fromkeys([*settings["domains_in"], *settings["domains_out"]]):
         if not re.fullmatch(r"[\w@-]+", name):
             raise Open4MError(f"{path}: domain {name!r}: expected letters, digits, _, - and @ only")
-    return _Import(path, settings, files.read_tensors(path), ACTIVATIONS[kind]).result()
+    stored = files.read_tensors(path)
+    with files.untrusted(path):
+        return _Import(path, settings, stored, ACTIVATIONS[kind]).result()
 
 
 class _Import:

@@ -14,7 +14,8 @@ from open4m import config as configs
 from open4m import files, modalities, weights
 from open4m.config import Duration
 from open4m.data.rows import specs_of
-from open4m.fourm import TEXT, FourMBase, parts_of
+from open4m.fourm import FourMBase
+from open4m.hub.parts import TEXT, parts_of
 from open4m.masking.config import MaskingConfig
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.ranges import Size, Steps, check_ranges

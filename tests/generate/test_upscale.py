@@ -1,0 +1,161 @@
+"""Super-resolution: a second model makes larger grids of the first one's tokens (paper A.1)."""
+
+import numpy as np
+import pytest
+import torch
+from small_model import CLASSES
+
+from open4m.generate import record
+from open4m.generate.pipeline import FourM
+from open4m.generate.request import Generate, Request
+from open4m.generate.upscale import carried
+from open4m.hub.parts import Chosen
+from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.fourm import FourMTransformer
+from open4m.nn.vit import ViTConfig
+from open4m.tokenizers.config import TokenizerConfig
+from open4m.tokenizers.network import VQVAE
+from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.types import Open4MError
+
+CAPTION = "a red cube on a ball"
+KEPT = ("image_size", "patch_size", "codebook_size", "class_names")
+
+
+@pytest.fixture(scope="module")
+def folders(model, tmp_path_factory):
+    """A first model whose tokenizers serve 32 and 64 pixels, and a second one that makes grids of 8 × 8 from its 4 × 4,
+    with a tokenizer of classes of its own."""
+    root, vit, generator = tmp_path_factory.mktemp("models"), ViTConfig(width=16, depth=1, heads=1), torch.Generator()
+    grids = {}
+    for key, grid in model.grids.items():
+        kept = {name: getattr(grid.config, name) for name in KEPT}
+        config = TokenizerConfig.of(key, encoder=vit, decoder=vit, resolutions=(32, 64), **kept)
+        grids[key] = Tokenizer(VQVAE(config, generator.manual_seed(1)))
+    FourM(model.model, grids, model.text).save(root / "first")
+    specs = (
+        *(spec for spec in model.config.modalities if spec.key in ("caption", "rgb", "depth")),
+        *(ModalitySpec(key=f"{key}@64", family="grid", vocab_size=9, grid=(8, 8)) for key in ("rgb", "depth")),
+        ModalitySpec(key="semseg@64", family="grid", vocab_size=7, grid=(8, 8)),
+    )
+    config = FourMConfig(modalities=specs, dim=32, encoder_depth=1, decoder_depth=1, heads=2)
+    classes = TokenizerConfig.of(
+        "semseg", image_size=64, patch_size=8, codebook_size=7, encoder=vit, decoder=vit, class_names=CLASSES
+    )
+    second = FourM(
+        FourMTransformer(config).initialize(generator),
+        {"rgb": grids["rgb"], "semseg@64": Tokenizer(VQVAE(classes, generator))},
+        None,
+    )
+    second.save(root / "second")
+    return root
+
+
+@pytest.fixture(scope="module")
+def both(folders):
+    return FourM.from_pretrained(folders / "first", chosen=Chosen(super_resolution=folders / "second"))
+
+
+def made_by_hand(both, result, targets):
+    """The second model's own generation from the tokens of a result."""
+    second = both.upscaler
+    canvas = both._canvas([dict(result.given)], [result.frame])
+    for key in ("depth", "rgb"):
+        canvas.grids[key] = torch.from_numpy(result.tokens[key])[None]
+        canvas.known[key] = torch.ones(1, 16, dtype=torch.bool)
+    shown = carried(canvas, second.config)
+    assert shown.present == ["depth", "rgb", "caption"]
+    plan = [step for step in result.plan if step.target in targets]
+    return second.engine.run(shown, plan, [result.seed])
+
+
+def test_the_second_model_reads_the_tokens_of_the_first(both):
+    targets = ["depth@64", "rgb@64"]
+    result = both.generate({"caption": CAPTION}, ["depth", "rgb"], upscale=True, guidance=2.0, seed=3)
+    assert [step.target for step in result.plan] == ["depth", "rgb", *targets]
+    assert result["rgb"].shape == (32, 32, 3)
+    assert result["rgb@64"].shape == (64, 64, 3)
+    assert result["depth@64"].shape == (64, 64)
+    assert result.log_probability["rgb@64"].shape == (8, 8)
+    expected = made_by_hand(both, result, targets)
+    for key in targets:
+        assert np.array_equal(result.tokens[key], expected.grids[key][0].numpy())
+    plain = both.generate({"caption": CAPTION}, ["depth", "rgb"], guidance=2.0, seed=3)
+    assert all(np.array_equal(plain.tokens[key], result.tokens[key]) for key in plain.tokens)
+    other = both.generate({"caption": CAPTION}, ["depth", "rgb"], guidance=2.0, seed=4, upscale=True)
+    assert not np.array_equal(result.tokens["rgb@64"], other.tokens["rgb@64"])
+
+
+def test_options_are_for_both_stages_or_for_one(both):
+    result = both.generate({"caption": CAPTION}, "rgb", upscale=True, steps=3, **{"rgb@64": {"steps": 2}})
+    assert [(step.target, step.steps) for step in result.plan] == [("rgb", 3), ("rgb@64", 2)]
+    weighted = both.generate(
+        {"caption": CAPTION, "depth": np.ones((8, 8), np.float32)},
+        "rgb",
+        upscale=True,
+        guidance={"caption": 3.0, "avoid": -1.0},
+        conditions={"avoid": {"caption": "a ball"}},
+    )
+    assert weighted.plan[1].guidance == {"caption": 3.0, "avoid": -1.0}
+
+
+def test_what_the_photo_shows_is_likeliest_at_both_sizes(both, image):
+    result = both.generate(image, "depth", upscale=True)
+    assert [(step.target, step.temperature) for step in result.plan] == [("depth", 0.0), ("depth@64", 0.0)]
+    several = both.generate([image, image], ["depth", "caption"], upscale=True, samples=2, seed=1)
+    assert len(several) == 4
+    assert all("depth@64" in result.values and "caption" in result.values for result in several)
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        ("caption", {}, r"upscale: the model of super-resolution makes .*rgb@64.* no larger grids of caption"),
+        ("rgb", {"depth@64": {"steps": 2}}, "depth@64"),
+        ("rgb", {"rgb@64": {"stepps": 2}}, "stepps"),
+        ("rgb", {"rgb@64": {"steps": 0}}, "steps must be 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_pass(both, targets, options, message, monkeypatch):
+    monkeypatch.setattr(both.engine, "passes", lambda *_: pytest.fail("a pass was made"))
+    with pytest.raises(Open4MError, match=message):
+        both.generate({"caption": CAPTION}, targets, upscale=True, **options)
+
+
+def test_without_a_second_model_it_is_said_what_to_do(model):
+    with pytest.raises(Open4MError, match=r"no model of super-resolution; .*--super-resolution"):
+        model.generate({"caption": CAPTION}, "rgb", upscale=True)
+
+
+def test_a_directory_holds_both_models_and_makes_the_same(both, tmp_path):
+    both.save(tmp_path / "model")
+    folders = sorted(path.name for path in (tmp_path / "model" / "tokenizers").iterdir())
+    assert folders == ["depth", "normals", "rgb", "semseg", "semseg@64", "text"]  # rgb serves rgb@64
+    again = FourM.from_pretrained(tmp_path / "model")
+    assert again.fingerprint == both.fingerprint
+    assert again.upscaler.fingerprint == both.upscaler.fingerprint
+    how = {"upscale": True, "seed": 5}
+    one, two = (model.generate({"caption": CAPTION}, ["rgb", "semseg"], **how) for model in (both, again))
+    assert one.tokens.keys() == two.tokens.keys() == {"rgb", "semseg", "rgb@64", "semseg@64"}
+    assert all(np.array_equal(one.tokens[key], two.tokens[key]) for key in one.tokens)
+    assert set(np.unique(one["semseg@64"])) <= {0, 1, 2}
+
+
+def test_a_record_makes_it_again(both, tmp_path):
+    request = Generate(given={"caption": CAPTION}, targets=("rgb",), options={"rgb@64": {"steps": 2}}, upscale=True)
+    assert Request.from_json(request.to_json()).upscale
+    made = both.generate({"caption": CAPTION}, "rgb", upscale=True, **{"rgb@64": {"steps": 2}})
+    folder = made.save(tmp_path / "out")
+    assert {"rgb.png", "rgb@64.png", "rgb@64_view.png", "grid.png"} <= {path.name for path in folder.iterdir()}
+    found = record.read(folder / record.NAME)
+    assert (found.request.targets, found.request.upscale) == (("rgb",), True)
+    assert record.differences(found, found.request.run(both).results) == []
+
+
+def test_a_second_model_with_other_tokenizers_is_refused(folders, model, tmp_path):
+    stranger = FourM.from_pretrained(folders / "second")
+    other = FourM(stranger.model, {"rgb": model.grids["rgb"]}, None)
+    other.save(tmp_path / "other")
+    both = FourM.from_pretrained(folders / "first", chosen=Chosen(super_resolution=tmp_path / "other"))
+    with pytest.raises(Open4MError, match="made for other tokenizers of rgb"):
+        _ = both.upscaler
