@@ -295,7 +295,7 @@ def stand_in(monkeypatch):
     real = huggingface_hub.HfApi
     address = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=address, token="hf_test"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     yield server
     server.shutdown()
 

@@ -62,8 +62,8 @@ def plan_of(
     """How the second model generates the larger grids of all targets that have one, in their order.
 
     ``options``: those of the call, as :func:`open4m.generate.plan.make` takes them. What is said for all targets is for
-    the larger ones too, and ``defaults`` of a target are those of its larger grid that has none. Raises :class:`Open4MError` if no
-    target has one.
+    the larger ones too, and ``defaults`` of a target are those of its larger grid that has none. Raises
+    :class:`Open4MError` if no target has one.
     """
     found = {step.target: larger(first, second, step.target) for step in plan}
     targets = {own: key for own, key in found.items() if key is not None}

@@ -285,7 +285,7 @@ def test_import_on_the_command_line(tmp_path, capsys):
         str(tmp_path / "theirs"),
         "tokenizer of semseg",
         "| quantize._codebook.embed | quantizer.codebook |",
-        "left out: decoder.pos_emb, encoder.pos_emb, ",
+        "kept for exports alone: decoder.pos_emb, encoder.pos_emb, ",
         "the same: none",
         "float32",
     ):
