@@ -51,7 +51,7 @@ def offline(monkeypatch, tmp_path):
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    monkeypatch.setattr("open4m.hub.ml4m.text.SOURCE", "file:///none")
+    monkeypatch.setattr(table, "TEXT", table.Text("file:///none.json", ""))
     monkeypatch.setenv("OPEN4M_CACHE", str(tmp_path / "cache"))
     return asked
 

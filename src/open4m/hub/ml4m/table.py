@@ -50,6 +50,25 @@ SUPER_RESOLUTION = "4M-7-SR_L_CC12M"
 
 
 @dataclass(frozen=True)
+class Text:
+    """The file of the text tokenizer, which is in no repository of the hub but in that of the authors' code."""
+
+    url: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+TEXT = Text(
+    "https://raw.githubusercontent.com/apple/ml-4m/cda590f/fourm/utils/tokenizer/trained/"
+    "text_tokenizer_4m_wordpiece_30k.json",
+    "8e684e9a0673e39f70702a698869f909ba697f871a0c6b2a07b5f61e91b3526e",
+)
+
+
+@dataclass(frozen=True)
 class License:
     """The terms of weights. ``name``, ``link``: as the front matter of a card on the hub has them."""
 
@@ -105,9 +124,7 @@ def downloads(name: str) -> str:
     if owner == OWNER and repository in TRANSFORMERS:
         listed += dict.fromkeys(TOKENIZERS[domain] for domain in TRANSFORMERS[repository])
         listed += [SUPER_RESOLUTION] * (repository != SUPER_RESOLUTION)
-        from open4m.hub.ml4m import text  # whose libraries take a second to load
-
-        text_too = f", and {text.SOURCE} to HUB/{text.FILE}"
+        text_too = f", and {TEXT.url} to HUB/{TEXT.name}"
     one = len(listed) == 1
     which = repository if one else "NAME"
     each = "" if one else f" for each NAME of {', '.join(listed)}{text_too}"
