@@ -74,6 +74,15 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
 _SHORT.maxlevel = 3
 
 
+class Marked(str):
+    """A text in which special tokens that are spelled out, such as ``[S_1]`` and ``[EOS]``, are those tokens.
+
+    Nothing is added to it, so that it may say that something is left out, or that it goes on.
+    """
+
+    __slots__ = ()
+
+
 def is_text(value: object) -> bool:
     """Whether it is a string that files can hold. Python has others: with halves of characters ("\\ud800"), such as
     come from file names and JSON that are no Unicode."""

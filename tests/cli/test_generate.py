@@ -15,7 +15,7 @@ from open4m.generate import record, verbs
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.modalities.frames import Frame
-from open4m.types import Open4MError
+from open4m.types import Marked, Open4MError
 
 EDGES = Path(__file__).parents[2] / "examples/edges/modalities/edges.py"
 
@@ -253,6 +253,15 @@ def test_an_animation_has_a_frame_a_pass(run, tmp_path):
     unknown = np.array([228, 228, 232])
     hidden = [(np.abs(frame.astype(int) - unknown).max(-1) < 12).mean() for frame in (first, last)]
     assert hidden[0] > 0.5 > 0.3 > hidden[1]
+
+
+def test_a_text_has_its_form_and_a_preset_its_order_on_the_command_line(run, tmp_path):
+    words = ["--caption", "a ball [S_1]", "--form", "caption=marked", "--preset", "demo", "--to", "boxes", "semseg"]
+    assert run("generate", *words, "--steps", 1) == 0
+    (result,) = results(tmp_path / "out")
+    assert type(result.given["caption"]) is Marked
+    request = json.loads((tmp_path / "out" / "result.json").read_text())["request"]
+    assert (request["preset"], request["given"]["caption"]["marked"]) == ("demo", True)
 
 
 def test_files_are_given_as_python_takes_them_and_in_named_forms(run, tmp_path):

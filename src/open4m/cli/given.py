@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open4m import modalities
-from open4m.modalities.given import read_file
+from open4m.modalities.given import from_form, read_file
 from open4m.types import Open4MError, Value
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ def taken(value: str | Path, name: str, form: str, model: str) -> Value:
     """A modality's value from the words of its option, or from a file in a form."""
     modality = modalities.get(name)
     if isinstance(value, str):
-        return modality.read(os.fsencode(value))
+        said = modality.read(os.fsencode(value))
+        return from_form(modality, said, form) if form else said
     palette = _palette(name, model) if form else ()
     return read_file(value, modality, form, palette)
 

@@ -3,7 +3,7 @@
 =============================================  ====================================================================
 JSON                                           value
 =============================================  ====================================================================
-``{"text": "a red cone"}``                     a text
+``{"text": "a red cone"}``                     a text; with ``"marked": true``, special tokens in it are those
 ``{"objects": [{"box": [x0, y0, x1, y1],       :class:`Boxes`, with ``"scores": [...]`` if they have some
 "label": "cone"}]}``
 ``{"data": ["#ff0080"]}``                      a value of another kind, as its modality's files hold it
@@ -35,7 +35,7 @@ from open4m import files, modalities
 from open4m.generate.masks import Cells, Masked, of_picture
 from open4m.modalities.codecs import decode_image, encode_png, load_array, write_array
 from open4m.modalities.given import InForm, from_form
-from open4m.types import Boxes, Open4MError, Value
+from open4m.types import Boxes, Marked, Open4MError, Value
 
 MAX_PNG_PIXELS = 1 << 24
 """Larger images are written as ``.npy``: compressing them takes seconds, and readers of images bound their size."""
@@ -46,6 +46,7 @@ _NPY_MAGIC = b"\x93NUMPY"
 @dataclass(frozen=True)
 class Text:
     text: str
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def encode(value: Value | Masked, folder: Path | None = None) -> dict[str, Any]:
     if isinstance(value, Masked):
         return {"value": encode(value.value, folder), "mask": encode_mask(value.mask, folder)}
     if isinstance(value, str):
-        return {"text": value}
+        return {"text": str(value), **({"marked": True} if isinstance(value, Marked) else {})}
     if isinstance(value, Boxes):
         rows = zip(value.corners.astype(float).tolist(), value.labels, strict=True)
         scores = {} if value.scores is None else {"scores": list(value.scores)}
@@ -161,7 +162,7 @@ def _value(stored: Stored | Part, where: str, folder: Path | None) -> Value | Ma
     if isinstance(stored, Part):
         return Masked(_value(stored.value, where, folder), _mask(stored.mask, where, folder))
     if isinstance(stored, Text):
-        return stored.text
+        return Marked(stored.text) if stored.marked else stored.text
     if isinstance(stored, Objects):
         with np.errstate(over="ignore"):  # Boxes refuses what is infinite in 32 bits
             corners = np.array([item.box for item in stored.objects], dtype=np.float32)

@@ -9,17 +9,18 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from open4m.modalities.families import Flag, TokenSequence
-from open4m.types import is_text
+from open4m.modalities.families import Flag, Palette, TokenSequence
+from open4m.types import Marked, is_text
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(TokenSequence):
-    """A value is a str."""
+    """A value is a str; in the form ``marked``, ``"a lake house [S_1]"``, a :class:`~open4m.types.Marked`."""
 
     is_text = True
+    forms = ("own", "marked")
 
     def read(self, data: bytes) -> str:
         try:
@@ -36,6 +37,10 @@ class Caption(TokenSequence):
             raise self.error(f"expected a str, got {found}")
         return value
 
+    def from_form(self, value: Any, form: str, palette: Palette = ()) -> str:
+        value = super().from_form(value, form, palette)
+        return Marked(value) if form == "marked" else value
+
     def can_flip(self, value: str) -> bool:
         return _SIDES.search(value) is None  # a mirrored image would make it untrue
 
@@ -43,6 +48,8 @@ class Caption(TokenSequence):
         return (value,)
 
     def encode(self, value: str, text, max_length: int = 256) -> list[int]:
+        if isinstance(value, Marked):
+            return text.encode_text(value, marked=True)[:max_length]
         return text.finished(([i] for i in text.encode_text(value)), max_length)
 
     def decode(self, ids, text) -> str:

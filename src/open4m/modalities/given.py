@@ -80,6 +80,8 @@ def of_bytes(data: bytes, modality: Modality, form: str = "", palette: Palette =
                 raise
             return modality.convert(found)
     modality.check_form(form)
+    if modality.family.is_sequence:
+        return from_form(modality, modality.read(data), form, palette)
     if (found := decoded(data, modality.name)) is None:
         raise modality.error(f"expected an image or a .npy array in the form {form!r}")
     return from_form(modality, found, form, palette)

@@ -1,7 +1,7 @@
 """How the demo of the authors generates: in which order, in how many passes, how hot (``fourm/demo_4M_sampler.py``).
 
 Options are fields of :class:`~open4m.generate.plan.Step`. All are the demo's, also where others are better: see
-``docs/public_models.md``.
+``docs/generation.md``.
 """
 
 from __future__ import annotations
