@@ -39,6 +39,7 @@ TESTED_THROUGH = {
     "evaluate/imported.py": "tests/cli/test_import.py",
     "generate/index.py": "tests/generate/test_folder.py",
     "generate/folder.py": "tests/cli/test_generate.py",
+    "generate/request_base.py": "tests/generate/test_request.py",
     "generate/results.py": "tests/generate/test_pipeline.py",
     "labellers/base.py": "tests/labellers/test_clip.py",
     "masking/spans.py": "tests/masking/test_batch.py",

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
 
 LARGEST_INPUT = 1 << 28
 """Bytes: files of users that are larger are refused before they are read."""
@@ -158,6 +158,8 @@ def read_bytes(path: Path, limit: int = LARGEST_INPUT) -> bytes:
         raise Open4MError(f"{path}: no such file") from None
     except OSError as error:
         raise Open4MError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a name that no file can have
+        raise Open4MError(f"{shown(str(path))}: cannot be read ({error})") from error
     if len(data) > limit:
         raise Open4MError(f"{path}: larger than {limit} bytes, the most that is read")
     return data

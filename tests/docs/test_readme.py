@@ -54,9 +54,14 @@ def clone(tmp_path):
     return tmp_path
 
 
+def test_what_the_shipped_model_knows_stands_beside_the_first_command():
+    before = (ROOT / "README.md").read_text().partition("```bash")[0]
+    assert "The shipped model knows rendered scenes" in before.rpartition("\n## ")[2]
+
+
 def test_the_two_commands_are_targets_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
-    code = re.search(r"## Two commands\n\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    code = re.search(r"## Two commands\n.*?```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     targets = [line.split()[1] for line in code.splitlines()]
     assert targets == ["demo", "test"]
     assert all(f"\n{target}:" in makefile for target in targets)

@@ -11,7 +11,7 @@ from open4m.evaluate.suites.labels import TaskMeasure
 from open4m.evaluate.suites.scenes import Suite
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import LIKELIEST, make
-from open4m.model.plans import Plans
+from open4m.model.plans import Merged, Plans
 from open4m.types import Open4MError
 
 PATHS = [("rgb", "depth"), ("rgb", "boxes"), ("caption", "clip", "rgb")]
@@ -58,18 +58,33 @@ def test_the_best_of_each_task_is_chosen_and_followed(suite, monkeypatch):
     found = tuning.candidates(suite, ("rgb", "depth"))
     assert asked == [(candidate.options, candidate.merged) for candidate in found]
     assert plans.tasks == {"rgb → depth": found[1].options}
-    assert plans.merged == {}
+    assert plans.merged == {}  # the last, of which several are merged, is worse
     assert [trial.chosen for trial in trials] == [False, True, False, False, False, False]
     rows = json.loads(json.dumps(tuning.report(trials)))
     assert rows[1]["options"] == found[1].options
     assert rows[1]["figures"] == {"abs_rel": 0.2}
 
 
+def test_a_consensus_is_a_plan_of_its_own_beside_the_best_that_is_generated_once(suite, monkeypatch):
+    reached = iter([0.5, 0.2, 0.3, 0.4, 0.3, 0.1])
+    figures = lambda values: Figures({"abs_rel": next(reached)})  # noqa: E731
+    measured = TaskMeasure(better={"abs_rel": "lower"}, figures=figures, bound=lambda: None, trivial=lambda: None)
+    suite.paths = [("rgb", "depth")]
+    monkeypatch.setattr(suite, "task", lambda path: measured)
+    monkeypatch.setattr(suite, "generate", lambda *_: None)
+    plans, trials = tuning.tune(suite)
+    found = tuning.candidates(suite, ("rgb", "depth"))
+    assert plans.tasks == {"rgb → depth": found[1].options}
+    assert plans.merged == {"rgb → depth": Merged(samples=tuning.MERGED, options=found[-1].options)}
+    assert [trial.chosen for trial in trials] == [False, True, False, False, False, True]
+
+
 def test_measured_candidates_give_plans_for_every_task(suite):
     suite.paths = [("rgb", "boxes")]
     plans, trials = tuning.tune(suite)
     assert set(plans.tasks) == {"rgb → boxes"}
-    assert sum(trial.chosen for trial in trials) == 1
+    assert sum(trial.chosen for trial in trials) == 1 + len(plans.merged)
+    assert [trial.candidate.merged for trial in trials] == [1, 1, tuning.MERGED]
     assert {"ap", "ap50"} == set(trials[0].figures.values)
 
 
@@ -114,7 +129,8 @@ def test_a_models_plans_stay_with_it(model, tmp_path):
 
 
 def test_evaluation_follows_plans_and_takes_the_consensus_they_name(model, held_out, known, monkeypatch):
-    plans = Plans(tasks={"rgb → depth": {"depth": {"steps": 1, "temperature": 1.0}}}, merged={"rgb → depth": 3})
+    merged = Merged(samples=3, options={"depth": {"steps": 1, "temperature": 1.0}})
+    plans = Plans(tasks={"rgb → depth": {"depth": {"steps": 2}}}, merged={"rgb → depth": merged})
     tuned = FourM(model.model, model.grids, model.text, plans)
     suite = Suite(tuned, held_out, known, samples=2, paths=[("rgb", "depth")])
     seeds = []
@@ -122,7 +138,8 @@ def test_evaluation_follows_plans_and_takes_the_consensus_they_name(model, held_
     monkeypatch.setattr(tuned, "generate", lambda *a, seed, **o: seeds.append(seed) or generate(*a, seed=seed, **o))
     values = suite.generate(("rgb", "depth"), seed=7)
     assert seeds == [7, 9, 11]
-    one = [suite.generate(("rgb", "depth"), seed=seed, merged=1) for seed in (7, 9, 11)]
+    own = merged.options["depth"]
+    one = [suite.generate(("rgb", "depth"), seed=seed, merged=1, options=own) for seed in (7, 9, 11)]
     np.testing.assert_allclose(values[1], np.median([values[1] for values in one], axis=0))
     del seeds[:]
     suite.generate(("rgb", "depth"), seed=7, options={"steps": 1})

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from open4m.generate import values
-from open4m.generate.masks import Cells, unknown_cells
+from open4m.generate.masks import Cells, Masked, of_picture, unknown_cells
+from open4m.generate.request import Inpaint, Request
 from open4m.types import Open4MError
 
 
@@ -61,7 +62,7 @@ def test_a_picture_masks_what_its_array_does(kind):
     stored = {"base64": base64.b64encode(buffer.getvalue()).decode()}
     assert cells(values.decode_mask(stored, "mask")) == [[0, 1], [0, 0]]
     again = values.decode_mask(values.encode_mask(picture), "mask")
-    assert np.array_equal(again, MASK)
+    assert np.array_equal(of_picture(again), MASK)
 
 
 @pytest.mark.parametrize("levels", [2, 20, 127])
@@ -156,3 +157,32 @@ def test_cells_are_whole_numbers():
 def test_masks_that_do_not_fit_are_explained(mask, message):
     with pytest.raises(Open4MError, match=message):
         unknown_cells(mask, (8, 8), (2, 2), "rgb")
+
+
+def test_a_mask_is_the_picture_or_the_array_of_a_file(tmp_path):
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[3, 4] = True
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    np.save(tmp_path / "mask.npy", mask)
+    for name in ("mask.png", "mask.npy"):
+        for path in (tmp_path / name, str(tmp_path / name)):
+            assert cells(Masked(None, path).mask) == [[0, 1], [0, 0]]
+    request = Inpaint(given={"rgb": np.zeros((8, 8, 3), np.uint8)}, mask=tmp_path / "mask.png")
+    assert cells(Request.from_json(request.to_json()).mask) == [[0, 1], [0, 0]]
+    (tmp_path / "words.txt").write_text("white")
+    for path, message in (("words.txt", "words.txt: expected a mask"), ("none.png", "none.png: no such file")):
+        with pytest.raises(Open4MError, match=message):
+            Masked(None, tmp_path / path)
+
+
+def test_a_request_from_anywhere_names_no_file_as_its_mask(tmp_path):
+    Image.fromarray(np.eye(8, dtype=bool)).save(tmp_path / "mask.png")
+    written = Inpaint(given={"rgb": np.zeros((8, 8, 3), np.uint8)}, mask=np.eye(8)).to_json()
+    with pytest.raises(Open4MError, match="mask: expected"):
+        Request.from_json({**written, "mask": str(tmp_path / "mask.png")})
+
+
+def test_a_mask_at_rest_is_a_picture(tmp_path):
+    values.encode_mask(np.eye(1000, dtype=bool), tmp_path)
+    [path] = tmp_path.iterdir()
+    assert (path.suffix, path.stat().st_size < 20_000) == (".png", True)

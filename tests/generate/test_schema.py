@@ -29,7 +29,15 @@ REQUESTS = [
     Probe(given={"caption": "a"}, of="semseg", sweep=Values((MAP,))),
     Probe(given={"semseg": MAP}, sweep=Swaps("ball", ("cube",))),
 ]
-NAMES = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "object": dict, "array": list}
+NAMES = {
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "object": dict,
+    "array": list,
+    "null": type(None),
+}
 
 
 def fits(value, rule):

@@ -10,6 +10,7 @@ from open4m.tokenizers.text import TextTokenizer
 from open4m.types import Boxes
 
 BOXES = modalities.get("boxes")
+LEFT, NEAR, RIGHT = (0.0, 0.0, 0.4, 0.5), (0.0, 0.0, 0.5, 0.5), (0.6, 0.5, 1.0, 1.0)
 BINS = 11  # a bin is a tenth of the image
 TEXT = TextTokenizer.fit(["a word or two"], ["cat", "potted plant"], vocab_size=300, bins=BINS, sentinels=2)
 IDS = {TEXT.name(i): i for i in range(TEXT.vocab_size)}
@@ -133,3 +134,55 @@ def test_generated_boxes_have_the_probability_of_their_class_as_score():
     assert unknown.scores == (0.0, 0.0)
     none = BOXES.scored(BOXES.decode([], TEXT), [], TEXT, np.zeros(0, np.float32))
     assert BOXES.read(BOXES.write(none)) == none
+
+
+def several(*values):
+    """Boxes of one picture, of ``(corners, label, score)`` each."""
+    columns = (zip(*value, strict=True) if value else ((), (), ()) for value in values)
+    return [Boxes(np.reshape(corners, (-1, 4)), labels, scores) for corners, labels, scores in columns]
+
+
+def test_boxes_of_several_samples_become_one_by_how_sure_the_model_was():
+    values = several([(LEFT, "cat", 0.9), (RIGHT, "cat", 0.2)], [(NEAR, "cat", 0.3)], [(LEFT, "dog", 0.5)])
+    merged = BOXES.consensus(values)
+    assert merged.labels == ("cat", "dog", "cat")
+    np.testing.assert_allclose(merged.scores, [1.2 / 3, 0.5 / 3, 0.2 / 3])
+    np.testing.assert_allclose(merged.corners[0], (0, 0, 0.4 + 0.1 * 0.25, 0.5), rtol=1e-6)  # 0.3 of 1.2
+
+
+def test_boxes_that_few_samples_have_are_voted_out():
+    values = several([(LEFT, "cat", 0.9), (RIGHT, "cat", 0.9)], [(NEAR, "cat", 0.1)], [(LEFT, "dog", 0.5)])
+    merged = BOXES.consensus(values, "votes")
+    assert (merged.labels, merged.scores) == (("cat",), (2 / 3,))
+    np.testing.assert_allclose(merged.corners[0], (0, 0, 0.45, 0.5), rtol=1e-6)
+
+
+def test_no_two_boxes_of_one_sample_become_one():
+    [value] = several([(LEFT, "cat", 0.9), (NEAR, "cat", 0.8)])
+    assert len(BOXES.consensus([value])) == 2
+    assert BOXES.consensus([value, value]).scores == pytest.approx((0.9, 0.8))
+
+
+@pytest.mark.parametrize("by", ["weighted", "votes"])
+def test_a_consensus_of_nothing_is_nothing(by):
+    none = Boxes(np.zeros((0, 4)), ())
+    assert BOXES.consensus([none, none], by) == none
+    flat = Boxes([(0.5, 0.5, 0.5, 0.5)], ["cat"])  # without area and scores
+    assert BOXES.consensus([flat, flat], by) == Boxes(flat.corners, flat.labels, (1.0,))
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), *[st.floats(0, 1)] * 5), max_size=4), min_size=1, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_a_consensus_is_boxes_whose_scores_fall(found):
+    values = [
+        Boxes(
+            [(min(x, u), min(y, v), max(x, u), max(y, v)) for _, x, y, u, v, _ in one],
+            [label for label, *_ in one],
+            [score for *_, score in one] or None,
+        )
+        for one in found
+    ]
+    for by in ("weighted", "votes"):
+        merged = BOXES.consensus(values, by)
+        assert list(merged.scores or ()) == sorted(merged.scores or (), reverse=True)
+        assert len(merged) <= sum(map(len, values))

@@ -84,7 +84,11 @@ def add_arguments(parser: ArgumentParser, verb: str) -> None:
         default = 4 if verb == "vary" else 1
         what.add_argument("--samples", type=int, help=f"how many, of seeds one apart (default: {default})")
 
-    how = parser.add_argument_group("how (default: the modality's own)")
+    if verb in ("generate", "guide"):
+        help_text = "also one result of all samples (default: of 4), by how sure the model was or by how many agree"
+        what.add_argument("--merge", nargs="?", const="weighted", choices=("weighted", "votes"), help=help_text)
+
+    how = parser.add_argument_group("how (default: as the model's plans say, or the modality's own)")
     how.add_argument("--preset", help="of defaults: demo, as the demo of 4M's authors")
     how.add_argument("--scheme", help="of grids: maskgit, roar or halton")
     how.add_argument("--steps", type=int, help="forward passes per grid")
@@ -198,15 +202,13 @@ def _add_inpaint(what: argparse._ArgumentGroup) -> None:
 
 
 def _inpaint(options: Namespace) -> dict[str, Any]:
-    from open4m import files
     from open4m.generate.masks import Cells
-    from open4m.modalities.codecs import decode_image
 
     several = {"--mask": options.mask, "--box": options.box, "--cells": options.cells}
     if sum(value is not None for value in several.values()) != 1:
         raise Open4MError(f"say what to paint in by one of {', '.join(several)}")
     if options.mask is not None:
-        return {"mask": decode_image(files.read_bytes(options.mask), str(options.mask))}
+        return {"mask": options.mask}
     return {"mask": Cells(tuple(options.cells)) if options.box is None else [_box(text) for text in options.box]}
 
 
@@ -361,7 +363,7 @@ def request(options: Namespace) -> Request:
             )
         steps.setdefault(target, {})[name] = value
     weights = dict(_pair(word, "--weight") for word in options.weight or ())
-    names = ("samples", "seed", "preset", "avoid_weight", "fit", "paste", "resize", "upscale")
+    names = ("samples", "seed", "preset", "avoid_weight", "fit", "paste", "resize", "upscale", "merge")
     shared = {name: getattr(options, name, None) for name in names}
     return VERBS[options.verb](
         given=_given(options),

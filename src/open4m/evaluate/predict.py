@@ -28,27 +28,34 @@ def predict(
     batch_size: int = 32,
     options: Mapping[str, Any] | None = None,
     merged: int = 1,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Value]:
     """Predictions of the path's last modality, one per sample.
 
     Sample i is generated with the seed ``seed + i``, so ``batch_size`` changes no result. With ``merged`` above 1, a
     prediction is the consensus of so many, of which number k has the seed ``seed + i + k · samples``. ``options``:
-    those of :meth:`FourM.generate`, put over :meth:`FourM.planned`; options of modalities that are not on the path are
-    ignored. Raises :class:`Open4MError` for a path of one modality, or a ``batch_size`` below 1.
+    those of :meth:`FourM.generate`, put over ``defaults``, which are :meth:`FourM.planned`; options of modalities that
+    are not on the path are ignored. Raises :class:`Open4MError` for a path of one modality, a ``batch_size`` below 1,
+    and values that have no consensus.
     """
     source, *targets = path
     if not targets:
         raise Open4MError(f"a task names a source and one or more targets, got {' → '.join(path)}")
     if merged > 1:
-        how = {"batch_size": batch_size, "options": options}
+        defaults = model.planned(path, merged=True) if defaults is None else defaults
+        how = {"batch_size": batch_size, "options": options, "defaults": defaults}
         several = [predict(model, samples, path, seed=seed + k * len(samples), **how) for k in range(merged)]
-        return [modalities.get(targets[-1]).consensus(values) for values in zip(*several, strict=True)]
+        found = [modalities.get(targets[-1]).consensus(values) for values in zip(*several, strict=True)]
+        if any(value is None for value in found):
+            raise Open4MError(f"{targets[-1]}: several predictions of it have no consensus")
+        return found
+    defaults = model.planned(path) if defaults is None else defaults
     own = fitting(model.config, targets, options or {})
     values: list[Value] = []
     with Progress(" → ".join(path), len(samples), unit="samples") as progress:
         for batch in _batches(samples, batch_size):
             inputs = [{source: sample[source]} for sample in batch]
-            results = model.generate(inputs, targets, seed=seed + len(values), defaults=model.planned(path), **own)
+            results = model.generate(inputs, targets, seed=seed + len(values), defaults=defaults, **own)
             values += [result[targets[-1]] for result in results]
             progress.update(len(values))
     return values

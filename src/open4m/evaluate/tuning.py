@@ -12,15 +12,16 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from open4m import modalities
 from open4m.evaluate.intervals import Figures
 from open4m.evaluate.suites.labels import Suite
 from open4m.evaluate.suites.scene_images import RECALL
 from open4m.evaluate.suites.scenes import is_image
 from open4m.generate.plan import LIKELIEST
-from open4m.model.plans import ARROW, Plans
+from open4m.model.plans import ARROW, Merged, Options, Plans
 from open4m.types import Open4MError
 
 log = logging.getLogger("open4m")
@@ -78,8 +79,9 @@ def candidates(suite: Suite, path: Sequence[str]) -> list[Candidate]:
             found.append(Candidate(grids(**scheme, guidance=GUIDANCE[0], **own)))
         return found
     if specs[-1].is_causal:
-        likeliest = {path[-1]: {"temperature": 0.0}}
-        return [Candidate(likeliest), Candidate({path[-1]: {"temperature": 0.5, "top_p": 0.9}})]
+        found = [{path[-1]: own} for own in ({"temperature": 0.0}, {"temperature": 0.5, "top_p": 0.9})]
+        mixed = [Candidate({path[-1]: {"temperature": 1.0, "top_p": 0.9}}, merged=MERGED)]
+        return [*map(Candidate, found), *(mixed if modalities.get(path[-1]).merges else [])]
     found = [Candidate(grids(**LIKELIEST))]
     if several:
         found += [Candidate(grids(**{**LIKELIEST, "steps": steps})) for steps in (1, 2 * LIKELIEST["steps"])]
@@ -91,10 +93,13 @@ def candidates(suite: Suite, path: Sequence[str]) -> list[Candidate]:
 def tune(suite: Suite, seed: int = 0) -> tuple[Plans, list[Trial]]:
     """The best candidate of each task, as plans, and all trials.
 
-    A candidate replaces one before it only if it is better. Raises :class:`Open4MError` if nothing can be measured.
+    The best of those that generate once and, if the consensus of several is better than that, also the best of all. A
+    candidate replaces one before it only if it is better. Raises :class:`Open4MError` if nothing can be measured.
     """
     suite.model.plans = Plans()  # those it had would show through where a candidate says nothing
-    chosen, trials = {}, []
+    tasks: dict[str, Options] = {}
+    merged: dict[str, Merged] = {}
+    trials: list[Trial] = []
     for path in suite.paths:
         measured = suite.task(path)
         deciding = deciding_metric(measured.better)
@@ -105,17 +110,14 @@ def tune(suite: Suite, seed: int = 0) -> tuple[Plans, list[Trial]]:
             figures = measured.figures(suite.generate(path, seed, candidate.options, candidate.merged))
             own.append(Trial(ARROW.join(path), candidate, figures, time.perf_counter() - start))
             log.info("%s: %s %.4f, %s", own[-1].task, deciding, figures.values[deciding], candidate)
-        best = max(own, key=lambda trial: _rank(sign * trial.figures.values[deciding]))  # the first of equals
-        chosen[best.task] = best.candidate
-        trials += [Trial(t.task, t.candidate, t.figures, t.seconds, chosen=t is best) for t in own]
-    return (
-        Plans(
-            tasks={task: candidate.options for task, candidate in chosen.items()},
-            merged={task: candidate.merged for task, candidate in chosen.items() if candidate.merged > 1},
-            about={"samples": len(suite.test), "seed": seed},
-        ),
-        trials,
-    )
+        ranked = sorted(own, key=lambda trial: -_rank(sign * trial.figures.values[deciding]))  # keeps equals in order
+        kept = [next(trial for trial in ranked if trial.candidate.merged == 1)]
+        tasks[kept[0].task] = kept[0].candidate.options
+        if (best := ranked[0]).candidate.merged > 1:
+            kept.append(best)
+            merged[best.task] = Merged(samples=best.candidate.merged, options=best.candidate.options)
+        trials += [replace(trial, chosen=any(trial is each for each in kept)) for trial in own]
+    return Plans(tasks=tasks, merged=merged, about={"samples": len(suite.test), "seed": seed}), trials
 
 
 def _rank(value: float) -> float:

@@ -27,16 +27,22 @@ UNKNOWN = (228, 228, 232)
 @dataclass(frozen=True)
 class Outcome:
     """The results of a request, and what is drawn beside them: ``shown`` holds (title, modality, value), left of the
-    results. ``titles`` are those of the results; ``swept`` is the modality in which they differ, drawn above them."""
+    results. ``titles`` are those of the results; ``swept`` is the modality in which they differ, drawn above them.
+    ``merged``: the one result that they become together."""
 
     results: list[Generation]
     shown: Sequence[tuple[str, str, Any]] = ()
     titles: Sequence[str] = ()
     swept: str = ""
+    merged: Generation | None = None
 
     def picture(self, model: FourM) -> Image.Image:
         """All results as one picture."""
         frame = self.results[0].frame
+        if self.merged is not None:
+            lead = [(title, tile(model, name, value, frame)) for title, name, value in self.shown]
+            titles = ["merged", *(f"seed {result.seed}" for result in self.results)]
+            return overview(model, [self.merged, *self.results], lead, titles)
         lead = [(title, tile(model, name, value, frame)) for title, name, value in self.shown]
         swept = self.results if self.swept else ()
         above = [tile(model, self.swept, result.given[self.swept], result.frame) for result in swept]
@@ -68,9 +74,11 @@ def overview(
     rows = [(key, shown) for key, (shown, _) in drawn_of.items()]
     legends = {key: legend for key, (_, legend) in drawn_of.items() if legend is not None}
     sure = []
-    for key in first.entropy:
-        high = max(highest(result.entropy[key]) for result in results)
-        sure.append((f"entropy of {key}", [uncertainty(model, result, key, high) for result in results]))
+    blank = Image.new("RGB", (TILE, TILE), "white")
+    for key in results[-1].entropy:  # a merged result, which is the first, has none
+        high = max(highest(result.entropy[key]) for result in results if key in result.entropy)
+        drawn = [uncertainty(model, each, key, high) if key in each.entropy else blank for each in results]
+        sure.append((f"entropy of {key}", drawn))
     if len(results) == 1 and not titles:
         titles = [key for key, _ in rows]
         explained = [padded([legends.get(key) for key in titles])] if legends else []

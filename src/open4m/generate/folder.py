@@ -13,7 +13,7 @@ import numpy as np
 from open4m import config as configs
 from open4m import files, modalities
 from open4m.generate import index, outputs, record, verbs
-from open4m.generate.drawing import Outcome, titled
+from open4m.generate.drawing import Outcome
 from open4m.generate.pipeline import FourM
 from open4m.generate.request import Generate, Request
 from open4m.generate.results import Generation
@@ -73,6 +73,7 @@ class FolderJob:
         """
         job = replace(self, request=self.request.pinned(model))
         outputs.make_folder(self.out)
+        model = model.following(job.request.plans)
         job._check(model)
         images = self.paths()
         missing = [path for path in images if not _is_done(self.folder(path))]
@@ -82,7 +83,7 @@ class FolderJob:
         for start in range(0, len(free), self.batch_size):
             yield from job._batch(model, free[start : start + self.batch_size], failed)
         done = [path.relative_to(self.images).as_posix() for path in images if _is_done(self.folder(path))]
-        written = index.write(self.out, done, self.request.targets, self.request.samples)
+        written = index.write(self.out, done, self.request.targets, 1 if self.request.merge else self.request.samples)
         yield f"all: {', '.join(map(str, written))}"
         yield f"{len(missing) - len(failed)} of {len(images)} images done now, {len(images) - len(missing)} before"
         if failed:
@@ -101,7 +102,11 @@ class FolderJob:
         extent = _ANY_EXTENT if frame is None else (frame.height, frame.width)
         request = self._of(np.zeros((*extent, 3), dtype=np.uint8))
         how = request.settings(model, request.given)
-        next(model.passes(request.given, request.targets, **{name: how[name] for name in how if name != "resize"}))
+        next(
+            model.passes(
+                request.given, request.targets, **{name: how[name] for name in how if name not in ("resize", "merge")}
+            )
+        )
         path, written = self.out / REQUEST, json.loads(json.dumps(self.request.to_json(self.out)))
         if not path.exists():
             files.write_text(path, json.dumps(written, indent=1) + "\n")
@@ -129,7 +134,7 @@ class FolderJob:
             if isinstance(results, Open4MError):
                 failed.append(f"{path}: {results}")
                 continue
-            outcome, folder = Outcome(results, titled(request.given, request.targets)), self.folder(path)
+            outcome, folder = request.outcome(results), self.folder(path)
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 files.write_folder(folder, lambda whole, r=request, o=outcome: _fill(model, r, o, whole))
@@ -151,7 +156,8 @@ def _each(model: FourM, requests: Sequence[Generate]) -> list[list[Generation] |
         results = model.generate(inputs, requests[0].targets, samples=samples, **{**how, "seed": seeds})
     except Open4MError as error:
         return [error] if len(requests) == 1 else [_each(model, [request])[0] for request in requests]
-    return [results[n : n + samples] for n in range(0, len(results), samples)]
+    each = 1 if requests[0].merge else samples
+    return [results[n : n + each] for n in range(0, len(results), each)]
 
 
 def _fill(model: FourM, request: Generate, outcome: Outcome, folder: Path) -> None:

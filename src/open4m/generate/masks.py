@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from open4m import files
 from open4m.modalities.codecs import upright
 from open4m.modalities.crops import Crop, resample
 from open4m.modalities.frames import Frame
+from open4m.modalities.given import decoded
 from open4m.types import Open4MError
 
 SOFT_EDGE = 1 / 32
@@ -27,6 +31,7 @@ class Masked:
 
     - an array (H, W) as large as the value, True or above 0 where it is unknown;
     - a picture of that size, black and white, or of 0 and 1, white or 1 where it is unknown;
+    - the path of a file that holds such a picture, or a ``.npy`` array, which is read at once;
     - a box ``(x_min, y_min, x_max, y_max)``, or a list of boxes, as fractions of the value's width and height;
     - :class:`Cells`, token positions.
 
@@ -35,6 +40,18 @@ class Masked:
 
     value: Any
     mask: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", opened(self.mask))
+
+
+def opened(mask: Any) -> Any:
+    """A mask, that of a file if it is a path. Raises :class:`Open4MError`, which names the file, if it holds none."""
+    if not isinstance(mask, str | os.PathLike):
+        return mask
+    if (found := decoded(files.read_bytes(Path(mask)), str(mask))) is None:
+        raise Open4MError(f"{mask}: expected a mask, a picture in black and white or a .npy array")
+    return of_picture(found, str(mask)) if isinstance(found, Image.Image) else found
 
 
 @dataclass(frozen=True)

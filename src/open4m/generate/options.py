@@ -43,6 +43,7 @@ class Options(StepOptions, total=False):
     paste: bool
     resize: bool
     upscale: bool
+    merge: str
     defaults: Mapping[str, Mapping[str, Any]] | None
     preset: str | None
     watch: Callable[[Snapshot], None] | None

@@ -71,6 +71,8 @@ def write(model: FourM, request: Request, outcome: Outcome, folder: Path) -> Ite
     The files of a result that the folder holds are removed first, so that two are never mixed.
     """
     remove(folder)
+    if outcome.merged is not None:
+        yield from write_values(model, [outcome.merged], folder)
     yield from write_values(model, outcome.results, folder)
     outcome.picture(model).save(folder / "grid.png")
     path = record.write(folder, model, request, outcome.results)
@@ -85,7 +87,7 @@ def remove(folder: Path) -> None:
         targets = {target for result in found for target in result["tokens"] if modalities.is_known(target)}
     except (OSError, Open4MError, KeyError, TypeError):
         return
-    ends = [f"_{number}" for number in range(1, len(found) + 1)] if len(found) > 1 else [""]
+    ends = ["", *(f"_{number}" for number in range(1, len(found) + 1))] if len(found) > 1 else [""]
     names = [f"{target}{kind}{end}.*" for target in targets for kind in ("", "_view", "_entropy") for end in ends]
     for pattern in (*names, "given-*", "grid.png", record.NAME):
         for file in folder.glob(pattern):
@@ -100,15 +102,18 @@ def save(model: FourM, results: Sequence[Generation], folder: Path) -> None:
     do not follow one another, or they are in the frame of a photo that they were not given.
     """
     make_folder(folder)
+    merged = results[0] if results[0].samples is not None else None
+    results = results if merged is None else merged.samples
     request = asking_for(results)
-    outcome = Outcome(results, titled(results[0].given, [*results[0].values]))
+    outcome = Outcome(results, titled(results[0].given, [*results[0].values]), merged=merged)
     if request is not None:
-        request = replace(request, model=model.name)
+        request = replace(request, model=model.name, merge="" if merged is None else merged.merge)
         for _ in write(model, request, outcome, folder):
             pass
         return
-    for _ in write_values(model, results, folder):
-        pass
+    for part in (results, *([[merged]] if merged is not None else [])):
+        for _ in write_values(model, part, folder):
+            pass
     outcome.picture(model).save(folder / "grid.png")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import numbers
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -18,11 +19,12 @@ from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.options import Options
-from open4m.generate.plan import Step, Targets, bound, likeliest, make
-from open4m.generate.results import Generation, Results, Shown, Snapshot
-from open4m.generate.ways import chosen_way, shows_photo
+from open4m.generate.plan import Step, Targets, bound, make
+from open4m.generate.planned import Planned, chooser, merged_count, planned, ways
+from open4m.generate.results import Generation, Results, Shown, Snapshot, check_way
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.config import TOKENS
+from open4m.model.plans import Plans
 from open4m.tokenizers.text import TextTokenizer
 from open4m.types import Open4MError, Value
 
@@ -94,6 +96,7 @@ class FourM(FourMBase):
         upscale: bool = False,
         entropies: bool = False,
         batch_size: int = BATCH_SIZE,
+        merge: str = "",
         defaults: Mapping[str, Mapping[str, Any]] | None = None,
         preset: str | None = None,
         watch: Callable[[Snapshot], None] | None = None,
@@ -119,11 +122,16 @@ class FourM(FourMBase):
         ``samples``: results per input, all of them in one list, those of the first input first; by default one, and no
         list if there is one input. ``seed``: one per result, or that of the first; result i then has ``seed`` + i.
 
-        How a target is generated: as is said here, else as ``defaults`` say by target, such as :meth:`planned`, else as
-        its modality says. ``preset``: ``"demo"`` is the order and the defaults of the authors' demo
-        (:mod:`open4m.generate.presets`). Without either, what is read off a whole photo is the likeliest, of which
-        there is one. A sample is drawn where there are many: from anything else, of several ``samples``, and of targets
-        for which one of ``temperature``, ``top_k``, ``top_p`` and ``choice_temperature`` is said and not 0.
+        How a target is generated: as is said here, else as ``defaults`` say by target, else as its modality says.
+        ``preset``: ``"demo"`` is the order and the defaults of the authors' demo (:mod:`open4m.generate.presets`).
+        Without either, they are those of the model's own plans, where it has one for what is given and the target
+        (:class:`~open4m.model.plans.Plans`; ``open4m tune`` makes them), and else what is read off a whole photo is the
+        likeliest, of which there is one. A sample is drawn where there are many: from anything else, of several
+        ``samples``, and of targets for which one of ``temperature``, ``top_k``, ``top_p`` and ``choice_temperature`` is
+        said and not 0.
+
+        ``merge``: the ``samples`` of an input become one result, by ``"weighted"`` or ``"votes"``
+        (:meth:`Results.merged`), by default of as many as the model's plans say, or 4.
 
         ``scheme`` is the order in which the tokens of a grid are generated, ``"maskgit"``, ``"roar"`` or ``"halton"``;
         ``steps`` the number of forward passes per grid; ``schedule`` how many tokens each commits, ``"cosine"`` (few,
@@ -163,21 +171,28 @@ class FourM(FourMBase):
         how = {name: value for name, value in {**how, "guidance": guidance}.items() if value is not None}
         ask = {"conditions": conditions, "fit": fit, "frame": frame, "paste": paste, "upscale": upscale}
         ask |= {**how, **per_target}
-        targets, by_default = chosen_way(preset, targets, defaults, self._larger(targets) if upscale else ())
-        given, count = self.samples_of(inputs), 1 if samples is None else samples
+        given = self.samples_of(inputs)
+        check_way(merge)
+        count = (
+            merged_count(self.plans, given, targets) if samples is None and merge else 1 if samples is None else samples
+        )
         check_count("samples", count)
         check_count("batch_size", batch_size)
         seeds = seeds_of(seed, len(given) * count)
         given = [sample for sample in given for _ in range(count)]
-        alone = samples is None and is_sample(inputs)
+        alone = is_sample(inputs) and (samples is None or bool(merge))
+        said = {"preset": preset, "defaults": defaults, "several": count > 1, "merge": bool(merge)}
+        said["larger"] = self._larger(targets) if upscale else ()
+        targets, choose = chooser(self.plans, targets, {**how, **per_target}, **said)
         parts = [
             (rows[start : start + batch_size], own)
-            for rows, own in by_default(given, ask if count == 1 else None)
+            for rows, own in ways(given, choose)
             for start in range(0, max(1, len(rows)), batch_size)
         ]
 
-        def read(rows: list[int], own: Mapping[str, Mapping[str, Any]] | None) -> _Asked:
-            return self._read([given[row] for row in rows], [] if alone else rows, targets, defaults=own, **ask)
+        def read(rows: list[int], own: Planned) -> _Asked:
+            named = [] if alone else [row // count if merge else row for row in rows]
+            return self._read([given[row] for row in rows], named, targets, planned=own, **ask)
 
         for part in parts if len(parts) > 1 else ():  # so that a mistake in the last batch costs no other
             read(*part)
@@ -190,6 +205,8 @@ class FourM(FourMBase):
             found |= zip(rows, [] if progress is None else progress.results(), strict=True)
         made = Results(found[row] for row in range(len(given)))
         made = Results(result.resized() for result in made) if resize else made
+        if merge:
+            made = Results(Results(made[n : n + count]).merged(merge) for n in range(0, len(made), count))
         return made[0] if alone else made
 
     def passes(
@@ -202,16 +219,17 @@ class FourM(FourMBase):
         **options: Unpack[Options],
     ) -> Iterator[Snapshot]:
         """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows. One batch."""
-        larger = self._larger(targets) if options.get("upscale") else ()
-        targets, by_default = chosen_way(options.pop("preset", None), targets, options.pop("defaults", None), larger)
+        said = {name: options.pop(name, None) for name in ("preset", "defaults")}
+        said["larger"] = self._larger(targets) if options.get("upscale") else ()
         given = self.samples_of(inputs)
-        alike = by_default(given, options)
+        targets, choose = chooser(self.plans, targets, options, **said)
+        alike = ways(given, choose)
         if len(alike) > 1:
             raise Open4MError(
-                "passes: one batch is generated in one way: say defaults, or give samples without a photo"
+                "passes: one batch is generated in one way: say defaults, or give samples of the same modalities"
             )
         rows = [*range(len(given))] if len(given) > 1 else []
-        asked = self._read(given, rows, targets, defaults=alike[0][1], **options)
+        asked = self._read(given, rows, targets, planned=alike[0][1], **options)
         yield from self._passes(asked, seeds_of(seed, len(given)), entropies)
 
     def _passes(self, asked: _Asked, seeds: list[int], entropies: bool) -> Iterator[Snapshot]:
@@ -245,20 +263,20 @@ class FourM(FourMBase):
         frame: Frame | None = None,
         paste: bool = True,
         upscale: bool = False,
-        defaults: Mapping[str, Mapping[str, Any]] | None = None,
+        planned: Planned,
         **options: Any,
     ) -> _Asked:
         """The checked values, frames and plan of a batch. ``rows``: the numbers of its samples among several, for
         errors. Raises :class:`Open4MError` for all that the model cannot do."""
         check_fit(fit, frame)
         own, further = upscaling.split(self.config, options) if upscale else (options, {})
-        plan = make(self.config, targets, own, defaults)
+        plan = make(self.config, targets, own, planned.options)
         wanted = {step.target for step in plan}
         for step in plan:
             self.check_tokenizer(step.target)
         larger = []
         if upscale:
-            larger = upscaling.plan_of(self.config, self.upscaler.config, plan, {**own, **further}, defaults)
+            larger = upscaling.plan_of(self.config, self.upscaler.config, plan, {**own, **further}, planned.options)
             for step in larger:
                 self.upscaler.check_tokenizer(step.target)
         rows = rows or [None] * len(samples)
@@ -273,22 +291,25 @@ class FourM(FourMBase):
                 if own is not None:
                     check(own, {f"the condition {name}": (theirs.height, theirs.width)}, (), "the sample")
             condition_frames[name] = [own or theirs for own in frames]
-        return _Asked(plan, Shown(samples, frames, alone, paste), condition_frames, wanted, larger)
+        return _Asked(plan, Shown(samples, frames, alone, paste, planned.tasks), condition_frames, wanted, larger)
 
     def _larger(self, targets: Targets) -> list[str]:
         """The grids that the model of super-resolution makes of targets."""
         return upscaling.names(self.config, self.upscaler.config, targets)
 
-    def planned(self, path: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """How the targets of a task are generated best, by target: ``defaults`` of :meth:`generate`.
+    def planned(self, path: Sequence[str], merged: bool = False) -> Mapping[str, Mapping[str, Any]]:
+        """How the targets of a task are generated by default, by target: ``defaults`` of :meth:`generate`.
 
-        ``path``: what is given, then the targets in order. As the model's own plans say
-        (:class:`~open4m.model.plans.Plans`); else the likeliest tokens of what is read off a photo; else nothing.
+        ``path``: what is given, then the targets in order. ``merged``: of several generations that are merged.
         """
-        if (chosen := self.plans.of(path)) is not None:
-            return chosen
         given, *targets = path
-        return likeliest(targets, {}) if shows_photo({given: None}) else {}
+        return planned(self.plans, {given: None}, targets, merge=merged).options
+
+    def following(self, plans: Plans) -> Self:
+        """The same model, in the same memory, with other plans."""
+        other = copy.copy(self)
+        other.plans = plans
+        return other
 
     def _keys(self, sample: Mapping[str, Any], wanted: Collection[str] = ()) -> dict[str, str]:
         """The model's modality for each given name; a target that is given in part is its tokens."""

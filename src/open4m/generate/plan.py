@@ -177,9 +177,6 @@ Targets = str | Step | Sequence[str | Step]
 LIKELIEST = {"scheme": "maskgit", "temperature": 0.0, "steps": 2}
 """Options of predictions: the likeliest tokens, a grid in two passes."""
 
-SAMPLING = ("temperature", "top_k", "top_p", "choice_temperature")
-"""Options of sampling: a target for which one of them is said, and not 0, is sampled."""
-
 
 def listed(targets: Targets) -> list[str | Step]:
     """The targets as a list. Raises :class:`Open4MError` for what is none."""
@@ -188,20 +185,6 @@ def listed(targets: Targets) -> list[str | Step]:
     if not isinstance(targets, Sequence):
         raise Open4MError(f"targets: expected a modality or a list of them, such as ['rgb'], got {targets!r}")
     return list(targets)
-
-
-def likeliest(targets: Targets, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """:data:`LIKELIEST` for each target by name, except images and what ``options``, as :func:`make` takes them, say to
-    sample."""
-    names = [name for name in listed(targets) if isinstance(name, str) and modalities.is_known(name)]
-
-    def is_sampled(name: str) -> bool:
-        own = options.get(name)
-        said = {**options, **(own if isinstance(own, Mapping) else {})}
-        values = [said[each] for each in SAMPLING if said.get(each) is not None]
-        return any(not isinstance(value, numbers.Real) or value != 0 for value in values)
-
-    return {name: LIKELIEST for name in names if not modalities.get(name).image and not is_sampled(name)}
 
 
 def make(
@@ -242,6 +225,7 @@ def make(
         spec, step = config.spec(target), _default(target)
         step = replace(step, steps=1) if _in_one_pass(spec) else step
         own_defaults = (defaults or {}).get(target, {})
+        check_fields(own_defaults)
         step = replace(step, **{name: value for name, value in own_defaults.items() if _fits(spec, name, value)})
         shared = {name: value for name, value in options.items() if _fits(spec, name, value)}
         plan.append(replace(step, **{**shared, **own.get(target, {})}))

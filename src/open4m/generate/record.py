@@ -4,15 +4,16 @@
 >>> differences(found, found.request.run(model).results)
 []
 
-Of each result it holds tokens, log-probabilities, entropies, the plan, the seed, the frame and all that it was made
-from. Arrays are files beside it (:mod:`open4m.generate.values`). Nothing in it is ever executed or unpickled.
+Of each result it holds tokens, log-probabilities, entropies, the plan, which task of the model's plans it follows, the
+seed, the frame and all that it was made from. Arrays are files beside it (:mod:`open4m.generate.values`). Nothing in it
+is ever executed or unpickled.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from open4m import config as configs
 from open4m.generate import values
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step
-from open4m.generate.request import FORMAT, FORMATS, MAX_DESCRIBED, Request
+from open4m.generate.request import Request
+from open4m.generate.request_base import FORMAT, FORMATS, MAX_DESCRIBED
 from open4m.generate.results import Generation
 from open4m.generate.verbs import MAX_SAMPLES
 from open4m.modalities.frames import Frame
@@ -58,6 +60,7 @@ def write(folder: Path, model: FourM, request: Request, results: Sequence[Genera
             {
                 "seed": int(result.seed),
                 "plan": [configs.to_dict(step) for step in result.plan],
+                "planned": result.planned,
                 "frame": None if result.frame is None else configs.to_dict(result.frame),
                 "given": values.VALUES.encode(result.given, folder),
                 "conditions": values.CONDITIONS.encode(result.conditions, folder),
@@ -82,6 +85,7 @@ class _Result:
     log_probability: dict[str, list[Any]]
     entropy: dict[str, list[Any]]
     frame: Frame | None = None  # which format 2 did not have
+    planned: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ def _generation(result: _Result, folder: Path, where: str) -> Generation:
             for name, shown in values.CONDITIONS.decode(result.conditions, f"{where}.conditions", folder).items()
         },
         frame=result.frame,
+        planned=result.planned,
     )
 
 

@@ -11,218 +11,57 @@ before the first forward pass, and gives an :class:`Outcome`. A new verb is one 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any
 
-from open4m import config as configs
 from open4m import modalities
 from open4m.generate import values, verbs
 from open4m.generate.changes import SWEEP, Change, Corners, Sweep, Values, Weights, class_names
 from open4m.generate.drawing import Outcome, titled
-from open4m.generate.masks import Masked, check_mask, fractions
-from open4m.generate.pipeline import FourM, check_seed
-from open4m.generate.plan import LIKELIEST, check_options, fitting, listed
-from open4m.generate.presets import preset_of
-from open4m.generate.results import Generation, Snapshot
-from open4m.generate.upscale import is_larger
-from open4m.modalities.frames import check_fit, frame_of
+from open4m.generate.masks import Masked, check_mask, fractions, opened
+from open4m.generate.pipeline import FourM
+from open4m.generate.plan import LIKELIEST
+from open4m.generate.planned import MERGED
+from open4m.generate.request_base import VERBS, Request, Watch
+from open4m.generate.results import Generation, check_way
 from open4m.types import Open4MError, Value
 
-FORMAT = 4
-"""The version of requests and records as JSON. Format 3 had no presets and no super-resolution, format 2 no frames:
-photos were cropped."""
-
-FORMATS = (2, 3, FORMAT)
-"""The versions that are read."""
-
-MAX_DESCRIBED = 400
-"""Characters of a damaged request that an error repeats."""
-
-Watch = Callable[[Snapshot], None]
+__all__ = ["VERBS", "Edit", "Extract", "Generate", "Guide", "Inpaint", "Outpaint", "Probe", "Request", "Vary"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Request:
-    """What all verbs share; the class of a verb adds its own fields.
-
-    ``given``: values by modality; a target may be given in part, :class:`Masked`. ``targets``: what is generated, in
-    this order (default: the photo). ``options``: fields of :class:`~open4m.generate.plan.Step` for all targets, or a
-    mapping of them under the name of one; ``preset``: the name of the defaults below them. ``weights``: guidance by
-    single conditions; ``avoid``: texts to go away from, with ``avoid_weight``; ``conditions``: values that only
-    guidance by name refers to. ``samples``: how many results, of seeds from ``seed`` on. ``entropies``: whether the
-    model's uncertainty is recorded. ``fit``: which square the model sees of a photo; ``paste``: whether what is kept of
-    a target is pasted onto it; ``resize``: whether maps have the photo's resolution; ``upscale``: whether a second
-    model makes larger ones (:meth:`FourM.generate`). ``model``: the name under which the model is loaded;
-    ``fingerprint``: that of the only weights that are accepted.
-
-    Raises :class:`Open4MError` for what no model could do.
-    """
-
-    verb: ClassVar[str]
-    chooses_targets: ClassVar[bool] = False  # whether there is no default target
-    defaults: ClassVar[Mapping[str, Any]] = {}  # options of the verb, which those of the request replace
-
-    given: dict[str, Any] = field(default_factory=dict, metadata={"codec": values.VALUES})
-    targets: tuple[str, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
-    preset: str = ""
-    weights: dict[str, float] = field(default_factory=dict)
-    avoid: tuple[str, ...] = ()
-    avoid_weight: float = verbs.DEFAULT_AVOID_WEIGHT
-    conditions: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"codec": values.CONDITIONS})
-    samples: int = 1
-    seed: int = 0
-    entropies: bool = False
-    fit: str = "crop"
-    paste: bool = True
-    resize: bool = False
-    upscale: bool = False
-    model: str = ""
-    fingerprint: str = ""
-
-    def __post_init__(self) -> None:
-        targets = tuple(listed(self.targets))
-        if not targets:
-            if self.chooses_targets:
-                raise Open4MError("targets: name one or more modalities to generate")
-            targets = (verbs.photo(),)
-        for name in targets:
-            modalities.get(name)
-        larger = [name for name in self.options if self.upscale and is_larger(name, targets)]
-        check_options(targets, {name: value for name, value in self.options.items() if name not in larger})
-        if self.preset:
-            preset_of(self.preset)
-        verbs.check_samples(self.samples)
-        check_seed([self.seed])
-        self._set(targets=targets, given=values.checked(self.given), options=values.plain(self.options))
-        self._set(conditions={name: values.checked(shown) for name, shown in self.conditions.items()})
-        self._set(samples=int(self.samples), seed=int(self.seed))
-        self._check_frames()
-        if self.weights or self.avoid:
-            verbs.weighted(self.weights, self.avoid, self.avoid_weight)
-            if isinstance(self.options.get("guidance"), list | tuple):
-                raise Open4MError(
-                    f"guidance={self.options['guidance']!r}: two values are for all conditions together; leave out "
-                    "weights and what to avoid"
-                )
-
-    # ---- what it does
-    def run(self, model: FourM, watch: Watch | None = None) -> Outcome:
-        """Generate. ``watch`` is called after every forward pass.
-
-        Raises :class:`Open4MError`, before the first pass, for what this model cannot do, and if it is not the one of
-        the ``fingerprint``.
-        """
-        if self.fingerprint and (own := self._fingerprint(model)) != self.fingerprint:
-            raise Open4MError(
-                f"another model made this: {self.model!r} with fingerprint {self.fingerprint!r}, this one has "
-                f"{own}; name that model"
-            )
-        return self._run(model, watch)
-
-    def _run(self, model: FourM, watch: Watch | None) -> Outcome:
-        raise NotImplementedError
-
-    def settings(self, model: FourM, names: Iterable[str]) -> dict[str, Any]:
-        """The keyword arguments of :meth:`FourM.generate`; ``names`` are the conditions that it will be given."""
-        own = {name: value for name, value in self.options.items() if name in self.targets}
-        shared = {name: value for name, value in self.options.items() if name not in self.targets}
-        defaults = {} if self.preset else self.defaults
-        how = {**fitting(model.config, self.targets, {**defaults, **own}), **shared}
-        how |= {"preset": self.preset} if self.preset else {}
-        how |= {"seed": self.seed, "entropies": self.entropies, "conditions": self.conditions}
-        how |= {"fit": self.fit, "paste": self.paste, "resize": self.resize, "upscale": self.upscale}
-        if self.weights or self.avoid:
-            joint = dict.fromkeys(names, how.pop("guidance")) if "guidance" in how else {}
-            guided = verbs.weighted({**joint, **self.weights}, self.avoid, self.avoid_weight)
-            how |= {"guidance": guided["guidance"], "conditions": {**self.conditions, **guided["conditions"]}}
-        return how
-
-    def pinned(self, model: FourM) -> Self:
-        """The same request, for no other weights than those of ``model``."""
-        return self if self.fingerprint else replace(self, fingerprint=self._fingerprint(model))
-
-    def _fingerprint(self, model: FourM) -> str:
-        """That of all weights that the request needs."""
-        return f"{model.fingerprint} {model.upscaler.fingerprint}" if self.upscale else model.fingerprint
-
-    # ---- as JSON
-    def to_json(self, folder: Path | None = None) -> dict[str, Any]:
-        """Plain JSON values; arrays are files in ``folder``, or base64 if that is None."""
-        written = {"format": FORMAT, "verb": self.verb}
-        for own in fields(self):
-            value, codec = getattr(self, own.name), own.metadata.get("codec")
-            written[own.name] = configs.to_dict(value) if codec is None else codec.encode(value, folder)
-        return written
-
-    @staticmethod
-    def from_json(written: Any, folder: Path | None = None, where: str = "request") -> Request:
-        """The request of JSON from anywhere, checked; ``where`` names it in errors. Files are those in ``folder``.
-
-        Raises :class:`Open4MError` for an unknown verb or field (with the nearest match), a mistyped or missing field,
-        and another format.
-        """
-        if not isinstance(written, Mapping):
-            raise Open4MError(f"{where}: expected the fields of a request, got {type(written).__name__}")
-        try:
-            return Request._of_fields(dict(written), folder, where)
-        except (Open4MError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            reason = str(error) if len(str(error)) <= MAX_DESCRIBED else f"{str(error)[:MAX_DESCRIBED]} ..."
-            raise Open4MError(reason if reason.startswith(where) else f"{where}: {reason}") from error
-
-    @staticmethod
-    def _of_fields(found: dict[str, Any], folder: Path | None, where: str) -> Request:
-        if (version := found.pop("format", FORMAT)) not in FORMATS:
-            known = " and ".join(map(str, FORMATS))
-            raise Open4MError(f"{where}: has format {version!r}, this open4m reads formats {known}")
-        verb = found.pop("verb", None)
-        if not isinstance(verb, str) or verb not in VERBS:
-            near = difflib.get_close_matches(str(verb)[:MAX_DESCRIBED], VERBS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise Open4MError(f"{where}: unknown verb {verb!r}{hint} (verbs: {', '.join(VERBS)})")
-        for own in fields(VERBS[verb]):
-            if own.name in found and "codec" in own.metadata:
-                found[own.name] = own.metadata["codec"].decode(found[own.name], f"{where}.{own.name}", folder)
-        return configs.from_dict(VERBS[verb], found, where)
-
-    # ---- for the verbs
-    def _check_frames(self) -> None:
-        """Raise for given maps that do not show one picture."""
-        check_fit(self.fit)
-        for shown in (self.given, *self.conditions.values()):
-            values = {name: value.value if isinstance(value, Masked) else value for name, value in shown.items()}
-            frame_of(values, {name: modalities.get(name) for name in shown}, self.fit)
-
-    def _set(self, **checked: Any) -> None:
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-    def _needs(self, name: str) -> None:
-        """Raise unless a modality is given."""
-        modality = modalities.get(name)
-        if name not in self.given:
-            flag = (
-                f"--given {name}=FILE" if modality.flag is None else f"--{modality.flag.name} {modality.flag.metavar}"
-            )
-            raise Open4MError(f"{name} is not given: {self.verb} needs it (on the command line {flag})")
-
-
-# ---- the verbs
-
-
 class Generate(Request):
-    """Any modalities from any others (:func:`verbs.sampled`)."""
+    """Any modalities from any others (:func:`verbs.sampled`).
+
+    ``merge``: also one result of all ``samples``, of which there are then 4 unless it is said
+    (:meth:`~open4m.generate.results.Results.merged`).
+    """
 
     verb = "generate"
     chooses_targets = True
 
+    merge: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_way(self.merge)
+        if self.merge and self.defaults:
+            raise Open4MError(f"merge: {self.verb} gives the likeliest, of which there is one; generate draws several")
+        if self.merge and self.samples == 1:
+            self._set(samples=MERGED)
+
+    def settings(self, model: FourM, names: Iterable[str]) -> dict[str, Any]:
+        return {**super().settings(model, names), "merge": self.merge}
+
     def _run(self, model: FourM, watch: Watch | None) -> Outcome:
         how = self.settings(model, self.given)
-        results = verbs.sampled(model, self.given, self.targets, samples=self.samples, watch=watch, **how)
-        return Outcome(results, titled(self.given, self.targets))
+        return self.outcome(verbs.sampled(model, self.given, self.targets, samples=self.samples, watch=watch, **how))
+
+    def outcome(self, results: Sequence[Generation]) -> Outcome:
+        """What is made of the results of this request: all of them, or the merged one of them."""
+        shown = titled(self.given, self.targets)
+        return Outcome(results[0].samples, shown, merged=results[0]) if self.merge else Outcome(results, shown)
 
 
 class Extract(Generate):
@@ -271,6 +110,7 @@ class Inpaint(_Painting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._set(mask=opened(self.mask))
         (target,) = self.targets
         given = self.given[target]
         extent = modalities.get(target).extent(given.value if isinstance(given, Masked) else given)
@@ -434,9 +274,3 @@ class Probe(Request):
             raise Open4MError("guidance: a probe sweeps the weight of one condition; give those of others as weights")
         results = verbs.probe_weight(model, self.given, self.of, weights, self.targets, watch=watch, **how)
         return Outcome(results, titled(self.given, self.targets), [f"weight {weight:g}" for weight in weights])
-
-
-VERBS: dict[str, type[Request]] = {
-    cls.verb: cls for cls in (Generate, Extract, Guide, Inpaint, Outpaint, Vary, Edit, Probe)
-}
-"""The class of each verb, by its name."""

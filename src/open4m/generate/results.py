@@ -41,7 +41,9 @@ class Generation:
 
     ``frame``: the photo that the sample shows and how, None if no image or map was given. Maps are what the model's
     square shows of it, or have its resolution after :meth:`resized`. Boxes are fractions of the whole photo. ``kept``:
-    targets that were given in part, what is kept of which is pasted onto the result.
+    targets that were given in part, what is kept of which is pasted onto the result. ``planned``: by target, the task
+    whose plan of the model said how it is generated, if one did. ``samples``: the results that this one was merged of,
+    and ``merge`` how; it has no tokens of its own.
 
     ``model``: what made it, for names and colors of classes and for :meth:`save`; set it to None to free its memory. A
     result that was pickled or copied has none.
@@ -57,6 +59,9 @@ class Generation:
     conditions: dict[str, dict[str, Value | Masked]] = field(default_factory=dict)
     frame: Frame | None = None
     kept: dict[str, Masked] = field(default_factory=dict)
+    planned: dict[str, str] = field(default_factory=dict)
+    samples: Results | None = field(default=None, repr=False)
+    merge: str = ""
     model: FourMBase | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, key: str) -> Value:
@@ -73,6 +78,12 @@ class Generation:
         if config is not None and config.standardize:
             raise Open4MError(f"{key}: this model's tokenizer decodes no units, so there are no other forms")
         return modalities.get(key).to_form(value, form, config.palette if config else ())
+
+    def mean_log_probability(self, key: str) -> float:
+        """How likely the tokens of a target are, in nats per token; those that were given do not count."""
+        found = self.log_probability[key]
+        known = found[np.isfinite(found)]
+        return float(known.mean()) if known.size else 0.0
 
     def picture(self) -> Image.Image:
         """What was given and what was generated, side by side."""
@@ -152,8 +163,39 @@ class Generation:
         return modality.blend(kept, made, softened(unknown))
 
 
+MERGES = ("weighted", "votes")
+"""Ways to merge several results: by how sure the model was of each, or by how many agree."""
+
+
+def check_way(merge: str) -> None:
+    """Raise :class:`Open4MError` for what is no way to merge results; an empty text is none, and allowed."""
+    if merge not in ("", *MERGES):
+        raise Open4MError(f"merge: expected one of {', '.join(MERGES)}, got {shown(merge)}")
+
+
 class Results(list[Generation]):
     """Several results, such as those of all ``samples``: a list that notebooks show as one picture."""
+
+    def merged(self, by: str = "weighted") -> Generation:
+        """One result of several that are made from the same values: of each target the consensus.
+
+        Boxes that several results agree on become one; their scores say how sure the model was of them (``"weighted"``)
+        or how many found them, of which half must (``"votes"``). Of maps it is the median of each number or the most
+        frequent class, either way; of what cannot be mixed, such as images and texts, the likeliest sample. Raises
+        :class:`Open4MError` for results that have nothing in common, and for another way.
+        """
+        check_way(by)
+        if not (self and by and self.shared):
+            raise Open4MError(f"merged: expected results of the same values, and one of {', '.join(MERGES)}")
+        values = {}
+        for key in self[0].values:
+            found = modalities.get(key).consensus([result[key] for result in self], by)
+            values[key] = (
+                max(self, key=lambda result: result.mean_log_probability(key))[key] if found is None else found
+            )
+        return replace(
+            self[0], values=values, tokens={}, log_probability={}, entropy={}, kept={}, samples=self, merge=by
+        )
 
     def picture(self) -> Image.Image:
         """All of them as one picture: what was given on the left if all have it in common, then a column for each.
@@ -246,12 +288,14 @@ def _same(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a call of ``generate`` was given: checked values, frame by frame, and whether kept parts are pasted."""
+    """What a call of ``generate`` was given: checked values, frame by frame, whether kept parts are pasted, and which
+    plans are followed."""
 
     given: list[dict[str, Any]]
     frames: list[Frame | None]
     conditions: dict[str, dict[str, Any]]
     paste: bool = True
+    planned: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -308,6 +352,7 @@ class Snapshot:
                 conditions=self.shown.conditions,
                 frame=self.shown.frames[row],
                 kept=self._kept(row, values),
+                planned=dict(self.shown.planned),
                 model=self.model,
             ).pasted()
             for i, row in enumerate(rows)

@@ -10,7 +10,8 @@ import types
 import typing
 from typing import Any
 
-from open4m.generate.request import FORMAT, VERBS
+from open4m.generate.request import VERBS
+from open4m.generate.request_base import FORMAT
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -6,7 +6,7 @@ JSON                                           value
 ``{"text": "a red cone"}``                     a text; with ``"marked": true``, special tokens in it are those
 ``{"objects": [{"box": [x0, y0, x1, y1],       :class:`Boxes`, with ``"scores": [...]`` if they have some
 "label": "cone"}]}``
-``{"data": ["#ff0080"]}``                      a value of another kind, as its modality's files hold it
+``{"data": ["#ff0080"]}``                      a value of another kind: its ``as_json()``, or itself if it is JSON
 ``{"file": "given-….npy"}``                    an array or an image: a ``.npy`` or image file in the same folder
 ``{"base64": "iVBORw0…"}``                     the same, inline: the bytes of a ``.npy`` or an image file
 ``{"value": …, "mask": …}``                    :class:`Masked`, a part of one of these
@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -37,8 +38,8 @@ from open4m.modalities.codecs import decode_image, encode_png, load_array, write
 from open4m.modalities.given import InForm, from_form
 from open4m.types import Boxes, Marked, Open4MError, Value
 
-MAX_PNG_PIXELS = 1 << 24
-"""Larger images are written as ``.npy``: compressing them takes seconds, and readers of images bound their size."""
+MAX_PIXELS = files.LARGEST_INPUT // 3
+"""The most pixels of an image that is read: those of the largest array of colors."""
 
 _NPY_MAGIC = b"\x93NUMPY"
 
@@ -123,13 +124,29 @@ def encode(value: Value | Masked, folder: Path | None = None) -> dict[str, Any]:
         rows = zip(value.corners.astype(float).tolist(), value.labels, strict=True)
         scores = {} if value.scores is None else {"scores": list(value.scores)}
         return {"objects": [{"box": row, "label": label} for row, label in rows], **scores}
-    if callable(getattr(value, "as_json", None)):
-        return {"data": value.as_json()}
-    array = np.asarray(value)
-    is_image = array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] == (3,))
-    if is_image and 0 < array.shape[0] * array.shape[1] <= MAX_PNG_PIXELS:
-        return _put(encode_png(array), ".png", folder)
-    return _put(write_array(array), ".npy", folder)
+    if not isinstance(value, np.ndarray):
+        return {"data": _as_json(value.as_json() if callable(getattr(value, "as_json", None)) else value)}
+    if value.size and value.dtype == np.uint8 and (value.ndim == 2 or value.shape[2:] == (3,)):
+        return _put(encode_png(value), ".png", folder)
+    return _put(write_array(value), ".npy", folder)
+
+
+def _as_json(value: Any) -> Any:
+    """A value of mappings, lists, texts and numbers as JSON has it. Raises :class:`Open4MError` for others."""
+
+    def of_numpy(part: Any) -> Any:
+        if isinstance(part, np.ndarray | np.generic):
+            return part.tolist()
+        raise TypeError(f"it holds a {type(part).__name__}")
+
+    try:
+        text = json.dumps(value, allow_nan=False, default=of_numpy)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Open4MError(
+            f"a {type(value).__name__} cannot be recorded ({error}): a modality's values are texts, Boxes, arrays, or "
+            "mappings and lists as JSON has them"
+        ) from error
+    return files.parse_json(text, type(value).__name__)
 
 
 def encode_mask(mask: Any, folder: Path | None = None) -> dict[str, Any]:
@@ -139,13 +156,16 @@ def encode_mask(mask: Any, folder: Path | None = None) -> dict[str, Any]:
     if isinstance(mask, Image.Image):
         mask = of_picture(mask)
     array = np.asarray(mask)
+    if array.ndim == 2 and array.dtype.kind in "b" and array.size:
+        return _put(encode_png(array.astype(np.uint8) * 255), ".png", folder)
     if not isinstance(mask, np.ndarray) and array.ndim in (1, 2) and array.shape[-1] == 4 and array.dtype.kind in "fiu":
         return {"boxes": array.reshape(-1, 4).astype(float).tolist()}
     return _put(write_array(array), ".npy", folder)
 
 
 def decode(stored: Any, where: str, folder: Path | None = None) -> Value | Masked:
-    """The value of JSON that :func:`encode` or anyone wrote: a text, boxes, an array or a PIL image, or a part of one.
+    """The value of JSON that :func:`encode` or anyone wrote: a text, boxes, an array, a PIL image or what
+    else is JSON, or a part of one.
 
     ``where`` names the place in errors. The modality's ``convert`` checks that it is a value of that modality. Raises
     :class:`Open4MError` for anything that is not of the forms above.
@@ -194,7 +214,7 @@ def _get(stored: File | Inline, where: str, folder: Path | None) -> np.ndarray |
     else:
         data, name = files.read_bytes(folder / stored.file), stored.file
     if not data.startswith(_NPY_MAGIC) and not name.endswith(".npy"):
-        return decode_image(data, name)
+        return decode_image(data, name, MAX_PIXELS)
     array = load_array(data, name)
     if array.dtype.kind not in "biuf":
         raise Open4MError(f"{name}: expected an array of numbers, got {array.dtype}")

@@ -21,7 +21,7 @@ from open4m.fourm import Inputs
 from open4m.generate.masks import Masked, fractions, over, unknown_cells
 from open4m.generate.options import CALL_OPTIONS, Options
 from open4m.generate.pipeline import FourM, check_seed
-from open4m.generate.plan import LIKELIEST, Targets, fitting, listed, make
+from open4m.generate.plan import LIKELIEST, Targets, listed, make
 from open4m.generate.results import Generation, Results
 from open4m.generate.upscale import split
 from open4m.modalities.crops import Crop
@@ -46,14 +46,16 @@ def extract(model: FourM, given: Inputs, targets: Targets, **options: Unpack[Opt
 
     >>> extract(model, image, ["depth", "normals", "caption"])
     """
-    own = {name: value for name, value in options.items() if name in model.config.keys}
-    return model.generate(given, targets, **{**fitting(model.config, targets, {**LIKELIEST, **own}), **options})
+    likeliest = {name: LIKELIEST for name in listed(targets) if isinstance(name, str)}
+    defaults = {} if options.get("preset") else {"defaults": likeliest}
+    return model.generate(given, targets, **{**defaults, **options})
 
 
 def sampled(model: FourM, given: Given, targets: Targets, *, samples: int = 1, **options: Unpack[Options]) -> Results:
-    """Several results for the same values: result i has the seed ``seed`` + i."""
+    """Several results for the same values: result i has the seed ``seed`` + i. With ``merge`` they are one."""
     check(model, targets, options, samples)
-    return model.generate(given, targets, samples=samples, **options)
+    made = model.generate(given, targets, samples=samples, **options)
+    return made if isinstance(made, Results) else Results([made])
 
 
 def check(model: FourM, targets: Targets, options: Mapping[str, Any], samples: int = 1) -> None:

@@ -31,6 +31,7 @@ class BoundingBoxes(TokenSequence):
 
     better = {"ap": "higher", "ap50": "higher"}
     has_positions = True
+    merges = True
     forms = ("own", "detections")
 
     def read(self, data: bytes) -> Boxes:
@@ -112,6 +113,34 @@ class BoundingBoxes(TokenSequence):
     def drawn_over(self, value: Boxes, image: Image.Image) -> Image.Image:
         return draw_boxes(image, value)
 
+    def consensus(self, values: Sequence[Boxes], by: str = "weighted") -> Boxes:
+        """Boxes of one class that overlap by half or more (IoU) become one: weighted boxes fusion (Solovyev et al.,
+        2021). No two of one value do.
+
+        ``"weighted"``: the mean of their corners by score, and as its score the sum of theirs over all values, so that
+        what few found is unsure. ``"votes"``: the plain mean, and as its score the share of the values that have it;
+        what is in less than half of them is left out. The surest come first. Boxes without scores count as sure.
+        """
+        found = [
+            (1.0 if value.scores is None else value.scores[i], source, value.labels[i], value.corners[i].astype(float))
+            for source, value in enumerate(values)
+            for i in range(len(value))
+        ]
+        groups: list[_Group] = []
+        for score, source, label, corners in sorted(found, key=lambda box: -box[0]):
+            alike = [group for group in groups if group.label == label and source not in group.sources]
+            best = max(alike, key=lambda group: overlap(group.corners, corners), default=None)
+            if best is None or overlap(best.corners, corners) < SAME:
+                best = _Group(label)
+                groups.append(best)
+            best.add(corners, score if by == "weighted" else 1.0, source)
+        if by == "votes":
+            groups = [group for group in groups if 2 * len(group.sources) >= len(values)]
+        groups.sort(key=lambda group: -group.weight)
+        scores = tuple(min(group.weight / len(values), 1.0) for group in groups)
+        corners = np.array([group.corners for group in groups]).reshape(-1, 4).clip(0, 1)
+        return Boxes(corners, tuple(group.label for group in groups), scores or None)
+
     def metrics(self, predictions, labels) -> dict[str, float]:
         return average_precision(predictions, labels)
 
@@ -125,6 +154,32 @@ class BoundingBoxes(TokenSequence):
             row for value in labels for row, name in zip(value.corners, value.labels, strict=True) if name == common
         ]
         return Boxes(np.mean(corners, axis=0)[None], (common,))
+
+
+SAME = 0.5
+"""The IoU of boxes that are taken for the same object."""
+
+
+class _Group:
+    """Boxes of one object in several values: their mean by weight."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.weight, self.sources = label, 0.0, set[int]()
+        self.corners = np.zeros(4)
+
+    def add(self, corners: np.ndarray, weight: float, source: int) -> None:
+        self.sources.add(source)
+        share = weight / (self.weight + weight) if self.weight + weight > 0 else 1 / len(self.sources)
+        self.corners = self.corners + (corners - self.corners) * share
+        self.weight += weight
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two boxes (4,); of two without area, whether they are equal."""
+    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+    inner = np.maximum(high - low, 0).prod()
+    outer = (first[2:] - first[:2]).prod() + (second[2:] - second[:2]).prod() - inner
+    return float(inner / outer) if outer > 0 else float(np.array_equal(first, second))
 
 
 def _boxes(items: Any) -> Boxes:

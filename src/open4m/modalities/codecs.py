@@ -29,15 +29,15 @@ MAX_PIXELS = 1 << 26
 """The most pixels of an image that is decoded: a small file may claim to hold any number."""
 
 
-def decode_image(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str, most: int = MAX_PIXELS) -> Image.Image:
     """The PIL image in a file's bytes. Its size is checked before its pixels are decoded.
 
-    Raises :class:`Open4MError`, with the modality's ``name``, for other bytes and for more than ``MAX_PIXELS`` pixels.
+    Raises :class:`Open4MError`, with the modality's ``name``, for other bytes and for more than ``most`` pixels.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise Open4MError(f"{name}: image of {image.width}x{image.height} pixels, at most {MAX_PIXELS} are read")
+        if image.width * image.height > most:
+            raise Open4MError(f"{name}: image of {image.width}x{image.height} pixels, at most {most} are read")
         return loaded(image, name)
     except UnidentifiedImageError:
         raise Open4MError(f"{name}: not a readable image (formats: {', '.join(IMAGE_FORMATS)})") from None
@@ -126,10 +126,15 @@ def channels_last(array: np.ndarray, *counts: int) -> np.ndarray:
     return array[..., 0] if counts == (1,) and array.ndim == 3 and array.shape[2] == 1 else array
 
 
+LARGE = 1 << 24
+"""Pixels above which a PNG is compressed in a hurry: a second for 24 million of them, instead of several."""
+
+
 def encode_png(array: np.ndarray) -> bytes:
     """PNG bytes of a uint8 or uint16 array (H, W) or (H, W, 3)."""
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG", compress_level=3)
+    level = 3 if array.shape[0] * array.shape[1] <= LARGE else 1
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=level)
     return buffer.getvalue()
 
 

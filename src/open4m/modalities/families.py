@@ -147,6 +147,7 @@ class Modality:
     role: str = ""
     flag: Flag | None = None
     better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
+    merges: ClassVar[bool] = False  # whether several values can be mixed: see :meth:`consensus`
     has_positions: ClassVar[bool] = False  # the value tells places in the picture, as fractions of its width and height
     image: bool = False  # the value is uint8 (H, W, 3), sRGB: the photo that the other maps of a sample show
     forms: ClassVar[tuple[str, ...]] = ("own",)
@@ -250,6 +251,11 @@ class Modality:
         """The best constant prediction, made from training labels: a baseline that any model must beat."""
         return None
 
+    def consensus(self, values: Sequence[Value], by: str = "weighted") -> Value | None:
+        """One prediction from several of the same sample, by how sure the model was of each (``"weighted"``) or by how
+        many agree (``"votes"``); None if values cannot be mixed."""
+        return None
+
     def error(self, message: str) -> Open4MError:
         """An error about a value of this modality."""
         return Open4MError(f"{self.name}: {message}")
@@ -288,6 +294,7 @@ class TokenGrid(Modality):
 
     family = FAMILIES["grid"]
 
+    merges = True
     unitless: ClassVar[tuple[str, ...]] = ()
 
     channels: int
@@ -343,9 +350,11 @@ class TokenGrid(Modality):
             return np.where(weight > 0, made, kept)
         return (kept * (1 - weight) + made * weight).astype(np.float32)
 
-    def consensus(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """One prediction from several of the same sample: the median of each number, or each pixel's most frequent
-        class, the lowest of equally frequent ones."""
+    def consensus(self, values: Sequence[np.ndarray], by: str = "weighted") -> np.ndarray | None:
+        """The median of each number, or each pixel's most frequent class, the lowest of equally frequent ones. Images,
+        of which a median is a blur, have none."""
+        if self.image:
+            return None
         stacked = np.stack(values)
         if not self.categorical:
             return np.median(stacked, axis=0).astype(stacked.dtype)

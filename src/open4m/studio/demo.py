@@ -58,7 +58,7 @@ def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", wo
     grid(rows, ["input", *targets], labels).save(paths[0])
 
     words = (text.name, photo.name)
-    guided = {"defaults": model.planned(words), **(IMAGES if model.plans.of(words) is None else {})}
+    guided = IMAGES if model.plans.of(words) is None else {}
     texts = [{text.name: sample[text.name]} for sample in samples for _ in range(SAMPLES_PER_TEXT)]
     made = [one.render(photo.name, TILE) for one in model.generate(texts, [photo.name], seed=seed, **guided)]
     rows = [

@@ -109,8 +109,10 @@ class Suite:
         say, if there are no options.
         """
         if merged is None:
-            merged = 1 if options else self.model.plans.merged_of(path)
-        fallback = self.unplanned(path) if self.model.plans.of(path) is None else {}
+            several = None if options else self.model.plans.merged_of(path)
+            merged = several.samples if several else 1
+        plans = self.model.plans
+        fallback = self.unplanned(path) if (plans.merged_of(path) if merged > 1 else plans.of(path)) is None else {}
         settings = {"seed": seed, "batch_size": self.batch_size, "options": {**fallback, **(options or {})}}
         return predict(self.model, self.test, path, merged=merged, **settings)
 
