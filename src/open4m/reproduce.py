@@ -307,6 +307,8 @@ class Line:
                 "limits": "It knows rendered tabletop scenes and nothing else: a photograph gives an answer, but in "
                 "terms of such scenes.\nDepth is in meters of that world; boxes and captions know these classes: "
                 f"{', '.join(scenes.OBJECT_CLASSES)}.",
+                "bias": "Its data are drawn at random by a program: there are no people in them and nothing of the "
+                "world.\nSentences have the same few forms.",
             },
         )
 

@@ -48,10 +48,10 @@ def offline(monkeypatch, tmp_path):
 
     def refuse(name, **_):
         asked.append(name)
-        raise LocalEntryNotFoundError("no connection")
+        raise LocalEntryNotFoundError("no connection")  # an OSError
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    monkeypatch.setattr(table, "TEXT", table.Text("file:///none.json", ""))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setenv("OPEN4M_CACHE", str(tmp_path / "cache"))
     return asked
 

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 from open4m.evaluate.card import model_card
 from open4m.evaluate.intervals import Figures
+from open4m.evaluate.published import ready_card
 from open4m.evaluate.report import Result
 from open4m.evaluate.suites.scenes import tasks
 from open4m.generate.pipeline import FourM
 from open4m.model.config import Direction
 from open4m.model.fourm import FourMTransformer
+from open4m.weights import CARD
 
-TEXTS = {"name": "tiny", "data": "scenes", "training": "short", "limits": "many"}
+TEXTS = {"name": "tiny", "data": "scenes", "training": "short", "limits": "many", "bias": "none known"}
 RESULT = Result(samples=1, seed=0, options={}, rows=())
 DIRECTIONS = (
     Direction(inputs=("rgb_pixels",), targets=("depth", "clip")),
@@ -24,6 +26,14 @@ def test_it_says_how_well_objects_are_read(model, tmp_path):
     card = model_card(tmp_path, replace(RESULT, reader=read), TEXTS)
     assert "it reaches: count exact 0.984 ± 0.020.\n\n## Limits" in card
     assert "network in `reader/`" not in model_card(tmp_path, RESULT, TEXTS)
+
+
+def test_it_says_enough_to_be_published(model, tmp_path):
+    model.save(tmp_path)
+    (tmp_path / CARD).write_text(model_card(tmp_path, RESULT, TEXTS))
+    card = ready_card(tmp_path, "apache-2.0").decode()
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert "## Bias\n\nnone known\n\n## Misuse\n" in card
 
 
 def test_it_says_what_was_trained_if_that_is_not_everything(model, tmp_path):

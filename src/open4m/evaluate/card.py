@@ -37,13 +37,26 @@ reconstruction, 0% the best constant prediction.
 ## Limits
 
 {limits}
+
+## Bias
+
+{bias}
+
+## Misuse
+
+{misuse}
 """
+
+MISUSE = """\
+A general generative model can be used in ways its authors did not intend. Do not use it to deceive, to depict real
+people without their consent, or for decisions about people. Say of what it makes that a model made it."""
+"""What every card says (paper G.2)."""
 
 
 def model_card(folder: Path, result: Result, texts: Mapping[str, Any]) -> str:
     """The card of a model directory, as Markdown.
 
-    ``texts``: the fields of :data:`TEMPLATE` that only its maker knows: ``name``, ``data``, ``training``, ``limits``.
+    ``texts``: the fields of :data:`TEMPLATE` that only its maker knows: ``name``, ``data``, ``training``, ``limits``, ``bias``.
     """
     model = FourM.from_pretrained(folder)
     config = model.config
@@ -60,6 +73,7 @@ def model_card(folder: Path, result: Result, texts: Mapping[str, Any]) -> str:
         samples=result.samples,
         results=table(result),
         reader=_reader(result),
+        misuse=MISUSE,
         **texts,
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from open4m import files, weights
 from open4m.datasets import classes as class_files
+from open4m.evaluate.card import MISUSE
 from open4m.hub import locate, parts
 from open4m.hub.ml4m import export, table, tokenizer, transformer
 from open4m.hub.ml4m import source as origins
@@ -66,8 +67,7 @@ Such data hold societal biases, and are curated only in part: names of people ar
 
 ## Misuse
 
-A general generative model can be used in ways its authors did not intend. Do not use it to deceive, to depict real
-people without their consent, or for decisions about people. Say of what it makes that a model made it.
+{misuse}
 """
 
 TOKENIZER = """
@@ -311,6 +311,7 @@ def card(
         unused=_listed(imported.unused),
         repeated=_repetitions(imported.repeated),
         more=more,
+        misuse=MISUSE,
     )
 
 
