@@ -56,7 +56,8 @@ people without their consent, or for decisions about people. Say of what it make
 def model_card(folder: Path, result: Result, texts: Mapping[str, Any]) -> str:
     """The card of a model directory, as Markdown.
 
-    ``texts``: the fields of :data:`TEMPLATE` that only its maker knows: ``name``, ``data``, ``training``, ``limits``, ``bias``.
+    ``texts``: the fields of :data:`TEMPLATE` that only its maker knows: ``name``, ``data``, ``training``, ``limits``
+    and ``bias``.
     """
     model = FourM.from_pretrained(folder)
     config = model.config

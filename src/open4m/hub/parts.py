@@ -108,9 +108,8 @@ def shared_grids(second: Parts, first: Grids) -> Grids:
 
     Raises :class:`Open4MError` if it came with other ones for modalities that both have.
     """
-    own = second.grids.fingerprints(key for key in second.config.keys if key in first)
-    theirs = first.fingerprints(own)
-    if wrong := [key for key in own if own[key] != theirs[key]]:
+    both = [key for key in second.grids if key in first]
+    if wrong := [key for key in both if not second.grids.is_same(first, key)]:
         raise Open4MError(
             f"{second.folder}: made for other tokenizers of {', '.join(wrong)} than those of the first model, whose "
             "tokens would mean something else to it"

@@ -56,3 +56,10 @@ class Grids(UserDict[str, Tokenizer]):
             elif found is not None:
                 digests[key] = self._identities.get(key) or found.fingerprint
         return digests
+
+    def is_same(self, other: Grids, key: str) -> bool:
+        """Whether both have the same tokenizer of a key: one origin, or equal content."""
+        if self.fingerprints([key]) == other.fingerprints([key]):
+            return True
+        one, two = (found.read() if isinstance(found, Source) else found for found in (self.data[key], other.data[key]))
+        return one.fingerprint == two.fingerprint
