@@ -19,10 +19,12 @@ from open4m import modalities
 from open4m.generate import engine as engines
 from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
+from open4m.generate.pipeline import FourM
 from open4m.generate.plan import Step, make
 from open4m.generate.presets import PRESETS
 from open4m.hub.ml4m import text as texts
 from open4m.hub.ml4m import transformer
+from open4m.modalities.given import InForm
 from open4m.model.fourm import FourMTransformer
 
 ONCE = {"scheme": "roar", "steps": 1, "temperature": 0.0}
@@ -189,3 +191,19 @@ def test_their_schedules(hub):
             found = [step.temperature_at(done, int(total)) for done in range(int(passes))]
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=name)
     assert seen == {True, False}
+
+
+def test_values_in_and_tokens_out():
+    """Their demo's chain and guidance by a caption as a user asks for them: of a picture, of words, with tokenizers."""
+    folder = folder_of("pipeline")
+    case, model = load_file(folder / "case.safetensors"), FourM.from_pretrained(folder / "EPFL-VILAB/4M-7_B_CC12M")
+    most = {"steps": 32}
+    targets = ["boxes", "caption", "semseg", "normals", "depth", "clip"]
+    *_, last = model.passes(folder / "rgb.png", targets, preset="demo", temperature=0.0, caption=most, boxes=most)
+    for key, domain in zip(targets, ("det", "caption", *reversed(DENSE)), strict=True):
+        made = last.canvas.sequences[key][0] if key in last.canvas.sequences else last.canvas.grids[key][0].tolist()
+        assert made == case[f"chain_demo/{domain}"].tolist()
+    words = json.loads((folder / "case.json").read_text())["caption"]
+    for caption in (words.removesuffix(" [EOS]"), InForm(words, "marked")):
+        *_, last = model.passes({"caption": caption}, "rgb", guidance=3.0, steps=1, temperature=0.0)
+        assert last.canvas.grids["rgb"][0].tolist() == case["caption_g3/tok_rgb@224"].tolist()
