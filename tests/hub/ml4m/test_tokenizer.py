@@ -171,6 +171,7 @@ def test_what_is_missing_unexpected_or_misshapen_is_listed(tmp_path):
     [
         ({"quant_type": "other"}, "rgb", "quant_type = 'other' has no counterpart, only 'lucid' and 'memcodes' have"),
         ({"norm_codes": False}, "rgb", "norm_codes = False"),
+        ({"num_codebooks": 2}, "rgb", "num_codebooks = 2 has no counterpart, only 1 has"),
         ({"dec_type": "uvit_b_p4_f16"}, "rgb", "dec_type = 'uvit_b_p4_f16'"),
         ({"enc_type": "BottleneckMLP/B_6-Wi_1024"}, "rgb", "enc_type = "),
         ({"surprise": 1}, "rgb", "settings without a counterpart: surprise"),

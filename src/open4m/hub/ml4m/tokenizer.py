@@ -178,8 +178,9 @@ def read(path: Path, modality: str, class_names: tuple[str, ...] = (), palette: 
     stored = files.read_tensors(path)
     tensors = stored.tensors
     memory = settings["quant_type"] == MEMORY
-    if not memory and settings["norm_codes"] is not True:
-        raise Open4MError(f"{path}: norm_codes = {settings['norm_codes']!r} has no counterpart, only True has")
+    for name, only in (("norm_codes", True), ("num_codebooks", 1)):  # which learned keys and values do not have
+        if not memory and settings.get(name, only) != only:
+            raise Open4MError(f"{path}: {name} = {settings[name]!r} has no counterpart, only {only} has")
     for name in MEMORIES.values() if memory else (CODEBOOK,):
         if name not in tensors:
             raise Open4MError(f"{path}: no {name} among its {len(tensors)} tensors")
