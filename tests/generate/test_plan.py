@@ -45,17 +45,6 @@ def test_schedules_are_the_papers_curves():
     assert [Step(target="rgb", steps=4).remaining(n, 100) for n in range(5)] == [100, 92, 70, 38, 0]
 
 
-@given(st.integers(1, 60), st.integers(0, 900))
-def test_a_bell_is_few_tokens_then_many_then_few(steps, total):
-    step = Step(target="depth", steps=steps, schedule="bell")
-    left = [step.remaining(done, total) for done in range(steps + 1)]
-    made = [before - after for before, after in itertools.pairwise(left)]
-    assert (left[0], left[-1], min(made) >= 0) == (total, 0, True)
-    assert (
-        max(abs(a - b) for a, b in zip(made[:-1], made[:0:-1], strict=True)) <= steps if steps > 1 else made == [total]
-    )
-
-
 def test_one_over_x_falls_fast_then_slowly_between_the_two_temperatures():
     step = Step(target="rgb", steps=10, schedule="even", temperature=(3.0, 0.5), cooling="onex")
     found = [step.temperature_at(done, 100) for done in range(10)]
