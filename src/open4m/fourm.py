@@ -173,8 +173,9 @@ class FourMBase:
         that the directory carries and that are not known here. They are programs: read them first. Raises
         :class:`Open4MError` if there is no such model, or if it carries such files and is not trusted.
         """
-        carried.admit(locate.resolve(name), trust)
-        found = parts.opened(name, chosen)
+        folder = locate.resolve(name)
+        carried.admit(folder, trust)
+        found = parts.opened(name, chosen, folder)
         loaded = cls(found.transformer(), found.grids, found.text, found.plans).to(device, dtype)
         loaded._upscaler = found.read_super_resolution
         loaded.name = str(name)

@@ -7,11 +7,13 @@ from small_model import CLASSES
 
 from open4m.generate import record
 from open4m.generate.pipeline import FourM
+from open4m.generate.planned import chooser
 from open4m.generate.request import Generate, Request
 from open4m.generate.upscale import carried
 from open4m.hub.parts import Chosen
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
+from open4m.model.plans import Plans
 from open4m.nn.vit import ViTConfig
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.network import VQVAE
@@ -159,3 +161,11 @@ def test_a_second_model_with_other_tokenizers_is_refused(folders, model, tmp_pat
     both = FourM.from_pretrained(folders / "first", chosen=Chosen(super_resolution=tmp_path / "other"))
     with pytest.raises(Open4MError, match="made for other tokenizers of rgb"):
         _ = both.upscaler
+
+
+def test_a_preset_has_options_for_larger_grids_too():
+    targets, choose = chooser(Plans(), ["caption", "rgb"], {}, preset="demo", larger=["rgb@448"])
+    options = choose({"caption": CAPTION}).options
+    assert targets == ["rgb", "caption"]
+    assert options.keys() == {"rgb", "caption", "rgb@448"}
+    assert options["rgb@448"] != options["rgb"]

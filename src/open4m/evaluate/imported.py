@@ -130,16 +130,16 @@ def import_checkpoint(
     elif modality or classes:
         raise Open4MError(f"{source}: not a tokenizer, --modality and --classes are for those")
     elif transformer.is_reference(folder):
-        yield from _import_transformer(source, folder, out, None if alone else parts.opened(source, chosen))
+        yield from _import_transformer(source, folder, out, None if alone else parts.opened(source, chosen, folder))
     elif chosen is not None and folder.is_dir():
-        yield from _reassembled(source, out, parts.opened(source, chosen))
+        yield from _reassembled(source, out, parts.opened(source, chosen, folder))
     else:
         transformer.load(folder)  # raises, and says what it is not
     yield str(out)
 
 
 def _import_transformer(source: str, folder: Path, out: Path, found: parts.Parts | None) -> Iterator[str]:
-    imported = transformer.load(folder)
+    imported = transformer.load(folder) if found is None or found.imported is None else found.imported
     if found is not None:
         _fetch(source, found)
     about, provenance = [], _Provenance()

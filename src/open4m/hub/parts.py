@@ -62,18 +62,23 @@ class Parts:
     read_super_resolution: Callable[[], Parts] | None
     text_file: Callable[[], Path] | None = None  # of the authors' text tokenizer
     second: Path | str | None = None  # where the model of super-resolution is, or its name on the hub
+    imported: transformer.Imported | None = None  # what was read of a public model
 
     def transformer(self) -> FourMTransformer:
         """The network with its weights, which are read before memory is taken for what may not exist."""
         return model_of(self.config, self.read_weights())
 
 
-def opened(name: str | Path, chosen: Chosen | None = None) -> Parts:
-    """The parts of a model by name, directory or file. Raises :class:`Open4MError` if there is no such model."""
-    folder, chosen = locate.resolve(name), chosen or Chosen()
+def opened(name: str | Path, chosen: Chosen | None = None, folder: Path | None = None) -> Parts:
+    """The parts of a model by name, directory or file. ``folder``: where it is, if that is known already.
+
+    Raises :class:`Open4MError` if there is no such model.
+    """
+    folder, chosen = folder or locate.resolve(name), chosen or Chosen()
     if not transformer.is_reference(folder):
         return _own(folder, chosen)
-    return _public(folder, table.is_listed(name) or table.is_listed(folder), chosen)
+    beside = folder if folder.is_dir() else folder.parent
+    return _public(folder, table.is_listed(name) or table.is_listed(beside), chosen)
 
 
 def model_of(config: FourMConfig, tensors: dict[str, Tensor]) -> FourMTransformer:
@@ -291,6 +296,7 @@ def _public(folder: Path, listed: bool, chosen: Chosen) -> Parts:
         read_super_resolution=None if second is None else partial(opened, second),
         text_file=text_file or (None if chosen.text is None else partial(Path, chosen.text)),
         second=second,
+        imported=imported,
     )
 
 
