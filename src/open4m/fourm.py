@@ -424,7 +424,7 @@ class FourMBase:
         encode. Weights at rest in 16 bits are the same model if nothing was rounded."""
         about = configs.to_dict(self.config, configs.counting)
         del about["directions"]
-        tokenizers = self.grids.fingerprints(self.config.keys)
+        tokenizers = self.grids.fingerprints(parts.needed(self.config))
         if self.text is not None:
             tokenizers[TEXT] = self.text.fingerprint
         rounded = {} if self.precision == "exact" else {"precision": self.precision}
