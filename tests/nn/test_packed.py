@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from open4m.nn.attention import FusedLinear
-from open4m.nn.packed import PackedLinear, packed
+from open4m.nn.packed import FEW, PackedLinear, packed, padded
 from open4m.types import Open4MError
 
 TOLERANCE = {"exact": 1e-6, "int8": 0.03}  # relative to the largest output
@@ -13,7 +13,7 @@ TOLERANCE = {"exact": 1e-6, "int8": 0.03}  # relative to the largest output
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [0, 1, 2, 3, 8, 70])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 8, 9, 64, 65, 70])
 def test_a_packed_layer_computes_what_the_layer_does(precision, bias, rows):
     torch.manual_seed(rows)
     layer = nn.Linear(48, 40, bias=bias)
@@ -47,3 +47,9 @@ def test_eight_bits_are_refused_where_there_is_no_kernel(monkeypatch):
 
     with pytest.raises(Open4MError, match="int8"):
         can_pack(torch.zeros(2, 2), "int8")
+
+
+def test_few_numbers_of_rows_are_computed():
+    """Each one takes memory for good."""
+    assert {padded(rows) for rows in range(1, FEW + 1)} == {*range(1, 9), *range(16, FEW + 1, 8)}
+    assert all(padded(rows) >= rows for rows in range(FEW + 1))

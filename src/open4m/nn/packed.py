@@ -12,6 +12,7 @@ import warnings
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.nn.attention import FusedLinear
@@ -24,27 +25,45 @@ product are rounded to 7 bits, with one scale per token."""
 _ENGINES = torch.backends.quantized.supported_engines
 
 
+FEW = 64
+"""Rows up to which a product with packed weights is the faster one."""
+
+
 class PackedLinear(nn.Module):
     """A linear layer (..., in) → (..., out) whose weights are packed; without gradients."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, parts: int = 1, precision: Precision = "exact"):
         super().__init__()
-        self.parts, self.precision = parts, precision
-        weight, self._bias = weight.detach(), None if bias is None else bias.detach()
-        int8 = precision == "int8"
-        self._packed = _eight_bits(weight) if int8 else torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self.parts = parts
+        self._weight, self._bias = weight.detach(), None if bias is None else bias.detach()
+        self._eight = self._laid_out = None
+        if precision == "int8":
+            self._eight = _eight_bits(self._weight)
+        else:
+            self._laid_out = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous())
 
     def product(self, x: Tensor) -> Tensor:
         """The product of all parts, (..., out)."""
-        if self.precision == "int8":
+        rows = x.numel() // x.shape[-1]
+        if self._eight is not None:
             size = x.float().abs().amax(-1, keepdim=True).clamp(min=1e-12)  # rows are rounded with one scale for all
-            y = (torch.ops.quantized.linear_dynamic(x / size, self._packed, True) * size).to(x.dtype)
+            y = (torch.ops.quantized.linear_dynamic(x / size, self._eight, True) * size).to(x.dtype)
             return y if self._bias is None else y + self._bias
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        if rows > FEW:
+            return F.linear(x, self._weight, self._bias)
+        flat = F.pad(x.reshape(rows, x.shape[-1]), (0, 0, 0, padded(rows) - rows))
+        y = torch.ops.mkldnn._linear_pointwise(flat, self._laid_out, self._bias, "none", [], "")
+        return y[:rows].reshape(*x.shape[:-1], y.shape[-1])
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         y = self.product(x)
         return y if self.parts == 1 else y.chunk(self.parts, -1)
+
+
+def padded(rows: int) -> int:
+    """How many rows are computed for so many. A kernel is made for each number of rows that occurs, and kept, so that
+    a multiple of 8 is computed instead where that costs little."""
+    return rows if rows <= 8 else -(-rows // 8) * 8
 
 
 def _eight_bits(weight: Tensor):
