@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from open4m import modalities
-from open4m.fourm import served
 from open4m.generate import outputs, record
 from open4m.generate.pipeline import FourM
 from open4m.generate.request import Generate, Request
 from open4m.hub.ml4m import names
+from open4m.hub.parts import served
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.nn.mlp import MLPConfig
@@ -183,6 +183,8 @@ def test_a_directory_keeps_the_tokenizers_of_parts(model, tmp_path):
     assert set(loaded.grids) == set(model.grids)
     assert loaded.fingerprint == model.fingerprint
     assert loaded.grids["rgb"].config.image_size == 32
+    others = {**model.grids, "human_pose": tokenizer_of("human_pose", torch.Generator().manual_seed(9))}
+    assert FourM(model.model, others, model.text).fingerprint != model.fingerprint  # which poses' tokens depend on
     for key in ("human_poses", "sam_instance", "dinov2_global", "rgb"):
         value = GIVEN.get(key, Image.new("RGB", (32, 32), "red"))
         assert np.array_equal(loaded.encode(key, value), model.encode(key, value))
