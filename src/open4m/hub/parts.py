@@ -82,9 +82,11 @@ def opened(name: str | Path, chosen: Chosen | None = None, folder: Path | None =
 
 
 def model_of(config: FourMConfig, tensors: dict[str, Tensor]) -> FourMTransformer:
-    """The network of a configuration with its weights."""
-    model = FourMTransformer(config)
-    model.load_state_dict(tensors)
+    """The network of a configuration with its weights, in float32. Tensors that are float32 already become the weights
+    themselves, not copied: those of a file stay there until they are used, and take memory that the system may take
+    back."""
+    model = empty_model(config)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return model
 
 
