@@ -1,0 +1,82 @@
+"""Packed models compute what the weights say, also after these have changed."""
+
+import copy
+
+import pytest
+import torch
+
+from open4m.generate.canvas import Canvas
+from open4m.generate.engine import Engine
+from open4m.generate.plan import Step
+from open4m.generate.prepared import Prepared
+from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.fourm import FourMTransformer
+
+SPECS = (
+    ModalitySpec(key="caption", family="sequence", vocab_size=14, max_length=8),
+    ModalitySpec(key="rgb", family="grid", vocab_size=12, grid=(2, 3)),
+)
+CONFIG = FourMConfig(modalities=SPECS, dim=16, encoder_depth=1, decoder_depth=2, heads=2)
+START, EOS = 4, 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FourMTransformer(CONFIG).initialize(torch.Generator().manual_seed(1)).eval()
+
+
+def test_weights_that_are_packed_are_shared_and_stay_where_they_are(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prepared = Prepared(model, "exact")
+    assert prepared.model.embeddings is model.embeddings
+    assert prepared.is_of("exact")
+    assert not prepared.is_of("int8")
+    hidden = torch.randn(3, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(prepared.logits(hidden, "rgb"), model.logits(hidden, "rgb"))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_other_weights_than_float32_are_used_as_they_are(model):
+    half = copy.deepcopy(model).bfloat16()
+    assert Prepared(half, "exact").model is half
+
+
+@pytest.mark.parametrize("precision", ["exact", "int8"])
+def test_what_is_prepared_follows_the_weights(model, precision):
+    """Weights that are trained, loaded or replaced after a first generation are those that the next one uses."""
+    trained = copy.deepcopy(model)
+    engine = Engine(trained, START, (EOS,), EOS)
+    engine.precision = precision
+    plan = [Step(target="rgb", steps=2, temperature=0.0), Step(target="caption", steps=5, temperature=0.0)]
+
+    def result(of):
+        made = of.run(Canvas(CONFIG, 2), plan, [0, 1])
+        return made.grids["rgb"].tolist(), made.sequences["caption"]
+
+    def anew():
+        fresh = Engine(trained, START, (EOS,), EOS)
+        fresh.precision = precision
+        return result(fresh)
+
+    before = result(engine)
+    with torch.no_grad():
+        trained.decoder[0].mlp.down.weight.add_(torch.randn(16, 42, generator=torch.Generator().manual_seed(0)))
+    written = result(engine)
+    assert written == anew()
+    assert written != before
+    trained.embeddings.outputs.weight = torch.nn.Parameter(trained.embeddings.outputs.weight.flip(0).clone())
+    assert result(engine) == anew()
+    trained.load_state_dict(model.state_dict())
+    assert result(engine) == before
+
+
+def test_eight_bits_are_near_the_weights_that_they_are_made_from(model):
+    """Log-probabilities of the same tokens differ by the rounding, and by no more."""
+    engine = Engine(model, START, (EOS,), EOS)
+    plan = [Step(target="rgb", steps=1, temperature=0.0)]
+    exact = engine.run(Canvas(CONFIG, 1), plan, [0]).records["rgb"].log_probability
+    engine.precision = "int8"
+    rounded = engine.run(Canvas(CONFIG, 1), plan, [0]).records["rgb"].log_probability
+    assert 0 < (exact - rounded).abs().max() < 0.1
