@@ -213,6 +213,16 @@ def test_a_directory_of_ours_gets_a_second_model(imported, owner, tmp_path):
     assert np.array_equal(
         generated(model).tokens["rgb@448"], generated(FourM.from_pretrained(imported)).tokens["rgb@448"]
     )
+    words = [
+        "import",
+        str(imported),
+        str(tmp_path / "again"),
+        "--tokenizer",
+        f"rgb={owner / table.tokenizer_of('rgb')}",
+    ]
+    assert main(words) == 0
+    local = {path.relative_to(imported): path for path in imported.rglob("*") if path.is_file()}
+    assert all((tmp_path / "again" / name).read_bytes() == path.read_bytes() for name, path in local.items())
     given = FourM.from_pretrained(tmp_path / "alone", chosen=Chosen(super_resolution=owner / tiny_hub.SECOND))
     assert given.upscaler.config == model.upscaler.config
 

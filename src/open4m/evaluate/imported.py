@@ -6,8 +6,10 @@ A directory of ours may be the source too: it gets other tokenizers, or a model 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +134,7 @@ def import_checkpoint(
     elif transformer.is_reference(folder):
         yield from _import_transformer(source, folder, out, None if alone else parts.opened(source, chosen, folder))
     elif chosen is not None and folder.is_dir():
-        yield from _reassembled(source, out, parts.opened(source, chosen, folder))
+        yield from _reassembled(out, parts.opened(source, chosen, folder), chosen)
     else:
         transformer.load(folder)  # raises, and says what it is not
     yield str(out)
@@ -164,48 +166,65 @@ def _import_transformer(source: str, folder: Path, out: Path, found: parts.Parts
     yield f"{len(imported.weights)} tensors; {_left_out(imported)}"
 
 
-def _reassembled(source: str, out: Path, found: parts.Parts) -> Iterator[str]:
-    """A directory of ours with other parts."""
+def _reassembled(out: Path, found: parts.Parts, chosen: parts.Chosen) -> Iterator[str]:
+    """A copy of a directory of ours with other parts."""
+    keys = [key for key in sorted(parts.needed(found.config)) if key.partition("@")[0] in chosen.tokenizers]
     about: list[str] = []
 
     def write(whole: Path) -> None:
-        parts.save_transformer(whole, found.transformer())
-        found.plans.save(whole)
-        about.extend(_write_parts(whole, found, _Provenance()))
+        shutil.copytree(found.folder, whole)
+        tokenizers, provenance = whole / weights.TOKENIZERS, _Provenance()
+        replaced = [tokenizers / key for key in keys] + [tokenizers / parts.TEXT] * (chosen.text is not None)
+        replaced += [whole / locate.SUPER_RESOLUTION] * (chosen.super_resolution is not None)
+        for folder in replaced:
+            shutil.rmtree(folder, ignore_errors=True)
+        about.extend(_write_tokenizers(tokenizers, found, keys, provenance))
+        if chosen.text is not None:
+            about.extend(_write_text(tokenizers / parts.TEXT, found))
+        if chosen.super_resolution is not None:
+            about.extend(_write_second(whole, found, provenance))
+        provenance.write(whole)
 
-    own = found.folder / weights.CARD
-    text = own.read_text(encoding="utf-8") if own.is_file() else f"# {out.name}, made of {source}\n"
-    _write(out, write, text)
+    _write(out, write, None)
     yield from about
 
 
 def _fetch(source: str, found: parts.Parts) -> None:
     """Download what is not here. Raises :class:`Open4MError` that lists all of what cannot be."""
+    sources = [at.origin for at in found.grids.data.values() if isinstance(at, Source)]
+    steps = {str(origin): partial(parts.place_of, origin) for origin in sources}
+    if found.text_file is not None:
+        steps["the text tokenizer"] = found.text_file
+    if found.second is not None:
+        steps[str(found.second)] = partial(locate.resolve, found.second)
     missing = []
-    for origin in (each for each in found.grids.data.values() if isinstance(each, Source)):
+    for name, fetch in steps.items():
         try:
-            parts.place_of(origin.origin)
+            fetch()
         except Open4MError:
-            missing.append(str(origin.origin))
-    for name, fetch in (("the text tokenizer", found.text_file), (found.second, found.second and locate.resolve)):
-        try:
-            _ = fetch and (fetch() if name == "the text tokenizer" else fetch(name))
-        except Open4MError:
-            missing.append(str(name))
+            missing.append(name)
     if missing:
-        listed = ", ".join(dict.fromkeys(missing))
-        name = f"{table.OWNER}/{_repository(found.folder)}"
+        how = table.downloads(f"{table.OWNER}/{_repository(found.folder)}")
         raise Open4MError(
-            f"{source}: needs {listed}, which are not here and cannot be downloaded; {table.downloads(name)}; or take "
-            "the transformer alone: --alone"
+            f"{source}: needs {', '.join(missing)}, which are not here and cannot be downloaded; {how}; or take the "
+            "transformer alone: --alone"
         )
 
 
 def _write_parts(whole: Path, found: parts.Parts, provenance: _Provenance) -> Iterator[str]:
     """Write the tokenizers and the second model, one after another; yields a line about each."""
     folder = whole / weights.TOKENIZERS
+    yield from _write_tokenizers(folder, found, sorted(parts.needed(found.config)), provenance)
+    if any(spec.is_causal for spec in found.config.modalities):
+        yield from _write_text(folder / parts.TEXT, found)
+    if found.read_super_resolution is not None:
+        yield from _write_second(whole, found, provenance)
+
+
+def _write_tokenizers(folder: Path, found: parts.Parts, keys: Iterable[str], provenance: _Provenance) -> Iterator[str]:
+    """Write tokenizers; sizes of a modality that share one follow one another, and the first stands for all."""
     last: tuple[str, Tokenizer] | None = None
-    for key, _ in sorted(parts.needed(found.config).items()):
+    for key in keys:
         stem, at = key.partition("@")[0], found.grids.data.get(key)
         if at is None:
             yield f"{key}: no tokenizer; name one: --tokenizer {stem}=FOLDER"
@@ -215,16 +234,17 @@ def _write_parts(whole: Path, found: parts.Parts, provenance: _Provenance) -> It
             _save_tokenizer(folder / key, made, at, provenance)
         last = stem, made
         yield f"{key}: tokenizer of {made.config.codebook_size} codes{_from(at)}"
-    if found.text is not None:
-        text = found.text if isinstance(found.text, TextTokenizer) else found.text()
-        text.save(folder / parts.TEXT)
-        if found.text_file is not None and (file := found.text_file()).is_file():
-            files.write_bytes(folder / parts.TEXT / origins.TEXT, files.read_bytes(file))
-        yield f"text: {text.describe()}"
-    elif any(spec.is_causal for spec in found.config.modalities):
+
+
+def _write_text(folder: Path, found: parts.Parts) -> Iterator[str]:
+    if found.text is None:
         yield "text: no tokenizer; name its file: --text FILE"
-    if found.read_super_resolution is not None:
-        yield from _write_second(whole, found, provenance)
+        return
+    text = found.text if isinstance(found.text, TextTokenizer) else found.text()
+    text.save(folder)
+    if found.text_file is not None and (file := found.text_file()).is_file():
+        files.write_bytes(folder / origins.TEXT, files.read_bytes(file))
+    yield f"text: {text.describe()}"
 
 
 def _write_second(whole: Path, found: parts.Parts, provenance: _Provenance) -> Iterator[str]:
@@ -345,12 +365,13 @@ def _repetitions(repeated: Mapping[str, str]) -> str:
     return _listed(f"{name} (by {source})" for name, source in repeated.items())
 
 
-def _write(out: Path, save: Callable[[Path], None], text: str) -> None:
-    """Write a directory and its card, whole or not at all."""
+def _write(out: Path, save: Callable[[Path], None], text: str | None) -> None:
+    """Write a directory and, if there is one, the text of its card, whole or not at all."""
 
     def write(folder: Path) -> None:
         save(folder)
-        (folder / weights.CARD).write_text(text, encoding="utf-8")
+        if text is not None:
+            (folder / weights.CARD).write_text(text, encoding="utf-8")
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -168,6 +168,7 @@ def _own(folder: Path, chosen: Chosen) -> Parts:
         text=_text(chosen.text) or (TextTokenizer.load(text) if text.is_dir() else None),
         plans=Plans.load(folder),
         read_super_resolution=None if second is None else partial(opened, second),
+        text_file=None if chosen.text is None else partial(Path, chosen.text),
         second=second,
     )
 

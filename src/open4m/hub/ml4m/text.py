@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from open4m import files
+from open4m.hub.locate import HUB_VARIABLE
 from open4m.hub.ml4m.table import TEXT
 from open4m.tokenizers.text import AXES, CONTROL, Settings, TextTokenizer
 from open4m.types import Open4MError
@@ -89,7 +90,10 @@ def fetched(source: str = TEXT.url, digest: str = TEXT.sha256) -> Path:
     path = (Path(own) if own else Path.home() / ".cache" / "open4m") / TEXT.name
     if path.is_file() and files.sha256(path) == digest:
         return path
-    by_hand = f"download {source} where there is a connection, and name the file: --text {TEXT.name}"
+    by_hand = (
+        f"download {source} where there is a connection, and name the file: --text {TEXT.name}, or "
+        f"put it into the folder that {HUB_VARIABLE} names"
+    )
     try:
         with urllib.request.urlopen(source, timeout=SECONDS) as answer:
             data = answer.read(LARGEST_FILE)
