@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from open4m.types import Open4MError, shown
+from open4m.types import Open4MError, is_text, shown
 
 LARGEST_INPUT = 1 << 28
 """Bytes: files of users that are larger are refused before they are read."""
@@ -114,7 +114,11 @@ def _named(path: Path) -> Iterator[None]:
 
 def check_new(folder: Path) -> None:
     """Raise :class:`Open4MError` if a folder that is to be written is a file, or is there and not empty."""
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+    try:
+        taken = folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
+    except OSError as error:
+        raise Open4MError(f"{shown(str(folder))}: cannot be written ({error.strerror})") from error
+    if taken:
         raise Open4MError(f"{folder}: exists and is not empty; name another directory")
 
 
@@ -163,6 +167,13 @@ def read_bytes(path: Path, limit: int = LARGEST_INPUT) -> bytes:
     if len(data) > limit:
         raise Open4MError(f"{path}: larger than {limit} bytes, the most that is read")
     return data
+
+
+def path_of(value: Any, name: str) -> Path:
+    """The path that a user names. Raises :class:`Open4MError` for what is no path, and for names no file can have."""
+    if not isinstance(value, str | os.PathLike) or not is_text(found := str(value)) or "\0" in found:
+        raise Open4MError(f"{name}: expected the path of a file or folder, got {shown(value)}")
+    return Path(found)
 
 
 def read_json(path: Path) -> Any:

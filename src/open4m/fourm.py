@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,12 @@ from open4m import files, modalities, weights
 from open4m.hub import locate, parts
 from open4m.hub.parts import TEXT
 from open4m.modalities import carried
-from open4m.modalities.frames import frame_of, naming, positioned
-from open4m.modalities.given import InForm, taken
+from open4m.modalities.codecs import as_ids
+from open4m.modalities.frames import check_fit, frame_of, naming, positioned
+from open4m.modalities.given import InForm, by_name, taken
 from open4m.model.config import TOKENS, FourMConfig
 from open4m.model.fourm import FourMTransformer
-from open4m.model.packing import DENSE, pack
+from open4m.model.packing import DENSE, pack, stacked
 from open4m.model.plans import Plans
 from open4m.nn.packed import Precision, can_pack
 from open4m.tokenizers.grids import Grids, Source
@@ -64,16 +65,6 @@ class TokenFeatures:
         """The mean over the tokens of each sample, (B, dim)."""
         shown = self.valid[..., None].to(self.tokens.dtype)
         return (self.tokens * shown).sum(1) / shown.sum(1).clamp(min=1)
-
-
-def _stacked(parts: Sequence[Tensor | None]) -> Tensor:
-    """Pixels or vectors of all samples as one tensor; zeros where a sample has none, or fewer vectors."""
-    shape = np.max([part.shape for part in parts if part is not None], axis=0).tolist()
-    stacked = torch.zeros(len(parts), *shape)
-    for row, part in enumerate(parts):
-        if part is not None:
-            stacked[row, : len(part)] = part
-    return stacked
 
 
 class FourMBase:
@@ -202,7 +193,11 @@ class FourMBase:
         try:
             self.model.to(device, torch.float32 if eight else dtype)
             self.grids.to(self.device)
-        except (RuntimeError, AssertionError) as error:  # of unknown devices, and of those that are not built in
+        except (
+            RuntimeError,
+            AssertionError,
+            TypeError,
+        ) as error:  # of unknown devices, and of those that are not built in
             raise Open4MError(f"device {str(device)!r}: not available ({str(error).splitlines()[0]})") from error
         self.model.embeddings.restore_angles()
         if eight:
@@ -216,7 +211,7 @@ class FourMBase:
 
         Raises :class:`Open4MError` if there is something of that name that is not empty, or it cannot be written.
         """
-        folder = Path(folder)
+        folder = files.path_of(folder, "folder")
         files.check_new(folder)
 
         def write(whole: Path) -> None:
@@ -244,8 +239,8 @@ class FourMBase:
 
         Raises :class:`Open4MError` for what is no value of the modality.
         """
-        tokenizer = self.grids.get(name)
-        return taken(modalities.get(name), value, tokenizer.config.palette if tokenizer else ())
+        modality, tokenizer = modalities.get(name), self.grids.get(name)
+        return taken(modality, value, tokenizer.config.palette if tokenizer else ())
 
     @staticmethod
     def samples_of(inputs: Inputs) -> list[Mapping[str, Any]]:
@@ -286,7 +281,7 @@ class FourMBase:
         """:meth:`encode` of a checked value."""
         self.check_tokenizer(key)
         if not self.config.spec(key).is_causal:
-            return self.grids[key].encode(value).ravel()
+            return self._grid(key).encode(value).ravel()
         most, modality = self.config.spec(key).max_length, self.modalities[key]
         if (part := self.grids.get(modality.part)) is not None:
             value = modality.tokenized(value, part)
@@ -300,9 +295,14 @@ class FourMBase:
         self.check_tokenizer(key)
         modality = self.modalities[key]
         if self.config.spec(key).is_causal:
-            value, part = modality.decode([int(i) for i in tokens], self.text), self.grids.get(modality.part)
+            value, part = modality.decode(as_ids(tokens, key).tolist(), self.text), self.grids.get(modality.part)
             return value if part is None else modality.detokenized(value, part)
-        return self.grids[key].decode_batch(np.asarray(tokens)[None])[0]
+        return self._grid(key).decode_batch(as_ids(tokens, key)[None])[0]
+
+    def _grid(self, key: str) -> Tokenizer:
+        if key not in self.grids:
+            raise Open4MError(f"{key}: the model reads it as it is, so there are no tokens of it")
+        return self.grids[key]
 
     # ---- features
     def features(self, values: Inputs) -> Tensor:
@@ -350,7 +350,7 @@ class FourMBase:
                     ids = np.full(len(content) if spec.is_sequence else spec.length, DENSE)
                 columns = np.stack([np.full(len(ids), c) for c in (row, self.config.index(key))], 1)
                 inputs.append(np.column_stack([columns, np.arange(len(ids)), ids]))
-        joined = {kind: {key: _stacked(parts) for key, parts in found.items()} for kind, found in dense.items()}
+        joined = {kind: {key: stacked(parts) for key, parts in found.items()} for kind, found in dense.items()}
         batch = pack(self.config, np.concatenate(inputs) if inputs else [], [], **joined).to(self.device)
         features = self.model.eval().encode(batch)[:, self.config.register_tokens :]
         return TokenFeatures(features, batch.input_valid, batch.input_modality, batch.input_position)
@@ -365,7 +365,7 @@ class FourMBase:
     def input_keys(self, sample: Mapping[str, Any]) -> dict[str, str]:
         """The model's modality for each given name: an image is read as pixels where the model reads those, and as
         tokens where it is named so (``rgb@tokens``)."""
-        keys = {name: self.config.read_as(name) if isinstance(name, str) else name for name in sample}
+        keys = {name: self.config.read_as(name) if isinstance(name, str) else name for name in by_name(sample)}
         both = [f"{name}{TOKENS}" for name in self.config.readers if name in self.config.inputs]
         allowed = [*dict.fromkeys([*self.config.inputs, *filter(None, self.config.readers), *both])]
         for name, key in keys.items():
@@ -377,18 +377,18 @@ class FourMBase:
 
     def encode_input(self, key: str, value: Value, fit: str = "crop") -> Tensor | list[int]:
         """What the model reads of a checked value: pixels (C, H, W), vectors (L, C), ids (L,) of a grid, or a list of
-        ids of a sequence. ``fit``: how a map that is not square is shown, see
-        :class:`~open4m.modalities.frames.Frame`."""
+        ids of a sequence. ``fit``: how a map that is not square is shown (:class:`Frame`)."""
+        check_fit(fit)
         spec, modality = self.config.spec(key), self.modalities[key]
         if spec.content == "pixels":
             return torch.from_numpy(modality.pixels(modality.fit(value, spec.grid[0] * spec.patch_size, fit)))
         if spec.content == "vectors":
-            if len(value) > spec.max_length:
+            if len(value := self.take(key, value)) > spec.max_length:
                 raise Open4MError(f"{key}: {len(value)} vectors, the model reads at most {spec.max_length}")
             return torch.from_numpy(modality.vectors(value, spec.channels, spec.max_length))
         if fit != "crop" and key in self.grids:  # tokenizers crop
             value = modality.fit(value, self.grids[key].config.image_size, fit)
-        ids = self._encoded(key, value)
+        ids = self._encoded(key, self.take(key, value) if spec.is_causal else value)
         return ids.tolist() if spec.is_causal else torch.from_numpy(ids)
 
     # ---- what it is

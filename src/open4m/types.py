@@ -83,6 +83,18 @@ class Marked(str):
     __slots__ = ()
 
 
+def check_kind(value: object, kind: type, name: str) -> None:
+    """Raise :class:`Open4MError`, with the argument's ``name``, for what is not of a kind."""
+    if not isinstance(value, kind):
+        raise Open4MError(f"{name}: expected {kind.__name__}, got {shown(value)}")
+
+
+def check_flags(**flags: object) -> None:
+    """Raise :class:`Open4MError` for an argument that is neither True nor False."""
+    for name, value in flags.items():
+        check_kind(value, bool, name)
+
+
 def is_text(value: object) -> bool:
     """Whether it is a string that files can hold. Python has others: with halves of characters ("\\ud800"), such as
     come from file names and JSON that are no Unicode."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import numbers
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,14 +18,15 @@ from open4m.generate.canvas import Canvas
 from open4m.generate.engine import Engine
 from open4m.generate.masks import Masked, unknown_cells
 from open4m.generate.options import Options
-from open4m.generate.plan import Step, Targets, bound, make
+from open4m.generate.plan import Step, Targets, bound, listed, make
 from open4m.generate.planned import Planned, chooser, merged_count, planned, ways
 from open4m.generate.results import Generation, Results, Shown, Snapshot, check_way
+from open4m.generate.seeds import check_count, seeds_of
 from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, positioned
 from open4m.model.config import TOKENS
 from open4m.model.plans import Plans
 from open4m.tokenizers.text import TextTokenizer
-from open4m.types import Open4MError, Value
+from open4m.types import Open4MError, Value, check_flags, check_kind
 
 BATCH_SIZE = 32
 """Results that are made at once unless a call says otherwise."""
@@ -173,6 +173,9 @@ class FourM(FourMBase):
         ask |= {**how, **per_target}
         given = self.samples_of(inputs)
         check_way(merge)
+        check_flags(resize=resize, upscale=upscale)
+        if watch is not None:
+            check_kind(watch, Callable, "watch")
         count = (
             merged_count(self.plans, given, targets) if samples is None and merge else 1 if samples is None else samples
         )
@@ -219,6 +222,7 @@ class FourM(FourMBase):
         **options: Unpack[Options],
     ) -> Iterator[Snapshot]:
         """:meth:`generate`, pass by pass: what is there after each, to be shown while it grows. One batch."""
+        check_flags(upscale=options.get("upscale", False))
         said = {name: options.pop(name, None) for name in ("preset", "defaults")}
         said["larger"] = self._larger(targets) if options.get("upscale") else ()
         given = self.samples_of(inputs)
@@ -233,6 +237,7 @@ class FourM(FourMBase):
         yield from self._passes(asked, seeds_of(seed, len(given)), entropies)
 
     def _passes(self, asked: _Asked, seeds: list[int], entropies: bool) -> Iterator[Snapshot]:
+        check_flags(entropies=entropies, paste=asked.shown.paste)
         if not asked.shown.given:
             return
         canvas = self._canvas(asked.shown.given, asked.shown.frames, asked.wanted)
@@ -302,11 +307,14 @@ class FourM(FourMBase):
 
         ``path``: what is given, then the targets in order. ``merged``: of several generations that are merged.
         """
-        given, *targets = path
+        check_flags(merged=merged)
+        given, *targets = listed(path) or [""]
+        modalities.get(given)
         return planned(self.plans, {given: None}, targets, merge=merged).options
 
     def following(self, plans: Plans) -> Self:
         """The same model, in the same memory, with other plans."""
+        check_kind(plans, Plans, "plans")
         other = copy.copy(self)
         other.plans = plans
         return other
@@ -421,29 +429,3 @@ class FourM(FourMBase):
                 outside = known[name].extent(whole[name]) is not None and frame.outside(spec.grid)
                 canvas.known[key][row] = torch.from_numpy(~(unknown | outside))
         return canvas
-
-
-def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
-    """The seeds of ``count`` results: those of a sequence, or ``seed`` and those after it."""
-    seeds = check_seed(seed)
-    if _are_several(seed) and len(seeds) != count:
-        raise Open4MError(f"seed: expected one seed, or one for each of {count} results, got {len(seeds)}")
-    return seeds if _are_several(seed) else [seeds[0] + i for i in range(count)]
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise :class:`Open4MError` for what is no number of things, 1 or more."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise Open4MError(f"{name} must be a whole number, 1 or more, got {value!r}")
-
-
-def check_seed(seed: Any) -> list[int]:
-    """The seeds of a call, one or several. Raises :class:`Open4MError` for anything but whole numbers from 0."""
-    seeds = list(seed) if _are_several(seed) else [seed]
-    if wrong := [s for s in seeds if not (isinstance(s, numbers.Integral) and 0 <= s < 1 << 62)]:
-        raise Open4MError(f"seed must be a whole number, 0 or more and below 2**62, got {wrong[0]!r}")
-    return [int(s) for s in seeds]
-
-
-def _are_several(seed: Any) -> bool:
-    return isinstance(seed, Sequence) or (isinstance(seed, np.ndarray) and seed.ndim > 0)

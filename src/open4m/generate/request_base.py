@@ -13,10 +13,11 @@ from open4m import modalities
 from open4m.generate import values, verbs
 from open4m.generate.drawing import Outcome
 from open4m.generate.masks import Masked
-from open4m.generate.pipeline import FourM, check_seed
+from open4m.generate.pipeline import FourM
 from open4m.generate.plan import check_options, fitting, listed
 from open4m.generate.presets import preset_of
 from open4m.generate.results import Snapshot
+from open4m.generate.seeds import check_seed
 from open4m.generate.upscale import is_larger
 from open4m.modalities.frames import check_fit, frame_of
 from open4m.model.plans import Plans

@@ -169,7 +169,7 @@ MERGES = ("weighted", "votes")
 
 def check_way(merge: str) -> None:
     """Raise :class:`Open4MError` for what is no way to merge results; an empty text is none, and allowed."""
-    if merge not in ("", *MERGES):
+    if not isinstance(merge, str) or merge not in ("", *MERGES):
         raise Open4MError(f"merge: expected one of {', '.join(MERGES)}, got {shown(merge)}")
 
 

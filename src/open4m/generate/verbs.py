@@ -20,9 +20,10 @@ from open4m import modalities
 from open4m.fourm import Inputs
 from open4m.generate.masks import Masked, fractions, over, unknown_cells
 from open4m.generate.options import CALL_OPTIONS, Options
-from open4m.generate.pipeline import FourM, check_seed
+from open4m.generate.pipeline import FourM
 from open4m.generate.plan import LIKELIEST, Targets, listed, make
 from open4m.generate.results import Generation, Results
+from open4m.generate.seeds import check_seed
 from open4m.generate.upscale import split
 from open4m.modalities.crops import Crop
 from open4m.modalities.features import Vector

@@ -13,6 +13,7 @@ import os
 import re
 from pathlib import Path
 
+from open4m import files
 from open4m.types import Open4MError
 from open4m.weights import CARD, CONFIG, MODALITIES, TOKENIZERS, WEIGHTS
 
@@ -52,7 +53,7 @@ def resolve(name: str | Path) -> Path:
     """
     if str(name) in shipped():
         return SHIPPED / str(name)
-    path = Path(name)
+    path = files.path_of(name, "model")
     if path.is_file() and path.suffix == ".safetensors":
         return path
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):

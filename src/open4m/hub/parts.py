@@ -31,7 +31,7 @@ from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import FORMAT as TOKENIZER_FORMAT
 from open4m.tokenizers.tokenizer import Tokenizer
-from open4m.types import Open4MError
+from open4m.types import Open4MError, check_kind
 
 TEXT = "text"
 """The folder of the text tokenizer, beside those of the grids."""
@@ -74,7 +74,9 @@ def opened(name: str | Path, chosen: Chosen | None = None, folder: Path | None =
 
     Raises :class:`Open4MError` if there is no such model.
     """
-    folder, chosen = folder or locate.resolve(name), chosen or Chosen()
+    chosen = Chosen() if chosen is None else chosen
+    check_kind(chosen, Chosen, "chosen")
+    folder = folder or locate.resolve(name)
     if not transformer.is_reference(folder):
         return _own(folder, chosen)
     beside = folder if folder.is_dir() else folder.parent

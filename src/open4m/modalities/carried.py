@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from open4m import files, modalities
-from open4m.types import Open4MError
+from open4m.types import Open4MError, check_flags
 from open4m.weights import MODALITIES
 
 logger = logging.getLogger("open4m")
@@ -39,6 +39,7 @@ def admit(folder: Path, trust: bool = False) -> None:
     A modality that is known already stays as it is; a warning is logged if the file is another one. Without ``trust``
     nothing is run. Raises :class:`Open4MError`, which says how to go on, for files of modalities that are not known.
     """
+    check_flags(trust=trust)
     unknown = []
     for path in sorted((folder / MODALITIES).glob("*.py")):
         if modalities.is_known(path.stem):

@@ -116,6 +116,14 @@ def as_array(value: Any, name: str) -> np.ndarray:
         raise Open4MError(f"{name}: expected an array, got {type(value).__name__} ({error})") from error
 
 
+def as_ids(value: Any, name: str) -> np.ndarray:
+    """Token ids (length,) int64 of what users have. Raises :class:`Open4MError`, with the modality's ``name``."""
+    array = as_array(value, name)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and array.max() >= 1 << 62):
+        raise Open4MError(f"{name}: expected tokens, whole numbers (length,), got {array.dtype} {array.shape}")
+    return array.astype(np.int64)
+
+
 def channels_last(array: np.ndarray, *counts: int) -> np.ndarray:
     """The array (H, W, C) of one (C, H, W), as torch has them, if C and not W is one of ``counts``; others as they are.
 

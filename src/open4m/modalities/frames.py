@@ -123,7 +123,7 @@ class Frame:
 
 def check_fit(fit: str, frame: Frame | None = None) -> None:
     """Raise :class:`Open4MError` for a fit that is none, and for a frame of another type."""
-    if fit not in FITS:
+    if not isinstance(fit, str) or fit not in FITS:
         raise Open4MError(f"fit: expected one of {', '.join(FITS)}, got {fit!r}")
     if frame is not None and not isinstance(frame, Frame):
         raise Open4MError(f"frame: expected a Frame, such as that of a result, got {frame!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from PIL import Image
 from open4m import files
 from open4m.modalities.codecs import decode_image, load_array
 from open4m.modalities.families import STANDARDIZED
-from open4m.types import Open4MError, Value
+from open4m.types import Open4MError, Value, shown
 
 if TYPE_CHECKING:
     from open4m.modalities.families import Modality, Palette
@@ -31,6 +32,13 @@ class InForm:
 
     value: Any
     form: str
+
+
+def by_name(sample: Any) -> Mapping[str, Any]:
+    """The sample. Raises :class:`Open4MError` unless it is values by modality."""
+    if not isinstance(sample, Mapping):
+        raise Open4MError(f"expected values by modality, such as {{'caption': 'a cube'}}, got {shown(sample)}")
+    return sample
 
 
 def from_form(modality: Modality, value: Any, form: str, palette: Palette = ()) -> Value:

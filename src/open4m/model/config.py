@@ -209,7 +209,7 @@ class FourMConfig(Architecture):
 
     def index(self, key: str) -> int:
         """The index of a modality in a batch's ``*_modality``."""
-        if key not in self.keys:
+        if not isinstance(key, str) or key not in self.keys:
             raise modalities.unknown(key, self.keys)
         return self.keys.index(key)
 

@@ -131,3 +131,13 @@ def _padded(table: np.ndarray, size: int, names: Sequence[str], valid: str) -> d
         array[table[:, 0], place] = table[:, column]
         fields[name] = torch.from_numpy(array)
     return {**fields, valid: torch.from_numpy(np.arange(width) < counts[:, None])}
+
+
+def stacked(parts: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Pixels or vectors of all samples as one tensor; zeros where a sample has none, or fewer vectors."""
+    shape = np.max([part.shape for part in parts if part is not None], axis=0).tolist()
+    stacked = torch.zeros(len(parts), *shape)
+    for row, part in enumerate(parts):
+        if part is not None:
+            stacked[row, : len(part)] = part
+    return stacked
