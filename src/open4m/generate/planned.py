@@ -12,7 +12,7 @@ from open4m.generate.masks import Masked
 from open4m.generate.plan import LIKELIEST, Targets, listed
 from open4m.generate.presets import preset_of
 from open4m.model.plans import ARROW, Plans
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
 
 SAMPLING = ("temperature", "top_k", "top_p", "choice_temperature")
 """Options of sampling: a target for which one of them is said, and not 0, is sampled."""
@@ -99,6 +99,10 @@ def chooser(
         by_photo = {given: Planned(named.defaults([*listed(targets), *larger], given)) for given in (True, False)}
         return named.ordered(targets), lambda sample: by_photo[shows_photo(sample)]
     if defaults is not None:
+        if not isinstance(defaults, Mapping) or not all(isinstance(own, Mapping) for own in defaults.values()):
+            raise Open4MError(
+                f"defaults: expected options by target, {{'depth': {{'steps': 2}}}}, got {shown(defaults)}"
+            )
         return targets, lambda _: Planned(defaults)
     return targets, lambda sample: planned(plans, sample, targets, options, several=several, merge=merge)
 
