@@ -51,6 +51,8 @@ POLYGON = "polygon v0=10 v1=20 v2=30 v3=40 " + " ".join(f"v{k % 2}={k}" for k in
         ("v1=1 v0=1 v0=256 v0=3", 0, 4),  # no color has 256
         ("v1=8 " + "v0=1 v0=2 v0=3 " * 8, 0, 25),  # more than there may be
         ("v1=1 v0=1 cube v0=3", 0, 4),
+        ("cube", 0, 1),
+        ("v1=0", 0, 1),  # a palette without colors is an empty sequence
         ("", 0, 0),
     ],
 )
@@ -116,6 +118,29 @@ def test_people(text):
     ):
         value = POSES.decode(changed, text)
         assert (len(value), value.malformed) == (people, malformed), changed
+
+
+WELL_FORMED = {
+    "color_palette": "v1=2 v0=1 v0=2 v0=3 v0=4 v0=5 v0=6",
+    "metadata": "v1=10 v0=23 v1=5 v0=2",
+    "human_poses": "none",
+    "sam_instance": f"point v0=1 v1=2 none point v0=3 v1=4 {POLYGON}",
+}
+
+
+@pytest.mark.parametrize("name", WELL_FORMED)
+@pytest.mark.parametrize("changes", range(3))
+def test_what_is_not_counted_as_malformed_is_what_the_tokens_say(name, changes, text):
+    """Sequences that differ from a well-formed one: each is counted, or comes back exactly."""
+    modality, random = modalities.get(name), np.random.default_rng(changes)
+    other = said(text, "v0=0 v0=5 v1=0 v1=1 v2=7 cube none human point polygon")
+    for _ in range(200):
+        ids = said(text, WELL_FORMED[name]) * int(random.integers(2))
+        for _ in range(changes):
+            place = int(random.integers(len(ids) + 1))
+            ids[place : place + int(random.integers(2))] = random.choice(other, random.integers(2)).tolist()
+        value = modality.decode(ids, text)
+        assert value.malformed or not ids or modality.encode(value, text)[:-1] == ids, ids
 
 
 def test_a_vocabulary_without_the_words_or_numbers_says_so():

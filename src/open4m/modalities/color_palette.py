@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from open4m.modalities.symbols import Symbol, SymbolSequence
+from open4m.modalities.symbols import Symbol, SymbolSequence, numbers_of
 
 MOST_COLORS = 7
 _HEX = re.compile(r"#?([0-9a-fA-F]{6}|[0-9a-fA-F]{3})")
@@ -61,17 +61,18 @@ class Palettes(SymbolSequence):
             yield [(1, len(value)), *((0, part) for color in value.colors for part in color)]
 
     def parsed(self, symbols: list[Symbol]) -> ColorPalette:
-        announced = symbols[0][1] if symbols and isinstance(symbols[0], tuple) and symbols[0][0] == 1 else 0
+        if not symbols:
+            return ColorPalette(())
+        count = numbers_of(symbols[:1], 1)
+        announced = count[0] if count is not None and 0 < count[0] <= MOST_COLORS else 0
         numbers = []
-        for symbol in symbols[1:] if 0 < announced <= MOST_COLORS else ():
+        for symbol in symbols[1:] if announced else ():
             if not isinstance(symbol, tuple) or symbol[0] != 0 or symbol[1] > 255 or len(numbers) == 3 * announced:
                 break
             numbers.append(symbol[1])
         colors = tuple(zip(*[iter(numbers)] * 3, strict=False))
-        if len(colors) == announced and len(symbols) == 1 + 3 * announced:
-            return ColorPalette(colors)
-        left_over = len(symbols) - 3 * len(colors) - bool(colors)
-        return ColorPalette(colors, malformed=max(left_over, announced - len(colors)) if symbols else 0)
+        used = 3 * len(colors) + bool(colors)
+        return ColorPalette(colors, malformed=max(len(symbols) - used, announced - len(colors)))
 
     def render(self, value: ColorPalette, size: int = 256) -> Image.Image:
         """Swatches side by side, each with its name below."""
