@@ -118,7 +118,7 @@ class FourMBase:
     def upscaler(self) -> Self:
         """The model of super-resolution, which reads this model's tokens (paper A.1); read when it is first asked for.
 
-        Raises :class:`Open4MError` if there is none, or if it reads tokens of other tokenizers.
+        Raises :class:`Open4MError` if there is none, or if it reads tokens of other tokenizers, or shorter sequences.
         """
         if self._upscaler is None:
             raise Open4MError(
@@ -132,11 +132,10 @@ class FourMBase:
 
     def _with_super_resolution(self, found: parts.Parts) -> Self:
         """The second model, with the tokenizers of this one for all sizes of their modalities."""
-        grids = parts.shared_grids(found, self.grids)
+        grids = parts.shared_grids(found, self.grids, self.config)
         text = self._text if self._text is not None else found.text
         second = type(self)(found.transformer(), grids, text).to(self.device, self.dtype)
-        second.precision = self.precision
-        second.name = f"{self.name}/{locate.SUPER_RESOLUTION}"
+        second.precision, second.name = self.precision, f"{self.name}/{locate.SUPER_RESOLUTION}"
         for key in grids.keys() - self.grids.keys():  # so that what it makes is drawn and saved like all else
             self.grids.data[key] = Source(partial(grids.__getitem__, key))
         return second
@@ -173,17 +172,16 @@ class FourMBase:
         return loaded
 
     def to(self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the model and its tokenizers to a device, and the weights of its Transformer to a type; returns itself.
+        """Move all networks to a device, and the weights of the Transformers to a type; returns itself.
 
         >>> model.to("cuda", torch.bfloat16)
-        >>> model.to(torch.bfloat16)
         >>> model.to(torch.int8)
 
         ``torch.int8``, on CPUs: generation computes with copies of the weights in 8 bits, while these stay as they are
-        (:mod:`open4m.nn.packed`); a floating-point type ends it. Tokenizers keep float32: they are small, and what they
-        decode is what people look at. Weights that were rounded to 16 bits stay rounded. Either way the model is
-        another one, with another fingerprint. Raises :class:`Open4MError` for a device that is not there, and for a
-        type that is neither of floating point nor to be had in 8 bits.
+        (:mod:`open4m.nn.packed`); a floating-point type ends it. Tokenizers keep float32: they are small, and people
+        look at what they decode. Weights that were rounded to 16 bits stay rounded. Either way the model is another
+        one, with another fingerprint. Raises :class:`Open4MError` for a device that is not there, and for a type that
+        is neither of floating point nor to be had in 8 bits.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
@@ -204,6 +202,8 @@ class FourMBase:
             can_pack(self.model.embeddings.outputs.weight, "int8")
         if dtype is not None:
             self.precision = "int8" if eight else "exact"
+        if isinstance(self._upscaler, FourMBase):
+            self._upscaler.to(device, dtype)
         return self
 
     def save(self, folder: str | Path, half: bool = False) -> None:

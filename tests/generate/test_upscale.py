@@ -1,5 +1,7 @@
 """Super-resolution: a second model makes larger grids of the first one's tokens (paper A.1)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -161,6 +163,27 @@ def test_a_second_model_with_other_tokenizers_is_refused(folders, model, tmp_pat
     both = FourM.from_pretrained(folders / "first", chosen=Chosen(super_resolution=tmp_path / "other"))
     with pytest.raises(Open4MError, match="made for other tokenizers of rgb"):
         _ = both.upscaler
+
+
+def test_a_second_model_that_reads_shorter_texts_is_refused(folders, tmp_path):
+    """A text without its end is another condition."""
+    stranger = FourM.from_pretrained(folders / "second")
+    specs = [replace(spec, max_length=3) if spec.key == "caption" else spec for spec in stranger.config.modalities]
+    config = replace(stranger.config, modalities=tuple(specs))
+    FourM(FourMTransformer(config), stranger.grids, None).save(tmp_path / "short")
+    both = FourM.from_pretrained(folders / "first", chosen=Chosen(super_resolution=tmp_path / "short"))
+    with pytest.raises(Open4MError, match="reads at most 3 tokens of caption, the first model up to"):
+        _ = both.upscaler
+
+
+def test_both_models_are_moved(folders):
+    both = FourM.from_pretrained(folders / "first", chosen=Chosen(super_resolution=folders / "second"))
+    both.to(torch.bfloat16)
+    assert both.upscaler.dtype == torch.bfloat16
+    both.to(torch.int8)
+    assert (both.upscaler.dtype, both.upscaler.precision) == (torch.float32, "int8")
+    both.to("meta")
+    assert both.upscaler.device.type == "meta"
 
 
 def test_a_preset_has_options_for_larger_grids_too():

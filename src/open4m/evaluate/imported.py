@@ -250,7 +250,7 @@ def _write_text(folder: Path, found: parts.Parts) -> Iterator[str]:
 def _write_second(whole: Path, found: parts.Parts, provenance: _Provenance) -> Iterator[str]:
     """Write the model of super-resolution, and tokenizers that only it has."""
     second, folder = found.read_super_resolution(), whole / locate.SUPER_RESOLUTION
-    shared = parts.shared_grids(second, found.grids)
+    shared = parts.shared_grids(second, found.grids, found.config)
     model = second.transformer()
     parts.save_transformer(folder, model)
     if transformer.is_reference(second.folder):

@@ -112,11 +112,23 @@ def stored(grids: Grids) -> dict[str, Tokenizer]:
     return {key: own for key, own in found.items() if stems[key] is own or stems[key].model is not own.model}
 
 
-def shared_grids(second: Parts, first: Grids) -> Grids:
+def shared_grids(second: Parts, first: Grids, config: FourMConfig) -> Grids:
     """The tokenizers of a model that reads another one's tokens: those of the other, also at further sizes.
 
-    Raises :class:`Open4MError` if it came with other ones for modalities that both have.
+    ``config``: of the first model. Raises :class:`Open4MError` if the second one came with other tokenizers for
+    modalities that both have, or reads shorter sequences: a text without its end is another condition.
     """
+    for spec in second.config.modalities:
+        if (
+            spec.is_sequence
+            and spec.is_input
+            and spec.key in config.keys
+            and spec.length < config.spec(spec.key).length
+        ):
+            raise Open4MError(
+                f"{second.folder}: reads at most {spec.length} tokens of {spec.key}, but the first model reads or makes "
+                f"up to {config.spec(spec.key).length}"
+            )
     both = [key for key in second.grids if key in first]
     if wrong := [key for key in both if not second.grids.is_same(first, key)]:
         raise Open4MError(
