@@ -119,15 +119,10 @@ def shared_grids(second: Parts, first: Grids, config: FourMConfig) -> Grids:
     modalities that both have, or reads shorter sequences: a text without its end is another condition.
     """
     for spec in second.config.modalities:
-        if (
-            spec.is_sequence
-            and spec.is_input
-            and spec.key in config.keys
-            and spec.length < config.spec(spec.key).length
-        ):
+        is_read = spec.is_sequence and spec.is_input and spec.key in config.keys
+        if is_read and spec.length < (longest := config.spec(spec.key).length):
             raise Open4MError(
-                f"{second.folder}: reads at most {spec.length} tokens of {spec.key}, but the first model reads or makes "
-                f"up to {config.spec(spec.key).length}"
+                f"{second.folder}: reads at most {spec.length} tokens of {spec.key}, the first model up to {longest}"
             )
     both = [key for key in second.grids if key in first]
     if wrong := [key for key in both if not second.grids.is_same(first, key)]:
