@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ml4m_checkpoints import write
 from reference_cases import folder_of
 from safetensors.torch import load_file
 
 from open4m import modalities
-from open4m.hub.ml4m import names, table
+from open4m.hub.ml4m import export, names, table
 from open4m.hub.ml4m import text as public_text
 from open4m.hub.ml4m import tokenizer as ml4m
 from open4m.tokenizers.text import TextTokenizer
@@ -75,6 +76,24 @@ def test_a_saved_one_is_the_same(domain, tmp_path):
     assert (loaded.config, loaded.fingerprint) == (read.config, read.fingerprint)
     tokens = np.arange(np.prod(read.config.grid)).reshape(read.config.grid) % read.config.codebook_size
     assert np.array_equal(loaded.decode(tokens), read.decode(tokens))
+
+
+@pytest.mark.parametrize("domain", TOKENIZERS.values())
+def test_an_export_says_the_same_settings(domain, monkeypatch, tmp_path):
+    """Also where nothing is known of the public file, as of weights that were trained further."""
+    folder = OWN / "EPFL-VILAB" / table.TOKENIZERS[domain]
+    stated = json.loads((folder / "config.json").read_text())
+    kinds = {"enc": stated["enc_type"], "dec": stated["dec_type"]}
+    monkeypatch.setattr(export, "_kind", lambda config, network, end: kinds[end])  # their code has no names so small
+    read = ml4m.load(folder, names.tokenized(domain))
+    settings, tensors = export.tokenizer(read)
+    without = {"sync_codebook", *(("image_size", "patch_size") if read.config.vector else ())}  # of no effect here
+    assert {name: settings.get(name) for name in stated if name not in without} == {
+        name: value for name, value in stated.items() if name not in without
+    }
+    write(tmp_path / "again", settings, tensors)
+    again = ml4m.load(tmp_path / "again", names.tokenized(domain))
+    assert (again.config, again.fingerprint) == (read.config, read.fingerprint)
 
 
 # ---- sequences

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from open4m.model.fourm import FourMTransformer
@@ -35,6 +36,17 @@ class Prepared:
         return self._heads[key](hidden)
 
 
-def _state(model: FourMTransformer) -> list[tuple[int, int]]:
-    """Where each weight is, and how often it was written to."""
-    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]
+PROBES = 16
+"""Numbers of each weight that are compared: writing to ``weight.data`` leaves no other trace."""
+
+
+def _state(model: FourMTransformer) -> list[tuple[int, int, bytes]]:
+    """Where each weight is, how often it was written to, and some of its numbers if it is on the CPU."""
+    return [(p.data_ptr(), 0 if p.is_inference() else p._version, _probe(p.detach())) for p in model.parameters()]
+
+
+def _probe(weight: Tensor) -> bytes:
+    if weight.device.type != "cpu":  # such weights are not packed, and nobody should wait for them
+        return b""
+    flat = weight.reshape(-1)[:: max(1, weight.numel() // PROBES)]
+    return flat.contiguous().view(torch.uint8).numpy().tobytes()

@@ -196,6 +196,8 @@ def tokenizer(own: Tokenizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if isinstance(config.encoder, ViTConfig):
         settings |= {"post_mlp": config.encoder.post_mlp, "norm_codes": True}
         settings["patch_proj"] = not own.modality.feature_map
+    if isinstance(config.decoder, ViTConfig) and config.decoder.out_conv:
+        settings["out_conv"] = True
     if config.categorical:
         settings["n_labels"] = len(config.class_names)
     quantizers = {"vq": "lucid", "memcodes": MEMORY}
