@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 from dataclasses import replace
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from open4m import weights
 from open4m.cli.main import main
 from open4m.evaluate import published
 from open4m.generate.pipeline import FourM
-from open4m.hub import locate
+from open4m.hub import locate, parts
 from open4m.hub.ml4m import source, table
 from open4m.hub.parts import Chosen
 from open4m.model.fourm import FourMTransformer
@@ -173,6 +174,25 @@ def test_without_a_network_all_that_is_missing_is_listed(owner, offline, tmp_pat
         Open4MError, match=r"4M_tokenizers_depth.* where there is a connection: hf download EPFL-VILAB/"
     ):
         model.generate(np.zeros((8, 8, 3), np.uint8), "depth")
+
+
+def test_a_model_in_the_cache_of_the_hub_is_known_by_its_name(owner, tmp_path):
+    """Its folder is called by a number there."""
+    seconds = []
+    for name in (tiny_hub.BASE, tiny_hub.SECOND):
+        folder = tmp_path / f"models--EPFL-VILAB--{name}" / "snapshots" / "0123abcd"
+        folder.mkdir(parents=True)
+        for path in (owner / name).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        assert table.is_listed(folder)
+        seconds.append(parts.opened(f"EPFL-VILAB/{name}", folder=folder).second)
+    assert seconds == [f"EPFL-VILAB/{tiny_hub.SECOND}", None]  # super-resolution has none of its own
+
+
+def test_all_of_an_imported_directory_is_downloaded_from_the_hub(imported):
+    files = [path.relative_to(imported).as_posix() for path in imported.rglob("*") if path.is_file()]
+    assert source.KEPT in files
+    assert [name for name in files if not any(fnmatch(name, pattern) for pattern in locate.PATTERNS)] == []
 
 
 def test_parts_can_be_named(owner, tmp_path, capsys):

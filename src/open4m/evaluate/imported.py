@@ -94,10 +94,10 @@ class _Provenance:
 
     def keep(self, folder: Path, public: Path, made: Mapping[str, Tensor]) -> None:
         """Note that what ``folder`` holds is from a public file."""
-        origins.write(folder, public, _repository(public), license_of(public), made)
+        origins.write(folder, public, table.repository_of(public), license_of(public), made)
         text = (public if public.is_dir() else public.parent) / "LICENSE"
         if text.is_file():
-            self.licenses.setdefault(files.read_bytes(text, LARGEST_LICENSE), f"LICENSE-{_repository(public)}")
+            self.licenses.setdefault(files.read_bytes(text, LARGEST_LICENSE), f"LICENSE-{table.repository_of(public)}")
 
     def write(self, whole: Path) -> None:
         for text, name in self.licenses.items():
@@ -125,7 +125,7 @@ def import_checkpoint(
         raise Open4MError(f"{out}: a mount or the current directory, which nothing can replace; name one in it")
     folder = locate.resolve(source)
     if tokenizer.is_reference(folder):
-        modality = modality or table.modality_of(_repository(folder))
+        modality = modality or table.modality_of(table.repository_of(folder))
         if not modality:
             raise Open4MError(f"{source} is a tokenizer, which does not say what for: give --modality, as in depth")
         yield from _import_tokenizer(source, folder, out, modality, classes)
@@ -204,7 +204,7 @@ def _fetch(source: str, found: parts.Parts) -> None:
         except Open4MError:
             missing.append(name)
     if missing:
-        how = table.downloads(f"{table.OWNER}/{_repository(found.folder)}")
+        how = table.downloads(f"{table.OWNER}/{table.repository_of(found.folder)}")
         raise Open4MError(
             f"{source}: needs {', '.join(missing)}, which are not here and cannot be downloaded; {how}; or take the "
             "transformer alone: --alone"
@@ -296,7 +296,7 @@ def _import_tokenizer(source: str, folder: Path, out: Path, modality: str, class
 
 def license_of(public: Path) -> str:
     """The license of a public repository's weights: that of the authors, or what its card says; "" if it says none."""
-    if _repository(public) in {*table.TRANSFORMERS, *table.TOKENIZERS.values()}:
+    if table.repository_of(public) in {*table.TRANSFORMERS, *table.TOKENIZERS.values()}:
         return table.LICENSE.name
     own = (public if public.is_dir() else public.parent) / weights.CARD
     return front_matter(own).get("license", "") if own.is_file() else ""
@@ -344,12 +344,6 @@ def _origins(found: parts.Parts) -> Iterator[str]:
 
 def _from(at: Any) -> str:
     return f" of {at.identity or at.origin}" if isinstance(at, Source) and (at.identity or at.origin) else ""
-
-
-def _repository(public: Path) -> str:
-    """The name of a repository, by its folder or by where the hub's cache holds it."""
-    cached = re.search(r"models--[^/]*--([^/]+)/snapshots/[^/]+/?[^/]*$", public.as_posix())
-    return cached[1] if cached else public.name if public.is_dir() else public.stem
 
 
 def _left_out(imported: transformer.Imported | tokenizer.Imported) -> str:

@@ -34,9 +34,10 @@ PATTERNS = [
     f"{MODALITIES}/*.py",
     f"{SUPER_RESOLUTION}/*",
     "*.json",
+    "source.safetensors",
     "LICENSE*",
 ]
-"""What is downloaded of a model on the hub."""
+"""What is downloaded of a model on the hub: all that an import or a training writes. ``*`` stands for folders too."""
 
 
 def shipped() -> list[str]:

@@ -320,7 +320,7 @@ def _public_text(beside: Path, listed: bool) -> Callable[[], Path] | None:
 
 
 def _public_second(beside: Path, listed: bool) -> Path | str | None:
-    if beside.name == table.SUPER_RESOLUTION:
+    if table.repository_of(beside) == table.SUPER_RESOLUTION:
         return None
     if (own := beside / locate.SUPER_RESOLUTION).is_dir():
         return own

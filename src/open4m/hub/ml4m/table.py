@@ -4,6 +4,7 @@ makes, and a model of super-resolution. The text tokenizer of all of them is on 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +86,15 @@ LICENSE = License(
 """Of all these weights. It is not that of open4m's code."""
 
 
+def repository_of(place: Path) -> str:
+    """The name of a repository, by its folder or by where the hub's cache holds it; of a file, the file's."""
+    cached = re.search(r"models--[^/]*--([^/]+)/snapshots/[^/]+/?[^/]*$", place.as_posix())
+    return cached[1] if cached else place.stem if place.is_file() else place.name
+
+
 def is_listed(repository: str | Path) -> bool:
     """Whether a name on the hub, or the folder of a download, is one of their transformers."""
-    return Path(repository).name in TRANSFORMERS
+    return repository_of(Path(repository)) in TRANSFORMERS
 
 
 def tokenizer_of(modality: str) -> str | None:
