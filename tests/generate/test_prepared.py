@@ -77,6 +77,24 @@ def test_what_is_prepared_follows_the_weights(model, precision):
     assert result(engine) == first
 
 
+@pytest.mark.parametrize("precision", ["exact", "int8"])
+def test_hooks_are_called_on_every_layer_of_the_model(model, precision):
+    """Also those that are put there after a first generation, and none that was removed."""
+    watched, seen = copy.deepcopy(model), []
+    engine = Engine(watched, START, (EOS,), EOS)
+    engine.precision = precision
+    plan = [Step(target="rgb", steps=1, temperature=0.0)]
+    before = engine.run(Canvas(CONFIG, 1), plan, [0])
+    handles = [part.register_forward_hook(lambda layer, *_: seen.append(layer)) for part in watched.decoder.modules()]
+    engine.run(Canvas(CONFIG, 1), plan, [0])
+    assert {*watched.decoder[0].mlp.modules()} <= {*seen}
+    for handle in handles:
+        handle.remove()
+    after = engine.run(Canvas(CONFIG, 1), plan, [0])
+    assert torch.equal(after.records["rgb"].log_probability, before.records["rgb"].log_probability)
+    assert engine._prepared.model is not watched
+
+
 def test_eight_bits_are_near_the_weights_that_they_are_made_from(model):
     """Log-probabilities of the same tokens differ by the rounding, and by no more."""
     engine = Engine(model, START, (EOS,), EOS)

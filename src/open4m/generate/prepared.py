@@ -13,12 +13,13 @@ class Prepared:
     """A model whose linear layers are packed where that is faster; those of the output when they are first used.
 
     It is made from the weights as they are, and :meth:`is_of` says whether they still are. It takes as much memory as
-    these, or a quarter in 8 bits. Raises :class:`Open4MError` for a precision that is not to be had.
+    these, or a quarter in 8 bits. A model with forward hooks, which may be on any layer, is used as it is. Raises
+    :class:`Open4MError` for a precision that is not to be had.
     """
 
     def __init__(self, model: FourMTransformer, precision: Precision):
         self._model, self._precision = model, precision
-        self._packs = can_pack(model.embeddings.outputs.weight, precision)
+        self._packs = can_pack(model.embeddings.outputs.weight, precision) and not _has_hooks(model)
         self._state = _state(model)
         self.model: FourMTransformer = packed(model, precision, but=model.embeddings) if self._packs else model
         self._heads: dict[str, PackedLinear] = {}
@@ -40,9 +41,16 @@ PROBES = 16
 """Numbers of each weight that are compared: writing to ``weight.data`` leaves no other trace."""
 
 
-def _state(model: FourMTransformer) -> list[tuple[int, int, bytes]]:
-    """Where each weight is, how often it was written to, and some of its numbers if it is on the CPU."""
-    return [(p.data_ptr(), 0 if p.is_inference() else p._version, _probe(p.detach())) for p in model.parameters()]
+def _state(model: FourMTransformer) -> tuple[bool, list[tuple[int, int, bytes]]]:
+    """Whether there are hooks; where each weight is, how often it was written to, and some of its numbers if it is on
+    the CPU."""
+    return _has_hooks(model), [
+        (p.data_ptr(), 0 if p.is_inference() else p._version, _probe(p.detach())) for p in model.parameters()
+    ]
+
+
+def _has_hooks(model: FourMTransformer) -> bool:
+    return any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
 def _probe(weight: Tensor) -> bytes:
