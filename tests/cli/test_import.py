@@ -111,6 +111,7 @@ def test_a_failed_import_says_why_in_one_line_and_writes_nothing(tmp_path, capsy
     out = tmp_path / "ours"
     ours = tmp_path / "other"
     FourM(FourM.from_pretrained(write(tmp_path / "good", *checkpoint())).model, {}, None).save(ours)
+    (ours / weights.CONFIG).write_text("{}")
     for source, message in (
         (write(tmp_path / "theirs", settings, tensors), "missing: mask_token; unexpected: none"),
         (ours, "not a 4M transformer of the authors"),
@@ -124,6 +125,17 @@ def test_a_failed_import_says_why_in_one_line_and_writes_nothing(tmp_path, capsy
     (ours / weights.CONFIG).unlink()
     assert main.main(["import", str(ours), str(out)]) == 2
     assert "not a 4M transformer of the authors" in capsys.readouterr().err
+
+
+def test_a_directory_of_ours_is_copied_as_it_is(tmp_path, capsys):
+    ours, out = tmp_path / "other", tmp_path / "copy"
+    FourM(FourM.from_pretrained(write(tmp_path / "good", *checkpoint())).model, {}, None).save(ours)
+    (ours / "plans.json").write_text("{}")
+    assert main.main(["import", str(ours), str(out), "--alone"]) == 2
+    assert "leave out --alone" in capsys.readouterr().err
+    assert main.main(["import", str(ours), str(out)]) == 0
+    held = {p.relative_to(ours): p.read_bytes() for p in ours.rglob("*") if p.is_file()}
+    assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == held
 
 
 def test_generated_boxes_are_said_to_be_malformed():

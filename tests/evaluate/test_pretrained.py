@@ -8,10 +8,10 @@ import pytest
 
 from open4m import modalities
 from open4m.cli.main import main
-from open4m.evaluate.pretrained import Measurement, suite_of, world_of
+from open4m.evaluate.pretrained import Measurement, check_own, suite_of, world_of
 from open4m.evaluate.suites import labels, scenes
 from open4m.generate.pipeline import FourM
-from open4m.model.plans import FILE
+from open4m.model.plans import FILE, Merged, Plans
 from open4m.store.shards import write_shard
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.tokenizer import Tokenizer
@@ -68,6 +68,35 @@ def test_tune_chooses_on_raw_data(photos, raw, capsys):
     assert main(["tune", str(photos), "--data", str(raw), "--samples", "2"]) == 0
     assert set(json.loads(capsys.readouterr().out)["plans"]) == {"rgb → depth"}
     assert (photos / FILE).exists()
+
+
+def test_what_tune_prints_has_the_consensus_and_evaluate_says_what_it_wrote(photos, raw, tmp_path, capsys, monkeypatch):
+    plans = Plans(merged={"rgb → depth": Merged(samples=3, options={"depth": {"steps": 1}})})
+    monkeypatch.setattr("open4m.evaluate.pretrained.tune", lambda *_: (plans, []))
+    assert main(["tune", str(photos), "--data", str(raw), "--samples", "1", "--dry-run"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["merged"] == {"rgb → depth": {"samples": 3, "options": {"depth": {"steps": 1}}}}
+    out = tmp_path / "e.json"
+    assert main(["evaluate", str(photos), "--data", str(raw), "--samples", "1", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| rgb → depth | abs rel ↓ |" in printed
+    assert printed.endswith(f"{out}\n")
+
+
+@pytest.mark.parametrize("name", ["scenes", "theirs", "OWNER/cached"])
+def test_tune_stores_plans_in_directories_of_the_users_only(name, photos, tmp_path, monkeypatch, capsys):
+    """Neither in the program, nor in the hub's cache, nor beside weights in a format that has no place for them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("open4m.hub.locate.downloaded", lambda _: photos)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "config.json").write_text('{"domains_in": []}')
+    (theirs / "model.safetensors").touch()
+    assert main(["tune", name, "--data", "nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert "--dry-run measures only" in said
+    assert f"open4m import {name} OUT" in said
+    check_own(photos)
 
 
 def test_one_thing_is_measured_on():

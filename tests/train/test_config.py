@@ -12,8 +12,36 @@ from open4m.types import Open4MError
 CONFIG = TrainConfig(length=Duration.parse("3 steps"), batch_size=4)
 
 
+def began(directory, name="metrics.jsonl"):
+    """What a run leaves that made a step."""
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text("{}\n")
+
+
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints/step-00000003/state.json", "stage-1/metrics.jsonl"])
+def test_only_a_run_that_made_a_step_keeps_its_directory(tmp_path, kept):
+    """What is wrong with settings is said before the first step: corrected, the same command begins anew."""
+    other = {"train": dataclasses.replace(CONFIG, batch_size=8)}
+    claim(tmp_path, {"train": CONFIG})
+    claim(tmp_path / "stage-1", {"train": CONFIG})
+    (tmp_path / "metrics.jsonl").touch()
+    began(tmp_path, "tensorboard/events.out.tfevents.1")
+    claim(tmp_path, other)
+    claim(tmp_path / "stage-1", other)
+    began(tmp_path, kept)
+    claim(tmp_path, other)
+    with pytest.raises(Open4MError, match="another configuration"):
+        claim(tmp_path, {"train": CONFIG})
+
+
+def test_a_warmup_longer_than_the_run_says_what_to_set():
+    with pytest.raises(Open4MError, match=r'the whole run, 3 .*batches of 4 samples\), got 50; .*warmup="0 steps"'):
+        dataclasses.replace(CONFIG, warmup=Duration.parse("50 steps"))
+
+
 def test_a_directory_is_of_one_configuration(tmp_path):
     claim(tmp_path, {"train": CONFIG})
+    began(tmp_path)
     claim(tmp_path, {"train": dataclasses.replace(CONFIG, log_every=7)})  # changes no result
     with pytest.raises(Open4MError, match=r"another configuration \(train.batch_size: 4 -> 8\)"):
         claim(tmp_path, {"train": dataclasses.replace(CONFIG, batch_size=8)})
@@ -23,6 +51,7 @@ def test_a_finished_run_is_not_made_longer(tmp_path):
     """With a decay its length is free until it is done; after that another one would be ignored in silence."""
     config = dataclasses.replace(CONFIG, decay=Duration.parse("1 steps"))
     longer = dataclasses.replace(config, length=Duration.parse("9 steps"))
+    began(tmp_path)
     for description in (config, longer, config):
         claim(tmp_path, {"train": description})
     claim(tmp_path, {"train": dataclasses.replace(config, workers=3)}, finished=True)
@@ -32,6 +61,7 @@ def test_a_finished_run_is_not_made_longer(tmp_path):
 
 def test_fields_that_are_newer_than_the_run_had_their_defaults(tmp_path):
     claim(tmp_path, {"train": CONFIG})
+    began(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     del written["train"]["decay"], written["train"]["optim"]["muon_lr"]
     (tmp_path / "config.json").write_text(json.dumps(written))

@@ -43,6 +43,7 @@ def run(options: Namespace) -> None:
     result = evaluate_pretrained(options.model, Measurement(**on, **where))
     if options.out is not None:
         files.write_text(options.out, result.to_json())
+        print(report.table(result), options.out, sep="\n")
     else:
         print(result.to_json(), end="")
     if options.readme is not None:

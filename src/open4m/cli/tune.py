@@ -10,7 +10,7 @@ from open4m.cli import device, trust, world
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
-    parser.add_argument("model", help="a shipped model or a model directory")
+    parser.add_argument("model", help="a model directory of yours; with --dry-run also a shipped model")
     parser.add_argument(
         "--data",
         type=Path,
@@ -28,6 +28,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
 
 def run(options: Namespace) -> None:
     """Choose a model's plans; print what was measured."""
+    from open4m.config import to_dict
     from open4m.evaluate.pretrained import Measurement, tune_pretrained
     from open4m.evaluate.tuning import report
 
@@ -35,4 +36,5 @@ def run(options: Namespace) -> None:
     on = {"samples": options.samples, "seed": options.seed, "world": options.world, "data": options.data}
     on = Measurement(**on, device=device.chosen(options))
     plans, trials = tune_pretrained(options.model, on, write=not options.dry_run)
-    print(json.dumps({"plans": plans.tasks, "merged": plans.merged, "trials": report(trials)}, indent=1))
+    chosen = to_dict(plans)
+    print(json.dumps({"plans": chosen["tasks"], "merged": chosen["merged"], "trials": report(trials)}, indent=1))

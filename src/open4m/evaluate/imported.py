@@ -115,10 +115,11 @@ def import_checkpoint(
     """Write the checkpoint ``source`` (a directory, a file, or a name on the hub) to the new directory ``out``.
 
     A transformer is written with the tokenizers and the model of super-resolution that belong to it, or that are
-    ``chosen``, unless it is to be ``alone``. ``modality`` is required for a tokenizer of another name than the public
-    ones, since its checkpoint does not name it; ``classes`` is a file of class names. Yields the lines that describe
-    what was written. Raises :class:`Open4MError` before anything is written if it cannot be imported, which lists all
-    that is not here and cannot be downloaded; a failed write leaves nothing.
+    ``chosen``, unless it is to be ``alone``; a directory of ours is copied, with what is ``chosen`` in place.
+    ``modality`` is required for a tokenizer of another name than the public ones, since its checkpoint does not name
+    it; ``classes`` is a file of class names. Yields the lines that describe what was written. Raises
+    :class:`Open4MError` before anything is written if it cannot be imported, which lists all that is not here and
+    cannot be downloaded; a failed write leaves nothing.
     """
     files.check_new(out)
     if out.is_mount() or out.resolve() == Path.cwd():
@@ -133,8 +134,10 @@ def import_checkpoint(
         raise Open4MError(f"{source}: not a tokenizer, --modality and --classes are for those")
     elif transformer.is_reference(folder):
         yield from _import_transformer(source, folder, out, None if alone else parts.opened(source, chosen, folder))
-    elif chosen is not None and folder.is_dir():
-        yield from _reassembled(out, parts.opened(source, chosen, folder), chosen)
+    elif alone and parts.is_own(folder):
+        raise Open4MError(f"{source}: a directory of open4m is copied as a whole; leave out --alone")
+    elif parts.is_own(folder) or (chosen is not None and folder.is_dir()):
+        yield from _reassembled(out, parts.opened(source, chosen, folder), chosen or parts.Chosen())
     else:
         transformer.load(folder)  # raises, and says what it is not
     yield str(out)

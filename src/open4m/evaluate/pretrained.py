@@ -15,6 +15,7 @@ from open4m.evaluate.suites.scene_images import Judges
 from open4m.evaluate.tuning import Trial, tune
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
+from open4m.hub.ml4m import transformer
 from open4m.model.plans import Plans
 from open4m.types import Open4MError
 
@@ -54,11 +55,26 @@ def evaluate_pretrained(name: str | Path, on: Measurement) -> Result:
 
 
 def tune_pretrained(name: str | Path, on: Measurement, write: bool = True) -> tuple[Plans, list[Trial]]:
-    """Choose how a model generates best; ``write``: into its directory. Raises like :func:`evaluate_pretrained`."""
+    """Choose how a model generates best; ``write``: into its directory. Raises like :func:`evaluate_pretrained`, and
+    for a directory that is not the user's to change."""
+    if write:
+        check_own(name)
     plans, trials = tune(suite_of(name, on, "validation"), on.seed)
     if write:
         plans.save(locate.resolve(name))
     return plans, trials
+
+
+def check_own(name: str | Path) -> None:
+    """Raise :class:`Open4MError` for a model whose directory nothing may be stored in: it is part of the program, or of
+    the hub's cache, or in the authors' format, which has no place for plans."""
+    path, folder = Path(name), locate.resolve(name)
+    if str(name) not in locate.shipped() and path.exists() and not transformer.is_reference(folder):
+        return
+    raise Open4MError(
+        f"{name}: is used as it is, no plans can be stored in it; --dry-run measures only, and plans are stored in a "
+        f"copy of yours: open4m import {name} OUT"
+    )
 
 
 def suite_of(name: str | Path, on: Measurement, split: str) -> labels.Suite:

@@ -52,6 +52,10 @@ class Candidate:
     options: dict[str, dict[str, Any]]
     merged: int = 1
 
+    def __str__(self) -> str:
+        own = (f"{target}.{name}={value}" for target, said in self.options.items() for name, value in said.items())
+        return " ".join(own) + (f", {self.merged} samples merged" if self.merged > 1 else "")
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -109,7 +113,7 @@ def tune(suite: Suite, seed: int = 0) -> tuple[Plans, list[Trial]]:
             start = time.perf_counter()
             figures = measured.figures(suite.generate(path, seed, candidate.options, candidate.merged))
             own.append(Trial(ARROW.join(path), candidate, figures, time.perf_counter() - start))
-            log.info("%s: %s %.4f, %s", own[-1].task, deciding, figures.values[deciding], candidate)
+            log.info("%s: %s %.4f, by %s", own[-1].task, deciding, figures.values[deciding], candidate)
         ranked = sorted(own, key=lambda trial: -_rank(sign * trial.figures.values[deciding]))  # keeps equals in order
         kept = [next(trial for trial in ranked if trial.candidate.merged == 1)]
         tasks[kept[0].task] = kept[0].candidate.options

@@ -148,6 +148,15 @@ def _is_shared(own: Tokenizer | Source | None, stem: str, first: Grids) -> bool:
 # ---- directories of ours
 
 
+def is_own(folder: Path) -> bool:
+    """Whether a directory holds a 4M in the format of this program."""
+    try:
+        configs.load(FourMConfig, folder / weights.CONFIG, FORMAT)
+    except (Open4MError, OSError):
+        return False
+    return True
+
+
 def _own(folder: Path, chosen: Chosen) -> Parts:
     if not folder.is_dir():
         raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")

@@ -21,6 +21,10 @@ RUN = "config.json"
 """The file of a run directory that says what determines the run."""
 
 
+EVENTS = "tensorboard"
+"""The folder of a run directory with TensorBoard's files, which say nothing that ``metrics.jsonl`` does not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long and how to train (paper Table 5)."""
@@ -55,10 +59,11 @@ class TrainConfig:
         if self.steps < 1:
             raise Open4MError(f"length: expected at least one step, got {self.length}")
         if (within := self.warmup_steps + self.decay_steps) > self.steps:
-            parts = f"warmup {self.warmup}" if self.decay is None else f"warmup {self.warmup} and decay {self.decay}"
+            decay = "" if self.decay is None else f" and decay {self.decay}"
             raise Open4MError(
-                f"{parts} are {within} steps, longer than the whole run: length {self.length}, {self.steps} steps of "
-                f"{self.batch_size} samples"
+                f"warmup {self.warmup}{decay}: expected at most the steps of the whole run, {self.steps} (length "
+                f"{self.length}, batches of {self.batch_size} samples), got {within}; set a shorter warmup, as in "
+                f'warmup="{self.steps // 10} steps", or a longer length'
             )
 
     @property
@@ -144,12 +149,13 @@ def claim(directory: Path, description: Any, finished: bool = False) -> None:
 
     A field that is newer than the run had its default in it. A run with a ``decay`` may be made longer or shorter:
     nothing depends on its length until the decay begins (after that :func:`train` refuses it), unless it is
-    ``finished``: nothing of it is left to do, so that another length would be ignored.
+    ``finished``: nothing of it is left to do, so that another length would be ignored. A run that ended before its
+    first step, since something was wrong with its settings, holds nothing to lose: the new one takes its place.
 
     Raises :class:`Open4MError` if the directory holds a run with another configuration, or of a newer format.
     """
     path = directory / RUN
-    if not path.exists():
+    if not path.exists() or not _began(directory):
         directory.mkdir(parents=True, exist_ok=True)
         configs.save(description, path, FORMAT)
         return
@@ -162,6 +168,12 @@ def claim(directory: Path, description: Any, finished: bool = False) -> None:
         )
     if configs.differences(held, description):
         configs.save(description, path, FORMAT)
+
+
+def _began(directory: Path) -> bool:
+    """Whether a directory holds more than the configurations and the empty records of runs that made no step."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return any(path.name != RUN and path.parent.name != EVENTS and path.stat().st_size > 0 for path in files)
 
 
 def _determining(values: Any, finished: bool = False) -> Any:
