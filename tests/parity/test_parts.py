@@ -155,7 +155,7 @@ def test_sequences_say_the_same_in_any_vocabulary_and_come_back_exactly(kind, wo
 
 @pytest.mark.parametrize("kind", SEQUENCES)
 def test_sequences_have_their_ids_in_the_public_vocabulary(kind):
-    text = public_text.load(folder_of("text").parent / public_text.FILE)
+    text = public_text.load(folder_of("text").parent / table.TEXT.name)
     modality = modalities.get(SEQUENCES[kind])
     for case in cases(kind, folder=folder_of("text"), name="case.json"):
         longest = names.LENGTHS[modality.name]
