@@ -13,6 +13,9 @@ _LIGHT_BACKGROUND = 330  # sum of R, G and B above which dark text is easier to 
 # From light gray to dark red, steadily darker, so that a gray print keeps the order.
 _HEAT = np.array([[240, 240, 236], [254, 217, 118], [253, 141, 60], [189, 0, 38], [77, 0, 24]])
 
+OBJECT_COLORS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#6a994e", "#7b2cbf", "#bc6c25", "#444444")
+"""Of boxes, bodies and outlines; from the first one on again if there are more."""
+
 
 def grid(
     rows: Sequence[Sequence[Image.Image]],
@@ -146,6 +149,12 @@ def picture(array: np.ndarray, size: int, smooth: bool = True, stretch: bool = F
     sheet = Image.new("RGB", (size, size), "white")
     sheet.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
     return sheet
+
+
+def noted(image: Image.Image, words: str) -> None:
+    """Write into the middle of an image what it lacks, such as "no people"."""
+    middle, points = (image.width / 2, image.height / 2), max(8, image.width // 16)
+    ImageDraw.Draw(image).text(middle, words, fill="gray", anchor="mm", font_size=points)
 
 
 def drawn_corners(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from open4m import files
 from open4m.modalities.crops import Crop, seen
 from open4m.modalities.families import Flag, Palette, TokenSequence
-from open4m.pictures import drawn_corners
+from open4m.pictures import OBJECT_COLORS, drawn_corners
 from open4m.types import Boxes, Open4MError
 
 if TYPE_CHECKING:
@@ -233,10 +233,9 @@ def draw_boxes(image: Image.Image, value: Boxes) -> Image.Image:
     image = image.copy()
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(max(10, image.width // 20))
-    colors = ["#d1495b", "#00798c", "#edae49", "#30638e", "#6a994e", "#7b2cbf", "#bc6c25", "#444444"]
     names = sorted(set(value.labels))
     for row, label in zip(value.corners, value.labels, strict=True):
-        color = colors[names.index(label) % len(colors)]
+        color = OBJECT_COLORS[names.index(label) % len(OBJECT_COLORS)]
         x0, y0, x1, y1 = drawn_corners(row, image.size)
         draw.rectangle((x0, y0, x1, y1), outline=color, width=max(1, image.width // 100))
         left, top, right, bottom = draw.textbbox((x0 + 2, max(0, y0 - image.width // 18)), label, font=font)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from open4m.modalities.symbols import Symbol, SymbolSequence, numbers_of
+from open4m.pictures import noted
 
 MOST_COLORS = 7
 _HEX = re.compile(r"#?([0-9a-fA-F]{6}|[0-9a-fA-F]{3})")
@@ -84,7 +85,7 @@ class Palettes(SymbolSequence):
             ink = "black" if sum(color) > 380 else "white"
             draw.text(((left + right) / 2, size - size / 16), name, fill=ink, anchor="ms", font_size=max(6, size // 22))
         if not len(value):
-            draw.text((size / 2, size / 2), "no colors", fill="gray", anchor="mm", font_size=max(8, size // 16))
+            noted(image, "no colors")
         return image
 
     def metrics(self, predictions: Sequence[ColorPalette], labels: Sequence[ColorPalette]) -> dict[str, float]:

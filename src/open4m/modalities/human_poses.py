@@ -27,7 +27,7 @@ from open4m.modalities.symbols import (
     numbers_of,
     split,
 )
-from open4m.pictures import drawn_corners
+from open4m.pictures import OBJECT_COLORS, drawn_corners, noted
 
 if TYPE_CHECKING:
     from open4m.tokenizers.tokenizer import Tokenizer
@@ -46,8 +46,6 @@ PARTS = ("pose", "global", "camera", "shape")
 
 LENGTH = 1 + 4 + len(PARTS) + CODES + sum(count for count, _, _ in RANGES.values())
 """Symbols of a person."""
-
-COLORS = ("#d1495b", "#00798c", "#edae49", "#6a994e", "#7b2cbf", "#30638e")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +165,7 @@ class HumanPoses(SymbolSequence):
         image = image.copy()
         draw, width = ImageDraw.Draw(image), max(1, image.width // 80)
         for i, person in enumerate(value.people):
-            color = COLORS[i % len(COLORS)]
+            color = OBJECT_COLORS[i % len(OBJECT_COLORS)]
             if person.rotations is None:
                 draw.rectangle(drawn_corners(person.box, image.size), outline=color, width=width)
                 continue
@@ -177,8 +175,7 @@ class HumanPoses(SymbolSequence):
             for x, y in points:
                 draw.ellipse((x - width, y - width, x + width, y + width), fill=color)
         if not len(value):
-            middle = image.width / 2, image.height / 2
-            draw.text(middle, "no people", fill="gray", anchor="mm", font_size=max(8, image.width // 16))
+            noted(image, "no people")
         return image
 
     def metrics(self, predictions: Sequence[People], labels: Sequence[People]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from open4m.modalities.symbols import (
     numbers_of,
     split,
 )
-from open4m.pictures import drawn_corners
+from open4m.pictures import OBJECT_COLORS, drawn_corners, noted
 
 if TYPE_CHECKING:
     from open4m.tokenizers.tokenizer import Tokenizer
@@ -37,8 +37,6 @@ CODES = 16
 
 GRID = 64
 """The side in pixels of a mask in its box."""
-
-COLORS = ("#d1495b", "#00798c", "#edae49", "#6a994e", "#7b2cbf", "#30638e", "#bc6c25")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +196,7 @@ class SAMInstances(SymbolSequence):
         draw, width = ImageDraw.Draw(image), max(1, image.width // 100)
         each = [instance for point in value.points for instance in point.instances]
         for i, instance in enumerate(each):
-            color, corners = COLORS[i % len(COLORS)], drawn_corners(instance.box, image.size)
+            color, corners = OBJECT_COLORS[i % len(OBJECT_COLORS)], drawn_corners(instance.box, image.size)
             if instance.mask is None:
                 draw.rectangle(corners, outline=color, width=width)
             else:
@@ -208,8 +206,7 @@ class SAMInstances(SymbolSequence):
             radius = 2 * width
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill="white", outline="black")
         if not value.points:
-            middle = image.width / 2, image.height / 2
-            draw.text(middle, "no points", fill="gray", anchor="mm", font_size=max(8, image.width // 16))
+            noted(image, "no points")
         return image
 
     def metrics(self, predictions: Sequence[Instances], labels: Sequence[Instances]) -> dict[str, float]:
