@@ -100,7 +100,7 @@ class FourMBase:
     @property
     def text(self) -> TextTokenizer | None:
         """The text tokenizer of all sequences, None if there is none; read when it is first asked for."""
-        if not isinstance(self._text, TextTokenizer | None):
+        if callable(self._text):
             self.text = self._text()
         return self._text
 

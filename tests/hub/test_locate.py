@@ -98,7 +98,7 @@ def test_a_name_on_the_hub_is_downloaded_unless_it_is_a_directory_here(tmp_path,
     assert locate.resolve("owner/4M-7_B.v1") == downloaded
     assert calls == [("owner/4M-7_B.v1", locate.PATTERNS)]
     kept = {"config.json", "model.safetensors", "README.md", "tokenizers/*", "modalities/*.py", "super_resolution/*"}
-    assert kept | {"*.json", "LICENSE*"} == {*locate.PATTERNS}  # and nothing that is run
+    assert kept | {"*.json", "LICENSE*", "source.safetensors"} == {*locate.PATTERNS}  # and nothing that is run
     local = tmp_path / "owner" / "4M-7_B.v1"
     local.parent.mkdir()
     downloaded.rename(local)

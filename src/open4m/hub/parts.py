@@ -89,6 +89,7 @@ def model_of(config: FourMConfig, tensors: dict[str, Tensor]) -> FourMTransforme
     back."""
     model = empty_model(config)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    model.reset_buffers()
     return model
 
 

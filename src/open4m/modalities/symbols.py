@@ -16,7 +16,7 @@ import numpy as np
 
 from open4m import files
 from open4m.modalities.families import TokenSequence
-from open4m.types import Value
+from open4m.types import Open4MError, Value
 
 if TYPE_CHECKING:
     from open4m.tokenizers.text import TextTokenizer
@@ -65,7 +65,9 @@ class SymbolSequence(TokenSequence):
             return value
         try:
             return self.made(value)
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError, AttributeError) as error:
+        except Open4MError:
+            raise
+        except Exception as error:  # reading an object of the user's may raise anything
             raise self.error(f"expected {self.expected} ({error})") from error
 
     def encode(self, value: Value, text: TextTokenizer, max_length: int = 256) -> list[int]:

@@ -16,6 +16,17 @@ from open4m.nn.positions import CPU, sincos_1d, sincos_2d, spread
 from open4m.nn.rotary import angles_2d
 from open4m.types import MaskedBatch, Open4MError
 
+CONSTANTS = (
+    "positions",
+    "position_offset",
+    "input_offset",
+    "query_offset",
+    "is_causal",
+    "target_positions",
+    "angles",
+)
+"""The buffers of :class:`Embeddings`, which follow from its configuration."""
+
 
 class Embeddings(nn.Module):
     """The sum that represents a token: its content, its modality and its position.
@@ -59,8 +70,10 @@ class Embeddings(nn.Module):
             {side: nn.Parameter(torch.zeros(sum(learned), dim)) for side in ("encoder", "decoder") if any(learned)}
         )
         self.limited = any(m.target_positions for m in specs)
-        for name, table in self._constants().items():
-            self.register_buffer(name, table, persistent=False)
+        for name in CONSTANTS:
+            self.register_buffer(name, None, persistent=False)
+        if torch.get_default_device().type != "meta":  # where tables of any size would take memory
+            self.reset_buffers()
 
     def _constants(self) -> dict[str, Tensor]:
         """The buffers, which follow from the configuration: fixed positions, and where each modality's rows begin."""
@@ -85,9 +98,11 @@ class Embeddings(nn.Module):
         return constants
 
     def reset_buffers(self) -> None:
-        """Compute the buffers again, after ``to_empty`` has left them without content."""
+        """Compute the buffers, which a module from the meta device does not have, nor one after ``to_empty``."""
+        like = self.modality.weight
+        types = {"positions": like.dtype, "angles": torch.promote_types(like.dtype, torch.float32)}
         for name, table in self._constants().items():
-            getattr(self, name).copy_(table)
+            setattr(self, name, table.to(like.device, types.get(name, table.dtype)))
 
     def restore_angles(self) -> None:
         """Give rotary angles their precision back, after the module was cast to 16 bits, which turn coarsely."""
