@@ -13,12 +13,27 @@ from open4m.cli.main import main
         (["generate", "--to", "rgb", "--prompt=a"], "say --caption TEXT"),
         (["extract", "--to", "depth", "--image", "a.png"], "say --input IMAGE"),
         (["generate", "--to", "rgb", "--bogus"], "unrecognized arguments: --bogus"),
+        (["generate", "--to", "rgb", "--capton=x"], "did you mean --caption?"),
+        (
+            ["tokenizer", "report", "x", "--smaples", "3"],
+            "open4m tokenizer report: unrecognized arguments: --smaples 3; did",
+        ),
+        (
+            ["generate", "--to", "rgb", "--steps", "many"],
+            "argument --steps: invalid int value: 'many' (open4m generate -",
+        ),
+        (["generate", "--caption", "x"], "required: --to (open4m generate --help lists"),
+        (["tokenizer", "raport"], "invalid choice: 'raport' (choose from"),
+        (["evaluate"], "required: model"),
     ],
 )
 def test_unknown_arguments_come_with_what_to_type(arguments, message, capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main(arguments)
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1  # no usage, which of some commands fills a screen
 
 
 @pytest.mark.parametrize(

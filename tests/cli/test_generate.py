@@ -573,13 +573,17 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
             ["--caption", "a", "--to", "rgb", "--guidance", 3],
             "nothing to guide by: give a weight of what is given, or",
         ),
-        ("generate", ["--input-dir", "model", "--to", "rgb"], "needs --input-dir and --output-dir"),
+        (
+            "generate",
+            ["--input-dir", "model", "--to", "rgb"],
+            "is read from --input-dir and its results go to --output-dir",
+        ),
         ("generate", ["--input-dir", "none", "--output-dir", "x", "--to", "rgb"], "none: not a folder"),
         ("generate", ["--input-dir", "model", "--output-dir", "x", "--to", "rgb"], "no images in it"),
         (
             "generate",
             ["--input-dir", ".", "--output-dir", "x", "--to", "depth", "--given", "rgb=wide.png"],
-            "without another rgb and --animate",
+            "then --out, --animate and another rgb have no meaning",
         ),
         (
             "generate",

@@ -317,7 +317,7 @@ def test_mistakes_are_one_line(tokenizer, tmp_path, shards, capsys):
         (["scenes/rbg"], "scenes: has no tokenizer 'rbg' (of dense modalities it has: scenes/clip, scenes/depth"),
         (["scenes"], "scenes: has several tokenizers: name one"),
         (["scenes/text"], "scenes: has no tokenizer 'text'"),
-        (["nothing/rgb"], "nothing: neither a directory"),
+        (["nothing/rgb"], "nothing/rgb: neither the folder of a tokenizer nor MODEL/MODALITY"),
         ([str(tmp_path / "depth"), "--samples", "0"], "2 samples or more, got 0"),
         ([str(tmp_path / "normals"), "--data", str(shards)], "normals"),
         ([str(tmp_path / "depth"), "--data", str(tmp_path / "none")], "none"),

@@ -243,6 +243,8 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
         ([{"caption": "a ball"}, {"rgb": IMAGE}], ["rgb"], {}, "rgb is both given and a target"),
         ({"rgb": IMAGE}, "dept", {}, "did you mean depth"),
         ({"rgb": IMAGE}, 3, {}, r"targets: expected a modality or a list of them, such as \['rgb'\], got 3"),
+        ({"rgb": IMAGE}, ["depth"], {"num_inference_steps": 3}, "did you mean steps"),
+        ({"rgb": IMAGE}, ["depth"], {"num_images_per_prompt": 3}, "did you mean samples"),
         ({"rgb": IMAGE}, ["depth"], {"stepps": 3}, "unknown generation option 'stepps'; did you mean steps"),
         ({"rgb": IMAGE}, ["depth"], {"samples": 0}, "samples must be a whole number, 1 or more, got 0"),
         ({"rgb": IMAGE}, ["depth"], {"samples": True}, "samples must be a whole number, 1 or more, got True"),

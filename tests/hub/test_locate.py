@@ -172,3 +172,15 @@ def test_the_folder_of_a_run_stands_for_its_model(tmp_path):
     (tmp_path / "model" / locate.WEIGHTS).unlink()
     with pytest.raises(Open4MError, match=r"not a model directory, it has no config\.json and no model\.safetensors$"):
         locate.resolve(tmp_path)
+
+
+def test_a_tokenizer_that_is_not_there_names_those_that_are(tmp_path):
+    for folder in ("tokenizers/depth/model", "tokenizers/rgb"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / weights.WEIGHTS).touch()
+    asked = tmp_path / "tokenizers" / "depht"
+    there = f"there are {asked.parent / 'depth'}, {asked.parent / 'rgb'}$"
+    with pytest.raises(Open4MError, match=f"^{asked}: neither the folder of a tokenizer nor MODEL/MODALITY.*{there}"):
+        locate.resolve_tokenizer(asked)
+    with pytest.raises(Open4MError, match=r"has no tokenizer 'depht' .*scenes/depth"):
+        locate.resolve_tokenizer("scenes/depht")

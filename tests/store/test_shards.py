@@ -119,6 +119,37 @@ def test_bad_keys_are_refused_and_nothing_is_written(tmp_path, keys):
     assert [path.name for path in (tmp_path / "caption").iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize("form", ["", "millimeters"])
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([("a", np.zeros((4, 4)))], "key a: expected the bytes of a file, .* got ndarray"),  # has a buffer of bytes too
+        ([("a", "photo.png")], "key a: expected the bytes of a file, .* got str"),
+        ({"a": b"x"}, "expected pairs of a key and the bytes of a file, got 'a'"),
+        ([b"x"], "expected pairs of a key and the bytes of a file, got b'x'"),
+    ],
+)
+def test_only_bytes_of_files_are_stored(tmp_path, items, message, form):
+    with pytest.raises(Open4MError, match=message):
+        write_shard(tmp_path, "depth", 0, items, form=form)
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_a_picture_where_an_array_belongs_says_that_its_form_is_to_be_named(tmp_path):
+    content = io.BytesIO()
+    Image.fromarray(np.full((4, 6), 1500, np.uint16)).save(content, "PNG")
+    write_shard(tmp_path, "depth", 0, [("a", content.getvalue())])
+    with pytest.raises(
+        UnreadableSample, match=r"key a, modality depth: .*a picture, not a \.npy array; say in which form"
+    ):
+        RawDataset(tmp_path, ["depth"])[0]
+
+
+def test_a_data_set_named_instead_of_the_folder_above_it_is_said(root):
+    with pytest.raises(Open4MError, match=f"{root} is one data set: name the folder that it is in"):
+        RawDataset(root / "train", ["rgb"])
+
+
 def test_a_failing_source_leaves_nothing(root):
     def items():
         yield "a", b"x"

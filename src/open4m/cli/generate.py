@@ -334,7 +334,8 @@ def _run_folder(options: Namespace, asked: Generate, where: str) -> None:
     photo = modalities.of_role("photo").name
     if options.input_dir is None or options.output_dir is None or photo in asked.given or options.animate:
         raise Open4MError(
-            f"a folder of images needs --input-dir and --output-dir, without another {photo} and --animate"
+            f"a folder of images is read from --input-dir and its results go to --output-dir, which need each other; "
+            f"then --out, --animate and another {photo} have no meaning"
         )
     job = FolderJob(asked, options.input_dir, options.output_dir, options.batch_size, options.recursive)
     outputs.make_folder(options.output_dir)

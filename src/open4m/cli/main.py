@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib
 import logging
 import re
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 from open4m import __version__
 
@@ -87,7 +90,7 @@ def _run(command: str, words: list[str]) -> int:
     overrides = [word for word in others if re.fullmatch(r"[A-Za-z_][\w.]*=.*", word)]
     if unknown := [word for word in others if word not in overrides or not hasattr(options, "overrides")]:
         advice = options.advice(unknown) if hasattr(options, "advice") else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice or _near(unknown, options.parser)}")
     if overrides:
         options.overrides = [*options.overrides, *overrides]
     from open4m.progress import Lines
@@ -100,9 +103,30 @@ def _run(command: str, words: list[str]) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others are: the usage of some commands fills a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists what there is)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Also the parser itself, as ``parser``: that of the innermost command, since it is the last to set it."""
+        found, others = super().parse_known_args(args, namespace)
+        found.parser = getattr(found, "parser", self)
+        return found, others
+
+
+def _near(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """The option that was meant, if one has almost this name."""
+    names = [name for name in parser._option_string_actions if name.startswith("--")]
+    flags = (word.partition("=")[0] for word in unknown if word.startswith("-"))
+    near = next((found[0] for flag in flags if (found := difflib.get_close_matches(flag, names, n=1))), "")
+    return f"; did you mean {near}?" if near else ""
+
+
 def _parser(command: str | None) -> argparse.ArgumentParser:
     """The parser of all commands, of which only ``command`` has its arguments: those of others are not needed."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="open4m",
         description="4M: one model that predicts any modality from any others. Start with: open4m demo",
         epilog="open4m COMMAND --help explains a command.",

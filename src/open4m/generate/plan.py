@@ -356,13 +356,28 @@ def _check_options(
             )
 
 
+OTHER_NAMES = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "cfg_scale": "guidance",
+    "generator": "seed",
+    "num_images_per_prompt": "samples",
+    "num_return_sequences": "samples",
+    "num_samples": "samples",
+    "n": "samples",
+    "max_new_tokens": "steps",
+    "max_length": "steps",
+}
+"""What other libraries call the options of generation (``docs/api.md`` has a table)."""
+
+
 def check_fields(names: Iterable[str]) -> None:
     """Raise :class:`Open4MError`, with the nearest match, for what is not an option of :class:`Step`."""
     allowed = [f.name for f in fields(Step) if f.name != "target"]
     for name in names:
         if name not in allowed:
-            near = difflib.get_close_matches(str(name), allowed, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(str(name), allowed, n=1)), "")
+            hint = f"; did you mean {near}?" if near else ""
             raise Open4MError(f"unknown generation option {name!r}{hint} (options: {', '.join(allowed)})")
 
 

@@ -57,7 +57,7 @@ def resolve(name: str | Path) -> Path:
     path = files.path_of(name, "model")
     if path.is_file() and path.suffix == ".safetensors":
         return path
-    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    if _is_hub_name(str(name)):
         path = downloaded(str(name))
     if not path.is_dir():
         known = ", ".join(shipped()) or "none are installed"
@@ -98,6 +98,11 @@ def resolve_tokenizer(name: str | Path) -> Path:
                 f"model and a modality, like {next(iter(shipped()), 'model')}/rgb"
             )
         return path
+    if model not in shipped() and not _is_hub_name(model) and not (Path(model) / CONFIG).exists():
+        raise Open4MError(
+            f"{name}: neither the folder of a tokenizer nor MODEL/MODALITY, like {next(iter(shipped()), 'model')}/rgb"
+            f"{_beside(path)}"
+        )
     folder = resolve(model) / TOKENIZERS
     if not key or not (folder / key / CONFIG).is_file():
         known = sorted(f.parent.name for f in folder.glob(f"*/{CONFIG}"))
@@ -106,6 +111,18 @@ def resolve_tokenizer(name: str | Path) -> Path:
             f"it has: {', '.join(f'{model}/{k}' for k in known) or 'none'})"
         )
     return folder / key
+
+
+def _is_hub_name(model: str) -> bool:
+    return not Path(model).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
+
+
+def _beside(path: Path) -> str:
+    """What tokenizers lie where one was looked for."""
+    found = sorted(
+        {str(p.parent).removesuffix("/model") for end in ("", "model/") for p in path.parent.glob(f"*/{end}{WEIGHTS}")}
+    )
+    return f"; there are {', '.join(found)}" if found else ""
 
 
 def on_disk(name: str) -> Path | None:

@@ -146,6 +146,10 @@ def encode_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*")
+"""What files of PNG, JPEG, WebP and TIFF begin with."""
+
+
 def load_array(data: bytes, name: str) -> np.ndarray:
     """The array in ``.npy`` bytes. Raises :class:`Open4MError` for other bytes and for pickled objects."""
     try:
@@ -162,6 +166,11 @@ def load_array(data: bytes, name: str) -> np.ndarray:
         EOFError,
         MemoryError,
     ) as error:
+        if data.startswith(PICTURES):
+            raise Open4MError(
+                f"{name}: a picture, not a .npy array; say in which form its numbers are, as in form='millimeters', "
+                "where it is written (write_shard) or given (InForm, --form)"
+            ) from error
         raise Open4MError(f"{name}: not a readable .npy array ({error})") from error
 
 

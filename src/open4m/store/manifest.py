@@ -118,6 +118,8 @@ def open_manifest(root: str | Path, modality: str) -> Manifest:
         present = sorted(path.parent.name for path in Path(root).glob(f"*/{FILE}"))
         splits = sorted(str(path.parent.parent) for path in Path(root).glob(f"*/{modality}/{FILE}"))
         hint = f"; name one data set: {' or '.join(splits)}" if splits else ""
+        if (above := Path(root).parent / modality / FILE).is_file() and not Path(root).exists():
+            hint = f"; {above.parent.parent} is one data set: name the folder that it is in"
         raise Open4MError(
             f"{Path(root)}: no data of modality {modality} (expected {modality}/{FILE}; there is: "
             f"{', '.join(present) or 'nothing'}){hint}"

@@ -36,7 +36,7 @@ from open4m.store.manifest import (
     open_manifest,
     shard_path,
 )
-from open4m.types import Open4MError, Value
+from open4m.types import Open4MError, Value, shown
 
 MEMBER_LIMIT = 256 << 20
 """The most bytes that a stored file has."""
@@ -91,14 +91,15 @@ def write_shard(
         items = iter(items)
         if (first := next(items, None)) is None:
             raise Open4MError(f"{path}: no samples, so that the kind of their files is not known")
-        items, extension = itertools.chain([first], items), kind_of(first[1], known, form, palette)
+        items, extension = itertools.chain([first], items), kind_of(_checked(first, path)[1], known, form, palette)
         header = {**header, "form": form, "extension": extension}
         header |= {"palette": [list(color) for color in palette]} if palette else {}
 
     def write(file: BinaryIO) -> list[str]:
         keys: dict[str, None] = {}  # an ordered set
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for key, content in items:
+            for item in items:
+                key, content = _checked(item, path)
                 check_key(key, keys, path)
                 if len(content) > MEMBER_LIMIT:
                     raise Open4MError(
@@ -111,6 +112,19 @@ def write_shard(
         return list(keys)
 
     return commit(path, header, write)
+
+
+def _checked(item: Any, path: Path) -> tuple[str, bytes]:
+    """A pair that may be stored. Raises :class:`Open4MError`: the bytes of an array in memory are no file."""
+    match item:
+        case (key, bytes() | bytearray() | memoryview() as content):
+            return key, bytes(content)
+        case (key, content):
+            raise Open4MError(
+                f"{path}: key {key}: expected the bytes of a file, as Path.read_bytes() or the modality's write() "
+                f"gives them, got {type(content).__name__}"
+            )
+    raise Open4MError(f"{path}: expected pairs of a key and the bytes of a file, got {shown(item)}")
 
 
 def kind_of(data: bytes, modality: Modality, form: str, palette: Palette = ()) -> str:
