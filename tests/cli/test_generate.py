@@ -514,7 +514,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
         asked.append(name)
         return folder / "model"
 
-    monkeypatch.setattr(locate, "download", download)
+    monkeypatch.setattr(locate, "downloaded", download)
     for name in ("owner/model", "a\n\0" * 999, ""):
         path.write_text(json.dumps({**content, "request": {**content["request"], "model": name}}))
         assert run("replay", path) == 2
