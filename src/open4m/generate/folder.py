@@ -67,7 +67,8 @@ class FolderJob:
         return self.out / path.relative_to(self.images)
 
     def run(self, model: FourM) -> Iterator[str]:
-        """Generate what is not there yet; yields each folder that is done, and how many are.
+        """Generate what is not there yet; yields each folder that is done, and how many are. Several processes may do
+        so at once: what another one has done meanwhile is not done again.
 
         An image that cannot be used costs no other one: in the end :class:`Open4MError` says what could not be done.
         """
@@ -80,12 +81,18 @@ class FolderJob:
         taken = [path for path in missing if _is_taken(self.folder(path))]
         failed = [f"{self.folder(path)}: is there, without {record.NAME}; move it away" for path in taken]
         free = [path for path in missing if path not in taken]
-        for start in range(0, len(free), self.batch_size):
-            yield from job._batch(model, free[start : start + self.batch_size], failed)
+        now = 0
+        while free:
+            batch, free = free[: self.batch_size], free[self.batch_size :]
+            for folder in job._batch(model, batch, failed):
+                now += 1
+                yield folder
+            free = [path for path in free if not _is_done(self.folder(path))]
         done = [path.relative_to(self.images).as_posix() for path in images if _is_done(self.folder(path))]
         written = index.write(self.out, done, self.request.targets, 1 if self.request.merge else self.request.samples)
         yield f"all: {', '.join(map(str, written))}"
-        yield f"{len(missing) - len(failed)} of {len(images)} images done now, {len(images) - len(missing)} before"
+        before = len(images) - now - len(failed)
+        yield f"{now} of {len(images)} images done now, {before} before"
         if failed:
             more = f"; and {len(failed) - MAX_LISTED_FAILURES} more" * (len(failed) > MAX_LISTED_FAILURES)
             listed = "; ".join(failed[:MAX_LISTED_FAILURES])
@@ -139,7 +146,8 @@ class FolderJob:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 files.write_folder(folder, lambda whole, r=request, o=outcome: _fill(model, r, o, whole))
             except OSError as error:
-                failed.append(f"{folder}: cannot be written ({error.strerror})")
+                if not _is_done(folder):
+                    failed.append(f"{folder}: cannot be written ({error.strerror})")
                 continue
             yield str(folder)
 

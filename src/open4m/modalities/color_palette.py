@@ -81,7 +81,7 @@ class Palettes(SymbolSequence):
         draw, count = ImageDraw.Draw(image), max(len(value), 1)
         for i, (color, name) in enumerate(zip(value.colors, value.hex, strict=True)):
             left, right = (round(size * edge / count) for edge in (i, i + 1))
-            draw.rectangle((left, 0, right - 1, size - 1), fill=color)
+            draw.rectangle((left, 0, max(left, right - 1), size - 1), fill=color)
             ink = "black" if sum(color) > 380 else "white"
             draw.text(((left + right) / 2, size - size / 16), name, fill=ink, anchor="ms", font_size=max(6, size // 22))
         if not len(value):

@@ -47,6 +47,9 @@ PARTS = ("pose", "global", "camera", "shape")
 LENGTH = 1 + 4 + len(PARTS) + CODES + sum(count for count, _, _ in RANGES.values())
 """Symbols of a person."""
 
+FAR = 16
+"""Sides of a picture from it: joints beyond are not drawn. PIL walks along a line pixel by pixel, however far it goes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
@@ -170,9 +173,11 @@ class HumanPoses(SymbolSequence):
                 draw.rectangle(drawn_corners(person.box, image.size), outline=color, width=width)
                 continue
             points = self._points(person, image.size)
+            near = (np.abs(points) <= FAR * max(image.size)).all(1)
             for child, parent in BONES.items():
-                draw.line([tuple(points[parent]), tuple(points[child])], fill=color, width=width)
-            for x, y in points:
+                if near[child] and near[parent]:
+                    draw.line([tuple(points[parent]), tuple(points[child])], fill=color, width=width)
+            for x, y in points[near]:
                 draw.ellipse((x - width, y - width, x + width, y + width), fill=color)
         if not len(value):
             noted(image, "no people")

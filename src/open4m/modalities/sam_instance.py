@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from open4m.modalities.codecs import as_array
 from open4m.modalities.crops import Crop, resample, seen
 from open4m.modalities.symbols import (
     Symbol,
@@ -108,7 +109,7 @@ class SAMInstances(SymbolSequence):
 
     def made(self, value: Any) -> Instances:
         if getattr(value, "dtype", None) is not None and getattr(value, "ndim", 0) == 3:
-            return Instances(tuple(point for mask in np.asarray(value) if (point := _of_picture(mask)) is not None))
+            return Instances(tuple(point for mask in as_array(value, self.name) if (point := _of_picture(mask)) is not None))
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
             raise TypeError(f"got {type(value).__name__}")
         return Instances(tuple(_point(row) for row in value))

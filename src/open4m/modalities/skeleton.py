@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from open4m.modalities.symbols import measures
+
 _LEFT_RIGHT = ((1, 2), (4, 5), (7, 8), (10, 11), (13, 14), (16, 17), (18, 19), (20, 21), (22, 23))
 """Joints that change places in a mirror."""
 
@@ -79,11 +81,9 @@ def mirrored(orientation: Sequence[float], rotations: Sequence[float]) -> tuple[
 def rotation_matrices(values: Any, count: int) -> tuple[float, ...]:
     """The entries, row by row, of ``count`` rotation matrices, or of the axis-angle vectors of as many rotations.
 
-    Raises ValueError for other numbers of entries, and for numbers that are not finite.
+    Raises ValueError for other numbers of entries, and for numbers that are not finite or too large.
     """
-    array = np.asarray(values, dtype=np.float64).ravel()
-    if len(array) not in (9 * count, 3 * count) or not np.isfinite(array).all():
-        raise ValueError(f"{count} rotations: expected {9 * count} or {3 * count} finite numbers, got {len(array)}")
+    array = measures(values, 9 * count, 3 * count)
     if len(array) == 3 * count:
         from scipy.spatial.transform import Rotation
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from open4m import files
+from open4m.modalities.codecs import as_array
 from open4m.modalities.families import TokenSequence
 from open4m.types import Open4MError, Value
 
@@ -26,6 +27,9 @@ Symbol = tuple[int, int] | str | None
 
 HALF = 512
 """Codes below it are numbers on the first axis, others numbers on the second one, less it."""
+
+LARGEST_MEASURE = 1e30
+"""The largest of the numbers that users give: float32 holds it, and float64 products of a few of them."""
 
 LARGEST_NUMBER = 999
 """The largest number that sequences write: vocabularies have 1000 per axis."""
@@ -118,12 +122,24 @@ def binned(values: Sequence[float], low: float, high: float, most: int) -> list[
     return np.rint(scale * np.asarray(values, dtype=np.float64) - scale * low).clip(0, most).astype(int).tolist()
 
 
+def measures(values: Any, *counts: int) -> np.ndarray:
+    """The numbers in a list, an array or a tensor of any shape, flat, float64.
+
+    Raises ValueError unless there are as many as one of ``counts``, none of them beyond :data:`LARGEST_MEASURE`.
+    """
+    try:
+        array = as_array(values, "").ravel()
+    except Open4MError:
+        array = np.array([None])
+    if len(array) not in counts or array.dtype.kind not in "biuf" or not (np.abs(array) <= LARGEST_MEASURE).all():
+        said = " or ".join(map(str, counts))
+        raise ValueError(f"{said} numbers of at most {LARGEST_MEASURE:g} expected, got {len(array)} of {array.dtype}")
+    return array.astype(np.float64)
+
+
 def finite(values: Any, count: int) -> tuple[float, ...]:
-    """``count`` finite numbers of a list or an array of any shape. Raises ValueError for all else."""
-    array = np.asarray(values, dtype=np.float64).ravel()
-    if len(array) != count or not np.isfinite(array).all():
-        raise ValueError(f"{count} finite numbers expected, got {len(array)}")
-    return tuple(array.tolist())
+    """``count`` numbers as :func:`measures` has them, as a tuple."""
+    return tuple(measures(values, count).tolist())
 
 
 def corners_of(values: Any) -> tuple[float, float, float, float]:
