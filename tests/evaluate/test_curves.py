@@ -55,3 +55,21 @@ def test_what_is_not_recorded_is_said(tmp_path, metric):
     run = record(tmp_path / "run", [])
     with pytest.raises(Open4MError, match=metric):
         curves.read_curves(run, metric)
+
+
+def test_any_numbers_and_names_are_drawn(tmp_path):
+    """Those that are no numbers, or too large to draw, are gaps. Names are no formulas."""
+    odd = [2.0, float("nan"), 1e300, -float("inf"), 10**200, 0.0, True]
+    record(tmp_path / "run $x$", odd)
+    lines = [
+        {"step": step, "seconds": 1, r"validation/$\bad{$/a_$\worse loss": 1.0}
+        for step in (0, 1.5, 1e300, float("inf"))
+    ]
+    lines += [{"step": float("nan"), "seconds": 10**250, "validation/loss": 1.0}]
+    with (tmp_path / "run $x$" / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    found = curves.read_curves(tmp_path / "run $x$")
+    assert [len(curve.values) for curve in found] == [len(odd), 2]
+    assert np.isfinite(found[0].values).tolist() == [True, False, False, False, False, True, True]
+    record(tmp_path / "other", [1.0])
+    curves.draw([*found, *curves.read_curves(tmp_path / "other")])

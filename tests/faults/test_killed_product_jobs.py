@@ -130,7 +130,10 @@ def test_a_job_on_a_folder_of_images_survives_signals(tmp_path, model, image, nu
     assert main(words) == 0
     assert f"{24 - before} of 24 images done now, {before} before" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *(f"{i:02d}.png" for i in range(24)), "request.json", "results.jsonl", "index.html",
+        *(f"{i:02d}.png" for i in range(24)),
+        "request.json",
+        "results.jsonl",
+        "index.html",
     }
     for i in range(24):
         found = record.read(tmp_path / "out" / f"{i:02d}.png" / record.NAME)

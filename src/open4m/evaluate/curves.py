@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ METRICS = "metrics.jsonl"
 VALIDATION = "validation/"
 UNITS = {"hours": 3600.0, "steps": 1.0}
 """What the horizontal axis counts, and by what the recorded numbers are divided for it."""
+
+LARGEST = 1e30
+"""Numbers beyond it are not drawn: matplotlib multiplies them, and float64 ends at 1e308."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ def read_curves(run: Path, contains: str = "loss") -> list[Curve]:
         entry = _entry(line, path)
         for name, value in entry.items():
             if name.startswith(VALIDATION) and contains in name and isinstance(value, int | float):
-                point = (int(entry["step"]), entry["seconds"] / UNITS["hours"], float(value))
+                loss = float(value) if _is_number(value) else math.nan  # a gap in the line
+                point = (int(entry["step"]), entry["seconds"] / UNITS["hours"], loss)
                 found.setdefault(name.removeprefix(VALIDATION), []).append(point)
     if not found:
         raise Open4MError(f"{path}: records no validation metric with {contains!r} in its name")
@@ -58,8 +63,12 @@ def _entry(line: str, path: Path) -> dict[str, Any]:
         entry = files.parse_json(line, str(path))
     except Open4MError:
         return {}
-    numbers = isinstance(entry, dict) and all(isinstance(entry.get(k), int | float) for k in ("step", "seconds"))
-    return entry if numbers else {}
+    return entry if isinstance(entry, dict) and all(_is_number(entry.get(k)) for k in ("step", "seconds")) else {}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that can be drawn: neither NaN nor far beyond any loss or time."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def draw(curves: Sequence[Curve], unit: str = "hours") -> Image.Image:
@@ -91,8 +100,15 @@ def _panel(panel: Axes, group: str, members: Sequence[Curve], unit: str, several
     for curve in members:
         label = curve.metric.rpartition("/")[2]
         label = f"{Path(curve.run).name}: {label}" if several else label
-        panel.plot(curve.hours if unit == "hours" else curve.steps, curve.values, marker=".", linewidth=1, label=label)
-    panel.set_title(group)
+        panel.plot(
+            curve.hours if unit == "hours" else curve.steps, curve.values, marker=".", linewidth=1, label=_plain(label)
+        )
+    panel.set_title(_plain(group))
     panel.set_xlabel(f"{unit} of training")
     panel.grid(alpha=0.3)
     panel.legend(fontsize="x-small")
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it as it is: without formulas, which stand between dollars."""
+    return name.replace("$", r"\$")

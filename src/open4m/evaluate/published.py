@@ -169,7 +169,10 @@ def ready_card(folder: Path, license: str | None = None) -> bytes:
     path = folder / weights.CARD
     if not path.is_file():
         raise Open4MError(f"{path}: no card; write one with the sections {', '.join(SECTIONS)}")
-    text, stated = path.read_text(encoding="utf-8"), front_matter(path).get("license", "")
+    try:
+        text, stated = files.read_bytes(path).decode("utf-8"), front_matter(path).get("license", "")
+    except UnicodeDecodeError as error:
+        raise Open4MError(f"{path}: no text in UTF-8 ({error})") from error
     if missing := [name for name in SECTIONS if not re.search(rf"^#+ .*{name}", text, re.MULTILINE | re.IGNORECASE)]:
         raise Open4MError(f"{path}: the card has no section on {' and '.join(missing)} (## {missing[0]}): write it")
     if license and stated not in (*UNSTATED, license):

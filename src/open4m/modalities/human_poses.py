@@ -48,7 +48,7 @@ LENGTH = 1 + 4 + len(PARTS) + CODES + sum(count for count, _, _ in RANGES.values
 """Symbols of a person."""
 
 FAR = 16
-"""Sides of a picture from it: joints beyond are not drawn. PIL walks along a line pixel by pixel, however far it goes."""
+"""Sides of a picture from it, beyond which joints are not drawn: PIL follows a line however long it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

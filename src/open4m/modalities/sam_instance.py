@@ -109,7 +109,9 @@ class SAMInstances(SymbolSequence):
 
     def made(self, value: Any) -> Instances:
         if getattr(value, "dtype", None) is not None and getattr(value, "ndim", 0) == 3:
-            return Instances(tuple(point for mask in as_array(value, self.name) if (point := _of_picture(mask)) is not None))
+            return Instances(
+                tuple(point for mask in as_array(value, self.name) if (point := _of_picture(mask)) is not None)
+            )
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
             raise TypeError(f"got {type(value).__name__}")
         return Instances(tuple(_point(row) for row in value))

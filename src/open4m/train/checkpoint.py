@@ -161,7 +161,7 @@ def _damage(path: Path) -> str | None:
         if not isinstance(sums, dict) or not sums.keys() >= {weights.WEIGHTS, OPTIMIZER, STATE}:
             return f"{SUMS} does not name its files"
         wrong = [name for name, digest in sums.items() if files.sha256(path / name) != digest]
-    except (OSError, Open4MError) as error:
+    except (OSError, ValueError, Open4MError) as error:  # ValueError: a name that no file can have
         return str(error)
     return f"the content of {', '.join(wrong)} has changed" if wrong else None
 

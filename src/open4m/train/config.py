@@ -144,6 +144,17 @@ FREE = (
 """Fields that change no result: they may differ when a run is resumed."""
 
 
+def described(directory: Path) -> dict[str, dict[str, Any]]:
+    """What the directory of a run says of it, part by part: ``train`` and ``task``.
+
+    Raises :class:`Open4MError` if it is damaged.
+    """
+    held = configs.load(dict[str, Any], directory / RUN, FORMAT)
+    if not all(isinstance(held.get(part), dict) for part in ("train", "task")):
+        raise Open4MError(f"{directory / RUN}: not the description of a training, or a damaged one")
+    return held
+
+
 def claim(directory: Path, description: Any, finished: bool = False) -> None:
     """Write what determines a run to its ``config.json``; of a directory that has one, compare all but :data:`FREE`.
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from open4m import files
 from open4m.progress import Progress
+from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
 
@@ -97,22 +98,29 @@ def _sync(file: TextIO) -> None:
 def _keep(path: Path, step: int) -> None:
     """Drop the lines of later steps than ``step`` from a file, if it is there."""
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
+        lines = _lines(path)
         files.write_text(path, "".join(line for line in lines if _step(line) <= step))
 
 
 def _seconds(path: Path) -> float:
     """The time of training that the last line of metrics says; 0 without one."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1]).get("seconds", 0.0) if lines else 0.0
+    lines = _lines(path) if path.exists() else []
+    seconds = files.parse_json(lines[-1], str(path)).get("seconds") if lines else None
+    return seconds if isinstance(seconds, int | float) else 0.0
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, with their ends; what is no text in them, as it is where a machine died, is replaced."""
+    return path.read_bytes().decode(errors="replace").splitlines(keepends=True)
 
 
 def _step(line: str) -> float:
     """The step of a line of metrics, infinite for a damaged one: a machine that dies may cut the last line."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
+        step = files.parse_json(line, "")["step"] if line.endswith("\n") else None
+    except (Open4MError, KeyError, TypeError):
         return math.inf
+    return step if isinstance(step, int) else math.inf
 
 
 def _tensorboard(directory: Path, start: int):

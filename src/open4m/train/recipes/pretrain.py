@@ -23,8 +23,7 @@ from open4m.store.tokens import TokenStore
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train import checkpoint
-from open4m.train.config import FORMAT as RUN_FORMAT
-from open4m.train.config import RUN, TrainConfig, claim
+from open4m.train.config import RUN, TrainConfig, claim, described
 from open4m.train.loop import train
 from open4m.train.losses import Aggregation
 from open4m.train.start import built
@@ -71,7 +70,7 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     config = _restricted(config)
     if (directory / "model").exists():  # whose tokens may be gone
         model_config = FourMConfig.of(config.architecture, _recorded(config, directory), config.masking.directions)
-        samples = configs.load(dict[str, Any], directory / RUN, RUN_FORMAT)["train"].get("epoch_samples")
+        samples = described(directory)["train"].get("epoch_samples")
         claim(directory, _description(config, model_config, samples or 1), finished=True)
         return
     if config.requires_init_from and config.init_from is None and checkpoint.latest(directory) is None:
@@ -80,7 +79,7 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
             "with random weights all the same: requires_init_from=false"
         )
     task = build_task(config, tokens, tokenizers, device)
-    described = _description(config, task.config, task.samples)
+    description = _description(config, task.config, task.samples)
     model = built(task, device)
     begins = checkpoint.latest(directory) is None
     if begins:
@@ -88,7 +87,7 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
     if begins and config.init_from is not None:
         new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
         logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
-    train(task, described["train"], directory, model, task_config=described["task"])
+    train(task, description["train"], directory, model, task_config=description["task"])
 
 
 def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path, device: str = "cpu") -> Path:
@@ -129,7 +128,8 @@ def _description(config: PretrainConfig, model: FourMConfig, samples: int | None
 
 def _recorded(config: PretrainConfig, directory: Path) -> tuple[ModalitySpec, ...]:
     """The model's modalities of a finished run, as its directory describes them; pixels as the configuration does."""
-    held = configs.load(dict[str, Any], directory / RUN, RUN_FORMAT)["task"]["model"]["modalities"]
+    model = described(directory)["task"].get("model")
+    held = model.get("modalities") if isinstance(model, dict) else None
     specs = {spec.key: spec for spec in configs.from_dict(tuple[ModalitySpec, ...], held, RUN)}
     if specs.keys() != set(config.modalities):
         raise Open4MError(
