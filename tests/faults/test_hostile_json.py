@@ -115,10 +115,19 @@ RECORD = {
     "made_with": {},
     "request": REQUESTS[0],
     "results": [
-        {"seed": 0, "plan": [{"target": "rgb"}], "given": GIVEN, "conditions": {"a": GIVEN}, "frame": None,
-         "planned": {}, "tokens": {"rgb": [1]}, "log_probability": {"rgb": [0.5]}, "entropy": {"rgb": [None]}},
+        {
+            "seed": 0,
+            "plan": [{"target": "rgb"}],
+            "given": GIVEN,
+            "conditions": {"a": GIVEN},
+            "frame": None,
+            "planned": {},
+            "tokens": {"rgb": [1]},
+            "log_probability": {"rgb": [0.5]},
+            "entropy": {"rgb": [None]},
+        },
     ],
-}  # fmt: skip
+}
 
 READERS = {
     "model": (of_class(FourMConfig), [written(CONFIG), written(FAMILIES)], "config.json"),
