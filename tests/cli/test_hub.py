@@ -247,6 +247,13 @@ def test_a_directory_of_ours_gets_a_second_model(imported, owner, tmp_path):
     assert given.upscaler.config == model.upscaler.config
 
 
+def test_the_second_model_can_be_left_out(owner, tmp_path):
+    words = ["import", str(owner / tiny_hub.BASE), str(tmp_path / "out"), "--super-resolution", "none"]
+    assert main(words) == 0
+    assert not (tmp_path / "out" / locate.SUPER_RESOLUTION).exists()
+    assert (tmp_path / "out" / weights.TOKENIZERS / "rgb").is_dir()
+
+
 def test_info_says_what_a_model_is(owner, imported, capsys):
     for name in (owner / tiny_hub.BASE, imported):
         assert main(["info", str(name)]) == 0

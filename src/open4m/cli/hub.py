@@ -22,7 +22,9 @@ def _add_import(parser: ArgumentParser) -> None:
     help_text = "another tokenizer than the public one, repeated: depth=FOLDER"
     group.add_argument("--tokenizer", action="append", default=[], metavar="MODALITY=FOLDER", help=help_text)
     group.add_argument("--text", type=Path, metavar="FILE", help="the text tokenizer: the authors' JSON file")
-    group.add_argument("--super-resolution", metavar="MODEL", help="a model that makes larger images of its tokens")
+    group.add_argument(
+        "--super-resolution", metavar="MODEL", help="a model that makes larger images of its tokens; none: without"
+    )
     help_text = "the transformer alone, without tokenizers and super-resolution"
     group.add_argument("--alone", action="store_true", help=help_text)
     group = parser.add_argument_group("of a tokenizer")
@@ -59,7 +61,8 @@ def _chosen(options: Namespace):
                 f"--tokenizer {word}: expected MODALITY=FOLDER, as in depth=4M_tokenizers_depth_8k_224-448"
             )
         tokenizers[modality] = folder
-    found = Chosen(tokenizers=tokenizers, text=options.text, super_resolution=options.super_resolution)
+    second = False if options.super_resolution == "none" else options.super_resolution
+    found = Chosen(tokenizers=tokenizers, text=options.text, super_resolution=second)
     return None if found == Chosen() else found
 
 

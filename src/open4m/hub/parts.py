@@ -46,7 +46,11 @@ class Chosen:
 
     tokenizers: Mapping[str, str | Path] = field(default_factory=dict)  # by the modality that they are for
     text: str | Path | None = None  # a file of the authors, or the folder of a text tokenizer of ours
-    super_resolution: str | Path | None = None
+    super_resolution: str | Path | bool | None = None  # False: none
+
+    def second(self, own: Callable[[], Path | str | None]) -> Path | str | None:
+        """Where the model of super-resolution is: ``own`` unless another one is named, or none."""
+        return None if self.super_resolution is False else self.super_resolution or own()
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def _own(folder: Path, chosen: Chosen) -> Parts:
     config = configs.load(FourMConfig, folder / weights.CONFIG, FORMAT)
     _check_chosen(config, chosen)
     tokenizers, own = _tokenizers_of(folder), folder / locate.SUPER_RESOLUTION
-    second = chosen.super_resolution or (own if own.is_dir() else None)
+    second = chosen.second(lambda: own if own.is_dir() else None)
     found: dict[str, Source] = {}
     shared = _Shared()
     for key, spec in needed(config).items():
@@ -307,7 +311,7 @@ def _public(folder: Path, listed: bool, chosen: Chosen) -> Parts:
             found[key] = _named(key, spec, place or f"{table.OWNER}/{repository}", shared, folder)
     text_file = _public_text(beside, listed) if chosen.text is None else None
     fetched = None if text_file is None else (lambda: public_text.load(text_file()))
-    second = chosen.super_resolution or _public_second(beside, listed)
+    second = chosen.second(lambda: _public_second(beside, listed))
     return Parts(
         folder=folder,
         config=imported.config,
