@@ -25,6 +25,7 @@ from open4m.cli.main import main
         (["generate", "--caption", "x"], "required: --to (open4m generate --help lists"),
         (["tokenizer", "raport"], "invalid choice: 'raport' (choose from"),
         (["evaluate"], "required: model"),
+        (["inpaint", "--input", "a.png", "--box", "0.1", "0.2", "0.5", "0.6"], "one word: x_min,y_min,x_max,y_max"),
     ],
 )
 def test_unknown_arguments_come_with_what_to_type(arguments, message, capsys):

@@ -13,7 +13,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import tiny_hub
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import safe_open
 from tiny_model import CONFIG
 
@@ -375,3 +375,16 @@ def test_a_refused_upload_says_why(imported, stand_in, monkeypatch, capsys):
     monkeypatch.setattr(StandIn, "do_POST", lambda self: self.send_error(403, "not allowed"))
     assert main(["push", str(imported), "someone/model"]) == 2
     assert "someone/model: not uploaded (" in capsys.readouterr().err
+
+
+def test_what_is_no_directory_or_cannot_be_reached_is_said_in_one_line(imported, monkeypatch, capsys):
+    def unreachable(*_arguments, **_options):
+        raise HfHubHTTPError.__base__("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", unreachable)
+    assert main(["push", str(imported), "someone/model"]) == 2
+    assert "someone/model: not uploaded (Name or service not known); log in by" in capsys.readouterr().err
+    assert main(["push", "scenes", "someone/model"]) == 2  # a shipped model, by its name
+    assert "someone/model: not uploaded (Name or service not known); log in by" in capsys.readouterr().err
+    assert main(["push", "models/none", "someone/model"]) == 2
+    assert "models/none: no such directory" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from open4m import files, weights
@@ -110,7 +110,13 @@ def test_a_name_on_the_hub_is_downloaded_unless_it_is_a_directory_here(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "failure", [LocalEntryNotFoundError("offline\nmore"), HFValidationError("offline"), OSError("offline")]
+    "failure",
+    [
+        LocalEntryNotFoundError("offline\nmore"),
+        HFValidationError("offline"),
+        OSError("offline"),
+        HfHubHTTPError.__base__("offline"),  # of the library by which the hub's client connects
+    ],
 )
 def test_a_download_that_fails_is_a_mistake_with_a_reason(failure, monkeypatch):
     def download(name, **_):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -169,6 +170,8 @@ def _advice(words: Sequence[str]) -> str:
         for role, names in OTHER_NAMES.items():
             if word.partition("=")[0] in names:
                 return f"; say --{flags[role].name} {flags[role].metavar}"
+        if re.fullmatch(r"[\d.]+", word):
+            return f"; the numbers of a box are one word: {BOX}"
         if not word.startswith("-") and Path(word).suffix:
             photo = flags["photo"]
             return f"; a file is given by --{photo.name} {word}, or another modality by --given NAME={word}"

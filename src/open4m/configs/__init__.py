@@ -16,6 +16,9 @@ from typing import Any
 
 from open4m.types import Open4MError
 
+MAX_NEAR = 5
+"""The most configurations that a message lists for a name that is none."""
+
 
 def names() -> list[str]:
     """All named configurations."""
@@ -56,7 +59,8 @@ def get(name: str) -> Any:
             raise Open4MError(f"{path}: config() returned a {type(config).__name__}, expected a configuration")
         return config
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
+        near = difflib.get_close_matches(name, names(), n=MAX_NEAR)  # all of them would fill a screen
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise Open4MError(f"unknown configuration {name!r}{hint} (configurations: {', '.join(names())}, or a .py file)")
+        listed = f"the nearest of {len(names())}: {', '.join(near)}" if near else ", ".join(names())
+        raise Open4MError(f"unknown configuration {name!r}{hint} (configurations, {listed}; or a .py file)")
     return _named()[name]()

@@ -143,12 +143,12 @@ def push(folder: Path, name: str, license: str | None = None, private: bool = Fa
     :data:`SECTIONS`, and for what the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise Open4MError(f"{name}: expected a name on the hub, OWNER/MODEL")
-    if not (folder / weights.CONFIG).is_file() or not (folder / weights.WEIGHTS).is_file():
-        raise Open4MError(f"{folder}: not a model directory, it has no {weights.CONFIG} and {weights.WEIGHTS}")
+    if not folder.is_dir() and str(folder) not in locate.shipped():
+        raise Open4MError(f"{folder}: no such directory; a model is pushed from one on disk")
+    folder = locate.resolve(folder)  # also of a shipped model, and of the training that made one
     card = ready_card(folder, license)
     try:
         api = HfApi()
@@ -158,7 +158,7 @@ def push(folder: Path, name: str, license: str | None = None, private: bool = Fa
             content = card if path == folder / weights.CARD else path
             operations.append(CommitOperationAdd(path.relative_to(folder).as_posix(), content))
         made = api.create_commit(name, operations, commit_message="Upload with open4m")
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except locate.failures() as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Open4MError(f"{name}: not uploaded ({reason}); log in by: hf auth login") from error
     return str(made.commit_url or name)

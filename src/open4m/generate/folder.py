@@ -51,7 +51,8 @@ class FolderJob:
         if self.out.resolve() == self.images.resolve():
             raise Open4MError(f"{self.out}: is the folder of the images; name another one for the results")
         if not self.paths():
-            raise Open4MError(f"{self.images}: no images in it ({', '.join(SUFFIXES)})")
+            below = "" if self.recursive else "; --recursive takes those in folders below"
+            raise Open4MError(f"{self.images}: no images in it ({', '.join(SUFFIXES)}){below}")
         samples, size = self.request.samples, self.batch_size
         if size < 1 or samples * size > verbs.MAX_SAMPLES:
             raise Open4MError(f"samples times batch size must be 1 to {verbs.MAX_SAMPLES}, got {samples} × {size}")

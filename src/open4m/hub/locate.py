@@ -144,17 +144,24 @@ def cached(name: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where there is no network, no such name or no permission: its own errors, and those
+    of the library by which it connects, of which its own are a kind."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (HfHubHTTPError, *HfHubHTTPError.__bases__, OSError, ValueError)
+
+
 def downloaded(name: str) -> Path:
     """The local copy of a model on the hub. Raises :class:`Open4MError` with the reason if it cannot be downloaded,
     which says what to download where there is a connection, and where to put it."""
     if (path := on_disk(name)) is not None:
         return path
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return Path(snapshot_download(name, allow_patterns=PATTERNS))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except failures() as error:
         from open4m.hub.ml4m import table
 
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

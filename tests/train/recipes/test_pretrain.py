@@ -262,7 +262,10 @@ def test_vectors_of_a_text_encoder_are_pre_trained_on(folder, tmp_path):
         (["train", "4m-7-b"], "--tokens FOLDER --tokenizers FOLDER"),
         (["reproduce", "4m-7-b"], "open4m train 4m-7-b"),
         (["train", "debug", "--tokens", "x"], "makes its own tokens"),
-        (["train", "4m-7-bb"], "unknown configuration '4m-7-bb'; did you mean 4m-7-b?"),
+        (
+            ["train", "4m-7-bb"],
+            "unknown configuration '4m-7-bb'; did you mean 4m-7-b? (configurations, the nearest of ",
+        ),
         (["train", "4m-7-b", "train.length=10 apples"], "train.length: expected a duration such as"),
         (["train", "4m-7-b", "modalities=3"], 'modalities: expected a list like ["rgb", "depth"]'),
         (["train", "4m-7-b", "--tokens", "x", "--tokenizers", "y"], "x"),
