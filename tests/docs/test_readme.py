@@ -1,5 +1,6 @@
 """The commands that the documentation shows work: they are taken from the pages and run."""
 
+import json
 import os
 import re
 import shlex
@@ -37,7 +38,7 @@ def commands(page: str, kind: str) -> list[tuple[dict[str, str], list[str]]]:
     """(environment, arguments after the program's name) of each line of the shell blocks."""
     found = []
     for language, code in blocks(page, kind):
-        for line in code.splitlines() if language == "bash" else ():
+        for line in code.replace("\\\n", "").splitlines() if language == "bash" else ():
             words = shlex.split(line, comments=True)
             environment = dict(word.split("=", 1) for word in words if re.match(r"[A-Z0-9_]+=", word))
             program, *arguments = words[len(environment) :]
@@ -80,6 +81,16 @@ def test_a_long_command_of_the_readme_parses(environment, arguments, clone, monk
     assert not environment
     assert main([*arguments, "--print-config"]) == 0
     assert capsys.readouterr().out.startswith("{")
+
+
+@pytest.mark.parametrize(("environment", "arguments"), commands("docs/new_modality.md", "print"))
+def test_a_tiny_training_on_data_of_your_own_parses(environment, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ((_, code),) = blocks("docs/new_modality.md", "model")
+    (tmp_path / "model.py").write_text(code)
+    assert not environment
+    assert main([*arguments, "--print-config"]) == 0
+    assert json.loads(capsys.readouterr().out)["image_size"] == 64
 
 
 def test_the_python_of_the_readme_runs(clone):
