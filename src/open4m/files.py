@@ -44,7 +44,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with _named(path):
+        with named(path, temporary):
             write(temporary)
             sync_file(temporary)
             rename(temporary, path)
@@ -67,7 +67,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     with _only_writer(folder):
         shutil.rmtree(temporary, ignore_errors=True)  # of a writer that died
         try:
-            with _named(folder):
+            with named(folder, temporary):
                 write(temporary)
                 readable = stat.S_IMODE(temporary.stat().st_mode) & 0o666  # by whom folders are that users make
                 for path in [temporary, *temporary.rglob("*")]:
@@ -102,14 +102,20 @@ def _only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Put the path into an :class:`OSError` that names no file."""
+def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Put the path into an error that names no file, or one that is written under a temporary name."""
     try:
         yield
     except OSError as error:
         if error.errno is not None and error.filename is None:  # without a number, a message of ours
             error.filename = str(path)
+        elif temporary is not None and str(error.filename).startswith(str(temporary)):
+            error.filename = str(path) + str(error.filename)[len(str(temporary)) :]
         raise
+    except Open4MError as error:
+        if temporary is None or str(temporary) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(temporary), str(path))) from error
 
 
 def check_new(folder: Path) -> None:

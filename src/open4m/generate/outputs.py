@@ -6,6 +6,7 @@ It holds each generated value (``rgb.png``, ``depth.npy``), a picture of each (`
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,6 +29,9 @@ from open4m.pictures import legend, stack
 from open4m.types import Boxes, Open4MError, Value
 
 VIEW_SIZE = 512  # pixels of the picture of one value
+STAGE = ".result.tmp"
+"""The folder in that of a result where its files are written."""
+
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 200, 2000
 
 
@@ -53,7 +57,8 @@ class Animation:
         """Write the frames; returns what to tell the user."""
         first, *others = self._frames
         times = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]
-        first.save(self.path, save_all=True, append_images=others, duration=times, loop=0)
+        how = {"save_all": True, "append_images": others, "duration": times, "loop": 0}
+        files.write_file(self.path, lambda path: first.save(path, "GIF", **how))
         return f"animation: {self.path}"
 
 
@@ -68,9 +73,24 @@ def make_folder(folder: Path) -> None:
 def write(model: FourM, request: Request, outcome: Outcome, folder: Path) -> Iterator[str]:
     """Write all files of an outcome to a folder; yields what to tell the user of each.
 
-    The files of a result that the folder holds are removed first, so that two are never mixed.
+    They take the place of a result that the folder holds once all of them are there, so that two are never mixed and a
+    full disk costs neither. Raises :class:`OSError` that names the folder or a file in it.
     """
-    remove(folder)
+    stage = folder / STAGE
+    shutil.rmtree(stage, ignore_errors=True)  # of a process that died
+    try:
+        with files.named(folder, stage):
+            stage.mkdir()
+            lines = [*_write(model, request, outcome, stage)]
+            remove(folder)
+            for file in sorted(stage.iterdir(), key=lambda file: file.name == record.NAME):  # the record last
+                files.rename(file, folder / file.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    yield from (line.replace(str(stage), str(folder)) for line in lines)
+
+
+def _write(model: FourM, request: Request, outcome: Outcome, folder: Path) -> Iterator[str]:
     if outcome.merged is not None:
         yield from write_values(model, [outcome.merged], folder)
     yield from write_values(model, outcome.results, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -52,13 +53,14 @@ class RunLog:
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._line(step, values)
         if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+            with files.named(self.directory):
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, step)
 
     def bad_step(self, step: int, what: str, values: Mapping[str, float]) -> Path:
         """Record a step that went wrong, from which ``Task.batch`` makes its batch again; returns the file."""
         readable = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-        with self._bad_steps.open("a") as file:
+        with files.named(self._bad_steps), self._bad_steps.open("a") as file:
             file.write(json.dumps({"step": step + 1, "batch": step, "what": what, **readable}) + "\n")
             _sync(file)
         return self._bad_steps
@@ -67,16 +69,18 @@ class RunLog:
         """Save pictures of what the model does at a step."""
         folder = self.directory / "pictures"
         folder.mkdir(exist_ok=True)
-        for name, image in images.items():
-            image.save(folder / f"{name}-{step:07d}.png")
-            if self._writer is not None:
-                self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        with files.named(folder):
+            for name, image in images.items():
+                image.save(folder / f"{name}-{step:07d}.png")
+                if self._writer is not None:
+                    self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         if images:
             self._line(step, {"pictures": {name: f"{folder.name}/{name}-{step:07d}.png" for name in images}})
 
     def _line(self, step: int, values: Mapping[str, Any]) -> None:
-        self._metrics.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **values}) + "\n")
-        self._metrics.flush()
+        with files.named(self.directory / "metrics.jsonl"):
+            self._metrics.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **values}) + "\n")
+            self._metrics.flush()
 
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint is: a run that resumes there does not record them again."""
@@ -84,10 +88,11 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close everything."""
-        self._metrics.close()
-        if self._writer is not None:
-            self._writer.close()
-        self._progress.close()
+        with files.named(self.directory), contextlib.ExitStack() as closed:  # each of them, whatever the others raise
+            closed.callback(self._progress.close)
+            if self._writer is not None:
+                closed.callback(self._writer.close)
+            closed.callback(self._metrics.close)
 
 
 def _sync(file: TextIO) -> None:
