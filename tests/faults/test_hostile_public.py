@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ml4m_checkpoints import checkpoint, write
 from safetensors.torch import load_file, save_file
 
+from open4m.evaluate.published import ready_card
 from open4m.hub.ml4m import source, table, tokenizer, transformer
 from open4m.types import Open4MError
 
@@ -96,3 +97,9 @@ def test_a_damaged_record_of_an_import_is_an_error_of_the_user(data, tmp_path_fa
     (folder / source.FILE).write_bytes(data.draw(damaged(json.dumps(whole).encode())))
     with contextlib.suppress(Open4MError):
         source.restored(folder, {"a": torch.zeros(2)})
+
+
+def test_a_card_that_is_no_text_is_not_published(tmp_path):
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\n---\n")
+    with pytest.raises(Open4MError, match=r"README\.md: no text in UTF-8"):
+        ready_card(tmp_path)

@@ -125,3 +125,19 @@ def test_what_is_wrong_with_boxes_is_said(arguments, message):
 def test_captions_are_unicode_text():
     with pytest.raises(Open4MError, match=r"^caption: expected a str, got one with halves of characters"):
         modalities.get("caption").convert("a \ud800 cone")
+
+
+@pytest.mark.parametrize("camera", [[0, 0, 0], [1e8, 0, 0], [1, 1e30, -1e30], [1e-30, 1e30, 0]])
+def test_people_far_outside_a_picture_are_not_looked_for(camera):
+    """A line that is drawn takes time in proportion to its length, hours for this one."""
+    modality = modalities.get("human_poses")
+    person = {"box": [0, 0, 1, 1], "rotations": [0.0] * 69, "orientation": [0, 0, 0], "camera": camera}
+    people = modality.convert([person])
+    assert modality.render(people, 32).size == (32, 32)
+    assert 0 <= modality.metrics([people], [people])["joint_error"] <= 1
+
+
+def test_numbers_that_products_would_overflow_are_refused():
+    person = {"box": [0, 0, 1, 1], "tokens": [0] * 8, "orientation": [0, 0, 0], "camera": [1e300, 0, 0]}
+    with pytest.raises(Open4MError, match=r"^human_poses: expected .* 3 numbers of at most 1e\+30"):
+        modalities.get("human_poses").convert([person])
