@@ -139,5 +139,5 @@ def test_people_far_outside_a_picture_are_not_looked_for(camera):
 
 def test_numbers_that_products_would_overflow_are_refused():
     person = {"box": [0, 0, 1, 1], "tokens": [0] * 8, "orientation": [0, 0, 0], "camera": [1e300, 0, 0]}
-    with pytest.raises(Open4MError, match=r"^human_poses: expected .* 3 numbers of at most 1e\+30"):
+    with pytest.raises(Open4MError, match=r"^human_poses: expected .*3 numbers of at most 1e\+30"):
         modalities.get("human_poses").convert([person])
