@@ -13,15 +13,17 @@ class Prepared:
     """A model whose linear layers are packed where that is faster; those of the output when they are first used.
 
     It is made from the weights as they are, and :meth:`is_of` says whether they still are. It takes as much memory as
-    these, or a quarter in 8 bits. A model with forward hooks, which may be on any layer, is used as it is. Raises
-    :class:`Open4MError` for a precision that is not to be had.
+    those of the decoder, whose passes are the ones of few tokens, or in 8 bits a quarter of all. A model with forward
+    hooks, which may be on any layer, is used as it is. Raises :class:`Open4MError` for a precision that is not to be
+    had.
     """
 
     def __init__(self, model: FourMTransformer, precision: Precision):
         self._model, self._precision = model, precision
         self._packs = can_pack(model.embeddings.outputs.weight, precision) and not _has_hooks(model)
         self._state = _state(model)
-        self.model: FourMTransformer = packed(model, precision, but=model.embeddings) if self._packs else model
+        kept = [model.embeddings] if precision == "int8" else [model.embeddings, model.encoder]
+        self.model: FourMTransformer = packed(model, precision, kept) if self._packs else model
         self._heads: dict[str, PackedLinear] = {}
 
     def is_of(self, precision: Precision) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -85,10 +86,10 @@ def can_pack(weight: Tensor, precision: Precision) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
-def packed(module: nn.Module, precision: Precision, but: nn.Module | None = None) -> nn.Module:
-    """A copy of a module whose linear layers are packed; all other weights are shared with it, and the part ``but``
-    is, as it is."""
-    kept = [] if but is None else [*but.modules()]
+def packed(module: nn.Module, precision: Precision, but: Collection[nn.Module] = ()) -> nn.Module:
+    """A copy of a module whose linear layers are packed; all other weights are shared with it, and the parts ``but``
+    are, as they are."""
+    kept = [part for own in but for part in own.modules()]
     clone = copy.deepcopy(module, {id(own): own for own in (*module.parameters(), *module.buffers(), *kept)})
     for parent in [part for part in clone.modules() if part not in kept]:
         for name, child in parent.named_children():
