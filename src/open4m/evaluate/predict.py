@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from open4m import modalities
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import fitting
-from open4m.modalities.frames import Frame
+from open4m.modalities.frames import Frame, naming
 from open4m.progress import Progress
 from open4m.types import Open4MError, Sample, Value
 
@@ -64,7 +64,11 @@ def predict(
 def reconstruct(model: FourM, key: str, values: Sequence[Value], batch_size: int = 32) -> list[Value]:
     """Values that were tokenized and decoded: an upper bound of predicting their tokens (paper Table 31, last row)."""
     if key not in model.grids:
-        return [model.reconstruct(value, key) for value in values]
+        restored = []
+        for row, value in enumerate(values):
+            with naming(row):
+                restored.append(model.reconstruct(value, key))
+        return restored
     tokenizer = model.grids[key]
     parts = [tokenizer.decode_batch(tokenizer.encode_batch(batch)) for batch in _batches(values, batch_size)]
     return [value for part in parts for value in part]

@@ -122,3 +122,14 @@ def test_a_line_says_how_long_a_task_took(model, held_out, caplog):
     with caplog.at_level(logging.INFO, "open4m"):
         Suite(model, held_out, paths=[("rgb", "depth")], samples=1).run()
     assert "rgb → depth: " in caplog.text
+
+
+def test_labels_that_the_model_has_no_tokens_for_are_said_before_anything_is_measured(
+    model, held_out, tmp_path, monkeypatch
+):
+    strange = [dict(sample) for sample in held_out[:3]]
+    strange[1]["boxes"] = Boxes(np.array([[0.1, 0.1, 0.5, 0.5]]), ("book",))
+    suite = open_suite(model, store(tmp_path, strange), samples=3, batch_size=2)
+    monkeypatch.setattr(Suite, "generate", lambda *args, **kwargs: pytest.fail("generated"))
+    with pytest.raises(Open4MError, match=r"sample 1: .*'book'"):
+        suite.run()

@@ -90,11 +90,12 @@ class Suite:
     def run(self, seed: int = 0, options: Mapping[str, Any] | None = None) -> Result:
         """Measure all tasks. Sample i is generated with the seed ``seed + i``; ``options``: see :meth:`generate`."""
         rows: list[Row] = []
-        for path in self.paths:
+        measures = [self.task(path) for path in self.paths]
+        bounds = [measured.bound() for measured in measures]  # first, since labels that the model does not know fail
+        for path, measured, bound in zip(self.paths, measures, bounds, strict=True):
             start = time.perf_counter()
-            measured = self.task(path)
             generated = measured.figures(self.generate(path, seed, options))
-            rows += rows_of(path, measured.better, generated, measured.bound(), measured.trivial())
+            rows += rows_of(path, measured.better, generated, bound, measured.trivial())
             log.info("%s: %.1f s", " → ".join(path), time.perf_counter() - start)
         about = {"samples": len(self.test), "seed": seed, "options": dict(options or {}), "data": self.data}
         return Result(rows=tuple(rows), reader=self.reader(), **about)

@@ -5,6 +5,7 @@ All names, shapes and settings are theirs; numbers are float32. What they have n
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -245,5 +246,12 @@ def _kind(config: TokenizerConfig, network: ViTConfig | UNetConfig | MLPConfig, 
     elif network == UNetConfig():
         name = UNET
     if name is None:
-        raise Open4MError(f"tokenizer of {config.modality}: the authors' code has no name for a {network}")
+        raise Open4MError(f"tokenizer of {config.modality}: the authors' code has no name for {_words(network)}")
     return name
+
+
+def _words(network: ViTConfig | UNetConfig | MLPConfig) -> str:
+    """A network, its sizes, and what else it does not leave at its default."""
+    own = [(f.name, getattr(network, f.name), f.default) for f in dataclasses.fields(network)]
+    said = ", ".join(f"{name} {value}" for name, value, usual in own if type(value) is int or value != usual)
+    return f"a {type(network).__name__.removesuffix('Config')} of {said}"
