@@ -7,6 +7,7 @@ from torch import Tensor
 
 from open4m.model.fourm import FourMTransformer
 from open4m.nn.packed import PackedLinear, Precision, can_pack, packed
+from open4m.types import Open4MError
 
 
 class Prepared:
@@ -14,13 +15,15 @@ class Prepared:
 
     It is made from the weights as they are, and :meth:`is_of` says whether they still are. It takes as much memory as
     those of the decoder, whose passes are the ones of few tokens, or in 8 bits a quarter of all. A model with forward
-    hooks, which may be on any layer, is used as it is. Raises :class:`Open4MError` for a precision that is not to be
-    had.
+    hooks, which may be on any layer, is used as it is. Raises :class:`Open4MError` for 8 bits where they cannot be
+    had, or are not what such hooks expect.
     """
 
     def __init__(self, model: FourMTransformer, precision: Precision):
         self._model, self._precision = model, precision
         self._packs = can_pack(model.embeddings.outputs.weight, precision) and not _has_hooks(model)
+        if precision == "int8" and not self._packs:
+            raise Open4MError("precision int8: layers in 8 bits call no forward hooks; remove those, or use float32")
         self._state = _state(model)
         kept = [model.embeddings] if precision == "int8" else [model.embeddings, model.encoder]
         self.model: FourMTransformer = packed(model, precision, kept) if self._packs else model

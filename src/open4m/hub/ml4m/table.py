@@ -10,6 +10,7 @@ from pathlib import Path
 
 from open4m.hub import locate
 from open4m.hub.ml4m import names
+from open4m.types import Open4MError
 
 OWNER = "EPFL-VILAB"
 
@@ -116,11 +117,18 @@ def here(repository: str, beside: Path) -> Path | None:
 
 def text_here(beside: Path) -> Path | None:
     """Where the file of the text tokenizer is on disk: in the folder of a repository, in the two above it, or in that
-    of downloads."""
+    of downloads. Of several in one folder it is the one with the name of :data:`TEXT`."""
     own = os.environ.get(locate.HUB_VARIABLE)
     for place in (beside, *beside.resolve().parents[:2], *([Path(own)] if own else [])):
-        if len(found := sorted(place.glob(TEXT_FILES))) == 1:
-            return found[0]
+        found = sorted(place.glob(TEXT_FILES))
+        chosen = [path for path in found if path.name == TEXT.name] or found
+        if len(chosen) > 1:
+            raise Open4MError(
+                f"{place}: several text tokenizers ({', '.join(p.name for p in found)}); name one, by --text or "
+                "Chosen(text=...)"
+            )
+        if chosen:
+            return chosen[0]
     return None
 
 
