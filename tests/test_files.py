@@ -109,3 +109,19 @@ def test_writers_of_the_same_folder_leave_it_whole(tmp_path):
     assert not broken
     assert len(refused) == 20
     assert {path.name: len(list(path.iterdir())) for path in tmp_path.iterdir()} == {f"f{n}": 20 for n in range(10)}
+
+
+def test_a_lock_that_was_left_is_removed_and_one_that_is_held_stays(tmp_path):
+    folder, lock = tmp_path / "done", tmp_path / ".done.lock"
+    files.unlock(folder)
+    lock.touch()
+    files.unlock(folder)
+    assert not lock.exists()
+
+    def write(own):
+        files.unlock(folder)
+        assert lock.exists()
+        own.mkdir()
+
+    files.write_folder(folder, write)
+    assert not lock.exists()

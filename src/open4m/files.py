@@ -82,12 +82,23 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
             raise
 
 
+def unlock(folder: Path) -> None:
+    """Remove the lock that a process left which was killed while it wrote this folder; nothing if one writes now."""
+    if _lock_of(folder).exists():
+        with suppress(OSError), _only_writer(folder):
+            pass
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
     """Raise :class:`OSError` if someone else is writing this folder now: both would fill the same temporary one."""
     from filelock import FileLock, Timeout
 
-    path = folder.with_name(f".{folder.name}.lock")
+    path = _lock_of(folder)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

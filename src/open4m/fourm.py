@@ -388,7 +388,7 @@ class FourMBase:
             return torch.from_numpy(modality.vectors(value, spec.channels, spec.max_length))
         if fit != "crop" and key in self.grids:  # tokenizers crop
             value = modality.fit(value, self.grids[key].config.image_size, fit)
-        ids = self._encoded(key, self.take(key, value) if spec.is_causal else value)
+        ids = self._encoded(key, self.take(key, value) if spec.is_causal or isinstance(value, list | tuple) else value)
         return ids.tolist() if spec.is_causal else torch.from_numpy(ids)
 
     # ---- what it is

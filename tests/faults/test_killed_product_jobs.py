@@ -106,7 +106,7 @@ def test_a_job_of_two_processes_survives_signals(tmp_path, kind, victim, number)
 
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
 from open4m.cli.main import main
 from open4m.generate.folder import FolderJob
 
@@ -118,6 +118,7 @@ def slow(job, model):
         time.sleep(0.3)
 
 FolderJob.run = slow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
 sys.exit(main(sys.argv[1:]))
 """
 """The command line, with a pause after each image, so that a signal always finds it at work."""

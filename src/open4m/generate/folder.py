@@ -89,6 +89,8 @@ class FolderJob:
                 now += 1
                 yield folder
             free = [path for path in free if not _is_done(self.folder(path))]
+        for path in images:
+            files.unlock(self.folder(path))
         done = [path.relative_to(self.images).as_posix() for path in images if _is_done(self.folder(path))]
         written = index.write(self.out, done, self.request.targets, 1 if self.request.merge else self.request.samples)
         yield f"all: {', '.join(map(str, written))}"
