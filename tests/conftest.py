@@ -1,8 +1,17 @@
 """What all tests share. Helpers are the modules beside this file: pytest puts its folder on the path."""
 
+import os
+
+import hypothesis
 import pytest
 
 from open4m.cli.main import main
+
+# A test fails because of a change, not by luck: examples are the same in every run, but with
+# HYPOTHESIS_PROFILE=random.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("random")
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session")
