@@ -17,6 +17,7 @@ import torch
 from benchmarks.train_step import memory, now, peak
 
 from open4m.configs import fourm
+from open4m.generate import prepared
 from open4m.generate.canvas import Canvas
 from open4m.generate.cost import cost
 from open4m.generate.engine import Engine
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--tokens", type=int, default=256, help="of a generated sequence")
     parser.add_argument("--precision", default="fp32", choices=BYTES)
+    parser.add_argument("--plain", action="store_true", help="with linear layers as they are, not packed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -67,6 +69,8 @@ def main() -> None:
     model = FourMTransformer(config).initialize(torch.Generator().manual_seed(0)).to(options.device, dtype)
     engine = Engine(model, start=4)
     engine.precision = "int8" if options.precision == "int8" else "exact"
+    if options.plain:
+        prepared.can_pack = lambda weight, precision: False
     runs = [
         (f"{name}, batch {size}", given, plan, size)
         for name, (given, plan) in tasks(options.tokens).items()
