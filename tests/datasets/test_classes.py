@@ -2,7 +2,8 @@
 
 import pytest
 
-from open4m.datasets.classes import Classes, read
+from open4m.datasets.classes import Classes, of_data, read
+from open4m.store.shards import HEADER, write_shard
 from open4m.types import Open4MError
 
 
@@ -58,3 +59,15 @@ def test_empty_lines_and_names_that_occur_twice(tmp_path):
         path.write_text(text)
         with pytest.raises(Open4MError, match=message):
             read(path)
+
+
+def test_raw_data_name_their_classes(tmp_path):
+    header = {**HEADER, "classes": ["sky", "floor"], "palette": [[0, 0, 255], [9, 9, 9]]}
+    write_shard(tmp_path, "semseg", 0, [], header)
+    assert of_data(tmp_path, "semseg") == Classes(names=("sky", "floor"), palette=((0, 0, 255), (9, 9, 9)))
+    assert read(tmp_path / "semseg") == of_data(tmp_path, "semseg")  # as of a file: --classes raw/train/semseg
+    assert of_data(tmp_path, "boxes") == Classes()
+    for i, damaged in enumerate(({"palette": 3}, {"palette": [[1, 2]]}, {"classes": 7})):
+        write_shard(tmp_path / str(i), "semseg", 0, [], {**HEADER, **damaged})
+        with pytest.raises(Open4MError, match=r"manifest\.json: not a list of classes"):
+            of_data(tmp_path / str(i), "semseg")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from open4m import labellers
 from open4m.types import Open4MError
@@ -22,6 +23,20 @@ def test_noise_on_colors_changes_them_little():
     noise = np.random.default_rng(0).integers(-8, 9, STRIPES.shape)
     found = labellers.get("palette").load("3").label([(STRIPES + noise).clip(0, 255).astype(np.uint8)])[0]
     assert np.abs(np.array(found.colors) - [[200, 10, 20], [0, 0, 255], [255, 255, 255]]).max() <= 8
+
+
+def test_a_large_photo_costs_no_more_than_a_small_one_and_keeps_its_colors(monkeypatch):
+    sizes, quantize = [], Image.Image.quantize
+
+    def spied(image, *arguments, **named):
+        sizes.append(image.size)
+        return quantize(image, *arguments, **named)
+
+    monkeypatch.setattr(Image.Image, "quantize", spied)
+    large = STRIPES.repeat(40, 0).repeat(40, 1)
+    found = labellers.get("palette").load("3").label([STRIPES, large])
+    assert found[0].hex == found[1].hex == ("#c80a14", "#0000ff", "#ffffff")
+    assert max(sizes[1]) <= 256 < max(large.shape)
 
 
 @pytest.mark.parametrize("source", ["0", "8", "many", "-1", "²"])

@@ -91,7 +91,7 @@ def test_a_saved_reader_is_the_same(reader, tmp_path):
 
 def test_that_of_scenes_is_small(tmp_path):
     ObjectReader(untrained(ReaderConfig(attributes=ATTRIBUTES))).save(tmp_path, half=True)
-    assert (tmp_path / "model.safetensors").stat().st_size < 1e6
+    assert (tmp_path / "model.safetensors").stat().st_size < 1.3e6
 
 
 def test_weights_are_those_of_the_seed():

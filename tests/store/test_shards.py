@@ -15,7 +15,7 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.store import RawDataset, UnreadableSample, committed, verify, write_shard
-from open4m.store.shards import scan
+from open4m.store.members import scan
 from open4m.types import Open4MError
 
 RGB, CAPTION = modalities.get("rgb"), modalities.get("caption")
@@ -238,9 +238,90 @@ def test_other_members_are_passed_over(tmp_path):
 
 
 def test_a_newer_manifest_says_so(root):
-    (root / "rgb" / "manifest.json").write_text(json.dumps({"format": 2, "kind": "raw", "rows": []}))
-    with pytest.raises(Open4MError, match=r"manifest\.json: has format 2, this open4m reads up to 1: update open4m"):
+    (root / "rgb" / "manifest.json").write_text(json.dumps({"format": 3, "kind": "raw", "rows": []}))
+    with pytest.raises(Open4MError, match=r"manifest\.json: has format 3, this open4m reads up to 2: update open4m"):
         RawDataset(root, ["rgb"])
+
+
+def test_manifests_of_format_1_are_read(root):
+    path = root / "rgb" / "manifest.json"
+    content = json.loads(path.read_text())
+    for line in content["shards"]:
+        assert line.pop("missing") == 0
+    path.write_text(json.dumps({**content, "format": 1}))
+    assert len(RawDataset(root, ["rgb", "caption"])[9]) == 2
+    assert verify(root, "rgb") == 3
+
+
+# ---- samples that lack a modality
+
+
+@pytest.fixture
+def sparse(root):
+    """The samples of ``root``, of which some lack captions, and the shard 1 has no depth but of its last sample."""
+    for shard, (start, rows) in enumerate(((0, 3), (3, 5), (8, 2))):
+        keys = keys_of(shard, rows)
+        captions = [(key, None if (start + i) % 3 == 1 else f"gray {start + i}".encode()) for i, key in enumerate(keys)]
+        write_shard(root, "caption", shard, captions)
+        depth = io.BytesIO()
+        Image.fromarray(np.full((4, 6), 2500, np.uint16)).save(depth, "PNG")
+        maps = [(key, depth.getvalue() if start + i in (0, 1, 2, 7, 8) else None) for i, key in enumerate(keys)]
+        write_shard(root, "depth", shard, maps, form="millimeters")
+    return root
+
+
+def test_samples_that_lack_a_modality_keep_their_place(sparse):
+    data = pickle.loads(pickle.dumps(RawDataset(sparse, ["caption", "rgb_pixels", "depth"])))
+    assert data.keys == [*keys_of(0, 3), *keys_of(1, 5), *keys_of(2, 2)]
+    for i in range(10):
+        sample = data[i]
+        assert sample.get("caption") == (None if i % 3 == 1 else f"gray {i}")
+        assert np.array_equal(sample["rgb_pixels"], image(i))
+        assert ("depth" in sample) == (i in (0, 1, 2, 7, 8))
+        assert list(data.files(i)) == list(sample)
+    with pytest.raises(Open4MError, match=r"key s0-001: the sample has no caption"):
+        data.read(1, "caption")
+    assert [data.missing(name) for name in ("caption", "rgb_pixels", "depth")] == [3, 0, 5]
+    assert data.rows_with("caption", "depth").tolist() == [0, 2, 8]
+    assert data.rows_with("rgb_pixels").tolist() == data.rows_with().tolist() == list(range(10))
+    assert verify(sparse, "caption") == 3
+
+
+def test_rows_with_a_modality_reads_only_shards_in_which_some_are_missing(sparse):
+    data = RawDataset(sparse, ["depth", "rgb"])
+    (sparse / "depth" / "shard-00000.tar").unlink()
+    (sparse / "rgb" / "shard-00002.tar").unlink()
+    assert data.rows_with("rgb").tolist() == list(range(10))
+    with pytest.raises(Open4MError, match=r"listed in manifest\.json but not there"):
+        data.rows_with("depth")
+
+
+def test_a_modality_is_missing_where_its_source_is(tmp_path):
+    write_shard(tmp_path, "rgb", 0, [("a", RGB.write(image(1))), ("b", None)])
+    data = RawDataset(tmp_path, ["rgb_pixels"])
+    assert [list(sample) for sample in data] == [["rgb_pixels"], []]
+    assert data.rows_with("rgb_pixels").tolist() == [0]
+
+
+def test_a_shard_of_missing_files_follows_the_form_of_the_others_or_of_its_header(sparse):
+    write_shard(sparse, "depth", 3, [("x", None), ("y", None)], form="millimeters")
+    assert RawDataset(sparse, ["depth"])[10] == {}
+    write_shard(sparse, "normals", 0, [("x", None)], {"kind": "raw", "extension": "npy"}, form="opencv")
+    assert RawDataset(sparse, ["normals"])[0] == {}
+
+
+def test_one_missing_sample_more_or_less_than_the_manifest_says_is_noticed(sparse):
+    path = sparse / "caption" / "shard-00000.tar"
+    keys = keys_of(0, 3)
+    write_tar(path, [(f"{keys[0]}.txt", b"x"), (f"{keys[1]}.missing", b""), (f"{keys[2]}.missing", b"")])
+    with pytest.raises(Open4MError, match=r"expected the 3 samples of manifest\.json, 1 of them missing, got 3, 2"):
+        RawDataset(sparse, ["caption"])[0]
+    write_tar(path, [(f"{keys[0]}.txt", b"x"), (f"{keys[1]}.missing", b"not empty")])
+    with pytest.raises(Open4MError, match="has 9 bytes, though it stands for a sample without the modality"):
+        scan(path, "txt")
+    write_tar(path, [("a.txt", b"x"), ("a.missing", b"")])
+    with pytest.raises(Open4MError, match="key 'a' is there twice"):
+        scan(path, "txt")
 
 
 def test_a_manifest_with_another_number_of_rows_is_noticed(root):
@@ -297,7 +378,8 @@ def test_files_in_a_named_form_stay_as_they_are_and_are_read_as_values(
     [
         ([("a", b"x")], "feet", "no form is called 'feet'"),
         ([("a", b"x")], "millimeters", "expected an image or a .npy array in the form 'millimeters'"),
-        ([], "millimeters", "no samples"),
+        ([], "millimeters", "no sample has the modality"),
+        ([("a", None)], "millimeters", "no sample has the modality"),
     ],
 )
 def test_shards_of_what_is_not_in_the_form_are_not_written(items, form, message, tmp_path):

@@ -98,6 +98,71 @@ def test_rows_are_read_for_masking_by_family(store, data):
     assert np.array_equal(rows.vectors["t5"][0], vectors[9].astype(np.float16))
 
 
+@pytest.fixture
+def sparse(tmp_path, data):
+    """The store of ``root``, in which every third sample lacks depth and captions, and the last shard all pixels."""
+    grids, sequences, files, keys, vectors = data
+
+    def some(values, lacking):
+        return [None if lacking(row) else value for row, value in enumerate(values)]
+
+    start = 0
+    for shard, rows in enumerate(SHARDS):
+        part = slice(start, start + rows)
+        for key, values, header in (
+            ("depth", some(grids, lambda row: row % 3 == 1), GRID),
+            ("caption", some(sequences, lambda row: row % 3 == 1), SEQUENCE),
+            ("rgb_pixels", some(files, lambda row: row > 4), PIXELS),
+            ("t5", some(vectors, lambda row: row in (2, 7)), VECTORS),
+        ):
+            write_token_shard(tmp_path / "sparse", key, shard, keys[part], values[part], header=header)
+        start += rows
+    return TokenStore(tmp_path / "sparse", ["depth", "caption", "rgb_pixels", "t5"])
+
+
+def test_samples_that_lack_a_modality_keep_their_row(sparse, store, data):
+    sparse, files = pickle.loads(pickle.dumps(sparse)), data[2]
+    rows = np.array([9, 1, 4, 4, 7, 2, 10, 0])
+    assert sparse.keys(rows) == store.keys(rows)
+    there = {"depth": rows % 3 != 1, "caption": rows % 3 != 1, "rgb_pixels": rows <= 4, "t5": ~np.isin(rows, (2, 7))}
+    for name, expected in there.items():
+        assert sparse.present(name, rows).tolist() == expected.tolist()
+        assert store.present(name, rows) is None
+        assert sparse.rows_with(name).tolist() == sorted({*rows[expected], *sparse.rows_with(name)})
+    for name, kind in (("depth", "grid"), ("caption", "sequence"), ("t5", "vectors")):
+        got, full = sparse.read(name, kind, rows), store.read(name, kind, rows)
+        assert np.array_equal(got[0][there[name]], full[0][there[name]])
+        assert not got[0][~there[name]].any()
+        if full[1] is not None:
+            assert got[1].tolist() == np.where(there[name], full[1], 0).tolist()
+    assert sparse.pixels("rgb_pixels", rows) == [files[row] if row <= 4 else None for row in rows]
+    assert sparse.rows_with("depth", "rgb_pixels", "t5").tolist() == [0, 3]
+    assert sparse.rows_with().tolist() == list(range(ROWS))
+    for name in there:
+        assert verify(sparse.root, name) == len(SHARDS)
+
+
+def test_rows_for_masking_say_what_is_absent(sparse):
+    specs = (
+        ModalitySpec(key="depth", family="grid", vocab_size=1000, grid=(3, 4)),
+        ModalitySpec(key="rgb_pixels", family="pixels", grid=(2, 2), patch_size=2, channels=3),
+    )
+    rows = RowReader(sparse, specs)(np.array([9, 10]))
+    assert rows.present["depth"].tolist() == [True, False]
+    assert rows.present["rgb_pixels"].tolist() == [False, False]
+    assert rows.pixels["rgb_pixels"].shape == (2, 3, 4, 4)
+    assert not rows.pixels["rgb_pixels"].any()
+
+
+def test_nulls_that_the_manifest_does_not_count_are_noticed(sparse, data):
+    path = sparse.root / "depth" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["shards"][0]["missing"] -= 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(Open4MError, match=r"expected the 4 samples of .*, 0 of them missing, got 4, 1 missing"):
+        TokenStore(sparse.root, ["depth"]).grid("depth", np.array([0]))
+
+
 def test_headers_shards_and_pickling(store):
     store.grid("depth", np.arange(3))
     store = pickle.loads(pickle.dumps(store))
@@ -316,7 +381,10 @@ def test_a_manifest_with_another_number_of_rows_is_noticed(root, rows):
     content = json.loads(path.read_text())
     content["shards"][0]["rows"] = rows
     path.write_text(json.dumps(content))
-    with pytest.raises(Open4MError, match=f"expected the {rows} samples of manifest.json, got 4 or other keys"):
+    with pytest.raises(
+        Open4MError,
+        match=rf"expected the {rows} samples of manifest\.json, 0 of them missing, got 4, 0 missing, or other",
+    ):
         TokenStore(root, ["depth"]).grid("depth", np.arange(rows))
 
 

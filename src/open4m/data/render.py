@@ -9,7 +9,9 @@ from typing import Protocol
 
 from open4m import modalities
 from open4m.data.jobs import Job, batches
-from open4m.store.manifest import is_committed
+from open4m.data.links import Link
+from open4m.progress import within
+from open4m.store.manifest import folder_of, is_committed
 from open4m.store.shards import write_shard
 from open4m.types import Value
 
@@ -41,11 +43,19 @@ class Render(Job):
     def is_done(self, shard: int) -> bool:
         return all(is_committed(self.root, name, shard) for name in self.modalities)
 
+    @property
+    def folders(self) -> list[Path]:
+        return [folder_of(self.root, name) for name in self.modalities]
+
+    @property
+    def links(self) -> list[Link]:
+        return [Link(self.root, name) for name in self.modalities]
+
     def run(self, shard: int) -> None:
         known = {name: modalities.get(name) for name in self.modalities}
         files: dict[str, list[tuple[str, bytes]]] = {name: [] for name in known}
         first = shard * self.shard_rows
-        for batch in batches(range(first, min(self.samples, first + self.shard_rows))):
+        for batch in within(batches(range(first, min(self.samples, first + self.shard_rows))), "samples"):
             for i, sample in zip(batch, self.dataset.samples(batch), strict=True):
                 for name, modality in known.items():
                     files[name].append((f"{i:08d}", modality.write(sample[name])))

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from open4m import modalities
+from open4m.data.mixture import Mixture
 from open4m.masking.batch import TokenRows
 from open4m.masking.config import Strategy
-from open4m.modalities.families import FAMILIES
+from open4m.modalities.traits import FAMILIES
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.store.tokens import SIZES, TokenStore
 from open4m.tokenizers.text import TextTokenizer
@@ -18,7 +19,7 @@ from open4m.types import Open4MError
 
 
 def specs_of(
-    store: TokenStore, image_size: int, patch_size: int, strategies: Sequence[Strategy] = ()
+    store: TokenStore | Mixture, image_size: int, patch_size: int, strategies: Sequence[Strategy] = ()
 ) -> tuple[ModalitySpec, ...]:
     """The model's modalities, as the headers of a token store describe them.
 
@@ -47,11 +48,12 @@ def specs_of(
 
 
 def check_store(
-    config: FourMConfig, store: TokenStore, tokenizers: Mapping[str, Tokenizer | TextTokenizer | None]
+    config: FourMConfig, store: TokenStore | Mixture, tokenizers: Mapping[str, Tokenizer | TextTokenizer | None]
 ) -> None:
     """Raise :class:`Open4MError` unless a store holds tokens of these tokenizers, in the sizes that the model expects.
 
-    For modalities without a tokenizer among ``tokenizers``, only the sizes are compared.
+    For modalities without a tokenizer among ``tokenizers``, only the sizes are compared. A tokenizer of what is a part
+    of sequences stands under the modality of the part.
     """
     for spec in config.modalities:
         if not spec.has_vocabulary:
@@ -64,41 +66,57 @@ def check_store(
                 f"{store.root}: {spec.key} has (vocabulary, size, tokenizer) {got}, the model expects {expected}: "
                 "tokenize again"
             )
+        parts = tokenizers.get(modalities.get(spec.key).part) if header.parts else None
+        if parts is not None and header.parts != parts.fingerprint:
+            raise Open4MError(
+                f"{store.root}: the parts of {spec.key} have tokens of the tokenizer {header.parts}, the model has "
+                f"{parts.fingerprint}: tokenize again"
+            )
 
 
 class RowReader:
-    """Reads rows of a store as masking takes them: whole tokens, vectors and pixels of the model's modalities."""
+    """Reads rows of a store as masking takes them: whole tokens, vectors and pixels of the model's modalities, and
+    which of these each sample has."""
 
-    def __init__(self, store: TokenStore, specs: Sequence[ModalitySpec]) -> None:
+    def __init__(self, store: TokenStore | Mixture, specs: Sequence[ModalitySpec]) -> None:
         self._store, self._specs = store, tuple(specs)
         self._images = {spec.key: modalities.get(spec.key) for spec in specs if spec.content == "pixels"}
 
     def __call__(self, rows: np.ndarray) -> TokenRows:
         """The rows ``rows`` (B,). Raises :class:`Open4MError` for images of another size than the model's."""
-        data = TokenRows({}, {}, {})
+        data = TokenRows({}, {}, {}, {})
         for spec in self._specs:
+            if (present := self._store.present(spec.key, rows)) is not None:
+                data.present[spec.key] = present
             values, lengths = self._store.read(spec.key, spec.family, rows)
             if lengths is not None:
                 data.lengths[spec.key] = lengths
             if spec.content == "pixels":
-                values = np.stack([self._pixels(spec, file, row) for row, file in zip(rows, values, strict=True)])
+                values = self._pixels(spec, values, rows)
             getattr(data, spec.content)[spec.key] = values
         return data
 
     def _key(self, row: int) -> str:
         return self._store.keys(np.array([row]))[0]
 
-    def _pixels(self, spec: ModalitySpec, file: bytes, row: int) -> np.ndarray:
-        """Normalized pixels (C, H, W) of a stored image."""
-        modality = self._images[spec.key]
-        try:
-            pixels = modality.pixels(modality.read(file))
-        except Open4MError as error:
-            raise Open4MError(f"{self._store.root}: key {self._key(row)}, modality {spec.key}: {error}") from error
-        height, width = (n * spec.patch_size for n in spec.grid)
-        if pixels.shape != (spec.channels, height, width):
-            raise Open4MError(
-                f"{self._store.root}: key {self._key(row)}, modality {spec.key}: an image {pixels.shape[1]}×"
-                f"{pixels.shape[2]}, the model expects {height}×{width}: make the tokens again, or set image_size"
-            )
-        return pixels
+    def _pixels(self, spec: ModalitySpec, files: Sequence[bytes | None], rows: np.ndarray) -> np.ndarray:
+        """Pixels uint8 (B, C, H, W) of stored images, zeros where there is none. Channels are last in memory, as files
+        are decoded."""
+        modality, (height, width) = self._images[spec.key], (n * spec.patch_size for n in spec.grid)
+        # not np.zeros, whose small memory pages take longer to fill
+        pixels = np.empty((len(rows), height, width, spec.channels), dtype=np.uint8)
+        for i, (row, file) in enumerate(zip(rows, files, strict=True)):
+            if file is None:
+                pixels[i] = 0
+                continue
+            try:
+                value = modality.read(file)
+            except Open4MError as error:
+                raise Open4MError(f"{self._store.root}: key {self._key(row)}, modality {spec.key}: {error}") from error
+            if value.shape != (height, width, spec.channels):
+                raise Open4MError(
+                    f"{self._store.root}: key {self._key(row)}, modality {spec.key}: an image {value.shape[0]}×"
+                    f"{value.shape[1]}, the model expects {height}×{width}: make the tokens again, or set image_size"
+                )
+            pixels[i] = value
+        return pixels.transpose(0, 3, 1, 2)

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from open4m import modalities
-from open4m.data.jobs import Job, batches
+from open4m import config as configs
+from open4m import labellers, modalities, progress
+from open4m.data.encoders import Encoder, Output, encoder_of
+from open4m.data.jobs import BATCH_SAMPLES, Job, batches
+from open4m.data.links import Link, stored_name
+from open4m.data.rejects import Rejects
+from open4m.data.views import Crops, View
+from open4m.labellers.base import Labeller
 from open4m.modalities.families import Modality
 from open4m.modalities.features import Vector
-from open4m.modalities.frames import frame_of, positioned
-from open4m.store.manifest import Manifest, check_header, folder_of, is_committed
+from open4m.modalities.frames import Frame, frame_of, positioned
+from open4m.store.manifest import FILE, Manifest, check_header, entry_of, folder_of
 from open4m.store.shards import RawDataset, UnreadableSample, shows_square
-from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
-from open4m.tokenizers.text import TextTokenizer
-from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.store.tokens import TokenStore, write_token_shard
 from open4m.types import Open4MError, Value
-
-logger = logging.getLogger("open4m")
-
-MAX_LISTED_FAILURES = 5
-"""Samples of a shard that are named where some are skipped."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """One modality that is tokenized.
-
-    ``key`` is its name, with a resolution if there are several. ``tokenizer`` is the folder of its tokenizer, which
-    each process loads; pixels have none. ``parts`` is that of the tokenizer of a sequence's parts, such as poses, whose
-    values do not have their tokens yet. Pixels are stored as JPEG files, ``image_size`` pixels wide and high,
-    sequences with up to ``max_length`` tokens.
-    """
-
-    key: str
-    tokenizer: Path | None = None
-    image_size: int = 0
-    max_length: int = 256
-    parts: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +34,13 @@ class Tokenize(Job):
     A shard that has some of its modalities gets the missing ones; each is committed on its own. Values whose size is
     not the tokenizer's are center-cropped and resized, and those that tell positions, like boxes, follow the crop of
     the sample's picture. Where none of the outputs shows it, ``image`` is read for that alone, by default the image of
-    the raw data or, without one, another map. Raw data without any are taken to show squares. ``unreadable``: the share
-    of a shard's samples that may be damaged; they are left out of all modalities, counted and logged.
+    the raw data or, without one, another map. Raw data without any are taken to show squares. A modality that the
+    sample lacks is missing in the tokens too, and so is a map without any measurement in its central square.
+
+    ``crops``: how many views of each sample are stored, which all its modalities share. Where there are several,
+    features are computed from each crop by the network that computed those of the raw data. ``limit``: only the first
+    samples, for a first look; 0: all. A later run without a limit makes the shard that it cuts anew. ``allowed``: the
+    share of all samples that may be damaged; they are rejects, left out of all modalities.
 
     Raises :class:`Open4MError` if a modality and its tokenizer do not fit, if shards that are there were made by
     another tokenizer, for a sample whose maps do not show one picture, and if more samples cannot be read than that;
@@ -67,91 +52,170 @@ class Tokenize(Job):
     outputs: tuple[Output, ...]
     image: str | None = None
     device: str = "cpu"
-    unreadable: float = 0.0
+    allowed: float = 0.0
+    crops: Crops = Crops()
+    limit: int = 0
 
     @property
     def description(self) -> str:
         return f"tokenize {self.raw.name}"
 
+    @property
+    def rejects(self) -> Rejects:
+        return Rejects(self.tokens, "tokenize", len(self._data), self.allowed)
+
     def shards(self) -> Sequence[int]:
         for key, encoder in self._encoders.items():
             folder = folder_of(self.tokens, key)
-            check_header(folder, Manifest.read(folder), dataclasses.asdict(encoder.header))
-        return list(self._data.shards)
+            check_header(folder, Manifest.read(folder), encoder.header.to_dict())
+        return [shard for shard, rows in self._data.shards.items() if not self.limit or rows.start < self.limit]
 
     def is_done(self, shard: int) -> bool:
         return not self._missing(shard)
 
+    @property
+    def folders(self) -> list[Path]:
+        return [*(folder_of(self.tokens, output.key) for output in self.outputs), self.rejects.folder]
+
+    @property
+    def links(self) -> list[Link]:
+        sources = {key: network.sources[0] for key, network in self._networks.items()}
+        origins = {key: stored_name(self.raw, sources.get(key, name)) for key, name in self._names.items()}
+        return [Link(self.tokens, key, self.raw, origin) for key, origin in origins.items()]
+
     def run(self, shard: int) -> None:
-        missing = self._missing(shard)
+        missing, rejects = self._missing(shard), self.rejects.of_shard(shard)
+        kept = self._keys_of_others(shard, missing)
+        rows: Sequence[int] = self._rows(shard)
+        if kept is not None:
+            rows = [i for i in self._data.shards[shard] if self._data.key(i) in kept]
         keys: list[str] = []
         tokens: dict[str, list[Any]] = {key: [] for key in missing}
-        rows, skipped = self._data.shards[shard], []
-        kept = self._keys_of_others(shard, missing)
-        for batch in batches([i for i in rows if kept is None or self._data.key(i) in kept]):
-            samples = {}
+        for batch in progress.within(batches(rows), "samples"):
+            samples: dict[int, list[dict[str, Any]]] = {}
             for i in batch:
                 try:
-                    samples[i] = self._sample(i)
+                    samples[i] = self._views(i)
                 except UnreadableSample as error:
                     if kept is not None:  # tokens that are there already have this sample
                         raise
-                    skipped.append(error)
-            if len(skipped) > self.unreadable * len(rows):
-                raise skipped[-1]
+                    rejects.add(self._data.key(i), "raw data", "not readable", str(error))
             encoded = self._encoded(samples, missing)
-            keys += [self._data.key(i) for i in samples]
+            keys += [self.crops.key(self._data.key(i), n) for i in samples for n in range(self.crops.count)]
             for key in missing:
                 tokens[key] += encoded[key]
-        for error in skipped[:MAX_LISTED_FAILURES]:
-            logger.warning("skipped: %s", error)
-        if skipped:
-            logger.warning("%s: shard %d: %d of %d samples skipped", self.description, shard, len(skipped), len(rows))
+        if kept is None:
+            rejects.commit()
+        for link in self.links:
+            if link.modality in missing:  # of a shard that a limit cut
+                link.path(shard).unlink(missing_ok=True)
         for key in missing:
             write_token_shard(self.tokens, key, shard, keys, tokens[key], header=self._encoders[key].header)
+        self._data.close(shard)
 
-    def _sample(self, i: int) -> dict[str, Value]:
-        """The values of a sample, with positions relative to its central square.
+    # ---- a sample
+    def _views(self, i: int) -> list[dict[str, Any]]:
+        """What each view shows of a sample, by the key of the output; of features, what their network reads.
 
-        Raises :class:`UnreadableSample` if they cannot be read, or do not fit together.
+        Raises :class:`UnreadableSample` if its values cannot be read, or do not fit together.
         """
         values = self._data[i]  # which checks that its maps show one picture
         try:
             frame = frame_of(values, self._modalities, squares=self._data.squares)
-            return positioned(values, self._modalities, frame)
+            placed = [name for name in values if self._modalities[name].has_positions]
+            if frame is None and placed and any(map(_is_map, self._modalities.values())):
+                raise Open4MError(f"{placed[0]} tells places in a picture that the sample lacks")
+            if self.crops.count == 1:
+                return [self._by_key(positioned(values, self._modalities, frame))]
+            return [self._cropped(self._data.key(i), values, number, frame) for number in range(self.crops.count)]
         except Open4MError as error:
             raise self._data.unreadable(i, ", ".join(values), error) from error
 
-    def _encoded(self, samples: Mapping[int, Mapping[str, Value]], names: Sequence[str]) -> dict[str, list[Any]]:
-        """The tokens of samples. What a tokenizer refuses, of one of them, names that sample."""
-        encoded = {}
+    def _by_key(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        return {key: values[name] for key, name in self._names.items() if name in values}
+
+    def _cropped(self, key: str, values: Mapping[str, Value], number: int, frame: Frame | None) -> dict[str, Any]:
+        """One view of a sample."""
+        frame = frame or Frame(1000, 1000)
+        squares = {name for name in values if name in self._data.squares}
+        view = View(frame.region)
+        if number:
+            side = min(frame.height, frame.width)
+            view = self.crops.view(key, number, Frame(side, side) if squares else frame)
+            view = View(view.region.inside(frame.region), view.flip) if squares else view
+            view = view.flipped_if(values, self._modalities)
+        shown: dict[str, Any] = {}
+        for output, name in self._names.items():
+            if network := self._networks.get(output):
+                if all(source in values for source in network.sources):
+                    side = max(1, round(max(view.region.height * frame.height, view.region.width * frame.width)))
+                    shown[output] = {s: view.of(self._modalities[s], values[s], side) for s in network.sources}
+            elif name in values:
+                within = frame.region if name in squares else None
+                shown[output] = view.of(self._modalities[name], values[name], self._encoders[output].size, within)
+        return shown
+
+    def _encoded(self, samples: Mapping[int, Sequence[Mapping[str, Any]]], names: Sequence[str]) -> dict[str, list]:
+        """The tokens of all views. What a tokenizer refuses, of one of them, names its sample."""
+        encoded: dict[str, list[Any]] = {}
         for key in names:
-            values = {i: sample[key] for i, sample in samples.items()}
-            try:
-                encoded[key] = self._encoders[key].encode([*values.values()])
-            except Open4MError:
-                for i, value in values.items():
-                    try:
-                        self._encoders[key].encode([value])
-                    except Open4MError as error:
-                        raise self._data.unreadable(i, key, error) from error
-                raise
+            there = [(i, view[key]) for i, views in samples.items() for view in views if key in view]
+            parts = [there[start : start + BATCH_SAMPLES] for start in range(0, len(there), BATCH_SAMPLES)]
+            tokens = iter([row for part in parts for row in self._tokens(key, part)])
+            encoded[key] = [next(tokens) if key in view else None for views in samples.values() for view in views]
         return encoded
+
+    def _tokens(self, key: str, values: Sequence[tuple[int, Any]]) -> list[Any]:
+        try:
+            return self._encode(key, [value for _, value in values])
+        except Open4MError:
+            for i, value in values:
+                try:
+                    self._encode(key, [value])
+                except Open4MError as error:
+                    raise self._data.unreadable(i, self._names[key], error) from error
+            raise
+
+    def _encode(self, key: str, values: Sequence[Any]) -> list[Any]:
+        network = self._networks.get(key)
+        return self._encoders[key].encode(network.label_samples(values) if network else values)
+
+    # ---- a shard
+    def _rows(self, shard: int) -> range:
+        rows = self._data.shards[shard]
+        return range(rows.start, min(rows.stop, self.limit) if self.limit else rows.stop)
 
     def _keys_of_others(self, shard: int, missing: Sequence[str]) -> set[str] | None:
         """The samples of which the shard has tokens of other modalities: what is added keeps in step with them."""
         there = [output.key for output in self.outputs if output.key not in missing]
-        store = TokenStore(self.tokens, there[:1]) if there else None
-        return None if store is None else set(store.keys(np.array(store.shards[shard])))
+        if not there:
+            return None
+        store = TokenStore(self.tokens, there[:1])
+        rows = store.shards[shard]
+        return set(store.keys(np.arange(rows.start, rows.stop, store.crops)))
 
     def _missing(self, shard: int) -> list[str]:
-        return [output.key for output in self.outputs if not is_committed(self.tokens, output.key, shard)]
+        """The outputs that the shard lacks, or has of fewer samples, since a limit cut it."""
+        entries = {output.key: entry_of(self.tokens, output.key, shard) for output in self.outputs}
+        lost = sum(reject.samples for reject in self.rejects.read(shard)) if any(entries.values()) else 0
+        expected = (len(self._rows(shard)) - lost) * self.crops.count
+        return [key for key, entry in entries.items() if entry is None or entry.rows < expected]
+
+    # ---- what is read, and by what
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """The modality of the raw data that each output is made from: ``rgb`` of ``rgb@448``, where there is no larger
+        one of that name."""
+        keys = [output.key for output in self.outputs]
+        return {k: k if (folder_of(self.raw, k) / FILE).exists() else modalities.get(k).name for k in keys}
 
     @cached_property
     def _modalities(self) -> dict[str, Modality]:
         """What is read of every sample: all of it even where only some is missing, since images say how the rest is
         cropped."""
-        names = [output.key for output in self.outputs] + [self.image] * (self.image is not None)
+        names = [name for key, name in self._names.items() if key not in self._networks]
+        names += [source for network in self._networks.values() for source in network.sources]
+        names += [self.image] * (self.image is not None)
         known = {name: modalities.get(name) for name in names}
         if any(modality.has_positions for modality in known.values()) and not any(map(self._shows, known.values())):
             known |= {modality.name: modality for modality in self._picture()}
@@ -177,88 +241,39 @@ class Tokenize(Job):
 
     @cached_property
     def _encoders(self) -> dict[str, Encoder]:
-        return {output.key: encoder_of(output, self._modalities[output.key], self.device) for output in self.outputs}
+        outputs, crops = self.outputs, self.crops.count
+        return {o.key: encoder_of(o, modalities.get(o.key), self.device, crops) for o in outputs}
+
+    @cached_property
+    def _networks(self) -> dict[str, Labeller]:
+        """What computes the features of crops, by output; none where the central square is all that is stored."""
+        of_images = [output for output in self.outputs if modalities.get(output.key).of_image]
+        return {output.key: self._network(output) for output in of_images if self.crops.count > 1}
+
+    def _network(self, output: Output) -> Labeller:
+        """The network of a modality's labels, loaded as their manifest says, or as the user does."""
+        name = modalities.get(output.key).name
+        manifest = Manifest.read(folder_of(self.raw, self._names[output.key]))
+        header = manifest.header if manifest else {}
+        made = dict(header.get("made_by", {}))
+        kind, model = labellers.named(name, output.network) if output.network else (made.get("labeller"), None)
+        model = model if output.network else made.get("model", "")
+        if not kind or (labellers.get(kind).needs_model and not model):
+            raise Open4MError(
+                f"{output.key}: features of crops are computed anew, and the raw data do not say by which network: "
+                f"name it, a folder or a name on the hub (--network {name}=MODEL)"
+            )
+        known = labellers.get(kind).Settings
+        settings = configs.from_dict(known, made["settings"], "made_by.settings") if "settings" in made else None
+        network = labellers.get(kind).load(model, self.device, settings, name)
+        if header.get("labeller", network.fingerprint) != network.fingerprint:
+            raise Open4MError(
+                f"{output.key}: the network {model} has other weights or settings than the one that made the labels in "
+                f"{self.raw}: name that one, or label again"
+            )
+        return network
 
 
 def _is_map(modality: Modality) -> bool:
     """Whether values of the modality show a picture, cell by cell or pixel by pixel."""
     return not modality.family.is_sequence and not isinstance(modality, Vector)
-
-
-# ---- one encoder per family
-
-
-class Encoder(Protocol):
-    """Makes the tokens of values of one modality, as the token store takes them. Made of an output, its modality and
-    a device."""
-
-    header: TokenHeader
-
-    def encode(self, values: Sequence[Value]) -> list[Any]:
-        """One row of tokens per value."""
-
-
-class PixelEncoder:
-    def __init__(self, output: Output, modality: Modality, device: str) -> None:
-        if output.image_size < 1:
-            raise Open4MError(f"{output.key}: give the image_size that its pixels are stored in")
-        self.modality, self.size = modality, output.image_size
-        self.header = TokenHeader(kind=modality.family.name, tokenizer="jpeg")
-
-    def encode(self, values: Sequence[Value]) -> list[bytes]:
-        return [self.modality.write(self.modality.fit(value, self.size)) for value in values]
-
-
-class GridEncoder:
-    def __init__(self, output: Output, modality: Modality, device: str) -> None:
-        self.tokenizer = Tokenizer.load(output.tokenizer, device)
-        if self.tokenizer.config.modality != modality.name:
-            raise Open4MError(f"{output.key}: {output.tokenizer} tokenizes {self.tokenizer.config.modality}")
-        self.header = TokenHeader(
-            kind=modality.family.name,
-            tokenizer=self.tokenizer.fingerprint,
-            vocab_size=self.tokenizer.config.codebook_size,
-            grid=self.tokenizer.config.grid,
-            placeless=isinstance(modality, Vector),
-        )
-
-    def encode(self, values: Sequence[Value]) -> list[Any]:
-        return [ids.ravel() for ids in self.tokenizer.encode(values)]
-
-
-class SequenceEncoder:
-    def __init__(self, output: Output, modality: Modality, device: str) -> None:
-        self.modality, self.max_length = modality, output.max_length
-        self.text = TextTokenizer.load(output.tokenizer)
-        self.parts = None if output.parts is None else Tokenizer.load(output.parts, device)
-        if self.parts is not None and self.parts.modality.name != modality.part:
-            raise Open4MError(f"{output.key}: its parts are of {modality.part or 'no modality'}, not {output.parts}")
-        self.header = TokenHeader(
-            kind=modality.family.name,
-            tokenizer=self.text.fingerprint,
-            vocab_size=self.text.vocab_size,
-            max_length=output.max_length,
-        )
-
-    def encode(self, values: Sequence[Value]) -> list[list[int]]:
-        if self.parts is not None:
-            values = [self.modality.tokenized(value, self.parts) for value in values]
-        return [self.modality.encode(value, self.text, self.max_length) for value in values]
-
-
-ENCODERS: dict[str, Callable[[Output, Modality, str], Encoder]] = {
-    "pixels": PixelEncoder,
-    "grid": GridEncoder,
-    "sequence": SequenceEncoder,
-}
-"""By family. Vectors, which are not tokenized, have none."""
-
-
-def encoder_of(output: Output, modality: Modality, device: str) -> Encoder:
-    """The encoder of an output's family. Raises :class:`Open4MError` if there is none, or no tokenizer for it."""
-    family = modality.family
-    if family.name not in ENCODERS:
-        raise Open4MError(f"{output.key}: a {type(modality).__name__} is not tokenized")
-    if family.has_vocabulary and output.tokenizer is None:
-        raise Open4MError(f"{output.key}: name the folder of its tokenizer")
-    return ENCODERS[family.name](output, modality, device)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from open4m import files, modalities
+from open4m.datasets import tables
+from open4m.datasets.source import Source
 from open4m.modalities.families import TokenSequence
 from open4m.store import manifest
 from open4m.store.shards import RawDataset
@@ -16,6 +18,9 @@ from open4m.types import Open4MError
 FIELD = "caption"
 """The field of a JSON object that holds its caption, as in COCO's annotations."""
 
+TABLES = (".csv", ".tsv", ".parquet")
+"""The ends of names of tables."""
+
 LISTED_FIELDS = 8
 """Fields of an object that an error lists."""
 
@@ -23,9 +28,10 @@ LISTED_FIELDS = 8
 def read(sources: Sequence[Path], field: str = FIELD) -> Iterator[str]:
     """The captions of all sources, without blank ones.
 
-    The name of a source says what it is. ``.jsonl`` has one string per line, or one object with the string ``field``;
-    ``.json`` has a list of these, or an object whose ``annotations`` are such a list, like COCO's; any other file has
-    one caption per line. A folder holds ``.txt`` files, read by name; or it is a raw data set
+    The name of a source says what it is, in any case. ``.jsonl`` has one string per line, or one object with the string
+    ``field``; ``.json`` has a list of these, or an object whose ``annotations`` are such a list, like COCO's; tables
+    (``.csv``, ``.tsv``, ``.parquet``) have a column ``field``; any other file has one caption per line. A folder holds
+    ``.txt`` files, also in folders below, read by name; or it is a raw data set
     (:mod:`open4m.store.shards`), of which all sequences are read that hold texts, or the folder of one of them. Only
     ``.json`` is read into memory as a whole. Raises :class:`Open4MError` for a source that is missing, before any is
     read, and while reading for one that holds no captions or something else.
@@ -51,12 +57,14 @@ def lines(path: Path) -> Iterator[str]:
 
 def _captions(source: Path, field: str) -> Iterator[str]:
     if source.is_dir():
-        texts = [] if _modalities(source) else sorted(source.glob("*.txt"))
+        texts = [] if _modalities(source) else sorted(path for path in source.rglob("*") if _is_text(path))
         captions = chain.from_iterable(map(lines, texts)) if texts else _of_dataset(source)
-    elif source.suffix == ".jsonl":
+    elif (suffix := source.suffix.lower()) in (".jsonl", ".ndjson"):
         captions = _of_json_lines(source, field)
-    elif source.suffix == ".json":
+    elif suffix == ".json":
         captions = _of_json(source, field)
+    elif suffix in TABLES:
+        captions = _of_table(source, field)
     else:
         captions = lines(source)
     empty = True
@@ -66,6 +74,16 @@ def _captions(source: Path, field: str) -> Iterator[str]:
             yield caption
     if empty:
         raise Open4MError(f"{source}: holds no captions")
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix.lower() == ".txt" and not path.name.startswith(".") and path.is_file()
+
+
+def _of_table(path: Path, field: str) -> Iterator[str]:
+    for number, row in enumerate(tables.rows(Source(str(path.parent)), path.name), 1):
+        name = tables.column(row, [field])
+        yield _caption(row if name is None else row[name], field, f"{path}: row {number}")
 
 
 def _of_json_lines(path: Path, field: str) -> Iterator[str]:
@@ -98,7 +116,7 @@ def _of_dataset(folder: Path) -> Iterator[str]:
     found = False
     for modality in known:
         if isinstance(modality, TokenSequence):
-            data = RawDataset(root, [modality.name])
+            data = RawDataset(root, [modality.name]).having(modality.name)
             for i in range(len(data)):
                 for text in modality.texts(data[i][modality.name]):
                     found = True

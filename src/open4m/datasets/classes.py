@@ -1,4 +1,5 @@
-"""Files of class names: one class per line, in the order of the ids from 0, with or without a color."""
+"""The names of classes: in files, one class per line in the order of the ids from 0, with or without a color; and in
+the manifests of raw data."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open4m.datasets import captions
+from open4m.store.manifest import FILE, Manifest, folder_of
 from open4m.types import Open4MError
 
 _COLORED = re.compile(r"(?P<name>.*\S)\s+(?P<red>\d+),\s*(?P<green>\d+),\s*(?P<blue>\d+)", re.ASCII)
@@ -21,8 +23,19 @@ class Classes:
     palette: tuple[tuple[int, int, int], ...] = ()
 
 
+def of_data(root: str | Path, modality: str) -> Classes:
+    """The classes that raw data name, as an import writes them into the manifest of a modality; none if they do not."""
+    manifest = Manifest.read(folder_of(root, modality))
+    header = manifest.header if manifest else {}
+    try:
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in header.get("palette", ()))
+        return Classes(names=tuple(map(str, header.get("classes", ()))), palette=palette)
+    except (TypeError, ValueError) as error:
+        raise Open4MError(f"{folder_of(root, modality) / FILE}: not a list of classes ({error})") from error
+
+
 def read(path: Path) -> Classes:
-    """The classes of a text file in UTF-8.
+    """The classes of a text file in UTF-8, or those that the folder of a modality of raw data names.
 
     A line is a name; behind a blank or a tab, its color may follow as ``red,green,blue``::
 
@@ -33,6 +46,8 @@ def read(path: Path) -> Classes:
     end are ignored. Raises :class:`Open4MError` for a file that is not UTF-8, for an empty line before a name, for a
     name that occurs twice, for numbers of a color above 255, and if only some classes have a color.
     """
+    if (path / FILE).is_file():
+        return of_data(path.resolve().parent, path.resolve().name)
     lines = list(captions.lines(path))
     while lines and not lines[-1]:
         lines.pop()

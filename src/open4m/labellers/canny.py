@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from PIL import Image
 
-from open4m.labellers.base import Labeller
+from open4m.labellers import base
 from open4m.types import Open4MError
 
 VERSION = 1
@@ -18,7 +18,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Canny(Labeller):
+class Canny(base.Labeller):
     """Edges are lines of pixels whose gradient is above ``low`` and that are connected to one above ``high``.
 
     The gradient is that of a 3 × 3 Sobel filter on gray levels of 0 to 255, after a Gaussian blur of ``sigma`` pixels.
@@ -31,19 +31,22 @@ class Canny(Labeller):
 
     modality = "canny_edge"
     source = "rgb"
+    needs_model = False
 
     @classmethod
-    def load(cls, source: str = "", device: str = "cpu") -> Self:
-        """``source``: nothing, or other numbers, ``LOW,HIGH`` or ``LOW,HIGH,SIGMA``."""
+    def load(
+        cls, model: str = "", device: str = "cpu", settings: base.Settings | None = None, modality: str = ""
+    ) -> Self:
+        """``model``: nothing, or other numbers, ``LOW,HIGH`` or ``LOW,HIGH,SIGMA``."""
         try:
-            numbers = [float(part) for part in source.split(",")] if source else []
+            numbers = [float(part) for part in model.split(",")] if model else []
         except ValueError:
             numbers = [np.nan]
         found = cls(*numbers) if len(numbers) in (0, 2, 3) else None
         if found is None or not (0 <= found.low <= found.high < np.inf and 0 <= found.sigma < np.inf):
             raise Open4MError(
                 "canny: expected LOW,HIGH or LOW,HIGH,SIGMA, such as 100,200,1, in gray levels and pixels from 0, "
-                f"LOW not above HIGH, got {source!r}"
+                f"LOW not above HIGH, got {model!r}"
             )
         return found
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from open4m import files, modalities, weights
-from open4m.labellers.base import Labeller
+from open4m.labellers.base import Labeller, Settings
 from open4m.ranges import Layers, Size, check_ranges
 from open4m.types import Open4MError
 
@@ -63,6 +63,8 @@ class CLIPLabeller(Labeller):
 
     modality = "clip"
     source = "rgb"
+    square = True
+    is_default = False
 
     def __init__(
         self,
@@ -80,43 +82,45 @@ class CLIPLabeller(Labeller):
         self._check_tokenizer()
 
     @classmethod
-    def load(cls, source: str | Path, device: str = "cpu") -> CLIPLabeller:
+    def load(
+        cls, model: str | Path, device: str = "cpu", settings: Settings | None = None, modality: str = ""
+    ) -> CLIPLabeller:
         """The CLIP in a folder, or that of a hub name such as ``openai/clip-vit-base-patch16``, from safetensors only.
 
         Raises :class:`Open4MError` if there is none, if it is incomplete, or if ``transformers`` is not installed.
         """
         _, model_class = _transformers()
-        local = Path(source).is_dir()
-        if not local and not _HUB_NAME.fullmatch(str(source)):
-            raise Open4MError(f"{source}: no such folder (expected a folder with a CLIP, or a name on the hub)")
+        local = Path(model).is_dir()
+        if not local and not _HUB_NAME.fullmatch(str(model)):
+            raise Open4MError(f"{model}: no such folder (expected a folder with a CLIP, or a name on the hub)")
         try:
             with _no_progress_bar():
-                model, loaded = model_class.from_pretrained(
-                    source, local_files_only=local, use_safetensors=True, output_loading_info=True
+                network, loaded = model_class.from_pretrained(
+                    model, local_files_only=local, use_safetensors=True, output_loading_info=True
                 )
-            tokenizer = Tokenizer.from_str(_text(source, "tokenizer.json"))
-            mean, std = _normalization(_text(source, PREPROCESSOR, default="{}"), f"{source}/{PREPROCESSOR}")
+            tokenizer = Tokenizer.from_str(_text(model, "tokenizer.json"))
+            mean, std = _normalization(_text(model, PREPROCESSOR, default="{}"), f"{model}/{PREPROCESSOR}")
         except Open4MError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:MAX_REASON]
             raise Open4MError(
-                f"{source}: holds no CLIP that can be loaded (config.json, model.safetensors, tokenizer.json): {reason}"
+                f"{model}: holds no CLIP that can be loaded (config.json, model.safetensors, tokenizer.json): {reason}"
                 + (
                     ""
                     if local
-                    else f"; without a connection: hf download {source} --local-dir FOLDER elsewhere, and name FOLDER"
+                    else f"; without a connection: hf download {model} --local-dir FOLDER elsewhere, and name FOLDER"
                 )
             ) from error
         if loaded["missing_keys"]:
             missing = sorted(loaded["missing_keys"])[:MAX_LISTED_WEIGHTS]
-            raise Open4MError(f"{source}: not a complete CLIP, weights are missing: {missing}")
-        return cls(model.float().eval().to(device), tokenizer, mean, std)
+            raise Open4MError(f"{model}: not a complete CLIP, weights are missing: {missing}")
+        return cls(network.float().eval().to(device), tokenizer, mean, std)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a ``transformers`` folder that :meth:`load` reads, with weights in ``dtype``."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         with _no_progress_bar():
             copy.deepcopy(self.model).to("cpu", dtype).save_pretrained(folder)
         self.tokenizer.save(str(folder / "tokenizer.json"))

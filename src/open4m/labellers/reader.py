@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pixel_shuffle
 
 from open4m import config as configs
-from open4m import modalities, weights
-from open4m.labellers.base import Labeller
+from open4m import files, modalities, weights
+from open4m.labellers.base import Labeller, Settings
 from open4m.ranges import Layers, Share, Size, check_ranges
 from open4m.types import Boxes, Open4MError
 
@@ -42,7 +42,7 @@ RARE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderConfig:
-    """What is read, and the size of the network: 0.4M weights.
+    """What is read, and the size of the network: 0.6M weights.
 
     ``attributes``: the words for each attribute of an object; those of the first are its class. ``dense``: numbers per
     point of the maps that it learns beside, by modality: of classes their logits. A map has many times more to say of
@@ -51,7 +51,7 @@ class ReaderConfig:
 
     attributes: dict[str, tuple[str, ...]]
     image_size: Size = 128  # pixels, a multiple of the cells' side
-    channels: tuple[Size, Size, Size] = (16, 32, 80)  # after each halving of the sides
+    channels: tuple[Size, Size, Size] = (24, 48, 96)  # after each halving of the sides
     blocks: Layers = 3
     dense: dict[str, Size] = field(default_factory=dict)
     threshold: Share = 0.4  # cells with a lower score are no objects
@@ -107,6 +107,7 @@ class ReaderNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the heads read, (B, D, h, w)."""
+        images = images.contiguous(memory_format=torch.channels_last)  # in which small convolutions are a tenth faster
         return self.blocks(self.stem(2 * images - 1))
 
     def maps(self, features: Tensor) -> dict[str, Tensor]:
@@ -148,7 +149,7 @@ def untrained(config: ReaderConfig, seed: int = 0) -> ReaderNetwork:
     """A new network, whose weights ``seed`` determines."""
     with torch.random.fork_rng(devices=[]):  # modules initialize themselves from the global generator: give it back
         torch.manual_seed(seed)
-        return ReaderNetwork(config)
+        return ReaderNetwork(config).to(memory_format=torch.channels_last)
 
 
 class ObjectReader(Labeller):
@@ -156,6 +157,8 @@ class ObjectReader(Labeller):
 
     modality = "boxes"
     source = "rgb"
+    square = True
+    is_default = False
 
     def __init__(self, network: ReaderNetwork):
         self.network = network.eval()
@@ -163,9 +166,11 @@ class ObjectReader(Labeller):
         self._rgb = modalities.get(self.source)
 
     @classmethod
-    def load(cls, source: str | Path, device: str = "cpu") -> ObjectReader:
+    def load(
+        cls, model: str | Path, device: str = "cpu", settings: Settings | None = None, modality: str = ""
+    ) -> ObjectReader:
         """The reader in a folder. Raises :class:`Open4MError` if it is missing, damaged or of a newer format."""
-        folder = Path(source)
+        folder = Path(model)
         network = ReaderNetwork(configs.load(ReaderConfig, folder / weights.CONFIG, FORMAT))
         weights.load_weights(folder / weights.WEIGHTS, network)
         return cls(network.to(device))
@@ -173,7 +178,7 @@ class ObjectReader(Labeller):
     def save(self, folder: str | Path, half: bool = False) -> None:
         """Write a folder that :meth:`load` reads; ``half``: weights in 16 bits."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         configs.save(self.config, folder / weights.CONFIG, FORMAT)
         weights.save_weights(folder / weights.WEIGHTS, self.network, half)
 

@@ -9,7 +9,7 @@ vectors    ``vectors`` list<fixed_size_list<float16>[channels]>
 pixels     ``bytes``   large_binary, one JPEG file per row
 =========  =========== ===================================================
 
-A new family is one class and one row of :data:`COLUMNS`.
+A sample that lacks the modality is a null. A new family is one class and one row of :data:`COLUMNS`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class Views(NamedTuple):
 
 
 class Column(ABC):
-    """The column of one family. Methods take the header of the modality, which has its sizes."""
+    """The column of one family. Methods take the header of the modality, which has its sizes.
+
+    What is read of a sample that lacks the modality is :meth:`blank`; the store says which samples do.
+    """
 
     name: ClassVar[str] = "tokens"
     sizes: ClassVar[frozenset[str]] = frozenset()  # the fields of the header that the family needs
@@ -51,11 +54,38 @@ class Column(ABC):
     def type(self, header: TokenHeader) -> pa.DataType: ...
 
     @abstractmethod
+    def blank(self, header: TokenHeader) -> Any:
+        """The tokens that stand under a null."""
+
+    @abstractmethod
+    def blanks(self, rows: int, header: TokenHeader) -> tuple[Any, np.ndarray | None]:
+        """What :meth:`read` gives of rows that are all missing."""
+
+    def write(self, tokens: Sequence[Any], rows: int, header: TokenHeader, error: RowError) -> pa.Array:
+        """The column of ``rows`` rows, null where ``tokens`` has None. Raises :class:`Open4MError` for tokens that do
+        not fit the header."""
+        missing = np.array([row is None for row in tokens], dtype=bool)
+        if not missing.any():
+            return self.encode(tokens, rows, header, error)
+        blank = self.blank(header)
+        array = self.encode([blank if row is None else row for row in tokens], rows, header, error)
+        bitmap = pa.py_buffer(np.packbits(~missing, bitorder="little"))
+        own = [bitmap, *array.buffers()[1 : array.type.num_buffers]]  # those after are of what the lists hold
+        return pa.Array.from_buffers(
+            array.type, len(array), own, children=[array.values] if array.type.num_fields else None
+        )
+
+    @abstractmethod
     def encode(self, tokens: Sequence[Any], rows: int, header: TokenHeader, error: RowError) -> pa.Array:
-        """The column of ``rows`` rows. Raises :class:`Open4MError` for tokens that do not fit the header."""
+        """The column of rows none of which is missing."""
 
     @abstractmethod
     def view(self, array: pa.Array, header: TokenHeader) -> Views: ...
+
+    def content(self, views: Views, row: int) -> bytes:
+        """The bytes of a row, whatever they mean."""
+        own = row if views.offsets is None else slice(views.offsets[row], views.offsets[row + 1])
+        return views.values[own].tobytes()
 
     @abstractmethod
     def read(
@@ -72,6 +102,12 @@ class GridColumn(Column):
 
     def type(self, header: TokenHeader) -> pa.DataType:
         return pa.list_(pa.uint16(), header.grid[0] * header.grid[1])
+
+    def blank(self, header: TokenHeader) -> np.ndarray:
+        return np.zeros(header.grid[0] * header.grid[1], dtype=np.uint16)
+
+    def blanks(self, rows: int, header: TokenHeader) -> tuple[np.ndarray, None]:
+        return np.zeros((rows, header.grid[0] * header.grid[1]), dtype=np.int64), None
 
     def encode(self, tokens: Sequence[Any], rows: int, header: TokenHeader, error: RowError) -> pa.Array:
         length = header.grid[0] * header.grid[1]
@@ -105,6 +141,12 @@ class SequenceColumn(Column):
 
     def type(self, header: TokenHeader) -> pa.DataType:
         return pa.list_(pa.uint16())
+
+    def blank(self, header: TokenHeader) -> tuple[int, ...]:
+        return ()
+
+    def blanks(self, rows: int, header: TokenHeader) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((rows, header.max_length), dtype=np.int64), np.zeros(rows, dtype=np.int64)
 
     def encode(self, tokens: Sequence[Any], rows: int, header: TokenHeader, error: RowError) -> pa.Array:
         vectors = [np.asarray(vector) if len(vector) else np.empty(0, np.int64) for vector in tokens]
@@ -140,6 +182,12 @@ class VectorsColumn(Column):
 
     def type(self, header: TokenHeader) -> pa.DataType:
         return pa.list_(pa.list_(pa.float16(), header.channels))
+
+    def blank(self, header: TokenHeader) -> np.ndarray:
+        return np.zeros((0, header.channels), dtype=np.float16)
+
+    def blanks(self, rows: int, header: TokenHeader) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((rows, header.max_length, header.channels), np.float32), np.zeros(rows, dtype=np.int64)
 
     def encode(self, tokens: Sequence[Any], rows: int, header: TokenHeader, error: RowError) -> pa.Array:
         parts = []
@@ -181,6 +229,12 @@ class PixelsColumn(Column):
     def type(self, header: TokenHeader) -> pa.DataType:
         return pa.large_binary()
 
+    def blank(self, header: TokenHeader) -> bytes:
+        return b"\0"  # the least that is no empty file
+
+    def blanks(self, rows: int, header: TokenHeader) -> tuple[list[None], None]:
+        return [None] * rows, None
+
     def encode(self, tokens: Sequence[Any], rows: int, header: TokenHeader, error: RowError) -> pa.Array:
         for row, content in enumerate(tokens):
             if not isinstance(content, bytes) or not content:
@@ -190,8 +244,13 @@ class PixelsColumn(Column):
     def view(self, array: pa.Array, header: TokenHeader) -> Views:
         return Views(array)
 
-    def read(self, rows: Sequence[tuple[Views, int]], header: TokenHeader, error: RowError) -> tuple[list[bytes], None]:
-        """Files."""
+    def content(self, views: Views, row: int) -> bytes:
+        return views.values[row].as_py()
+
+    def read(
+        self, rows: Sequence[tuple[Views, int]], header: TokenHeader, error: RowError
+    ) -> tuple[list[bytes | None], None]:
+        """Files, None for a null."""
         return [views.values[row].as_py() for views, row in rows], None
 
 

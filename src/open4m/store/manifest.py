@@ -8,7 +8,6 @@ and its lock file, which the next writer removes.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -28,8 +27,8 @@ from open4m.types import Open4MError
 
 FILE = "manifest.json"
 
-FORMAT = 1
-"""The newest version of the manifest's format, and so far the only one."""
+FORMAT = 2
+"""The newest version of the manifest's format. In version 1 no sample of a modality's shards was missing."""
 
 _SHARD = re.compile(r"shard-(\d{5,})\.(tar|arrow)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -43,14 +42,15 @@ class ShardEntry:
     rows: int
     sha256: str  # of the file
     keys_sha256: str  # of the key column
+    missing: int = 0  # of the rows: samples that lack the modality
 
     def __post_init__(self) -> None:
         digests = (self.sha256, self.keys_sha256)
         if not (
             isinstance(self.file, str)
             and _SHARD.fullmatch(self.file)
-            and type(self.rows) is int  # True is an int too
-            and self.rows >= 0
+            and type(self.rows) is type(self.missing) is int  # True is an int too
+            and 0 <= self.missing <= self.rows
             and all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in digests)
         ):
             raise Open4MError(f"not a shard entry: {asdict(self)}")
@@ -78,11 +78,16 @@ class Manifest:
             content = files.read_json(path)
         except Open4MError as error:
             raise Open4MError(f"{error}; write the modality again") from error
+        return Manifest.parse(content, str(path))
+
+    @staticmethod
+    def parse(content: Any, path: str) -> Manifest:
+        """The manifest in the JSON of a file, which ``path`` names. Raises :class:`Open4MError` for a damaged one."""
         version = content.pop("format", None) if isinstance(content, dict) else None
         if isinstance(version, int) and version > FORMAT:
             raise Open4MError(f"{path}: has format {version}, this open4m reads up to {FORMAT}: update open4m")
-        if version != FORMAT or isinstance(version, bool):
-            raise Open4MError(f"{path}: expected format {FORMAT}, got {version!r}; write the modality again")
+        if type(version) is not int or version < 1:
+            raise Open4MError(f"{path}: expected a format up to {FORMAT}, got {version!r}; write the modality again")
         try:
             entries = [ShardEntry(**line) for line in content.pop("shards")]
         except (KeyError, TypeError, Open4MError) as error:
@@ -96,6 +101,18 @@ class Manifest:
         """Replace the folder's manifest atomically. The caller holds the folder's lock."""
         lines = [asdict(entry) for _, entry in sorted(self.shards.items())]
         files.write_text(folder / FILE, json.dumps({"format": FORMAT, **self.header, "shards": lines}, indent=1))
+
+    @property
+    def missing(self) -> int:
+        """How many samples lack the modality."""
+        return sum(entry.missing for entry in self.shards.values())
+
+
+class KeyColumn(NamedTuple):
+    """The key column of a shard that was written, and how many of its samples lack the modality."""
+
+    keys: Sequence[str]
+    missing: int = 0
 
 
 def folder_of(root: str | Path, modality: str) -> Path:
@@ -138,20 +155,27 @@ def committed(root: str | Path, modality: str) -> frozenset[int]:
 
 def is_committed(root: str | Path, modality: str, index: int) -> bool:
     """Whether a shard is in the manifest and its file exists. The manifest is parsed again only after it changed."""
+    return entry_of(root, modality, index) is not None
+
+
+def entry_of(root: str | Path, modality: str, index: int) -> ShardEntry | None:
+    """The entry of a shard that is committed; None for others. The manifest is parsed again only after it changed."""
     folder = folder_of(root, modality)
     try:
         state = (folder / FILE).stat()
-    except FileNotFoundError:
-        return False
-    names = _listed(folder, (state.st_ino, state.st_mtime_ns, state.st_size))
-    return index in names and (folder / names[index]).is_file()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Open4MError(f"{folder}: cannot be read ({error.strerror})") from error
+    entry = _listed(folder, (state.st_ino, state.st_mtime_ns, state.st_size)).get(index)
+    return entry if entry is not None and (folder / entry.file).is_file() else None
 
 
 @lru_cache(maxsize=64)
-def _listed(folder: Path, state: tuple[int, int, int]) -> dict[int, str]:
-    """The shard files in the manifest that has this inode, time and size: every commit makes a new file."""
+def _listed(folder: Path, state: tuple[int, int, int]) -> Mapping[int, ShardEntry]:
+    """The shards in the manifest that has this inode, time and size: every commit makes a new file."""
     manifest = Manifest.read(folder)
-    return {index: entry.file for index, entry in manifest.shards.items()} if manifest else {}
+    return manifest.shards if manifest else {}
 
 
 def verify(root: str | Path, modality: str) -> int:
@@ -190,37 +214,53 @@ def keys_digest(keys: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
-def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], Sequence[str]]) -> ShardEntry:
+def commit(path: Path, header: Mapping[str, Any], write: Callable[[BinaryIO], KeyColumn]) -> ShardEntry:
     """Write one shard and enter it in its folder's manifest; several processes may do so at once.
 
-    ``write`` fills a file and returns the key column. If it fails, the folder stays as it was. Raises
-    :class:`Open4MError` if the folder's manifest has another ``header``, or if the disk is full.
+    ``write`` fills a file and returns its key column. If it fails, the folder stays as it was. Raises
+    :class:`Open4MError` if the folder's manifest has another ``header``, or the shard cannot be written.
     """
     folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     check_header(folder, Manifest.read(folder), header)  # before the work, and again below, under the lock
-    try:
-        with _temporary(path) as temporary:
-            with temporary.open("xb") as file:
-                keys = write(file)
-            files.sync_file(temporary)
-            entry = ShardEntry(
-                file=path.name, rows=len(keys), sha256=files.sha256(temporary), keys_sha256=keys_digest(keys)
-            )
-            with _locked(folder):
-                manifest = Manifest.read(folder)
-                check_header(folder, manifest, header)
-                shards = dict(manifest.shards) if manifest else {}
-                if shards.get(entry.index, entry) != entry:  # so that no entry ever describes another file's content
-                    del shards[entry.index]
-                    Manifest(header=header, shards=shards).write(folder)
-                files.rename(temporary, path)
-                Manifest(header=header, shards={**shards, entry.index: entry}).write(folder)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Open4MError(f"{path}: not written, {error.strerror}; free some space and run again") from error
-        raise
+    with temporary(path) as unfinished:
+        with unfinished.open("xb") as file:
+            keys, missing = write(file)
+        files.sync_file(unfinished)
+        entry = ShardEntry(
+            file=path.name,
+            rows=len(keys),
+            sha256=files.sha256(unfinished),
+            keys_sha256=keys_digest(keys),
+            missing=missing,
+        )
+        _enter(folder, header, entry, lambda: files.rename(unfinished, path))
     return entry
+
+
+def link(path: Path, target: Path, header: Mapping[str, Any], entry: ShardEntry) -> ShardEntry:
+    """Enter a file of others as a shard of its folder, by a symbolic link to it.
+
+    Raises :class:`Open4MError` if the folder's manifest has another ``header``.
+    """
+    files.make_folder(path.parent)
+    with temporary(path) as unfinished:
+        unfinished.symlink_to(target)
+        _enter(path.parent, header, entry, lambda: files.rename(unfinished, path))
+    return entry
+
+
+def _enter(folder: Path, header: Mapping[str, Any], entry: ShardEntry, place: Callable[[], None]) -> None:
+    """Put a shard's file in its place and its entry into the manifest, as one writer at a time does."""
+    with _locked(folder):
+        manifest = Manifest.read(folder)
+        check_header(folder, manifest, header)
+        shards = dict(manifest.shards) if manifest else {}
+        if shards.get(entry.index, entry) != entry:  # so that no entry ever describes another file's content
+            del shards[entry.index]
+            Manifest(header=header, shards=shards).write(folder)
+        place()
+        Manifest(header=header, shards={**shards, entry.index: entry}).write(folder)
 
 
 def align(
@@ -236,7 +276,7 @@ def align(
         if lone := sorted(reference.shards.keys() ^ manifest.shards.keys()):
             has, lacks = (first, name) if lone[0] in reference.shards else (name, first)
             raise Open4MError(
-                f"{Path(root)}: modalities {first} and {name} are misaligned: shard {lone[0]} is in {has} but not in "
+                f"{root}: modalities {first} and {name} are misaligned: shard {lone[0]} is in {has} but not in "
                 f"{lacks} ({len(lone)} such shards); write the missing shards of {lacks}"
             )
         for index, entry in reference.shards.items():
@@ -244,7 +284,7 @@ def align(
             if (entry.rows, entry.keys_sha256) != (other.rows, other.keys_sha256):
                 row, a, b = _first_difference(keys(first, index), keys(name, index))
                 raise Open4MError(
-                    f"{Path(root)}: modalities {first} and {name} are misaligned in shard {index}: {entry.rows} and "
+                    f"{root}: modalities {first} and {name} are misaligned in shard {index}: {entry.rows} and "
                     f"{other.rows} rows; row {row} is key {a!r} in {first} and {b!r} in {name}; "
                     "write this shard again with the same keys in the same order"
                 )
@@ -275,24 +315,41 @@ def check_header(folder: Path, manifest: Manifest | None, header: Mapping[str, A
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def temporary(path: Path) -> Iterator[Path]:
     """The path of a new file beside ``path``; the file is removed afterwards unless it was renamed.
 
     Its writer holds a lock file of the same name, which the operating system releases when the writer dies. That is how
     :func:`_remove_stale` tells the files of living writers from those of dead ones, among hosts as well if their file
-    system shares locks.
+    system shares locks. Raises :class:`Open4MError` for what the system refuses meanwhile (:func:`files.writing`).
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    lock = FileLock(_lock_of(temporary))
-    with _locked(path.parent):
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    lock = FileLock(_lock_of(unfinished))
+    with files.writing(path, unfinished), _locked(path.parent):
         _remove_stale(path.parent)
         lock.acquire()
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-        lock.release()
-        _lock_of(temporary).unlink(missing_ok=True)
+    with files.writing(path, unfinished):
+        try:
+            yield unfinished
+        finally:
+            unfinished.unlink(missing_ok=True)
+            lock.release()
+            _lock_of(unfinished).unlink(missing_ok=True)
+
+
+def clean(folder: Path) -> None:
+    """Delete the temporary files of dead writers, if the folder is there. Writing a shard does so too."""
+    if folder.is_dir():
+        with files.writing(folder), _locked(folder):
+            _remove_stale(folder)
+
+
+def discard(folder: Path) -> None:
+    """Delete the shards of a folder and their manifest, the manifest first: it names no shard that is gone."""
+    with files.writing(folder), _locked(folder):
+        (folder / FILE).unlink(missing_ok=True)
+        for path in folder.glob("shard-*"):
+            if _SHARD.fullmatch(path.name):
+                path.unlink()
 
 
 def _lock_of(temporary: Path) -> Path:

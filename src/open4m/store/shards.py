@@ -1,8 +1,9 @@
 """Raw, aligned, labelled data: tar files in the WebDataset convention.
 
 ``<root>/<modality>/shard-00000.tar`` has members ``<key>.<extension>``, in the same order of keys in every
-modality's folder; :mod:`open4m.store.manifest` describes ``manifest.json`` and how a shard is committed. Nothing is
-ever extracted: members are found by their headers and read in place from memory-mapped files.
+modality's folder; :mod:`open4m.store.manifest` describes ``manifest.json`` and how a shard is committed. A sample that
+lacks the modality has an empty member ``<key>.missing`` in its place. Nothing is ever extracted: members are found by
+their headers and read in place from memory-mapped files (:mod:`open4m.store.members`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow as pa
+import numpy as np
 from PIL import Image
 
 from open4m import modalities
@@ -26,6 +27,7 @@ from open4m.modalities.frames import frame_of
 from open4m.modalities.given import decoded, of_bytes
 from open4m.store.manifest import (
     FILE,
+    KeyColumn,
     Manifest,
     ShardEntry,
     align,
@@ -33,16 +35,15 @@ from open4m.store.manifest import (
     commit,
     folder_of,
     keys_digest,
+    link,
     open_manifest,
     shard_path,
 )
+from open4m.store.members import MEMBER_LIMIT, MISSING, Members, scan
 from open4m.types import Open4MError, Value, shown
 
-MEMBER_LIMIT = 256 << 20
-"""The most bytes that a stored file has."""
-
 HEADER = {"kind": "raw"}
-"""The manifest's header of every raw modality; that of labels says more, see :func:`label_header`."""
+"""The manifest's header of every raw modality; that of labels says more, see :mod:`open4m.data.label`."""
 
 SQUARE = "square"
 """The frame of labels: they show the central square of what they were made from."""
@@ -52,9 +53,12 @@ class UnreadableSample(Open4MError):
     """The bytes of one sample hold no value of the modality; a job may skip and count such samples."""
 
 
-def label_header(labeller: str) -> dict[str, str]:
-    """The manifest's header of labels by the labeller of this fingerprint, which show the central square."""
-    return {**HEADER, "frame": SQUARE, "labeller": labeller}
+class DamagedShard(Open4MError):
+    """Nothing of a shard of ``modality`` can be read; a job may count its ``samples`` as lost and do the others."""
+
+    def __init__(self, message: str, modality: str = "", samples: int = 0) -> None:
+        super().__init__(message)
+        self.modality, self.samples = modality, samples
 
 
 def shows_square(root: str | Path, modality: str) -> bool:
@@ -67,13 +71,15 @@ def write_shard(
     root: str | Path,
     modality: str,
     index: int,
-    items: Iterable[tuple[str, bytes]],
+    items: Iterable[tuple[str, bytes | None]],
     header: Mapping[str, Any] = HEADER,
     *,
     form: str = "",
     palette: Palette = (),
 ) -> ShardEntry:
     """Write ``<root>/<modality>/shard-<index>.tar`` from (key, file content) pairs; the same pairs, the same bytes.
+
+    The content is None for a sample that lacks the modality, so that its key keeps its place among the others.
 
     ``form``: that of the files, if it is not the modality's own: 16-bit PNG files of depth in ``"millimeters"``. They
     are stored as they are, images or ``.npy`` arrays, all of one kind; the manifest says the form, and readers convert.
@@ -86,37 +92,73 @@ def write_shard(
     nothing is written.
     """
     known = modalities.get(modality)
-    extension, path = known.extension, shard_path(root, modality, index, "tar")
+    extension, path = header.get("extension", known.extension), shard_path(root, modality, index, "tar")
     if form:
-        items = iter(items)
-        if (first := next(items, None)) is None:
-            raise Open4MError(f"{path}: no samples, so that the kind of their files is not known")
-        items, extension = itertools.chain([first], items), kind_of(_checked(first, path)[1], known, form, palette)
+        extension, items = _first_kind(
+            items, path, header, partial(kind_of, modality=known, form=form, palette=palette)
+        )
         header = {**header, "form": form, "extension": extension}
         header |= {"palette": [list(color) for color in palette]} if palette else {}
 
-    def write(file: BinaryIO) -> list[str]:
+    def write(file: BinaryIO) -> KeyColumn:
+        missing = 0
         keys: dict[str, None] = {}  # an ordered set
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for item in items:
                 key, content = _checked(item, path)
                 check_key(key, keys, path)
-                if len(content) > MEMBER_LIMIT:
+                if content is not None and len(content) > MEMBER_LIMIT:
                     raise Open4MError(
                         f"{path}: key {key}, {modality}: {len(content)} bytes, at most {MEMBER_LIMIT} are stored"
                     )
-                member = tarfile.TarInfo(f"{key}.{extension}")  # time, owner and group are 0
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+                member = tarfile.TarInfo(f"{key}.{MISSING if content is None else extension}")  # time and owner are 0
+                member.size = len(content or b"")
+                archive.addfile(member, io.BytesIO(content or b""))
                 keys[key] = None
-        return list(keys)
+                missing += content is None
+        return KeyColumn(list(keys), missing)
 
     return commit(path, header, write)
 
 
-def _checked(item: Any, path: Path) -> tuple[str, bytes]:
+def link_shard(
+    root: str | Path, modality: str, index: int, target: Path, header: Mapping[str, Any], sha256: str
+) -> ShardEntry:
+    """Make a tar of others a shard, by a symbolic link: ``header`` says the ``extension`` of its members.
+
+    ``sha256``: of the tar. Raises :class:`Open4MError` for a tar that :func:`scan` refuses.
+    """
+    path = shard_path(root, modality, index, "tar")
+    keys = scan(target, header["extension"]).keys
+    entry = ShardEntry(file=path.name, rows=len(keys), sha256=sha256, keys_sha256=keys_digest(keys))
+    return link(path, target, header, entry)
+
+
+def _first_kind(
+    items: Iterable[Any], path: Path, header: Mapping[str, Any], kind: Callable[[bytes], str]
+) -> tuple[str, Iterable[Any]]:
+    """The extension of the first sample that has the modality, or that of the header or of the folder's other shards,
+    and all of the items."""
+    items, seen = iter(items), []
+    for item in items:
+        seen.append(item)
+        if (content := _checked(item, path)[1]) is not None:
+            return kind(content), itertools.chain(seen, items)
+    manifest = Manifest.read(path.parent)
+    known = header.get("extension") or (manifest and manifest.header.get("extension"))
+    if not known:
+        raise Open4MError(
+            f"{path}: no sample has the modality, so that the kind of its files is not known; write a shard with some "
+            "first, or give the header their 'extension'"
+        )
+    return known, seen
+
+
+def _checked(item: Any, path: Path) -> tuple[str, bytes | None]:
     """A pair that may be stored. Raises :class:`Open4MError`: the bytes of an array in memory are no file."""
     match item:
+        case (key, None):
+            return key, None
         case (key, bytes() | bytearray() | memoryview() as content):
             return key, bytes(content)
         case (key, content):
@@ -132,15 +174,6 @@ def kind_of(data: bytes, modality: Modality, form: str, palette: Palette = ()) -
     of_bytes(data, modality, form, palette)
     found = decoded(data, modality.name)
     return found.format.lower() if isinstance(found, Image.Image) else "npy"
-
-
-@dataclass(frozen=True)
-class Members:
-    """Where the samples of one modality lie in one shard."""
-
-    keys: list[str]
-    places: list[slice]  # of the content, one per key
-    content: memoryview  # of the memory-mapped file
 
 
 @dataclass(frozen=True)
@@ -160,6 +193,8 @@ class RawDataset:
     reads only manifests; a shard's headers are scanned when it is first touched. Instances may be pickled and
     used from several threads. ``shards`` maps a shard's index to its range of global indices. ``squares`` names the
     modalities that show the central square of an image, since a labeller made them; all others show all of it.
+
+    A sample is a dictionary by modality. Modalities that the sample lacks are not in it: see :meth:`rows_with`.
 
     Raises :class:`Open4MError` if a modality is missing, or if two hold different samples.
     """
@@ -203,29 +238,50 @@ class RawDataset:
         return members[0].keys[row]
 
     def files(self, i: int) -> dict[str, bytes]:
-        """The stored files of sample ``i`` by modality; of a derived modality, its source's file."""
+        """The stored files of sample ``i`` by modality; of a derived modality, its source's file. Modalities that the
+        sample lacks are left out."""
         members, row = self._locate(i)
-        files = {}
-        for name, stored in self._files:
-            shard = members[stored]
-            files[name] = bytes(shard.content[shard.places[row]])
-        return files
+        found = {name: members[stored].read(row) for name, stored in self._files}
+        return {name: file for name, file in found.items() if file is not None}
 
     def read(self, i: int, modality: str) -> bytes:
-        """The stored file of sample ``i``; of a derived modality, its source's file."""
-        return self.files(i)[modality]
+        """The stored file of sample ``i``; of a derived modality, its source's file. Raises :class:`Open4MError` if the
+        sample lacks the modality."""
+        if (file := self.files(i).get(modality)) is None:
+            raise Open4MError(f"{self.root}: key {self.key(i)}: the sample has no {modality}; see rows_with")
+        return file
+
+    def missing(self, modality: str) -> int:
+        """How many samples lack a modality, as the manifests say: no shard is read."""
+        return self._manifests[self._stored_name(modality)].missing
+
+    def rows_with(self, *modalities: str) -> np.ndarray:
+        """The indices of the samples that have all of these modalities, int64 (n,) in order. Scans only shards in
+        which some are missing."""
+        stored = {self._stored_name(name) for name in modalities}
+        present = np.ones(self._length, dtype=bool)
+        for shard, rows in self.shards.items():
+            for name in stored:
+                if self._manifests[name].shards[shard].missing:
+                    places = self._members(shard)[self._stored.index(name)].places
+                    present[rows.start : rows.stop] &= [place is not None for place in places]
+        return np.flatnonzero(present)
+
+    def having(self, *modalities: str) -> Selection:
+        """The samples that have all of these modalities."""
+        return Selection(self, self.rows_with(*modalities))
 
     def __getitem__(self, i: int) -> dict[str, Value]:
-        """The values of sample ``i`` by modality. Raises :class:`UnreadableSample` if a file does not decode, and
-        :class:`Open4MError` if its maps do not show one picture."""
+        """The values of sample ``i`` by modality, without those that it lacks.
+
+        Raises :class:`UnreadableSample` if a file does not decode, and if its maps do not show one picture.
+        """
         members, row = self._locate(i)
         values: dict[str, Value] = {}
         for source in self._sources.values():
-            if source.stored is None:
-                content = values[source.origin]
-            else:
-                shard = members[source.stored]
-                content = bytes(shard.content[shard.places[row]])
+            content = values.get(source.origin) if source.stored is None else members[source.stored].read(row)
+            if content is None:
+                continue
             try:
                 values[source.name] = source.decode(content)
             except Exception as error:  # decoders of user modalities raise anything
@@ -234,7 +290,7 @@ class RawDataset:
             frame_of(values, self._known, squares=self.squares)
         except Open4MError as error:
             raise UnreadableSample(f"{self.root}: key {self.key(i)}: {error}") from error
-        return {name: values[name] for name in self.modalities}
+        return {name: values[name] for name in self.modalities if name in values}
 
     def _add(self, name: str) -> None:
         """Resolve a modality, after its source if it is derived."""
@@ -275,18 +331,32 @@ class RawDataset:
         place = bisect_right(self._starts, i) - 1  # the last shard that starts at or before it: empty ones hold none
         return self._members(self._shard_indices[place]), i - self._starts[place]
 
+    def close(self, shard: int) -> None:
+        """Forget where the samples of a shard are, for those who go through shards once: memory stays flat. They are
+        found again when they are asked for."""
+        self._opened.pop(shard, None)
+
     def _members(self, shard: int) -> list[Members]:
         if (members := self._opened.get(shard)) is None:
             members = self._opened[shard] = [self._checked(name, shard) for name in self._stored]
         return members
 
     def _checked(self, name: str, shard: int) -> Members:
-        members, entry = self._scan(name, shard), self._manifests[name].shards[shard]
-        if len(members.keys) != entry.rows or keys_digest(members.keys) != entry.keys_sha256:
-            raise Open4MError(
+        entry = self._manifests[name].shards[shard]
+        try:
+            members = self._scan(name, shard)
+        except Open4MError as error:
+            raise DamagedShard(str(error), name, entry.rows) from error
+        missing = members.places.count(None)
+        if (len(members.keys), missing) != (entry.rows, entry.missing) or keys_digest(
+            members.keys
+        ) != entry.keys_sha256:
+            raise DamagedShard(
                 f"{shard_path(self.root, name, shard, 'tar')}: expected the {entry.rows} samples of "
-                f"{FILE}, got {len(members.keys)} or other keys: the shard is truncated or was changed; "
-                "restore it or write it again"
+                f"{FILE}, {entry.missing} of them missing, got {len(members.keys)}, {missing} missing, or other keys: "
+                "the shard is truncated or was changed; restore it or write it again",
+                name,
+                entry.rows,
             )
         return members
 
@@ -295,42 +365,21 @@ class RawDataset:
         return scan(shard_path(self.root, name, shard, "tar"), extension)
 
 
-def scan(path: Path, extension: str) -> Members:
-    """Find the members ``<key>.<extension>`` of a tar by reading its headers; others are passed over.
+@dataclass(frozen=True)
+class Selection:
+    """Some samples of a data set, by their place among ``rows``, int64 (n,): indices of ``data``."""
 
-    Raises :class:`Open4MError` for a truncated file and for anything that a shard never has: links, absolute names,
-    ``..``, repeated keys, members above 256 MiB.
-    """
-    places: dict[str, slice] = {}  # by key
-    try:
-        with pa.memory_map(str(path)) as file:
-            content = file.read_buffer()  # outlives the file, so that open shards hold no descriptors
-        with tarfile.open(fileobj=pa.BufferReader(content), mode="r:") as archive:
-            for member in archive:
-                _check_member(path, member, content.size)
-                key, _, rest = member.name.removeprefix("./").partition(".")
-                if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse() and rest == extension:
-                    check_key(key, places, path)
-                    places[key] = slice(member.offset_data, member.offset_data + member.size)
-    except FileNotFoundError as error:
-        raise Open4MError(f"{path}: listed in {FILE} but not there; restore it or write it again") from error
-    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
-        raise Open4MError(f"{path}: truncated or not a tar file ({error}); restore it or write it again") from error
-    return Members(list(places), list(places.values()), memoryview(content))
+    data: RawDataset
+    rows: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.rows)
 
-def _check_member(path: Path, member: tarfile.TarInfo, file_size: int) -> None:
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        fault = "has a name that leaves the archive"
-    elif member.issym() or member.islnk():
-        fault = "is a link"
-    elif not 0 <= member.size <= MEMBER_LIMIT:
-        fault = f"has {member.size} bytes, at most {MEMBER_LIMIT} are read"
-    elif member.isreg() and member.offset_data + member.size > file_size:
-        raise Open4MError(
-            f"{path}: truncated: member {member.name!r} ends at byte {member.offset_data + member.size}, the file has "
-            f"{file_size}; restore it or write it again"
-        )
-    else:
-        return
-    raise Open4MError(f"{path}: member {member.name!r} {fault}; such an archive is refused as a whole")
+    def __getitem__(self, place: int) -> dict[str, Value]:
+        return self.data[int(self.rows[place])]
+
+    def key(self, place: int) -> str:
+        return self.data.key(int(self.rows[place]))
+
+    def unreadable(self, place: int, name: str, error: Exception) -> UnreadableSample:
+        return self.data.unreadable(int(self.rows[place]), name, error)

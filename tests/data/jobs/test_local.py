@@ -84,5 +84,5 @@ def test_an_error_in_the_work_ends_the_job_and_keeps_what_is_done(tmp_path, proc
 
 
 def test_impossible_arguments(tmp_path):
-    with pytest.raises(Open4MError, match="write: expected at least 1 process, got 0"):
+    with pytest.raises(Open4MError, match="expected at least 1 process, got 0"):
         run(Write(tmp_path), 0)

@@ -2,79 +2,70 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from open4m.data.jobs import Job
-from open4m.progress import Progress
-from open4m.types import Open4MError, Preempted
-
-logger = logging.getLogger("open4m")
-
-
-class JobCounts(NamedTuple):
-    """Shards that this call did, and those that were done before."""
-
-    done: int
-    skipped: int
+from open4m.data import jobs
+from open4m.data.jobs import Executor, Job, JobCounts, make
+from open4m.types import Open4MError
 
 
 def run(job: Job, processes: int = 1) -> JobCounts:
-    """Run a job's shards that are not done.
+    """:func:`open4m.data.jobs.run`, in this process or, with ``processes`` above 1, in that many fresh ones."""
+    return jobs.run(job, InProcess() if processes == 1 else Processes(processes))
 
-    With ``processes`` above 1, they run in that many fresh processes. The first error ends the job once running shards
-    are finished; what is committed stays. Raises :class:`Open4MError` if a process dies.
+
+@dataclass(frozen=True)
+class InProcess(Executor):
+    """One shard after another, in this process."""
+
+    def each(self, job: Job, shards: Sequence[int]) -> Iterator[int]:
+        for shard in shards:
+            make(job, shard)
+            yield shard
+
+
+@dataclass(frozen=True)
+class Processes(Executor):
+    """``count`` fresh processes, which share the cores.
+
+    After an error, shards that are being made are finished. Raises :class:`Open4MError` if a process dies.
     """
-    if processes < 1:
-        raise Open4MError(f"{job.description}: expected at least 1 process, got {processes}")
-    shards = list(dict.fromkeys(job.shards()))
-    todo = [shard for shard in shards if not job.is_done(shard)]
-    counts = JobCounts(len(todo), len(shards) - len(todo))
-    if counts.skipped:
-        logger.info("%s: %d of %d shards are already done", job.description, counts.skipped, len(shards))
-    with Progress(job.description, len(todo), unit="shards") as progress:
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise Open4MError(f"expected at least 1 process, got {self.count}")
+
+    def each(self, job: Job, shards: Sequence[int]) -> Iterator[int]:
+        before, done = set(multiprocessing.active_children()), 0
+        context = multiprocessing.get_context("spawn")  # a forked child would inherit threads and CUDA state
+        count = min(self.count, len(shards))
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(job, count))
         try:
-            if processes == 1 or len(todo) <= 1:
-                for shard in todo:
-                    job.run(shard)
-                    progress.advance()
-            else:
-                _run_pool(job, todo, min(processes, len(todo)), progress)
-        except KeyboardInterrupt:
-            raise Preempted(
-                f"{job.description}: stopped, {counts.skipped + progress.done} of {len(shards)} shards are done and "
-                "kept; run the same command again to go on"
-            ) from None
-    return counts
-
-
-def _run_pool(job: Job, todo: list[int], processes: int, progress: Progress) -> None:
-    before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # a forked child would inherit threads and CUDA state
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(job, processes))
-    try:
-        for future in as_completed([pool.submit(_run_shard, shard) for shard in todo]):
-            future.result()
-            progress.advance()
-    except BrokenProcessPool as error:
-        raise Open4MError(
-            f"{job.description}: a worker process died after {progress.done} of {len(todo)} shards (killed, or out of "
-            "memory?); what is done is kept: run the same command again to resume, with fewer processes if memory "
-            "is short"
-        ) from error
-    except KeyboardInterrupt:  # what a process has of its shard is not committed: nothing to wait for
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)  # waits for running shards, drops those not begun
+            for future in as_completed([pool.submit(_run_shard, shard) for shard in shards]):
+                yield future.result()
+                done += 1
+        except BrokenProcessPool as error:
+            raise Open4MError(
+                f"{job.description}: a worker process died after {done} of {len(shards)} shards (killed, or out of "
+                "memory?); what is done is kept: run the same command again to resume, with fewer processes if memory "
+                "is short"
+            ) from error
+        except (KeyboardInterrupt, GeneratorExit):  # what a process has of its shard is not committed: do not wait
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)  # waits for running shards, drops those not begun
 
 
 # ---- in a worker process
@@ -90,8 +81,9 @@ def _start_worker(job: Job, processes: int) -> None:
     _share_cores(processes)
 
 
-def _run_shard(shard: int) -> None:
-    _job.run(shard)
+def _run_shard(shard: int) -> int:
+    make(_job, shard)
+    return shard
 
 
 def _end_with_parent() -> None:

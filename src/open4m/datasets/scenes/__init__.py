@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,7 +76,7 @@ class Scenes:
         seen |= pixels == pixels.max()  # a scene has at least one object
         return replace(scene, objects=tuple(o for o, is_seen in zip(scene.objects, seen, strict=True) if is_seen))
 
-    def samples(self, indices: Sequence[int]) -> list[dict[str, Value]]:
+    def samples(self, indices: Iterable[int]) -> list[dict[str, Value]]:
         """The samples of ``indices``, in their order; each is the same whatever the others are."""
         return [self[index] for index in indices]
 

@@ -1,0 +1,333 @@
+"""COCO's annotations: JSON files with ``images`` and ``annotations``, and the images they name.
+
+``instances_train2017.json`` gives boxes and a map of classes, ``captions_train2017.json`` captions,
+``panoptic_train2017.json`` with its folder of PNG files a map of all classes, things and stuff, which is preferred. The
+files of one ``train2017`` are about the same images. Regions of crowds (``iscrowd``) are in maps of classes, but no
+boxes: they are not one object.
+
+A map of instances has class 0 where no object is; objects are drawn over larger ones. In a panoptic map, 255 is what
+nobody annotated (with more classes, 65535).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import count
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from open4m import modalities
+from open4m.datasets import tables
+from open4m.datasets.captions import FIELD
+from open4m.datasets.classes import Classes
+from open4m.datasets.layouts.base import Layout, Part, Wanted, photo, split_of, suffix_of, text
+from open4m.datasets.source import Source, Unreachable
+from open4m.modalities.codecs import decode_image
+from open4m.types import Boxes, Open4MError, Value, shown
+
+BACKGROUND = "background"
+KINDS = ("instances", "captions", "panoptic", "person_keypoints", "stuff", "image_info")
+UNANNOTATED = ("captions", "panoptic", "stuff", "image_info")
+"""Kinds of files of which an image without annotations was not looked at for objects."""
+LARGEST_MASK = 1 << 26
+"""Pixels of a mask, at most."""
+LONGEST_RUN = 6
+"""Characters of one number in compressed run lengths, at most: 30 bits, above any mask's pixels."""
+MALFORMED = (ValueError, TypeError, LookupError, OverflowError)
+"""What annotations of any other content raise when they are converted: JSON holds numbers of any size."""
+
+
+class Coco(Layout):
+    name = "coco"
+
+    @classmethod
+    def fits(cls, source: Source, wanted: Wanted) -> bool:
+        return bool(_files(source))
+
+    def parts(self) -> Iterator[Part]:
+        for path in self._paths:
+            kind, group = _about(path)
+            split, numbers = split_of(group), count()
+            for section, item in tables.items(self.source, path):
+                if section == "images":
+                    yield self._image(path, kind, group, split, item)
+                elif section == "annotations":
+                    yield from self._annotation(path, kind, group, split, item, next(numbers))
+
+    def _image(self, path: str, kind: str, group: str, split: str, item: Any) -> Part:
+        folder = self._folders[path]
+        try:
+            file, size = folder + item["file_name"].removeprefix("./"), [item.get("height"), item.get("width")]
+            place = {"file": file, "size": size, "annotated": kind not in UNANNOTATED}
+            return Part(f"{group}/{item['id']}", photo().name, place, KINDS.index(kind), None, split)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Open4MError(
+                f"{self.source.named(path)}: expected an image with 'id' and 'file_name', got {shown(item)}"
+            ) from error
+
+    def _annotation(self, path: str, kind: str, group: str, split: str, item: Any, number: int) -> Iterator[Part]:
+        try:
+            sample = f"{group}/{item['image_id']}"
+            if FIELD in item:
+                yield Part(sample, text().name, item[FIELD], number, None, split)
+            elif "segments_info" in item:
+                segments = {str(s["id"]): s["category_id"] for s in item["segments_info"]}
+                file = f"{path.removesuffix('.json')}/{item['file_name']}"
+                yield Part(sample, _map().name, {"file": file, "segments": segments}, -1, None, split)
+            elif "bbox" in item or "segmentation" in item:
+                place = {"category": item["category_id"], "crowd": bool(item.get("iscrowd", 0))}
+                if "bbox" in item:
+                    yield Part(sample, _boxes().name, {**place, "box": item["bbox"]}, number, None, split)
+                if item.get("segmentation"):
+                    yield Part(sample, _map().name, {**place, "shape": item["segmentation"]}, number, None, split)
+        except (KeyError, TypeError) as error:
+            raise Open4MError(f"{self.source.named(path)}: not an annotation: {shown(item)}") from error
+
+    def read(self, places: Mapping[str, Sequence[Any]], names: Sequence[str]) -> dict[str, bytes | Value | None]:
+        if photo().name not in places:
+            raise Open4MError(f"{self.source.url}: annotations of an image that is not listed")
+        image, found = places[photo().name][0], dict.fromkeys(names)
+        annotated = any(
+            place["annotated"] for place in places[photo().name]
+        )  # so that nothing there is no object there
+        for name in names:
+            if name not in places and not (annotated and name in (_boxes().name, _map().name)):
+                continue
+            parts = places.get(name, ())
+            if name == photo().name:
+                found[name] = self.source.read(image["file"])
+            elif name == text().name:
+                found[name] = self.wanted.text(parts, image["file"])
+            elif name == _boxes().name:
+                found[name] = self._objects(parts, self._size(image), image["file"])
+            elif name == _map().name:
+                found[name] = self._classes_of(parts, image)
+        return found
+
+    def extent(self, places: Mapping[str, Sequence[Any]]) -> tuple[int, int] | None:
+        size = places[photo().name][0]["size"] if photo().name in places else [None]
+        return None if None in size else tuple(size)
+
+    def classes(self) -> Mapping[str, Classes]:
+        named = list(self._categories.values())
+        boxes = Classes(names=tuple(dict.fromkeys(name for name, thing in named if thing)))
+        if self._is_panoptic:
+            return {_boxes().name: boxes, _map().name: Classes(names=tuple(_unique(name for name, _ in named)))}
+        return {_boxes().name: boxes, _map().name: Classes(names=tuple(_unique([BACKGROUND, *(n for n, _ in named)])))}
+
+    # ---- what is there
+    @cached_property
+    def _paths(self) -> list[str]:
+        if not (found := _files(self.source)):
+            raise Open4MError(f"{self.source.url}: no JSON file with 'images' and 'annotations' in it, as COCO's have")
+        return found
+
+    @cached_property
+    def _is_panoptic(self) -> bool:
+        return any(_about(path)[0] == "panoptic" for path in self._paths)
+
+    @cached_property
+    def _categories(self) -> dict[int, tuple[str, bool]]:
+        """Name and whether it is a thing, of each category, by id in ascending order."""
+        found = {}
+        for path in self._paths:
+            for section, item in tables.items(self.source, path):
+                if section == "categories":
+                    try:
+                        found[int(item["id"])] = (str(item["name"]), bool(item.get("isthing", 1)))
+                    except (*MALFORMED, AttributeError) as error:
+                        raise Open4MError(f"{self.source.named(path)}: not a category: {shown(item)}") from error
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def _ids(self) -> dict[int, int]:
+        """Our class id of each category: in order of theirs, which have gaps; after the background without panoptic."""
+        return {category: i for i, category in enumerate(self._categories, 0 if self._is_panoptic else 1)}
+
+    @cached_property
+    def _folders(self) -> dict[str, str]:
+        """Where the images of each annotation file are."""
+        found = {}
+        for path in self._paths:
+            first = next((i for section, i in tables.items(self.source, path) if section == "images"), None)
+            if first is None or not isinstance(first, Mapping) or not isinstance(first.get("file_name"), str):
+                raise Open4MError(f"{self.source.named(path)}: lists no image with a 'file_name'")
+            found[path] = self._folder(path, first["file_name"])
+        return found
+
+    def _folder(self, path: str, file: str) -> str:
+        group, own = _about(path)[1], path.rpartition("/")[0]
+        above = own.rpartition("/")[0]
+        inside = ["", "images/", f"{group}/", f"images/{group}/", f"{group}/images/"]
+        candidates = [f"{base}{'/' * bool(base)}{folder}" for base in dict.fromkeys((own, above)) for folder in inside]
+        for folder in candidates:
+            if self.source.exists(folder + file):
+                return folder
+        raise Open4MError(
+            f"{self.source.named(path)}: its image {file} is in none of "
+            f"{', '.join(self.source.named(folder) for folder in candidates)}"
+        )
+
+    # ---- values
+    def _size(self, image: Mapping[str, Any]) -> tuple[int, int]:
+        """Height and width of an image, from its file where the annotations do not say them."""
+        if None not in image["size"]:
+            height, width = image["size"]
+            if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+                raise Open4MError(f"{image['file']}: expected a height and a width, got {shown(image['size'])}")
+            if height * width > LARGEST_MASK:
+                raise Open4MError(f"{image['file']}: {height}×{width} pixels, at most {LARGEST_MASK} are read")
+            return height, width
+        read = decode_image(self.source.read(image["file"]), photo().name)
+        return read.height, read.width
+
+    def _objects(self, parts: Sequence[Any], size: tuple[int, int], where: str) -> Boxes:
+        corners, labels = [], []
+        for part in parts:
+            if part["crowd"]:
+                continue
+            try:
+                x, y, width, height = map(float, part["box"])
+                if not np.isfinite([x, y, width, height]).all():
+                    raise ValueError("a box that is not finite")
+                name = self._categories[part["category"]][0]
+            except MALFORMED as error:
+                raise Open4MError(f"{where}: not a box of a known category: {shown(part)}") from error
+            corners.append([x / size[1], y / size[0], (x + width) / size[1], (y + height) / size[0]])
+            labels.append(name)
+        return Boxes(np.array(corners).reshape(-1, 4).clip(0, 1), tuple(labels))
+
+    def _classes_of(self, parts: Sequence[Any], image: Mapping[str, Any]) -> np.ndarray | None:
+        panoptic = next((part for part in parts if "segments" in part), None)
+        if panoptic is not None:
+            return self._of_panoptic(panoptic)
+        return None if self._is_panoptic else self._of_shapes(parts, self._size(image), image["file"])
+
+    def _of_panoptic(self, part: Mapping[str, Any]) -> np.ndarray:
+        """Ids are red + 256 green + 65536 blue; 0 is nothing."""
+        image = decode_image(self.source.read(part["file"]), _map().name).convert("RGB")
+        ids = np.asarray(image).astype(np.int64) @ np.array([1, 256, 65536])
+        unknown = 255 if len(self._ids) <= 255 else 65535
+        found, places = np.unique(ids, return_inverse=True)
+        try:
+            known = {int(segment): self._ids[category] for segment, category in part["segments"].items()}
+        except MALFORMED as error:
+            raise Open4MError(f"{part['file']}: not segments of known categories ({error!r})") from error
+        classes = np.array([known.get(int(i), unknown) for i in found], np.int32)
+        return _map().convert(classes[places].reshape(ids.shape))
+
+    def _of_shapes(self, parts: Sequence[Any], size: tuple[int, int], where: str) -> np.ndarray:
+        masks = []
+        for part in parts:
+            try:
+                masks.append((self._ids[part["category"]], mask_of(part["shape"], size)))
+            except MALFORMED as error:
+                raise Open4MError(f"{where}: not a segmentation of a known category ({error})") from error
+        classes = np.zeros(size, np.int32)
+        for number, mask in sorted(masks, key=lambda found: -int(found[1].sum())):
+            classes[mask] = number
+        return _map().convert(classes)
+
+
+def mask_of(shape: Any, size: tuple[int, int]) -> np.ndarray:
+    """The mask, bool (H, W), of polygons ``[[x0, y0, x1, y1, ...], ...]`` or of run lengths ``{"counts", "size"}``."""
+    if isinstance(shape, Mapping):
+        return _of_runs(shape, size)
+    image = Image.new("1", size[::-1])
+    draw = ImageDraw.Draw(image)
+    for polygon in shape:
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+        if len(points) >= 3 and np.isfinite(points).all():
+            draw.polygon([tuple(point) for point in (points.clip(-1e6, 1e6) - 0.5).tolist()], fill=1)
+    return np.asarray(image)
+
+
+def _of_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Lengths of runs of 0 and 1 by turns, down the columns; in compressed form as a string."""
+    if tuple(shape["size"]) != size:
+        raise ValueError(f"a mask of {shape['size']} in an image of {list(size)}")
+    counts = shape["counts"]
+    counts = np.array(_unpacked(counts) if isinstance(counts, str) else counts, np.int64)
+    pixels = size[0] * size[1]
+    if counts.ndim != 1 or (counts < 0).any() or (counts > pixels).any() or counts.sum() != pixels:  # sums may wrap
+        raise ValueError("runs that are not as long as the mask")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
+
+
+def _unpacked(text: str) -> list[int]:
+    """Run lengths from COCO's string: 5 bits per character from 48, a sixth says that more follow, the last of the five
+    is the sign; from the third one on they are differences to the one before the last."""
+    counts: list[int] = []
+    at = 0
+    while at < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            bits = ord(text[at]) - 48
+            if not 0 <= bits < 64 or shift >= 5 * LONGEST_RUN:
+                raise ValueError("not compressed run lengths")
+            value |= (bits & 31) << shift
+            more, shift, at = bool(bits & 32), shift + 5, at + 1
+            if not more and bits & 16:
+                value |= -1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts
+
+
+def _files(source: Source) -> list[str]:
+    """The annotation files of a source: JSON files that begin with an object in which images are listed."""
+    candidates = [e.path for folder in _annotation_folders(source) for e in source.entries(folder) if not e.is_folder]
+    return sorted(path for path in candidates if suffix_of(path) == ".json" and _lists_images(source, path))
+
+
+def _annotation_folders(source: Source) -> list[str]:
+    folders = [entry.path for entry in source.entries() if entry.is_folder]
+    return ["", *(folder for folder in folders if split_of(folder) or folder.lower().startswith("annotations"))]
+
+
+def _lists_images(source: Source, path: str) -> bool:
+    sections = set()
+    try:
+        for section, item in tables.items(source, path):
+            sections.add(section)
+            if not section or len(sections) > 16:
+                return False
+            if section in ("images", "annotations"):
+                return isinstance(item, Mapping) and ("id" in item or "image_id" in item)
+    except Unreachable:
+        raise
+    except Open4MError:
+        return False
+    return False
+
+
+def _about(path: str) -> tuple[str, str]:
+    """The kind of an annotation file and what it is about: ``instances_train2017.json`` → instances, train2017."""
+    folder, _, name = path.removesuffix(".json").rpartition("/")
+    kind = next((kind for kind in KINDS if name.startswith(kind)), "instances")
+    rest = re.sub(r"^[_-]+", "", name.removeprefix(kind))
+    return kind, rest if split_of(rest) else folder.rpartition("/")[2] if split_of(
+        folder.rpartition("/")[2]
+    ) else "images"
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Names of classes, a number behind those that were there before."""
+    found: list[str] = []
+    for name in names:
+        found.append(name if name not in found else f"{name} {found.count(name) + 1}")
+    return found
+
+
+def _boxes():
+    return modalities.of_role("objects")
+
+
+def _map():
+    return modalities.of_role("classes")
+
+
+LAYOUT = Coco
