@@ -2,7 +2,9 @@
 
 Prints JSON. For each task and batch size: the median seconds; the floating-point operations that its passes need and
 the bytes of the weights that they read (:mod:`open4m.generate.cost`); the seconds in multiples of the floor, the larger
-of these two at this machine's own speed of large matrix products and of reading memory, measured right before. The
+of these two at this machine's own speed of large matrix products and of reading memory, measured right before; the
+fewest CPU seconds of all threads, on which other work on the machine tells less; and the forward passes and the PyTorch
+operators, views among them, that each takes on average, which nothing disturbs (``--busy``: these alone). The
 floor is that of the weights as they are stored, in ``--precision``; beside it stands that of 32 bits. Operations are
 counted at the speed of float32, or of bfloat16 where that is the precision, on which 8 bits may well improve. The
 model has random weights, the modalities and grids of 4M-7 at 224². Sequences are never ended early.
@@ -15,6 +17,7 @@ import time
 
 import torch
 from benchmarks.train_step import memory, now, peak
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from open4m.configs import fourm
 from open4m.generate import prepared
@@ -58,6 +61,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256, help="of a generated sequence")
     parser.add_argument("--precision", default="fp32", choices=BYTES)
     parser.add_argument("--plain", action="store_true", help="with linear layers as they are, not packed")
+    parser.add_argument("--busy", action="store_true", help="only what other work on the machine disturbs little")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -92,23 +96,46 @@ def measured(engine: Engine, given: str, plan: list[Step], size: int, options: a
     device, dtype, spec = weight.device, weight.dtype, engine.config.spec(given)
     needed = cost(engine.config, plan, {given: CAPTION if spec.family == "sequence" else spec.length})
     flops_needed, bytes_needed = size * needed.flops, BYTES[options.precision] * needed.weights
-    seconds, floors, floors_of_32_bits = [], [], []
+    seconds, cpu, floors, floors_of_32_bits = [], [], [], []
     for repeat in range(options.repeats):
-        flops, bytes_ = peak(device, dtype), bandwidth(device)
+        flops, bytes_ = (1.0, 1.0) if options.busy else (peak(device, dtype), bandwidth(device))
         floors.append(max(flops_needed / flops, bytes_needed / bytes_))
         floors_of_32_bits.append(max(flops_needed / flops, 4 * needed.weights / bytes_))
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         engine.run(canvas(engine.config, given, size), plan, [repeat * size + i for i in range(size)])
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
+        cpu.append(time.process_time() - begin_cpu)
+    with Operators() as operators:
+        passes = sum(1 for _ in engine.passes(canvas(engine.config, given, size), plan, [*range(size)]))
+    steady = {
+        "cpu_seconds": round(min(cpu), 3),
+        "passes": passes,
+        "operators_per_pass": round(operators.count / passes, 1),
+    }
+    if options.busy:
+        return steady
     return {
         "seconds": round(statistics.median(seconds), 3),
+        **steady,
         "needed_gflop": round(flops_needed / 1e9, 1),
         "weights_read_gb": round(bytes_needed / 1e9, 2),
         "times_the_floor": ratio(seconds, floors),
         "times_the_floor_of_32_bits": ratio(seconds, floors_of_32_bits),
     }
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
 
 
 def ratio(seconds: list[float], floors: list[float]) -> float:

@@ -3,7 +3,8 @@
 RUN is the directory of a line, ``open4m reproduce scenes``, with tokens and tokenizers. Its pre-training is run for a
 fixed CPU time (of all threads, evaluations and the loading of data not counted), so that a change is judged by what it
 gives for the same work: warm-up over the first 5% of the time, a constant learning rate, a decay over the last 20%.
-``curve``: validation losses in nats per token, by strategy. ``reached``: the CPU minutes at which the loss of
+``curve``: validation losses in nats per token, by strategy; validation data are masked as without the changes, so that
+other maskings can be compared. ``reached``: the CPU minutes at which the loss of
 ``--strategy`` is ``--until``, between two evaluations linearly. ``--samples``: validation scenes to measure predictions
 on. Fields are those of the line's ``pretrain``; a second run with ``--seed 1`` says what chance does.
 """
@@ -21,6 +22,7 @@ from open4m import config as configs
 from open4m import configs as named
 from open4m.evaluate.suites import scenes as suite
 from open4m.generate.pipeline import FourM
+from open4m.masking.config import MaskingConfig
 from open4m.rng import torch_stream
 from open4m.store.shards import RawDataset
 from open4m.train import distributed, optim
@@ -50,14 +52,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
 
-    config = configs.override(named.get(options.config).pretrain, options.overrides)
+    base = named.get(options.config).pretrain
+    config = configs.override(base, options.overrides)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=options.seed))
     task = build_task(
         config, options.tokens or options.run / "tokens", options.tokenizers or options.run / "tokenizers"
     )
     model = task.build_model()
     task.fit_patches(model)
-    curve, seconds, steps = train(task, model, config.train, options)
+    judged = base.masking if config.modalities == base.modalities else config.masking
+    curve, seconds, steps = train(task, model, config.train, judged, options)
     result = {
         **{name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -77,8 +81,11 @@ def main() -> None:
 SPLITS = ("train", "validation")
 
 
-def train(task: FourMTask, model: torch.nn.Module, config, options: argparse.Namespace) -> tuple[list, float, int]:
-    """Train for the CPU time: the curve, the CPU seconds and the steps."""
+def train(
+    task: FourMTask, model: torch.nn.Module, config, judged: MaskingConfig, options: argparse.Namespace
+) -> tuple[list, float, int]:
+    """Train for the CPU time: the curve, whose validation data are masked by ``judged``, the CPU seconds and the
+    steps."""
     optimizer = optim.build(model, config.optim, config.batch_size)
     rows = distributed.rows_of_rank(config.batch_size)
     budget, used, step, curve = 60 * options.minutes, 0.0, 0, []
@@ -98,7 +105,7 @@ def train(task: FourMTask, model: torch.nn.Module, config, options: argparse.Nam
         step += 1
         if used >= budget * (len(curve) + 1) / options.evaluations:
             curve.append(
-                {"cpu_minutes": round(used / 60, 3), "samples": step * config.batch_size, **losses(task, model)}
+                {"cpu_minutes": round(used / 60, 3), "samples": step * config.batch_size, **losses(task, model, judged)}
             )
     return curve, used, step
 
@@ -111,10 +118,12 @@ def rate(progress: float) -> float:
 
 
 @torch.no_grad()
-def losses(task: FourMTask, model: torch.nn.Module) -> dict[str, float]:
+def losses(task: FourMTask, model: torch.nn.Module, masking: MaskingConfig) -> dict[str, float]:
     """The validation losses."""
     model.eval()
+    own, task.masking = task.masking, masking
     values = {name: round(value, 4) for name, value in task.evaluate(model).items()}
+    task.masking = own
     model.train()
     return values
 

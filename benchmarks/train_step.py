@@ -4,7 +4,8 @@ A step is forward pass, backward pass and optimizer on a batch of 4M-7's modalit
 ``share_of_peak`` is a ratio of two speeds in floating-point operations per second: those that the real tokens need
 (:mod:`open4m.model.flops`), and those of the fastest of ten large matrix products right before the step in the same
 process, since the speed of a shared machine drifts. Figures are medians over steps. ``executed``: how many operations
-are computed for each one that is needed.
+are computed for each one that is needed. ``kept_for_backward_mib``: what a forward pass leaves for the backward pass
+besides the weights, which is exact and the same in every run.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from open4m.model.flops import forward_flops
 from open4m.model.fourm import FourMTransformer
 from open4m.train import losses, optim
 from open4m.train.memory import keep_freed_memory
+from open4m.types import MaskedBatch
 
 
 def main() -> None:
@@ -49,12 +51,13 @@ def main() -> None:
     model = FourMTransformer(config).initialize(torch.Generator().manual_seed(0)).to(device)
     optimizer = optim.build(model, optim.OptimConfig())
     batches = [make_batch(config, options, step).to(device) for step in range(options.steps + 2)]
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16")
     parts: dict[str, list[float]] = {"forward": [], "backward": [], "optimizer": []}
     peaks, shares = [], []
     for step, batch in enumerate(batches):
         fastest = peak(device, dtype)
         times = [now(device)]
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
+        with autocast:
             loss, _ = losses.aggregate(model(batch))
         times.append(now(device))
         loss.backward()
@@ -70,8 +73,11 @@ def main() -> None:
 
     whole = [sum(step) for step in zip(*parts.values(), strict=True)]
     seconds = statistics.median(whole)
+    held = memory(device)  # of the steps alone: what is counted below needs memory of its own
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the fast CPU kernel is not counted
         losses.aggregate(model(batches[2]))[0].backward()
+    with autocast:
+        kept = kept_for_backward(model, batches[2])
     result = {
         **vars(options),
         "parameters": {"blocks": model.parameter_count(), "all": sum(p.numel() for p in model.parameters())},
@@ -82,9 +88,27 @@ def main() -> None:
         "needed_gflop": statistics.mean(3 * forward_flops(config, batch) for batch in batches[2:]) / 1e9,
         "executed": counter.get_total_flops() / (3 * forward_flops(config, batches[2])),
         "share_of_peak": statistics.median(shares),
-        "peak_memory_gib": memory(device),
+        "kept_for_backward_mib": kept / 2**20,
+        "peak_memory_gib": held,
     }
     print(json.dumps(result, indent=1))
+
+
+def kept_for_backward(model: FourMTransformer, batch: MaskedBatch) -> int:
+    """The bytes of all that a forward pass keeps for the backward pass, without the weights: each storage once."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        costs = model(batch)
+    output_layer = next(iter(costs.values())).grad_fn.next_functions[0][0]  # each modality has a slice of its costs
+    return sum(storage.nbytes() for storage in kept.values()) + sum(logits.nbytes for logits in output_layer.kept)
 
 
 def make_batch(config: FourMConfig, options: argparse.Namespace, step: int):
@@ -108,10 +132,12 @@ def make_batch(config: FourMConfig, options: argparse.Namespace, step: int):
     return mask_batch(rows, config.modalities, masking, np.arange(200), seed=0, step=step)
 
 
-def peak(device: torch.device, dtype: torch.dtype, size: int = 2048, products: int = 10) -> float:
+def peak(device: torch.device, dtype: torch.dtype, products: int = 10) -> float:
     """Floating-point operations per second of the fastest of some large matrix products."""
+    size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
+    a @ b  # the first one loads what it needs
     for _ in range(products):
         start = now(device)
         a @ b

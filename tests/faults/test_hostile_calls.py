@@ -38,6 +38,7 @@ GOOD = {
     "labels": ("a",),
     "mask": (0, 0, 0.5, 1),
     "form": "meters",
+    "modality": "depth",
 }
 """An argument for each parameter that has no default, by name. A new one has to be added here."""
 

@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import traceback
+from dataclasses import replace
 
 import pytest
 import tiny_hub
@@ -21,7 +22,9 @@ from open4m import modalities
 from open4m.cli.main import main
 from open4m.data.jobs import local as jobs
 from open4m.data.tokenize import Output, Tokenize
+from open4m.store import write_shard
 from open4m.train.loop import train
+from open4m.types import Open4MError
 
 __all__ = ["image", "model"]
 
@@ -148,3 +151,65 @@ def test_what_cannot_be_written_is_one_line_and_costs_nothing(command, fault, fo
     assert content(out) == before
     for path in [out, *out.rglob("*")]:
         path.chmod(0o755)
+
+
+# ---- the same from Python, where scripts catch one kind of error
+
+
+def calls(folder, model, image, out):
+    """What writes into ``out``, by name."""
+    each = Tokenize(folder / "raw", out, (Output("rgb_pixels", image_size=8),))
+    return {
+        "jobs.run": lambda: jobs.run(each),
+        "train": lambda: train(LineTask(), CONFIG, out),
+        "FourM.save": lambda: model.save(out / "made"),
+        "Results.save": lambda: model.generate({"caption": "a ball"}, "rgb").save(out / "made"),
+        "Tokenizer.save": lambda: model.grids["depth"].save(out / "made"),
+        "TextTokenizer.save": lambda: model.text.save(out / "made"),
+        "write_shard": lambda: write_shard(out, "caption", 0, [("a", b"text" * 100)]),
+        "Plans.save": lambda: replace(model.plans, tasks={"rgb → depth": {"depth": {"steps": 2}}}).save(out),
+    }
+
+
+CALLS = [
+    "jobs.run",
+    "train",
+    "FourM.save",
+    "Results.save",
+    "Tokenizer.save",
+    "TextTokenizer.save",
+    "write_shard",
+    "Plans.save",
+]
+
+
+def answer(call, out):
+    """The exit status of a call: 2 where it raises Open4MError, whose text is printed."""
+    try:
+        call()
+    except Open4MError as error:
+        sys.stdout.write(f"{error} {str(out) in str(error)}")
+        return 2
+    return 0
+
+
+@pytest.mark.parametrize("fault", [obey_permissions, fill_disk])
+@pytest.mark.parametrize("name", CALLS)
+def test_python_says_what_cannot_be_written(name, fault, folder, model, image, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    out = tmp_path / "out"
+    out.mkdir(mode=0o555 if fault is obey_permissions else 0o755)
+    status, said = in_child(fault, lambda: answer(calls(folder, model, image, out)[name], out))
+    out.chmod(0o755)
+    assert status == 2, said
+    assert said.rstrip().endswith("True"), said
+    assert "name another place" in said if fault is obey_permissions else "free some space" in said, said
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_file_in_the_place_of_a_folder_is_named(name, folder, model, image, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    (out := tmp_path / "out").write_text("mine")
+    with pytest.raises(Open4MError, match=str(out)):
+        calls(folder, model, image, out)[name]()
+    assert out.read_text() == "mine"

@@ -1,5 +1,7 @@
 """Checkpoints: whole or not there, exact, and only the two newest."""
 
+import threading
+
 import pytest
 import safetensors.torch
 import torch
@@ -165,3 +167,51 @@ def test_nothing_in_a_checkpoint_needs_pickle(tmp_path):
     step(model, optimizer, 0)
     path = checkpoint.save(tmp_path, 5, model, optimizer, {})
     assert sorted(p.name for p in path.iterdir()) == FILES
+
+
+def test_multiples_of_keep_every_are_kept_beside_the_newest(tmp_path):
+    model, optimizer = make()
+    checkpoints = checkpoint.Checkpoints(tmp_path, kept=1, keep_every=10)
+    for at in range(5, 45, 5):
+        checkpoints.save(at, model, optimizer, {})
+    assert [int(p.name[5:]) for p in sorted((tmp_path / "checkpoints").glob("step-*"))] == [10, 20, 30, 40]
+
+
+def test_in_the_background_the_state_of_that_moment_is_written(tmp_path):
+    model, optimizer = make()
+    step(model, optimizer, 0)
+    checkpoints = checkpoint.Checkpoints(tmp_path, background=True)
+    release = threading.Event()
+    checkpoints._executor.submit(release.wait)  # what writes is busy, and comes to it later
+    path = checkpoints.save(1, model, optimizer, {})
+    assert not path.exists()
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses = [step(model, optimizer, i) for i in range(1, 4)]
+    release.set()
+    checkpoints.wait()
+    other, its = make(seed=5)
+    checkpoint.restore(path, other, its)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
+    assert [step(other, its, i) for i in range(1, 4)] == losses
+    checkpoints.close()
+
+
+def test_what_fails_in_the_background_is_said_by_the_next_call(tmp_path, monkeypatch):
+    model, optimizer = make()
+    checkpoints = checkpoint.Checkpoints(tmp_path, background=True)
+    checkpoints.save(1, model, optimizer, {})
+    checkpoints.wait()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    checkpoints.save(2, model, optimizer, {})
+    with pytest.raises(
+        Open4MError, match=r"step-00000002: the checkpoint could not be written .*earlier ones are intact"
+    ):
+        checkpoints.save(3, model, optimizer, {})
+    monkeypatch.undo()
+    checkpoints.save(3, model, optimizer, {})
+    checkpoints.wait()
+    assert [p.name for p in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000001", "step-00000003"]

@@ -12,6 +12,7 @@ from tiny_model import ALL_ROWS, EVERYTHING, FAMILIES, make_batch, make_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from open4m import ranks
 from open4m.fourm import FourMBase
 from open4m.model.fourm import FourMTransformer
 from open4m.nn.mlp import MLPConfig
@@ -23,7 +24,6 @@ from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.network import VQVAE
 from open4m.train import distributed, losses
 from open4m.train.optim import OptimConfig, build
-from open4m.types import Open4MError
 
 # ---- ranks
 CONFIGS = {"kept": FAMILIES, "recomputed": EVERYTHING}
@@ -52,7 +52,7 @@ def steps(model, batch, name):
     optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.01
     found = []
     for _ in range(3):
-        counts = dict(zip(model.config.keys, distributed.summed(batch.target_counts), strict=True))
+        counts = dict(zip(model.config.keys, ranks.summed(batch.target_counts), strict=True))
         loss, _ = losses.aggregate(model(batch), aggregation, counts)
         loss.backward()
         norm = distributed.gradient_norm(model)
@@ -84,7 +84,7 @@ def run_rank(rank, root):
     """All that the two ranks do; what they find is in a file each."""
     torch.set_num_threads(1)  # a forked process has no other threads
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
-    mesh, found = dist.device_mesh.init_device_mesh("cpu", (2,)), {"rows": list(distributed.rows_of_rank(7))}
+    mesh, found = dist.device_mesh.init_device_mesh("cpu", (2,)), {"rows": list(ranks.rows_of_rank(7))}
     batch = part(make_batch(ALL_ROWS), PARTS[rank])
     for name, config in CONFIGS.items():
         with torch.device("meta"):
@@ -108,7 +108,7 @@ def run_rank(rank, root):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def two_ranks(tmp_path_factory):
     """What two ranks found, and the folder in which the first saved its models."""
     root = tmp_path_factory.mktemp("ranks")
     importlib.import_module("torch.distributed.fsdp")  # once, before the process is forked: it takes seconds
@@ -117,9 +117,9 @@ def ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_two_ranks_train_as_one_process_does(ranks, name):
+def test_two_ranks_train_as_one_process_does(two_ranks, name):
     """In float64. Measured at worst: 4e-14 for losses and norms; 3e-11 for weights, since Adam divides by gradients."""
-    found, root = ranks
+    found, root = two_ranks
     model = make_model(config=CONFIGS[name])
     expected = steps(model, part(make_batch(ALL_ROWS), slice(0, 4)), name)
     first, second = (one[name]["steps"] for one in found)
@@ -137,9 +137,9 @@ def test_two_ranks_train_as_one_process_does(ranks, name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_called_besides_forward_is_gathered_too(ranks, name):
+def test_what_is_called_besides_forward_is_gathered_too(two_ranks, name):
     """A row's results are its own; the gradient is that of all rows (measured: they differ by 3e-16 of it at most)."""
-    found, _ = ranks
+    found, _ = two_ranks
     whole = called(make_model(config=CONFIGS[name]), part(make_batch(ALL_ROWS), slice(0, 4)))
     for rank, rows in enumerate(PARTS):
         expected = called(make_model(config=CONFIGS[name]), part(make_batch(ALL_ROWS), rows))
@@ -149,24 +149,13 @@ def test_what_is_called_besides_forward_is_gathered_too(ranks, name):
             torch.testing.assert_close(result[key], value, rtol=1e-13, atol=1e-13)
 
 
-def test_each_rank_holds_half_of_the_weights_and_makes_half_of_the_rows(ranks):
-    found, _ = ranks
+def test_each_rank_holds_half_of_the_weights_and_makes_half_of_the_rows(two_ranks):
+    found, _ = two_ranks
     assert [one["rows"] for one in found] == [[0, 1, 2], [3, 4, 5, 6]]
-    assert list(distributed.rows_of_rank(7)) == list(range(7))
     for name in CONFIGS:
         shares = [one[name]["share"] for one in found]
         assert sum(shares) == pytest.approx(1)
         assert max(shares) < 0.6
-
-
-def test_a_batch_of_fewer_rows_than_ranks_is_refused_on_every_rank(monkeypatch):
-    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
-    for rank in range(2):
-        monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
-        with pytest.raises(Open4MError, match="batch_size 1: expected at least one row for each of 2 ranks"):
-            distributed.rows_of_rank(1)
-        assert list(distributed.rows_of_rank(2)) == [rank]
 
 
 def test_a_model_without_ranks_is_materialized_and_copied_as_it_is():

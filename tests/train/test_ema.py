@@ -8,6 +8,7 @@ import torch
 from faulty_task import CONFIG, PlantedTask, same, weights
 from safetensors.torch import load_file
 
+from open4m.config import Duration
 from open4m.train import checkpoint
 from open4m.train.ema import Average
 from open4m.train.loop import train
@@ -131,3 +132,25 @@ def test_a_checkpoint_without_an_average_is_refused_where_one_is_needed(tmp_path
     checkpoint.seal(path)
     with pytest.raises(Open4MError, match="step-00000003: not a checkpoint of this run"):
         train(PlantedTask(), AVERAGED, tmp_path / "run")
+
+
+def test_a_tail_average_is_the_mean_of_the_last_weights_whatever_the_run_is_made_of(tmp_path):
+    """Weights after each of the last 5 of 16 steps; before them, evaluations see the weights as they are."""
+    config = dataclasses.replace(CONFIG, tail_average=Duration(5, "steps"))
+    after = []
+    for step in range(config.steps):
+        after.append(weights(train(PlantedTask(), config, tmp_path / "run", stop_at=step + 1)))
+    train(whole := PlantedTask(), config, tmp_path / "whole")
+    saved = whole.saved[0]
+    for name in dict(whole.model.named_parameters()):
+        expected = torch.stack([one[name] for one in after[-5:]]).mean(0)
+        torch.testing.assert_close(saved[name], expected, rtol=1e-5, atol=1e-6)
+    assert (tmp_path / "run" / "model" / "weights").read_text() == (
+        tmp_path / "whole" / "model" / "weights"
+    ).read_text()
+    assert same(whole.evaluated[0], after[7])
+
+
+def test_there_is_one_average_at_most():
+    with pytest.raises(Open4MError, match="ema and tail_average are two ways"):
+        dataclasses.replace(CONFIG, ema=0.9, tail_average=Duration(5, "steps"))

@@ -1,10 +1,15 @@
 """Muon against explicit computations: singular values, fused layers one by one, AdamW for the rest."""
 
+import functools
+
 import pytest
 import torch
+from rank_processes import run_ranks
 from tiny_model import EVERYTHING
+from torch.distributed.tensor import DTensor
 
 from open4m.model.fourm import FourMTransformer
+from open4m.train import distributed
 from open4m.train.muon import MuonAdamW, orthogonalized
 from open4m.train.optim import OptimConfig, build
 
@@ -93,3 +98,54 @@ def test_iterations_are_those_of_the_configuration():
         moved.append(torch.linalg.svdvals(before * (1 - group["weight_decay"]) - weight.detach()))
     assert moved[0].min() < 0.3  # hardly orthogonal yet
     assert moved[1].max() < 1.3
+
+
+def test_products_have_the_precision_of_the_configuration():
+    x = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    exact, reduced = orthogonalized(x, precision="fp32"), orthogonalized(x, precision="bf16")
+    assert torch.equal(orthogonalized(x), exact)  # on a CPU
+    assert reduced.dtype == torch.float32
+    assert 1e-4 < (exact - reduced).norm() / exact.norm() < 0.05
+
+
+def update(rank, root, *, ways):
+    """The weights of a model after three steps of Muon: sharded or whole, on this and other ranks."""
+    found = {}
+    for way in ways:
+        model = FourMTransformer(EVERYTHING).initialize(torch.Generator().manual_seed(0))
+        if way != "none":
+            shards = 2 if way == "hybrid" else None
+            distributed.shard(model, distributed.mesh_of(torch.device("cpu"), shards))
+        optimizer = build(model, OptimConfig(muon_lr=0.02, muon_precision="fp32"))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02
+        for step in range(3):
+            draw = torch.Generator().manual_seed(step)
+            for parameter in model.parameters():
+                gradient = torch.randn(parameter.shape, generator=draw)
+                own = distributed.own_part(gradient, parameter).clone()
+                is_whole = not hasattr(parameter, "to_local")
+                parameter.grad = (
+                    own
+                    if is_whole
+                    else DTensor.from_local(
+                        own,
+                        parameter.device_mesh,
+                        parameter.placements,
+                        shape=parameter.shape,
+                        stride=parameter.stride(),
+                    )
+                )
+            optimizer.step()
+        found[way] = {name: tensor.clone() for name, tensor in distributed.whole_state(model).items()}
+    return found
+
+
+def test_the_update_of_a_sharded_model_is_that_of_the_whole_one(tmp_path):
+    expected = update(0, tmp_path, ways=["none"])["none"]
+    action = functools.partial(update, ways=["none", "zero3", "hybrid"])
+    action.__name__ = "update"
+    for found in run_ranks(action, 4, tmp_path):
+        for state in found.values():
+            for name, tensor in state.items():
+                torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=name)

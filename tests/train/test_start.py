@@ -54,6 +54,15 @@ def test_a_rate_that_is_low_since_the_batch_is_small_is_a_warning(said, tmp_path
     assert "train.optim.base_lr, to 0.03" in line
 
 
+@pytest.mark.parametrize(
+    ("precision", "has", "warns"), [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)]
+)
+def test_a_precision_that_the_cpu_must_emulate_is_a_warning(said, tmp_path, monkeypatch, precision, has, warns):
+    monkeypatch.setattr(start, "multiplies_bfloat16", lambda: has)
+    train(LineTask(), dataclasses.replace(CONFIG, precision=precision), tmp_path / "run", stop_at=1)
+    assert any("no instructions for bf16" in line and "train.precision=fp32" in line for line in said()) == warns
+
+
 def test_a_training_without_end_is_a_warning(said, tmp_path):
     config = dataclasses.replace(CONFIG, length=Duration(1e12, "steps"))
     train(LineTask(), config, tmp_path / "run", stop_at=1)

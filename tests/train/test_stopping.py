@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -114,15 +115,42 @@ def test_what_a_worker_cannot_do_is_said_as_it_is(tmp_path, workers):
         train(Unreadable(), dataclasses.replace(CONFIG, workers=workers), tmp_path / "run")
 
 
-def test_a_worker_that_dies_is_said_in_words(tmp_path):
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(5, "a disk")])
+def test_an_error_in_a_worker_is_no_death(tmp_path, error):
+    class Wrong(LineTask):
+        def batch(self, step, rows):
+            raise error
+
+    with pytest.raises(type(error), match=r"(?s)worker process 0.*in batch\n.*raise error"):
+        train(Wrong(), dataclasses.replace(CONFIG, workers=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", ["batch", "loss"])
+def test_a_worker_that_dies_is_said_in_words_and_the_run_goes_on(tmp_path, place):
+    """Also if it dies while the run is in the middle of a step."""
+
     class Dies(LineTask):
         def batch(self, step, rows):
-            if step == 3:
+            if place == "batch" and step == 6:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().batch(step, rows)
 
+        def loss(self, model, batch, generator):
+            if place == "loss" and batch["step"] == 5:
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+                    worker.join()
+            return super().loss(model, batch, generator)
+
+    before = signal.getsignal(signal.SIGCHLD)
+    config = dataclasses.replace(CONFIG, workers=1)
     with pytest.raises(Open4MError, match=r"a process that makes batches died .*train.workers lower"):
-        train(Dies(), dataclasses.replace(CONFIG, workers=1), tmp_path / "run")
+        train(Dies(), config, tmp_path / "run")
+    assert signal.getsignal(signal.SIGCHLD) == before
+    assert place == "batch" or checkpoints(tmp_path / "run") == ["step-00000004"]
+    train(LineTask(), config, tmp_path / "run", stop_at=9)
+    train(LineTask(), CONFIG, tmp_path / "whole", stop_at=9)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
 def test_time_and_pictures_are_recorded(tmp_path):

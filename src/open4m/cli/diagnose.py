@@ -11,11 +11,12 @@ OVERFIT_STEPS = 400
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
-    parser.add_argument("model", help="a shipped model or a model directory")
+    parser.add_argument("model", help="a shipped model, a model directory, or the folder of a training")
     parser.add_argument(
         "--data",
         type=Path,
-        help="a token store or raw shards, or a folder with train and validation in it (default: rendered scenes)",
+        help="a token store or raw shards, or a folder with train and validation in it (default: the tokens of a "
+        "training; for a model, rendered scenes)",
     )
     parser.add_argument("--samples", type=int, default=128, help="of each split (default: 128)")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -44,14 +45,21 @@ def run(options: Namespace) -> None:
     from open4m.evaluate.pretrained import world_of
     from open4m.evaluate.suites.scene_labels import scene_data
     from open4m.generate.pipeline import FourM
+    from open4m.train.recipes.trained import open_run, run_of, tokens_of
 
-    trust.admit(options, options.model)
-    model = FourM.from_pretrained(options.model, device.chosen(options))
+    if (training := run_of(options.model)) is not None:
+        model = open_run(training, device.chosen(options))
+        options.data = options.data or tokens_of(training)
+    else:
+        trust.admit(options, options.model)
+        model = FourM.from_pretrained(options.model, device.chosen(options))
     if options.data is not None:
         data = open_data(model, options.data, options.samples, options.batch_size)
     else:
         chosen = world_of(model, options.world)
-        data = scene_data(model, options.model, options.samples, options.batch_size, world=chosen)
+        data = scene_data(
+            model, model.name if training else options.model, options.samples, options.batch_size, world=chosen
+        )
     settings = Options(seed=options.seed, overfit_steps=options.overfit)
     result = diagnose(model, data, str(options.model), settings)
     Console().print(result.tables())

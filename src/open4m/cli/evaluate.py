@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     )
     parser.add_argument("--samples", type=int, default=128, help="at most (default: 128)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="a JSON file to write (default: standard output)")
+    parser.add_argument("--out", type=Path, help="a JSON file to write, with intervals (default: none)")
     parser.add_argument("--readme", type=Path, help="a Markdown file whose results table is renewed")
     world.add_argument(parser, "")
     trust.add_argument(parser)
@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Measure a model; print or write the result."""
+    """Measure a model; print the table, and write the result."""
     from open4m import files
     from open4m.evaluate import report
     from open4m.evaluate.pretrained import Measurement, evaluate_pretrained
@@ -41,10 +41,9 @@ def run(options: Namespace) -> None:
     on = {"samples": options.samples, "seed": options.seed, "world": options.world, "data": options.data}
     where = {"device": device.chosen(options), "dtype": device.precision(options)}
     result = evaluate_pretrained(options.model, Measurement(**on, **where))
+    print(report.table(result))
     if options.out is not None:
         files.write_text(options.out, result.to_json())
-        print(report.table(result), options.out, sep="\n")
-    else:
-        print(result.to_json(), end="")
+        print(options.out)
     if options.readme is not None:
         report.update_readme(options.readme, report.table(result))

@@ -37,10 +37,10 @@ class _Several(argparse.Action):
 
 
 class _Names(_Several):
-    """Names, also with commas between them: ``--to depth,caption``."""
+    """Names, also with commas between them: ``--to depth,caption``, ``--to "depth, caption"``."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        names = [name for word in values for name in word.split(",") if name]
+        names = [name for word in values for name in re.split(r"[\s,;]+", word) if name]
         super().__call__(parser, namespace, names, option_string)
 
 
@@ -320,7 +320,7 @@ def run(options: Namespace) -> None:
         flags = ", ".join(f"--{modality.flag.name}" for modality in _flagged())
         raise Open4MError(f"nothing to condition on: give {flags} or --given NAME=FILE")
     animation = None if options.animate is None else outputs.Animation(options.animate)
-    outputs.make_folder(options.out)
+    files.make_folder(options.out)
     model = FourM.from_pretrained(asked.model, where, device.precision(options))
     outcome = asked.run(model, None if animation is None else animation.watch)
     if animation is not None:
@@ -330,7 +330,6 @@ def run(options: Namespace) -> None:
 
 
 def _run_folder(options: Namespace, asked: Generate, where: str) -> None:
-    from open4m.generate import outputs
     from open4m.generate.folder import FolderJob
     from open4m.generate.pipeline import FourM
 
@@ -341,7 +340,7 @@ def _run_folder(options: Namespace, asked: Generate, where: str) -> None:
             f"then --out, --animate and another {photo} have no meaning"
         )
     job = FolderJob(asked, options.input_dir, options.output_dir, options.batch_size, options.recursive)
-    outputs.make_folder(options.output_dir)
+    files.make_folder(options.output_dir)
     for line in job.run(FourM.from_pretrained(asked.model, where, device.precision(options))):
         print(line)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
 import importlib
 import logging
 import re
@@ -28,14 +27,20 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a model on held-out data: yours, or rendered scenes"),
     "tune": ("tune", "choose how a model generates, on validation data, and store it in its directory"),
     "diagnose": ("diagnose", "say in words what is wrong with a trained model, with numbers"),
-    "curves": ("curves", "draw how the validation losses of trainings fell"),
+    "slurm": ("slurm", "write a batch script that trains on many machines, and goes on after each job"),
+    "runs": ("runs", "list the trainings below a folder; compare some, or draw their curves"),
+    "curves": ("runs", "draw how the validation losses of trainings fell: open4m runs plot"),
     "import": ("hub", "turn a public model of the authors of 4M, whole, into a model directory"),
     "info": ("hub", "say what a model is made of: modalities, tokenizers, licenses, sizes, speed"),
     "export": ("hub", "write a model directory in the format of the authors of 4M"),
     "push": ("hub", "upload a model directory with its card and licenses to the Hugging Face hub"),
+    "label": ("label", "add modalities to raw data: by networks, by computation, by functions of your own"),
+    "tokenize": ("tokenize", "turn raw data into the token stores that a model is trained on"),
     "tokenizer": ("tokenizer", "fit a text tokenizer, or measure one of a dense modality"),
     "train": ("train", "everything up to a pre-trained model; resumes where it stopped"),
+    "add-modality": ("add_modality", "teach a trained model one more modality; resumes where it stopped"),
     "reproduce": ("train", "everything from nothing to a measured model; resumes where it stopped"),
+    "data": ("data", "import images and labels of your own, look at them, and check data sets"),
     "modalities": ("data", "list the modalities that are known"),
 }
 """The file of each command, whose function ``add_arguments`` completes its parser, and what the command does."""
@@ -45,14 +50,13 @@ STOPPED = "stopped; what is done is kept, run the same command again to go on"
 OUT_OF_MEMORY = r"out of memory|can't allocate memory|not enough memory"
 """What torch says where Python has MemoryError."""
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 NOISY_LOGGERS = ("httpx", "huggingface_hub", "matplotlib", "PIL", "tensorboard", "torch", "transformers")
 """Loggers of libraries, whose warnings say nothing to users of this program. Others are heard from warnings on."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 if it worked, 2 after a user's mistake (one line says which), 3 if stopped and resumable."""
+    """Run a command; 0 if it worked, 1 if a check found something, 2 after a mistake of the user (one line says which),
+    3 if stopped and resumable."""
     words = sys.argv[1:] if arguments is None else arguments
     command = next((word for word in words if not word.startswith("-")), None)
     if command is None:
@@ -60,10 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.parse_args(words)
         parser.print_help()
         return 0
-    from open4m.types import Open4MError, Preempted  # after help, since it loads numpy
+    from open4m.files import DISK_FULL
+    from open4m.types import Open4MError, OtherRank, Preempted  # after help, since it loads numpy
 
     try:
         return _run(command, words)
+    except OtherRank:
+        return 2
     except Open4MError as error:
         shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))  # may quote files
         print(f"open4m: {''.join(shown)}", file=sys.stderr)
@@ -99,14 +106,17 @@ def _run(command: str, words: list[str]) -> int:
     logging.getLogger("open4m").setLevel(logging.INFO)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    options.run(options)
-    return 0
+    return options.run(options) or 0
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others are: the usage of some commands fills a screen."""
+    """A parser whose errors are one line, as all others are: the usage of some commands fills a screen. What is none of
+    the choices comes with the nearest one."""
 
     def error(self, message: str) -> NoReturn:
+        if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            near = difflib.get_close_matches(wrong[1], re.findall(r"[\w.-]+", wrong[2]), n=1)
+            message += "".join(f"; did you mean {name}?" for name in near)
         self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists what there is)\n")
 
     def parse_known_args(self, args=None, namespace=None):

@@ -28,6 +28,7 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
 def run(options: Namespace) -> None:
     """Make a result again and compare. A model that only the record names is not looked for on the hub."""
     where = device.chosen(options)
+    from open4m import files
     from open4m.generate import outputs, record
     from open4m.generate.pipeline import FourM
     from open4m.hub import locate
@@ -45,7 +46,7 @@ def run(options: Namespace) -> None:
             "none is downloaded because a file says so; name it by --model"
         )
     if options.out is not None:
-        outputs.make_folder(options.out)
+        files.make_folder(options.out)
     model = FourM.from_pretrained(name, where, device.precision(options), trust=options.trust_modalities)
     try:
         again = found.request.run(model)

@@ -33,7 +33,7 @@ def _add_fit_text(parser: ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="CAPTIONS",
-        help="a text file with one caption per line, a .jsonl or .json file, or a folder of .txt files or of raw data",
+        help="a text file with one caption per line, a .jsonl or .json file, a table, a folder of .txt files, raw data",
     )
     parser.add_argument(
         "--out",
@@ -134,6 +134,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 def report(options: Namespace) -> None:
     """Measure a tokenizer; write ``report.json`` and ``report.png`` and print the table."""
+    from open4m import files, pictures
     from open4m.evaluate.tokenizers import Data, Decoding, report
     from open4m.hub import locate
     from open4m.labellers.clip import CLIPLabeller
@@ -156,10 +157,10 @@ def report(options: Namespace) -> None:
         decodings=decodings,
         command=_repeated(options),
     )
-    options.out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(options.out)
     paths = {name: options.out / f"report.{name}" for name in ("json", "png")}
-    paths["json"].write_text(result.to_json())
-    picture.save(paths["png"])
+    files.write_text(paths["json"], result.to_json())
+    pictures.save(picture, paths["png"])
     print(result.table())
     print(f"\n{paths['json']}, {paths['png']}")
 

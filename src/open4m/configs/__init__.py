@@ -10,6 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,20 @@ MAX_NEAR = 5
 """The most configurations that a message lists for a name that is none."""
 
 
+MAX_OF_A_KIND = 20
+"""The most names with one first word that such a message lists."""
+
+
 def names() -> list[str]:
     """All named configurations."""
     return sorted(_named())
+
+
+def _families() -> list[str]:
+    """The names of configurations, without those of which there are many of one kind: ``tokenizer-...``."""
+    kinds = Counter(name.partition("-")[0] for name in names())
+    few = [name for name in names() if kinds[name.partition("-")[0]] <= MAX_OF_A_KIND]
+    return [*few, *(f"{kind}-... ({count} of them)" for kind, count in kinds.items() if count > MAX_OF_A_KIND)]
 
 
 def _named() -> dict[str, Callable[[], Any]]:
@@ -61,6 +73,6 @@ def get(name: str) -> Any:
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=MAX_NEAR)  # all of them would fill a screen
         hint = f"; did you mean {near[0]}?" if near else ""
-        listed = f"the nearest of {len(names())}: {', '.join(near)}" if near else ", ".join(names())
-        raise Open4MError(f"unknown configuration {name!r}{hint} (configurations, {listed}; or a .py file)")
+        listed = f"the nearest of {len(names())}: {', '.join(near)}" if near else ", ".join(_families())
+        raise Open4MError(f"unknown configuration {name!r}{hint} (configurations: {listed}; or a .py file)")
     return _named()[name]()

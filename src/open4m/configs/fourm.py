@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from open4m import modalities
 from open4m.config import Duration
 from open4m.masking.config import MaskingConfig, Strategy
 from open4m.model.config import SIZES, Architecture, ModalitySpec
+from open4m.stages import StagesConfig
 from open4m.train.config import TrainConfig
 from open4m.train.optim import OptimConfig
 from open4m.train.recipes.pretrain import PretrainConfig
@@ -157,11 +159,94 @@ def super_resolution(size: str) -> PretrainConfig:
     )
 
 
+def inpainting(size: str) -> PretrainConfig:
+    """The in-painting specialist, which continues ``init_from=MODEL`` (section 4, A.2). The paper names it without its
+    settings, so these are those of :func:`text_to_image`. No pixels are read: they would show what is hidden."""
+    base, keys = text_to_image(size), tuple(key for key in MODALITIES_7 if key != PIXELS)
+    return dataclasses.replace(
+        base, modalities=keys, masking=inpainting_masking(keys, tuple(GRIDS), "rgb", (64, 256), 256)
+    )
+
+
+def inpainting_masking(
+    keys: Sequence[str], grids: Sequence[str], image: str, input_budget: tuple[int, int], target_budget: int
+) -> MaskingConfig:
+    """A rectangle of 5% to 60% of the image is hidden and predicted.
+
+    Half of the samples show the image around it, and little of all else, which may lie in the rectangle. A quarter show
+    a whole caption too, as in A.2, and the image gets what it leaves. In the last quarter any of ``grids`` are painted
+    in, all of them in one rectangle.
+    """
+    hole, captions = (0.05, 0.6), skewed_to_texts(keys, [image], weight=1 / 4)
+    around = Strategy(
+        name=f"{image}_inpainting",
+        weight=1 / 2,
+        input_alpha={**dict.fromkeys(keys, 0.1), image: 5.0},
+        target_alpha={image: 1.0},
+        hole=hole,
+    )
+    described = dataclasses.replace(
+        captions,
+        name=f"caption_{image}_inpainting",
+        input_alpha={**captions.input_alpha, image: 5.0},
+        leftover="all",
+        hole=hole,
+    )
+    together = dataclasses.replace(any_to_any("inpainting", keys, grids, weight=1 / 4), hole=hole)
+    return MaskingConfig(
+        input_budget=input_budget, target_budget=target_budget, strategies=(around, described, together)
+    )
+
+
+GRID, SEQUENCE = (14, 14), 256
+"""Tokens of a map of 224 pixels, and of a caption at most (paper Table 3, B.2)."""
+OTHER_GRIDS = {"dinov2": (16, 16), "imagebind": (16, 16), "dinov2_global": (1, 16), "imagebind_global": (1, 16)}
+OTHER_SEQUENCES = {"metadata": 40, "human_poses": 275, "color_palette": 23, "sam_instance": 290}
+"""Sizes of 4M-21's that are not those above, as in the authors' public models."""
+T5 = ModalitySpec(key="t5_caption", family="vectors", channels=4096, max_length=77)
+
+
+def assumed_specs(config: PretrainConfig, whole: StagesConfig | None = None) -> tuple[ModalitySpec, ...]:
+    """The modalities of a pre-training whose tokens are not there: as the paper's tokenizers make them, or those of
+    ``whole``, a configuration that trains its own. ``rgb@448`` is ``rgb`` on a grid of twice the side."""
+    shown = {key for strategy in config.masking.strategies for key in strategy.input_alpha}
+    asked = {key for strategy in config.masking.strategies for key in strategy.target_alpha}
+    side = config.image_size // config.patch_size
+    specs = []
+    for key in config.modalities:
+        name, _, pixels = key.partition("@")
+        spec, kind = T5, modalities.get(name).family.name
+        if kind == "pixels":
+            spec = ModalitySpec(
+                key=key,
+                family=kind,
+                grid=(side, side),
+                patch_size=config.patch_size,
+                channels=modalities.get(name).channels,
+            )
+        elif kind == "sequence":
+            length = whole.max_length[name] if whole else OTHER_SEQUENCES.get(name, SEQUENCE)
+            spec = ModalitySpec(
+                key=key, family=kind, vocab_size=whole.text_vocab if whole else 30_000, max_length=length
+            )
+        elif kind == "grid":
+            grid, vocab = OTHER_GRIDS.get(name, GRID), GRIDS.get(name, 8192)
+            if whole and name in whole.tokenizers:
+                run = whole.tokenizers[name]
+                grid, vocab = (run.image_size // run.patch_size,) * 2, run.codebook_size
+            grid = tuple(n * int(pixels or 224) // 224 for n in grid) if pixels else grid
+            learned = name in OTHER_GRIDS and 1 in grid
+            spec = ModalitySpec(key=key, family=kind, vocab_size=vocab, grid=grid, learned_positions=learned)
+        specs.append(dataclasses.replace(spec, is_input=key in shown, is_target=key in asked))
+    return tuple(specs)
+
+
 CONFIGS: dict[str, Callable[[], PretrainConfig]] = {
     **{f"4m-7-{size.lower()}": partial(pretraining, size) for size in ("Ti", "S", "B", "L", "XL")},
     **{f"4m-21-{size.lower()}": partial(pretraining_21, size) for size in ("B", "L", "XL")},
     "4m-7-l-sr": partial(super_resolution, "L"),
     "4m-7-xl-t2i": partial(text_to_image, "XL"),
+    "4m-7-xl-inpaint": partial(inpainting, "XL"),
     "4m-reference": reference,
 }
 """Every configuration of this file by its name on the command line."""

@@ -1,7 +1,6 @@
 """4M on eight modalities of rendered scenes, trained on a laptop CPU.
 
-Command: ``open4m reproduce scenes``; ``docs/training.md`` says how to take weights from it before the end. The weights
-that are shipped now were made by the recipe before this one, on the world ``scenes-hard`` (their model card says how).
+Command: ``open4m reproduce scenes``. ``docs/training.md`` says how to take weights from it before the end.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MODALITIES = (PIXELS, "rgb", "depth", "normals", "semseg", "clip", *SEQUENCES)
 
 
 def config() -> LineConfig:
-    """The line that made the shipped model."""
+    """The line for a laptop. The shipped CLIP, reader and tokenizers but that of RGB are of it."""
     return LineConfig(
         name="scenes",
         data=DataConfig(
@@ -70,7 +69,7 @@ def config() -> LineConfig:
             ),
             image_size=128,
         ),
-        evaluate_samples=128,
+        evaluate_samples=256,
     )
 
 
@@ -78,7 +77,8 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
     """RGB → All and All → All (paper Table 20), and whole captions → All for generation from text (A.2).
 
     ``input_budget``: the largest number of input tokens per sample. Sequences have a larger α as targets than grids,
-    since their share of the target budget would cut them short otherwise.
+    since their share of the target budget would cut them short otherwise. Predictions from pixels are learned first:
+    the weight of captions rises later.
     """
     every = dict.fromkeys(keys, 0.5)
     targets = {key: 1.0 if key in SEQUENCES else 0.5 for key in keys if key != PIXELS}
@@ -86,10 +86,12 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
     return MaskingConfig(
         input_budget=(0, input_budget),
         target_budget=target_budget,
+        curriculum=(Duration.parse("130k samples"), Duration.parse("140k samples")),
         strategies=(
             Strategy(
                 name="rgb_to_all",
                 weight=0.8,
+                final_weight=0.5,
                 input_alpha={PIXELS: 0.5},
                 target_alpha=targets,
                 input_budget=(image_tokens, image_tokens),
@@ -98,6 +100,7 @@ def masking(keys: Sequence[str], image_tokens: int, input_budget: int, target_bu
             Strategy(
                 name="caption_to_all",
                 weight=0.1,
+                final_weight=0.4,
                 input_alpha=captions,
                 target_alpha=targets,
                 input_budget=(input_budget, input_budget),

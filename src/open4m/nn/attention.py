@@ -6,19 +6,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.nn.config import BlockConfig
+from open4m.nn.products import AttentionByProducts, by_products
 
 EPS = 1e-6
 """The epsilon of every LayerNorm."""
 
+DEFINED_WITHOUT_KEYS = ("cpu",)
+"""The devices on which attention over no key is 0, and its gradients are. Those of some GPU kernels are not finite."""
+
 Attend = Callable[[Tensor, Any, Any, int], Tensor]
 """An attention pattern: from queries (..., D), keys and values, and the number of heads to (..., D).
 
-:func:`attend` and :func:`masked` are patterns of padded batches, where keys and values are (B, N, D). Others, such as
-those of ``generate/varlen.py``, may keep keys and values in a form of their own.
+:func:`attend`, :func:`masked` and :func:`over` are patterns of padded batches, where keys and values are (B, N, D).
+Others, such as those of ``generate/varlen.py``, may keep keys and values in a form of their own.
 """
 
 
@@ -32,6 +37,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 
     ``mask``: bool, broadcast to (B, heads, M, N), True where a query sees a key.
     """
+    if by_products(q, k):
+        return AttentionByProducts.apply(q, k, v, heads, mask)
     q, k, v = (split_heads(part, heads) for part in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
@@ -42,6 +49,22 @@ def masked(mask: Tensor) -> Attend:
     return partial(attend, mask=mask)
 
 
+def over(valid: Tensor) -> Attend:
+    """The pattern in which the queries of each row see its keys that are ``valid``, bool (B, N); 0 where none is.
+
+    No query is left without a key but on ``DEFINED_WITHOUT_KEYS``.
+    """
+    if valid.device.type in DEFINED_WITHOUT_KEYS:
+        return masked(valid[:, None, None])
+    some = valid.any(1)[:, None]
+    mask = (valid | ~some)[:, None, None]
+
+    def pattern(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        return attend(q, k, v, heads, mask) * some[..., None]
+
+    return pattern
+
+
 class FusedLinear(nn.Linear):
     """Several linear layers of one input and equal widths, computed as one product; each is initialized on its own."""
 
@@ -49,8 +72,21 @@ class FusedLinear(nn.Linear):
         super().__init__(into, parts * out, bias=bias)
         self.parts = parts
 
+    def product(self, x: Tensor) -> Tensor:
+        """The product of all parts, (..., parts·out)."""
+        return super().forward(x)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return super().forward(x).chunk(self.parts, -1)
+        return self.product(x).chunk(self.parts, -1)
+
+
+class Norm(nn.LayerNorm):
+    """A LayerNorm whose weights may be less precise than its input, as those that FSDP gathers in bf16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, self.weight.dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(dtype), bias, self.eps)
 
 
 class QKNorm(nn.Module):
@@ -59,8 +95,8 @@ class QKNorm(nn.Module):
     def __init__(self, config: BlockConfig):
         super().__init__()
         self.heads = config.heads
-        self.query = nn.LayerNorm(config.dim // config.heads, eps=EPS, bias=config.norm_bias)
-        self.key = nn.LayerNorm(config.dim // config.heads, eps=EPS, bias=config.norm_bias)
+        self.query = Norm(config.dim // config.heads, eps=EPS, bias=config.norm_bias)
+        self.key = Norm(config.dim // config.heads, eps=EPS, bias=config.norm_bias)
 
     def queries(self, q: Tensor) -> Tensor:
         """Normalized queries (..., D)."""

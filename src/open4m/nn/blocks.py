@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open4m.nn.attention import EPS, Attend, CrossAttention, FusedLinear, SelfAttention
+from open4m.nn.attention import EPS, Attend, CrossAttention, FusedLinear, Norm, SelfAttention
 from open4m.nn.config import BlockConfig
+from open4m.nn.gated import GatedLinear, keeps_little
+from open4m.rng import Part, of_rows
 
 
-def norm(config: BlockConfig) -> nn.LayerNorm:
+def norm(config: BlockConfig) -> Norm:
     """A LayerNorm, without bias by default (paper E.6)."""
-    return nn.LayerNorm(config.dim, eps=EPS, bias=config.norm_bias)
+    return Norm(config.dim, eps=EPS, bias=config.norm_bias)
 
 
 class GatedMLP(nn.Module):
@@ -29,6 +31,9 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if keeps_little(self.down, self.activation):
+            gate_up = self.gate_up.product(x)
+            return GatedLinear.apply(gate_up, self.down.weight, self.down.bias, self.activation)
         gate, up = self.gate_up(x)
         return self.down(self.activation(gate) * up)
 
@@ -112,15 +117,16 @@ def scaled(branch: Tensor, keep: Tensor | None, index: int) -> Tensor:
 
 
 def drop_path(
-    rate: float, depth: int, branches: int, size: int, generator: torch.Generator, device: torch.device
+    rate: float, depth: int, branches: int, size: int, generator: torch.Generator | Part, device: torch.device
 ) -> list[Tensor | None]:
     """Stochastic depth: for each of ``depth`` blocks, factors (B, branches) that are 0 where a sample skips a branch.
 
     The rate grows linearly from 0 in the first block to ``rate`` in the last. Branches that are kept are scaled up, so
     that their expectation stays the same.
     """
+
+    def uniform(n: int, source: torch.Generator | None) -> Tensor:
+        return torch.rand(n, branches, generator=source, device=device)
+
     rates = [rate * block / max(1, depth - 1) for block in range(depth)]
-    return [
-        (torch.rand(size, branches, generator=generator, device=device) >= r).float() / (1 - r) if r else None
-        for r in rates
-    ]
+    return [(of_rows(uniform, size, generator) >= r).float() / (1 - r) if r else None for r in rates]

@@ -47,14 +47,25 @@ class PackedLinear(nn.Module):
         """The product of all parts, (..., out)."""
         rows = x.numel() // x.shape[-1]
         if self._eight is not None:
-            size = x.float().abs().amax(-1, keepdim=True).clamp(min=1e-12)  # rows are rounded with one scale for all
-            y = (torch.ops.quantized.linear_dynamic(x / size, self._eight, True) * size).to(x.dtype)
-            return y if self._bias is None else y + self._bias
+            return self._rounded(x, rows)
         if rows > FEW:
             return F.linear(x, self._weight, self._bias)
-        flat = F.pad(x.reshape(rows, x.shape[-1]), (0, 0, 0, padded(rows) - rows))
-        y = torch.ops.mkldnn._linear_pointwise(flat, self._laid_out, self._bias, "none", [], "")
-        return y[:rows].reshape(*x.shape[:-1], y.shape[-1])
+        if more := padded(rows) - rows:
+            y = self._few(F.pad(x.reshape(rows, x.shape[-1]), (0, 0, 0, more)))
+            return y[:rows].reshape(*x.shape[:-1], y.shape[-1])
+        return self._few(x)
+
+    def _rounded(self, x: Tensor, rows: int) -> Tensor:
+        """The product in 8 bits, for which rows are rounded with one scale for all: each is divided by its own."""
+        if rows == 1:
+            y = torch.ops.quantized.linear_dynamic(x.float(), self._eight, True)
+        else:
+            size = torch.linalg.vector_norm(x.float(), torch.inf, -1, keepdim=True).clamp_(min=1e-12)
+            y = torch.ops.quantized.linear_dynamic(x / size, self._eight, True).mul_(size)
+        return y.to(x.dtype) if self._bias is None else y.to(x.dtype) + self._bias
+
+    def _few(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self._laid_out, self._bias, "none", [], "")
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         y = self.product(x)

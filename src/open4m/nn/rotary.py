@@ -33,8 +33,12 @@ def _centers(cells: int) -> Tensor:
 
 def rotate(x: Tensor, angles: Tensor, heads: int) -> Tensor:
     """x (..., D) with channel i and channel i + half of every head turned by angle i of ``angles`` (..., D/heads/2)."""
+    return _turned(x, angles.cos(), angles.sin(), heads)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     first, second = x.unflatten(-1, (heads, 2, -1)).unbind(-2)
-    cos, sin = angles.cos()[..., None, :].to(x.dtype), angles.sin()[..., None, :].to(x.dtype)
+    cos, sin = cos[..., None, :].to(x.dtype), sin[..., None, :].to(x.dtype)
     return torch.stack([first * cos - second * sin, second * cos + first * sin], -2).flatten(-3)
 
 
@@ -42,10 +46,10 @@ def rotated(attend: Attend, queries: Tensor | None, keys: Tensor | None) -> Atte
     """The pattern ``attend`` on queries and keys that are turned by these angles; None: they are not turned."""
     if queries is None and keys is None:
         return attend
+    turns = [None if angles is None else (angles.cos(), angles.sin()) for angles in (queries, keys)]  # for all blocks
 
     def pattern(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        q = q if queries is None else rotate(q, queries, heads)
-        k = k if keys is None else rotate(k, keys, heads)
+        q, k = (x if turn is None else _turned(x, *turn, heads) for x, turn in zip((q, k), turns, strict=True))
         return attend(q, k, v, heads)
 
     return pattern

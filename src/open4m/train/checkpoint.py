@@ -2,21 +2,32 @@
 
 A checkpoint holds the SHA-256 of each of its files. What does not match is damaged: a run then resumes from the
 checkpoint before, so that a flipped bit or a cut file costs the steps between the two and nothing else.
+
+The tensors of a model that is not sharded are in one file per kind, written by the first rank. Those of a sharded model
+are in ``shards/``, of which every rank writes a part (:mod:`open4m.train.sharded`). Either is read by any number of
+ranks, whether their model is sharded or not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from open4m import files, weights
+from open4m import files, ranks, weights
+from open4m.train import sharded
+from open4m.train.distributed import is_sharded
 from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
@@ -24,8 +35,14 @@ logger = logging.getLogger("open4m")
 FOLDER = "checkpoints"
 """The folder of a run's checkpoints."""
 
-KEPT_CHECKPOINTS = 2
-"""The newest ones, which are kept."""
+KEPT = 2
+"""How many of the newest ones are kept by default."""
+
+SHARDS = "shards"
+"""The folder of a checkpoint with the tensors of a sharded model."""
+
+STAGED = ".shards-"
+"""What the name of a folder begins with in which ranks write such tensors."""
 
 OPTIMIZER, AVERAGE, STATE = "optimizer.safetensors", "average.safetensors", "state.json"
 """The files of a checkpoint beside those of the weights."""
@@ -37,39 +54,119 @@ DAMAGED = "damaged-"
 """What the name of a folder begins with that was found damaged and set aside."""
 
 
+class Checkpoints:
+    """The checkpoints of a run that goes on: they are written while it does, from a copy in memory."""
+
+    def __init__(self, directory: Path, kept: int = KEPT, keep_every: int | None = None, background: bool = False):
+        """``kept`` of the newest stay, and those whose step is a multiple of ``keep_every``. ``background``: whether
+        :meth:`save` returns before they are written."""
+        self.folder = directory / FOLDER
+        self.kept, self.keep_every, self.background = kept, keep_every, background
+        self._executor = ThreadPoolExecutor(1)
+        self._pending: list[Future[Any]] = []
+        self._writing: Path | None = None
+        self._group: Any = None  # of the ranks that write a sharded model
+
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: Optimizer,
+        state: Mapping[str, Any],
+        average: Mapping[str, Tensor] | None = None,
+    ) -> Path:
+        """Write ``checkpoints/step-…`` atomically, then remove older ones; returns the new folder. On all ranks.
+
+        ``state``: what else a resumed run needs, as JSON values. ``average``: averaged weights by name, if there are
+        any. Raises :class:`Open4MError` if it cannot be written, such as on a full disk; earlier ones stay. In the
+        background, it is the next call or :meth:`wait` that raises it.
+        """
+        self.wait()
+        self._writing = final = self.folder / f"step-{step:08d}"
+        text = json.dumps({"step": step, **state})
+        tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
+        tensors |= {"average": average} if average else {}
+        if is_sharded(model):
+            staged = self.folder / f"{STAGED}{final.name}"
+            ranks.on_first(partial(self._clear, staged))
+            self._group = self._group or ranks.another_group()
+            named = {f"{kind}/{name}": value for kind, held in tensors.items() for name, value in held.items()}
+            written = sharded.write(staged, named, self._group, self.background)
+            self._pending = [written]
+            fill = partial(_move_shards, written, staged)
+        else:
+            if self.background and ranks.is_first():
+                tensors = {kind: {n: _copy(t) for n, t in held.items()} for kind, held in tensors.items()}
+            fill = partial(_write_files, tensors)
+        if ranks.is_first():
+            self._pending = [self._executor.submit(self._commit, final, fill, text)]
+        if not self.background:
+            self.wait()
+        return final
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written. Raises :class:`Open4MError` if it could not be."""
+        pending, self._pending = self._pending, []
+        try:
+            for future in pending:
+                future.result()
+        except (Open4MError, OSError) as error:
+            raise Open4MError(
+                f"{self._writing}: the checkpoint could not be written ({error}); earlier ones are intact"
+            ) from error
+
+    def close(self) -> None:
+        """End what writes in the background, after it has written what was saved; errors are not raised."""
+        self._executor.shutdown()
+
+    def _clear(self, staged: Path) -> None:
+        """Remove what ranks wrote that died, and make the folder for the next ones."""
+        files.make_folder(self.folder)
+        with files.writing(self.folder):
+            for path in self.folder.glob(f"{STAGED}*"):
+                shutil.rmtree(path)
+            staged.mkdir()
+
+    def _commit(self, final: Path, fill: Callable[[Path], None], text: str) -> None:
+        def write(temporary: Path) -> None:
+            temporary.mkdir()
+            fill(temporary)
+            files.write_text(temporary / STATE, text)
+            seal(temporary)
+            shutil.rmtree(final, ignore_errors=True)
+
+        files.write_folder(final, write)
+        with files.writing(self.folder):
+            for old in _all(self.folder.parent)[: -self.kept]:
+                if self.keep_every is None or step_of(old) % self.keep_every:
+                    shutil.rmtree(old)
+
+
 def save(
     directory: Path,
     step: int,
     model: nn.Module,
     optimizer: Optimizer,
-    state: dict,
+    state: Mapping[str, Any],
     average: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write ``checkpoints/step-…`` atomically, and remove all but the two newest; returns the new folder.
+    """Write one checkpoint, as :meth:`Checkpoints.save` does, and wait for it."""
+    with contextlib.closing(Checkpoints(directory)) as checkpoints:
+        return checkpoints.save(step, model, optimizer, state, average)
 
-    ``state``: what else a resumed run needs, as JSON values. ``average``: averaged weights by name, if there are any.
-    Raises :class:`Open4MError` if it cannot be written, such as on a full disk; earlier ones stay.
-    """
-    folder = directory / FOLDER
-    final = folder / f"step-{step:08d}"
 
-    def write(temporary: Path) -> None:
-        temporary.mkdir(parents=True)
-        weights.write_tensors(temporary / weights.WEIGHTS, model.state_dict())
-        weights.write_tensors(temporary / OPTIMIZER, _optimizer_tensors(model, optimizer))
-        if average:
-            weights.write_tensors(temporary / AVERAGE, average)
-        files.write_text(temporary / STATE, json.dumps({"step": step, **state}))
-        seal(temporary)
-        shutil.rmtree(final, ignore_errors=True)
+def _write_files(tensors: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
+    for kind, held in tensors.items():
+        weights.write_tensors(folder / f"{kind}.safetensors", held)
 
-    try:
-        files.write_folder(final, write)
-    except (OSError, Open4MError) as error:
-        raise Open4MError(f"{final}: the checkpoint could not be written ({error}); earlier ones are intact") from error
-    for old in _all(directory)[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old)
-    return final
+
+def _move_shards(written: Future[Any], staged: Path, folder: Path) -> None:
+    written.result()  # after all ranks have written theirs
+    staged.rename(folder / SHARDS)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def latest(directory: Path) -> Path | None:
@@ -94,17 +191,24 @@ def step_of(path: Path) -> int:
 def resume(
     directory: Path, model: nn.Module, optimizer: Optimizer, average: Mapping[str, Tensor] | None = None
 ) -> dict | None:
-    """:func:`restore` the newest intact checkpoint of a run; None if the run has none yet.
+    """:func:`restore` the newest intact checkpoint of a run; None if the run has none yet. On all ranks.
 
     Newer ones that are damaged are set aside under another name. Raises :class:`Open4MError` if all are damaged, since
     a run that silently began again would hide the loss.
     """
+    found = ranks.on_first(partial(_newest, directory))
+    return None if found is None else _restore(Path(found), model, optimizer, average)
+
+
+def _newest(directory: Path) -> str | None:
+    """The newest intact checkpoint, after those that are newer were set aside."""
     for path in reversed(_all(directory)):
         if (damage := _damage(path)) is None:
-            return _restore(path, model, optimizer, average)
+            return str(path)
         aside = path.with_name(DAMAGED + path.name)
         shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        with files.writing(path):
+            path.rename(aside)
         logger.warning("%s is damaged (%s): set aside as %s; the one before it is used", path, damage, aside.name)
     if lost := sorted((directory / FOLDER).glob(f"{DAMAGED}step-*")):
         raise Open4MError(f"{lost[-1]}: the run has damaged checkpoints only; remove them to begin it again")
@@ -123,20 +227,17 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping
 
 def seal(folder: Path) -> None:
     """Write the SHA-256 of the files of a checkpoint into it."""
-    sums = {path.name: files.sha256(path) for path in sorted(folder.iterdir()) if path.name != SUMS}
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    sums = {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
     files.write_text(folder / SUMS, json.dumps(sums, indent=1) + "\n")
 
 
 def _restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping[str, Tensor] | None) -> dict:
     try:
-        weights.load_weights(path / weights.WEIGHTS, model)
-        tensors = weights.read_tensors(path / OPTIMIZER)
-        averaged = weights.read_tensors(path / AVERAGE) if average else {}
-        for name, value in (average or {}).items():
-            value.copy_(averaged[name])
         state = files.read_json(path / STATE)
         if not isinstance(state, dict) or type(state.get("step")) is not int:
             raise Open4MError(f"{STATE} says no step")
+        tensors = _read(path, model, average)
     except (OSError, ValueError, KeyError, RuntimeError, Open4MError) as error:
         raise Open4MError(f"{path}: not a checkpoint of this run ({error})") from error
     for name, parameter in model.named_parameters():
@@ -145,6 +246,40 @@ def _restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mappin
         if values:
             optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in values.items()}
     return state
+
+
+def _read(path: Path, model: nn.Module, average: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Fill a model and its average with what a checkpoint holds; returns the tensors of its optimizer."""
+    at_rest = (path / SHARDS).is_dir()
+    if not at_rest and not is_sharded(model):
+        weights.load_weights(path / weights.WEIGHTS, model)
+        averaged = weights.read_tensors(path / AVERAGE) if average else {}
+        for name, value in (average or {}).items():
+            value.copy_(averaged[name])
+        return weights.read_tensors(path / OPTIMIZER)
+    held = sharded.names(path / SHARDS) if at_rest else weights.shapes(path / OPTIMIZER)
+    found = {name.removeprefix("optimizer/"): shape for name, shape in held.items() if name.startswith("optimizer/")}
+    optimizer = _like_parameters(found if at_rest else held, dict(model.named_parameters()))
+    groups = {"model": model.state_dict(), "optimizer": optimizer, "average": average or {}}
+    if at_rest:
+        named = {f"{kind}/{name}": value for kind, group in groups.items() for name, value in group.items()}
+        sharded.read(path / SHARDS, named)
+    else:
+        for kind, group in groups.items():
+            if group:
+                sharded.read_whole(path / f"{kind}.safetensors", group)
+    return optimizer
+
+
+def _like_parameters(shapes: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Empty tensors of an optimizer's state, by ``parameter/key``: of the shape of a parameter, they are sharded as it
+    is. Raises KeyError for a parameter that there is not."""
+    made = {}
+    for name, shape in shapes.items():
+        parameter = parameters[name.rpartition("/")[0]]
+        same = tuple(parameter.shape) == tuple(shape)
+        made[name] = torch.zeros_like(parameter) if same else torch.zeros(shape, device=parameter.device)
+    return {name: tensor.detach() for name, tensor in made.items()}
 
 
 def _all(directory: Path) -> list[Path]:
@@ -158,7 +293,9 @@ def _damage(path: Path) -> str | None:
     """What is wrong with the files of a checkpoint, None if nothing is."""
     try:
         sums = files.read_json(path / SUMS)
-        if not isinstance(sums, dict) or not sums.keys() >= {weights.WEIGHTS, OPTIMIZER, STATE}:
+        whole = isinstance(sums, dict) and sums.keys() >= {weights.WEIGHTS, OPTIMIZER, STATE}
+        parts = isinstance(sums, dict) and STATE in sums and any(name.startswith(f"{SHARDS}/") for name in sums)
+        if not whole and not parts:
             return f"{SUMS} does not name its files"
         wrong = [name for name, digest in sums.items() if files.sha256(path / name) != digest]
     except (OSError, ValueError, Open4MError) as error:  # ValueError: a name that no file can have

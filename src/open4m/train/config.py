@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from open4m import config as configs
+from open4m import files
 from open4m.config import Duration
 from open4m.ranges import Count, Decay, Positive, Range, Seed, Size, Steps, check_ranges
 from open4m.train import schedules
@@ -20,6 +21,9 @@ FORMAT = 1
 RUN = "config.json"
 """The file of a run directory that says what determines the run."""
 
+
+SOURCES = "sources.json"
+"""The file of a pre-training's directory that says where its tokens and its tokenizers are."""
 
 EVENTS = "tensorboard"
 """The folder of a run directory with TensorBoard's files, which say nothing that ``metrics.jsonl`` does not."""
@@ -37,16 +41,26 @@ class TrainConfig:
     epoch_samples: Steps | None = None  # of the training data; recipes fill it in where a length is in epochs
     optim: OptimConfig = OptimConfig()
     ema: Decay | None = None  # decay of the averaged weights that are evaluated and saved; None: no average
+    tail_average: Duration | None = None  # the mean weights of so long at the end are evaluated and saved; None: not
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"  # of autocast; fp16 scales the loss dynamically
-    activation_checkpointing: bool = False  # recompute blocks in the backward pass to save memory (paper C.2)
+    micro_batch_size: Size | None = None  # samples that a rank computes at once, of its part of a batch; None: all
+    sharding: Literal["none", "zero2", "zero3"] = "none"  # of weights, gradients and optimizer among the ranks (FSDP2)
+    shards: Size | None = None  # ranks that share one copy of the weights; None: all; fewer: HSDP, as of one machine
+    # Recompute blocks in the backward pass to save memory (paper C.2); "selective": all but matrix products.
+    activation_checkpointing: bool | Literal["selective"] = False
+    compile: bool = False  # the blocks, by torch.compile: for GPUs
     seed: Seed = 0
     workers: Annotated[int, Range(0, 256)] = 1  # processes that make batches; 0: the training process itself
     log_every: Steps = 20
     evaluate_every: Steps = 500
     checkpoint_every: Steps = 500
+    checkpoints_kept: Size = 2  # the newest ones
+    keep_every: Steps | None = None  # checkpoints of multiples of so many steps are kept, too
+    checkpoint_in_background: bool = True  # training goes on while one is written, from a copy in memory
     max_skips: Count = 100  # steps that may be skipped because loss or gradient is not finite; then the run ends
     max_skips_in_a_row: Count = 10
     smoke_test: bool = True  # before the first step, rehearse the whole run with one batch
+    wandb: str | None = field(default=None, metadata=configs.LATER)  # a project of Weights & Biases that records it too
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -56,6 +70,8 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise :class:`Open4MError` unless there is a step to train, and warm-up and decay are within the run."""
+        if self.tail_average is not None and self.ema is not None:
+            raise Open4MError("ema and tail_average are two ways to average weights: set one of them")
         if self.steps < 1:
             raise Open4MError(f"length: expected at least one step, got {self.length}")
         if (within := self.warmup_steps + self.decay_steps) > self.steps:
@@ -94,9 +110,15 @@ class TrainConfig:
         return 0 if self.decay is None else self._steps(self.decay)
 
     @property
+    def averages_from(self) -> int | None:
+        """The first step, from 0, of those whose weights are averaged; None without a ``tail_average``."""
+        return None if self.tail_average is None else max(0, self.steps - self._steps(self.tail_average))
+
+    @property
     def _durations(self) -> list[Duration]:
         """The length, and the other durations that are not 0."""
-        return [self.length, *(d for d in (self.warmup, self.decay) if d is not None and d.amount)]
+        others = (self.warmup, self.decay, self.tail_average)
+        return [self.length, *(d for d in others if d is not None and d.amount)]
 
     def _steps(self, duration: Duration) -> int:
         return duration.steps(self.batch_size, self.tokens_per_sample, self.epoch_samples)
@@ -126,17 +148,25 @@ class TrainConfig:
 
 
 FREE = (
+    "micro_batch_size",
+    "sharding",
+    "shards",
     "activation_checkpointing",
+    "compile",
     "recompute",  # what activation_checkpointing was called in older runs
     "workers",
     "processes",
     "log_every",
     "evaluate_every",
     "checkpoint_every",
+    "checkpoints_kept",
+    "keep_every",
+    "checkpoint_in_background",
     "evaluate_samples",
     "max_skips",
     "max_skips_in_a_row",
     "smoke_test",
+    "wandb",
     "directions",  # of a model: they follow from the masking, which is compared
     "requires_init_from",
     "continues",  # what requires_init_from was called in older runs
@@ -167,7 +197,7 @@ def claim(directory: Path, description: Any, finished: bool = False) -> None:
     """
     path = directory / RUN
     if not path.exists() or not _began(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        files.make_folder(directory)
         configs.save(description, path, FORMAT)
         return
     held = configs.completed(configs.load(dict[str, Any], path, FORMAT), description)
@@ -183,8 +213,9 @@ def claim(directory: Path, description: Any, finished: bool = False) -> None:
 
 def _began(directory: Path) -> bool:
     """Whether a directory holds more than the configurations and the empty records of runs that made no step."""
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return any(path.name != RUN and path.parent.name != EVENTS and path.stat().st_size > 0 for path in files)
+    found = (path for path in directory.rglob("*") if path.is_file())
+    records = (RUN, SOURCES)
+    return any(path.name not in records and path.parent.name != EVENTS and path.stat().st_size > 0 for path in found)
 
 
 def _determining(values: Any, finished: bool = False) -> Any:

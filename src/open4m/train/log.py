@@ -13,30 +13,57 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from open4m import files
 from open4m.progress import Progress
+from open4m.train.weights_and_biases import WandbLog
 from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
+
+
+LOCK = ".running"
+"""The file of a run directory that a training holds a lock on. The system releases it when the process ends."""
+
+LOCK_SECONDS = 1.0
+"""How long a training waits for that lock, which others hold for an instant to see whether it is free."""
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a process trains in a run directory now, as far as the file system tells of locks of other machines."""
+    if not (directory / LOCK).exists():
+        return False
+    try:
+        with FileLock(directory / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a directory that may not be written
+        return False
 
 
 class RunLog:
     """Writes ``metrics.jsonl``, ``bad_steps.jsonl``, TensorBoard events and ``pictures/`` of a run, and shows progress.
 
     On resuming at ``start``, lines of later steps are dropped: those steps are computed again. Every line has the time
-    of training so far, in seconds.
+    of training so far, in seconds. ``wandb``: a project of Weights & Biases that gets the same; None: none does.
     """
 
-    def __init__(self, directory: Path, description: str, steps: int, start: int = 0):
+    def __init__(self, directory: Path, description: str, steps: int, start: int = 0, wandb: str | None = None):
         self.directory = directory
         self._bad_steps = directory / "bad_steps.jsonl"
         for path in (directory / "metrics.jsonl", self._bad_steps):
             _keep(path, start)
         self._began = time.monotonic() - _seconds(directory / "metrics.jsonl")
-        self._metrics = (directory / "metrics.jsonl").open("a")
-        self._writer = _tensorboard(directory, start)
+        self._lock = FileLock(directory / LOCK, timeout=LOCK_SECONDS)
+        with contextlib.suppress(Timeout), files.writing(directory):
+            self._lock.acquire()
+        with files.writing(directory):
+            self._metrics = (directory / "metrics.jsonl").open("a")
+            self._writer = _tensorboard(directory, start)
+            self._wandb = WandbLog(wandb, directory, description) if wandb else None
         self._progress = Progress(description, steps, start=start, unit="steps")
 
     @property
@@ -53,14 +80,19 @@ class RunLog:
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._line(step, values)
         if self._writer is not None:
-            with files.named(self.directory):
+            with files.writing(self.directory):
                 for name, value in values.items():
                     self._writer.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.metrics(step, values)
 
-    def bad_step(self, step: int, what: str, values: Mapping[str, float]) -> Path:
+    def bad_step(self, step: int, what: str, values: Mapping[str, Any]) -> Path:
         """Record a step that went wrong, from which ``Task.batch`` makes its batch again; returns the file."""
-        readable = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-        with files.named(self._bad_steps), self._bad_steps.open("a") as file:
+        readable = {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        with files.writing(self._bad_steps), self._bad_steps.open("a") as file:
             file.write(json.dumps({"step": step + 1, "batch": step, "what": what, **readable}) + "\n")
             _sync(file)
         return self._bad_steps
@@ -68,31 +100,62 @@ class RunLog:
     def pictures(self, step: int, images: Mapping[str, Image.Image]) -> None:
         """Save pictures of what the model does at a step."""
         folder = self.directory / "pictures"
-        folder.mkdir(exist_ok=True)
-        with files.named(folder):
+        with files.writing(folder):
+            folder.mkdir(exist_ok=True)
             for name, image in images.items():
                 image.save(folder / f"{name}-{step:07d}.png")
                 if self._writer is not None:
                     self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        if self._wandb is not None and images:
+            self._wandb.pictures(step, images)
         if images:
             self._line(step, {"pictures": {name: f"{folder.name}/{name}-{step:07d}.png" for name in images}})
 
     def _line(self, step: int, values: Mapping[str, Any]) -> None:
-        with files.named(self.directory / "metrics.jsonl"):
+        with files.writing(self.directory / "metrics.jsonl"):
             self._metrics.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **values}) + "\n")
             self._metrics.flush()
 
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint is: a run that resumes there does not record them again."""
-        _sync(self._metrics)
+        with files.writing(self.directory / "metrics.jsonl"):
+            _sync(self._metrics)
 
     def close(self) -> None:
         """Flush and close everything."""
-        with files.named(self.directory), contextlib.ExitStack() as closed:  # each of them, whatever the others raise
+        with files.writing(self.directory), contextlib.ExitStack() as closed:  # each of them, whatever the others raise
+            closed.callback(self._lock.release)
             closed.callback(self._progress.close)
             if self._writer is not None:
                 closed.callback(self._writer.close)
+            if self._wandb is not None:
+                closed.callback(self._wandb.close)
             closed.callback(self._metrics.close)
+
+
+class NoLog:
+    """What :class:`RunLog` is on ranks other than the first: it records nothing."""
+
+    def __init__(self, directory: Path):
+        self._bad_steps = directory / "bad_steps.jsonl"
+
+    def progress(self, step: int, note: str) -> None:
+        pass
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def pictures(self, step: int, images: Mapping[str, Image.Image]) -> None:
+        pass
+
+    def bad_step(self, step: int, what: str, values: Mapping[str, Any]) -> Path:
+        return self._bad_steps
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _sync(file: TextIO) -> None:

@@ -12,19 +12,24 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from open4m import ranks
+from open4m.train.distributed import local, own_part, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton–Schulz iteration: singular values end between about 0.7 and 1.2, after few iterations."""
 
 ITERATIONS = 5
 
 
-def orthogonalized(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
+def orthogonalized(matrices: Tensor, iterations: int = ITERATIONS, precision: str | None = None) -> Tensor:
     """The nearest orthogonal matrices to ``matrices`` (K, m, n), approximately: singular values become about 1.
 
-    Products are computed in bfloat16 on GPUs, where that is exact enough and fast, and in float32 elsewhere.
+    ``precision`` of the products, "bf16" or "fp32"; None: bfloat16 on GPUs, where that is exact enough and fast, and
+    float32 elsewhere.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    reduced = matrices.is_cuda if precision is None else precision == "bf16"
+    x = matrices.bfloat16() if reduced else matrices.float()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -40,11 +45,14 @@ class MuonAdamW(torch.optim.Optimizer):
     A group of Muon lists in ``parts``, one per parameter, how many matrices of equal height a weight consists of: the
     rows of a fused layer, such as queries, keys and values, are orthogonalized one by one. An update has the scale
     √max(1, rows / columns), so that one learning rate fits all shapes.
+
+    Of a sharded model every matrix is gathered first, so that the update is that of the whole one. Ranks divide the
+    matrices among them, whether the model is sharded or not.
     """
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], betas: tuple[float, float], momentum: float = 0.95) -> None:
         defaults = {"lr": 0.0, "weight_decay": 0.0, "betas": betas, "eps": 1e-8, "momentum": momentum, "muon": False}
-        own = {"parts": (), "iterations": ITERATIONS}
+        own = {"parts": (), "iterations": ITERATIONS, "precision": None}
         super().__init__([dict(group) for group in groups], {**defaults, **own})
 
     @torch.no_grad()
@@ -55,23 +63,30 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, int]]] = {}
-        for parameter, parts in zip(group["params"], group["parts"], strict=True):
-            if parameter.grad is None:
-                continue
+        pairs = zip(group["params"], group["parts"], strict=True)
+        trained = [(parameter, parts) for parameter, parts in pairs if parameter.grad is not None]
+        by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+        for parameter, parts in trained:
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             average = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-            update = parameter.grad.lerp(average, group["momentum"])  # Nesterov's
-            rows, columns = parameter.shape
-            for own, part in zip(parameter.chunk(parts), update.chunk(parts), strict=True):
-                by_shape.setdefault((rows // parts, columns), []).append((own, part, parts))
-        for (rows, columns), found in by_shape.items():
+            update = whole(parameter.grad.lerp(average, group["momentum"]))  # Nesterov's
+            for part in update.chunk(parts):
+                by_shape.setdefault(part.shape, []).append(part)
+        results = {shape: iter(self._shared(torch.stack(found), group)) for shape, found in by_shape.items()}
+        for parameter, parts in trained:
+            rows, columns = parameter.shape[0] // parts, parameter.shape[1]
+            update = torch.cat([next(results[rows, columns]) for _ in range(parts)])
             scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-            updates = orthogonalized(torch.stack([update for _, update, _ in found]), group["iterations"])
-            for (own, _, _), update in zip(found, updates, strict=True):
-                own.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)
+            weight, own = local(parameter), own_part(update, parameter)
+            weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(own, alpha=scale)
+
+    def _shared(self, matrices: Tensor, group: dict[str, Any]) -> Tensor:
+        """Orthogonalized ``matrices`` (K, m, n), of which each rank computes some."""
+        edges = [rank * len(matrices) // ranks.count() for rank in (ranks.rank(), ranks.rank() + 1)]
+        mine = matrices[edges[0] : edges[1]]
+        return ranks.gathered(orthogonalized(mine, group["iterations"], group["precision"]))
 
     def _adamw(self, group: dict[str, Any]) -> None:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]

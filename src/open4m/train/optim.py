@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -21,6 +22,7 @@ class OptimConfig:
 
     ``muon_lr``: the peak learning rate of Muon for the linear layers of blocks, whatever the batch; None: AdamW for
     all. ``muon_iterations``: of its orthogonalization, which takes a large part of the time where batches are small.
+    ``muon_precision``: of its matrix products; None: bf16 on GPUs, fp32 elsewhere.
     """
 
     base_lr: Amount = 1e-4
@@ -30,6 +32,7 @@ class OptimConfig:
     final_lr: Share = 0.0  # at the end of the schedule, as a fraction of the peak
     muon_lr: Positive | None = None
     muon_iterations: Layers = ITERATIONS
+    muon_precision: Literal["fp32", "bf16"] | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -42,7 +45,7 @@ def build(model: torch.nn.Module, config: OptimConfig, batch_size: int = 256) ->
     tables or parameters like registers and learned positions.
     """
     matrices = {id(module.weight) for module in model.modules() if isinstance(module, MATRICES)}
-    parts = _matrices_of_blocks(model) if config.muon_lr is not None else {}
+    parts = matrices_of_blocks(model) if config.muon_lr is not None else {}
     chosen: dict[str, list[torch.nn.Parameter]] = {"muon": [], "decayed": [], "plain": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -56,12 +59,12 @@ def build(model: torch.nn.Module, config: OptimConfig, batch_size: int = 256) ->
     if config.muon_lr is None:
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas, fused=True)
     own = {"muon": True, "parts": [parts[id(parameter)] for parameter in chosen["muon"]], "peak": config.muon_lr}
-    own["iterations"] = config.muon_iterations
+    own |= {"iterations": config.muon_iterations, "precision": config.muon_precision}
     groups.insert(0, {"params": chosen["muon"], "weight_decay": config.weight_decay, **own})
     return MuonAdamW([g for g in groups if g["params"]], betas=config.betas)
 
 
-def _matrices_of_blocks(model: torch.nn.Module) -> dict[int, int]:
+def matrices_of_blocks(model: torch.nn.Module) -> dict[int, int]:
     """How many matrices each weight of a linear layer of a block consists of, by the weight's id."""
     layers = [layer for block in blocks(model) for layer in block.modules() if isinstance(layer, torch.nn.Linear)]
     return {id(layer.weight): layer.parts if isinstance(layer, FusedLinear) else 1 for layer in layers}

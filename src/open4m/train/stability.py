@@ -6,13 +6,14 @@ import logging
 import math
 import statistics
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from open4m.train.config import TrainConfig
-from open4m.train.log import RunLog
+from open4m.train.log import NoLog, RunLog
 from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
@@ -32,13 +33,22 @@ class Guard:
 
     A step in which one of them is not finite is skipped: weights, averages and optimizer stay, and persistent buffers,
     which a forward pass may have changed (it moves codebooks), are restored. A finite loss far above the latest ones
-    only gives a warning. Steps of both kinds are written to ``bad_steps.jsonl``.
+    only gives a warning. Steps of both kinds are written to ``bad_steps.jsonl``, with
+    the keys of their samples.
     """
 
     def __init__(
-        self, name: str, model: torch.nn.Module, config: TrainConfig, scaler: torch.amp.GradScaler, log: RunLog
+        self,
+        name: str,
+        model: torch.nn.Module,
+        config: TrainConfig,
+        scaler: torch.amp.GradScaler,
+        log: RunLog | NoLog,
+        samples_of: Callable[[int], list[str]] | None = None,
     ):
+        """``samples_of``: the keys of the samples of a step."""
         self.name, self.model, self.config, self.scaler, self.log = name, model, config, scaler, log
+        self.samples_of = samples_of
         self.skipped = self.in_a_row = self.spikes = 0
         self._losses: deque[float] = deque(maxlen=MEDIAN_LOSSES)
         # Buffers that are not saved follow from the configuration; no forward pass changes them.
@@ -109,7 +119,10 @@ class Guard:
         self._losses.append(loss)
 
     def _write(self, step: int, what: str, loss: float, norm: float) -> Path:
-        return self.log.bad_step(step, what, {"loss": loss, "gradient_norm": norm, "seed": self.config.seed})
+        values: dict[str, Any] = {"loss": loss, "gradient_norm": norm, "seed": self.config.seed}
+        if self.samples_of is not None:
+            values["samples"] = self.samples_of(step)
+        return self.log.bad_step(step, what, values)
 
     def _overflowed(self) -> bool:
         """Whether a gradient left the range of float16, and the smaller scale that the scaler takes next may help."""

@@ -8,6 +8,7 @@ import os
 import torch
 from torch import nn
 
+from open4m.nn.products import multiplies_bfloat16
 from open4m.progress import clock
 from open4m.train.config import TrainConfig
 from open4m.train.task import Task
@@ -77,6 +78,12 @@ def announce(task: Task, config: TrainConfig, model: nn.Module, start: int) -> N
             task.name,
             config.batch_size,
             task.samples,
+        )
+    if device.type == "cpu" and config.precision != "fp32" and not multiplies_bfloat16():
+        logger.warning(
+            "%s: this CPU has no instructions for %s, which is many times slower than fp32 here: train.precision=fp32",
+            task.name,
+            config.precision,
         )
     if 0 < peak < LOW_RATE:
         logger.warning(

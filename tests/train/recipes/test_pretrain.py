@@ -2,8 +2,13 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +21,7 @@ from open4m import configs as named
 from open4m.cli.main import main
 from open4m.configs import fourm
 from open4m.data.jobs import local as jobs
+from open4m.data.mixture import DataSet
 from open4m.data.render import Render
 from open4m.data.tokenize import Output, Tokenize
 from open4m.masking.config import MaskingConfig
@@ -29,7 +35,9 @@ from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train.loop import train
-from open4m.train.recipes.pretrain import cool_down, cool_downs, pretrain
+from open4m.train.recipes.pretrain import build_task, cool_down, cool_downs, pretrain
+from open4m.train.recipes.trained import open_run, run_of, tokens_of
+from open4m.train.tasks.fourm import FourMTask
 from open4m.types import Open4MError
 
 CONFIG = """
@@ -91,18 +99,19 @@ def config_of(folder, steps, decay):
     return configs.override(named.get(str(folder / "config.py")), [f"train.length={steps}", f"train.decay={decay}"])
 
 
-def test_a_cool_down_gives_weights_and_leaves_the_run_as_it_is(folder, tmp_path, monkeypatch):
-    """It is what the run would have given, had its length been so short."""
+@pytest.mark.parametrize("decay", ["2 steps", "30 steps"])
+def test_a_cool_down_gives_weights_and_leaves_the_run_as_it_is(folder, tmp_path, monkeypatch, decay):
+    """It is what the run would have given, had its length been so short. A decay is a fifth of the run's at most."""
     parts = (folder / "tokens", folder / "tokenizers")
-    config = config_of(folder, "40 steps", "3 steps")
+    config = config_of(folder, "400 steps", decay)
     with monkeypatch.context() as patch:
-        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=5))
+        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=10))
         pretrain(config, *parts, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     cooled = cool_down(config, *parts, tmp_path / "run")
-    assert cooled == tmp_path / "run" / "cooldown" / "step-00000005"
+    assert cooled == tmp_path / "run" / "cooldown" / "step-00000010"
     assert {path: path.read_bytes() for path in before} == before
-    pretrain(config_of(folder, "8 steps", "3 steps"), *parts, tmp_path / "short")
+    pretrain(config_of(folder, "12 steps", "2 steps"), *parts, tmp_path / "short")
     expected, found = (load_file(path / "model" / "model.safetensors") for path in (tmp_path / "short", cooled))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert cool_down(config, *parts, tmp_path / "run") == cooled  # nothing new to cool down
@@ -111,16 +120,16 @@ def test_a_cool_down_gives_weights_and_leaves_the_run_as_it_is(folder, tmp_path,
 
 def test_an_interrupted_cool_down_is_finished_before_another_begins(folder, tmp_path, monkeypatch):
     parts = (folder / "tokens", folder / "tokenizers")
-    config = config_of(folder, "40 steps", "3 steps")
-    for stop in (5, 7):  # of the run, then of the cool-down
+    config = config_of(folder, "40 steps", "2 steps")
+    for stop in (10, 11):  # of the run, then of the cool-down
         with monkeypatch.context() as patch:
             patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=stop))
-            first = pretrain if stop == 5 else cool_down
+            first = pretrain if stop == 10 else cool_down
             first(config, *parts, tmp_path / "run")
     assert not (cool_downs(tmp_path / "run")[0] / "model").exists()
-    (tmp_path / "run" / "checkpoints" / "step-00000005").rename(tmp_path / "run" / "checkpoints" / "step-00000006")
+    (tmp_path / "run" / "checkpoints" / "step-00000010").rename(tmp_path / "run" / "checkpoints" / "step-00000011")
     cooled = cool_down(config, *parts, tmp_path / "run")
-    assert (cooled.name, (cooled / "model").exists()) == ("step-00000005", True)
+    assert (cooled.name, (cooled / "model").exists()) == ("step-00000010", True)
 
 
 def test_a_cool_down_needs_a_decay_and_a_checkpoint(folder, tmp_path):
@@ -172,7 +181,7 @@ def test_a_finished_run_with_a_decay_cannot_be_made_longer(folder, tmp_path):
 def test_a_finished_cool_down_does_not_answer_another_configuration(folder, tmp_path, monkeypatch):
     parts = (folder / "tokens", folder / "tokenizers", tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=2))
+        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=15))
         pretrain(config_of(folder, "40 steps", "2 steps"), *parts)
     cool_down(config_of(folder, "40 steps", "2 steps"), *parts)
     with pytest.raises(Open4MError, match=r"another configuration .*train\.decay"):
@@ -264,8 +273,9 @@ def test_vectors_of_a_text_encoder_are_pre_trained_on(folder, tmp_path):
         (["train", "debug", "--tokens", "x"], "makes its own tokens"),
         (
             ["train", "4m-7-bb"],
-            "unknown configuration '4m-7-bb'; did you mean 4m-7-b? (configurations, the nearest of ",
+            "unknown configuration '4m-7-bb'; did you mean 4m-7-b? (configurations: the nearest of ",
         ),
+        (["train", "zzz"], "debug, mine, scenes, scenes-gpu, scenes-inpaint, scenes-sr, scenes-t2i, tokenizer-... ("),
         (["train", "4m-7-b", "train.length=10 apples"], "train.length: expected a duration such as"),
         (["train", "4m-7-b", "modalities=3"], 'modalities: expected a list like ["rgb", "depth"]'),
         (["train", "4m-7-b", "--tokens", "x", "--tokenizers", "y"], "x"),
@@ -406,6 +416,20 @@ def test_super_resolution_predicts_only_the_high_one():
     strategies = fourm.CONFIGS["4m-7-l-sr"]().masking.strategies
     assert all(key.endswith("@448") for strategy in strategies for key in strategy.target_alpha)
     assert {key for key in strategies[0].input_alpha if "@" not in key} == set(fourm.MODALITIES_7)
+
+
+def test_in_painting_predicts_what_a_rectangle_hides_and_reads_no_pixels():
+    inpaint, t2i = (fourm.CONFIGS[f"4m-7-xl-{name}"]() for name in ("inpaint", "t2i"))
+    assert (inpaint.train, inpaint.architecture) == (t2i.train, t2i.architecture)
+    assert inpaint.requires_init_from
+    assert inpaint.modalities == tuple(key for key in fourm.MODALITIES_7 if key != "rgb_pixels")
+    image, described, together = inpaint.masking.strategies
+    assert all(s.hole == (0.05, 0.6) for s in inpaint.masking.strategies)
+    assert set(image.target_alpha) == set(described.target_alpha) == {"rgb"}
+    assert described.unmasked == ("caption",)
+    assert set(together.target_alpha) == set(fourm.GRIDS)
+    specs = tuple(dataclasses.replace(s, is_target=s.key in fourm.GRIDS) for s in fourm.specs_4m7(pixels=False))
+    inpaint.masking.check(specs, sentinels=200)
 
 
 def test_4m_21_sees_twice_the_tokens_and_two_kinds_of_texts():
@@ -556,6 +580,36 @@ def test_a_run_with_whitened_patches_computes_their_whitening(folder, tmp_path):
     assert (patches.whitening - torch.eye(len(patches.whitening))).abs().max() > 0.1
 
 
+ADAPTED = ('trainable.lora={"rank": 2}', "trainable.encoder=0", "trainable.decoder=0", "trainable.embeddings=[]")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "changed"), [(ADAPTED, ("coder.0",)), (("trainable.embeddings=rgb", *ADAPTED[1:3]), ("embeddings.",))]
+)
+def test_a_part_of_the_weights_is_trained_saved_as_an_ordinary_model_and_resumed(folder, tmp_path, chosen, changed):
+    """Adapters and rows of tables are in checkpoints as they are, and merged in the model."""
+    assert run(folder, tmp_path / "first") == 0
+    first = str(tmp_path / "first" / "model")
+    options = (f"init_from={first}", "train.optim.base_lr=1e-1", *chosen)
+    assert run(folder, tmp_path / "whole", *options) == 0
+    config = configs.override(named.get(str(folder / "config.py")), options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=2))
+        pretrain(config, folder / "tokens", folder / "tokenizers", tmp_path / "parts")
+    assert run(folder, tmp_path / "parts", *options) == 0
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    before, whole, parts = (
+        load_file(path / "model" / "model.safetensors")
+        for path in (tmp_path / "first", tmp_path / "whole", tmp_path / "parts")
+    )
+    assert whole.keys() == before.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    differing = [name for name in whole if not torch.equal(whole[name], before[name])]
+    assert differing
+    assert all(any(part in name for part in changed) for name in differing)
+    assert run(folder, tmp_path / "whole", *options[:-1]) == 2  # another selection is another training
+
+
 def test_naming_fewer_modalities_leaves_the_others_out_of_the_strategies(folder, tmp_path, caplog):
     assert run(folder, tmp_path / "run", "modalities=rgb_pixels,rgb", "train.length=3 steps") == 0
     assert "masking: without caption, which are not among the modalities" in caplog.text
@@ -566,7 +620,7 @@ def test_a_training_that_continues_another_is_not_begun_from_random_weights(fold
     assert run(folder, tmp_path / "run", "requires_init_from=true") == 2
     assert "continues that of a model: init_from=MODEL" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    for name in ("4m-7-xl-t2i", "4m-7-l-sr", "4m-21-b"):
+    for name in ("4m-7-xl-t2i", "4m-7-xl-inpaint", "4m-7-l-sr", "4m-21-b"):
         assert fourm.CONFIGS[name]().requires_init_from
     assert not fourm.CONFIGS["4m-7-b"]().requires_init_from
 
@@ -598,3 +652,211 @@ def test_a_length_in_epochs_is_that_of_the_data(folder, tmp_path):
     assert run(folder, tmp_path / "run", "train.length=1 epoch", "train.batch_size=4", "train.warmup=1 steps") == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 3  # of 12 samples
+
+
+# ---- several data sets, and samples that lack modalities
+
+
+@pytest.fixture(scope="module")
+def mixed(folder, tmp_path_factory):
+    """The data set of ``folder``; another one of captions alone, with crops, without a validation split; and one in
+    which every other sample lacks its caption."""
+    root = tmp_path_factory.mktemp("mixed")
+    text = TextTokenizer.load(folder / "tokenizers" / "text")
+    header = TokenHeader(kind="sequence", tokenizer=text.fingerprint, vocab_size=text.vocab_size, max_length=8, crops=2)
+    ids = text.encode_text("a cube")
+    keys = [f"{i // 2}#{i % 2}" for i in range(14)]
+    captions = [[*ids[: 1 + i % 2]] for i in range(14)]
+    write_token_shard(root / "texts" / "train", "caption", 0, keys, captions, header=header)
+    for split in ("train", "validation"):
+        shutil.copytree(folder / "tokens" / split, root / "sparse" / split)
+        store = TokenStore(folder / "tokens" / split, ["caption"])
+        tokens, lengths = store.sequence("caption", np.arange(12))
+        rows = [None if i % 2 else tokens[i, : lengths[i]] for i in range(12)]
+        write_token_shard(
+            root / "sparse" / split, "caption", 0, store.keys(np.arange(12)), rows, header=store.header("caption")
+        )
+    return root
+
+
+def mixture_of(folder, mixed):
+    return [f"{folder / 'tokens'}=0.5", f"{mixed / 'texts'}=0.25", f"{mixed / 'sparse'}=0.25"]
+
+
+def test_a_mixture_trains_resumes_and_is_part_of_the_runs_identity(folder, mixed, tmp_path, capsys):
+    def mix(out, stores, *overrides):
+        words = [word for store in stores for word in ("--tokens", store)]
+        options = ["--tokenizers", str(folder / "tokenizers"), "--out", str(out), "--device", "cpu"]
+        return main(["train", str(folder / "config.py"), *overrides, *words, *options])
+
+    stores = mixture_of(folder, mixed)
+    assert mix(tmp_path / "whole", stores, "train.length=4 steps") == 0
+    assert mix(tmp_path / "other", [stores[0].replace("=0.5", "=0.9"), *stores[1:]], "train.length=4 steps") == 0
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "other"))
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.isfinite(tensor).all() for tensor in one.values())
+    changed = [stores[0].replace("=0.5", "=0.9"), *stores[1:]]
+    capsys.readouterr()
+    assert mix(tmp_path / "whole", changed, "train.length=4 steps") == 2  # finished with other weights
+    assert "mixture" in capsys.readouterr().err
+    assert mix(tmp_path / "bare", [stores[0], str(mixed / "sparse")]) == 2
+    assert "several stores are mixed by weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("victim", ["the run", "a loader worker"])
+def test_fault_13_a_killed_training_on_a_mixture_goes_on_with_the_same_samples(
+    folder, mixed, tmp_path, monkeypatch, capsys, victim
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # takes seconds to import
+    made, deadly = FourMTask.batch, tmp_path / "deadly"
+
+    def batch(task, step, rows):
+        """Notes what the batch of a step holds; dies at one of them, once."""
+        found = made(task, step, rows)
+        digest = hashlib.sha256(found.input_id.numpy().tobytes() + found.target_id.numpy().tobytes()).hexdigest()
+        with (tmp_path / "batches").open("a") as file:
+            file.write(f"{step} {digest}\n")
+        if step == 4 and deadly.exists():
+            deadly.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    monkeypatch.setattr(FourMTask, "batch", batch)
+    words = [word for store in mixture_of(folder, mixed) for word in ("--tokens", store)]
+    words += ["--tokenizers", str(folder / "tokenizers"), "--device", "cpu", "train.length=7 steps"]
+    words += ["train.checkpoint_every=2", "train.checkpoint_in_background=false"]  # it dies right after one
+    words += [f"train.workers={int(victim == 'a loader worker')}"]
+    whole, killed = (["train", str(folder / "config.py"), *words, "--out", str(tmp_path / n)] for n in ("whole", "run"))
+    assert main(whole) == 0
+    deadly.touch()
+    capsys.readouterr()
+    if victim == "the run":
+        process = multiprocessing.get_context("fork").Process(target=main, args=(killed,))
+        process.start()
+        process.join(300)
+        assert process.exitcode == -signal.SIGKILL
+        assert (tmp_path / "run" / "checkpoints" / "step-00000004").is_dir()
+    else:
+        assert main(killed) == 2
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "a process that makes batches died" in last
+        assert last.endswith("run again to resume")
+    assert not deadly.exists()
+    assert main(killed) == 0
+    lines = (tmp_path / "batches").read_text().splitlines()
+    assert len(lines) > 2 * 7  # some steps were made again
+    assert len({*lines}) == 7  # each time of the same samples
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_batches_of_a_mixture_are_shared_by_ranks_and_hold_its_data_sets_in_proportion(folder, mixed):
+    words = [word.rpartition("=") for word in mixture_of(folder, mixed)]
+    data = [DataSet(tokens=store, weight=float(weight)) for store, _, weight in words]
+    config = dataclasses.replace(named.get(str(folder / "config.py")), mixture=tuple(data))
+    task = build_task(config, None, folder / "tokenizers")
+    assert task.samples == 12 + 7 + 12
+    size = task.batch_size
+    rows = np.concatenate([task._order.rows(step) for step in range(64)])
+    shares = [((rows >= a) & (rows < b)).mean() for a, b in ((0, 12), (12, 26), (26, 38))]
+    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=6 / len(rows))
+    for step in range(3):
+        whole = task.batch(step, range(size))
+        parts = [task.batch(step, part) for part in (range(size // 2), range(size // 2, size))]
+        for name in ("input_id", "target_id", "input_modality", "target_valid"):
+            assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
+    model = task.build_model()
+    batch = task.batch(0, range(size))
+    loss, _ = task.loss(model, batch, torch.Generator())
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    lone = [row for row in range(size) if 12 <= task._order.rows(0)[row] < 26]  # of texts alone
+    index = config.modalities.index("caption")
+    for row in lone:
+        assert set(batch.input_modality[row][batch.input_valid[row]].tolist()) <= {index}
+        assert set(batch.target_modality[row][batch.target_valid[row]].tolist()) <= {index}
+    values = task.evaluate(model.eval())
+    assert all(np.isfinite(value) for value in values.values())
+    assert task.pictures(model)
+
+
+def test_a_mixture_of_nothing_new_changes_no_fingerprint(folder):
+    config = named.get(str(folder / "config.py"))
+    assert "mixture" not in configs.to_dict(config, configs.counting)
+    data = (DataSet(tokens="a"),)
+    assert "mixture" in configs.to_dict(dataclasses.replace(config, mixture=data), configs.counting)
+    for tokens, mixture in ((None, ()), (folder / "tokens", data)):
+        with pytest.raises(Open4MError, match="expected one data set, or a mixture of several"):
+            build_task(dataclasses.replace(config, mixture=mixture), tokens, folder / "tokenizers")
+
+
+def test_a_data_set_that_no_strategy_can_use_is_named(folder, mixed):
+    data = (DataSet(tokens=str(folder / "tokens")), DataSet(tokens=str(mixed / "texts")))
+    config = dataclasses.replace(named.get(str(folder / "config.py")), mixture=data)
+    see = dataclasses.replace(config.masking.strategies[0], input_alpha={"rgb_pixels": 1.0, "rgb": 1.0})
+    masking = dataclasses.replace(config.masking, strategies=(see,))
+    with pytest.raises(Open4MError, match="texts/train: no masking strategy has an input and a target among its modal"):
+        build_task(dataclasses.replace(config, masking=masking), None, folder / "tokenizers")
+
+
+# ---- the model of a training that goes on
+
+
+@pytest.fixture(scope="module")
+def two_runs(folder, tmp_path_factory):
+    """Two runs of one configuration: stopped after four steps of six, and finished."""
+    root, config = tmp_path_factory.mktemp("trained"), config_of(folder, "6 steps", "null")
+    parts = (folder / "tokens", folder / "tokenizers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=4))
+        pretrain(config, *parts, root / "half")
+    pretrain(config, *parts, root / "line" / "4m")
+    return root
+
+
+def test_a_run_is_found_by_itself_or_as_a_stage(two_runs, folder):
+    assert run_of(two_runs / "half") == two_runs / "half"
+    assert run_of(two_runs / "line") == two_runs / "line" / "4m"
+    assert run_of(two_runs / "line" / "4m" / "model") is None
+    assert run_of(folder) is None
+    assert tokens_of(two_runs / "half") == (folder / "tokens").resolve()
+
+
+def test_a_stopped_run_has_the_weights_of_its_newest_checkpoint(two_runs):
+    model = open_run(two_runs / "half")
+    held = load_file(two_runs / "half" / "checkpoints" / "step-00000004" / "model.safetensors")
+    state = model.model.state_dict()
+    assert all(torch.equal(held[name], state[name]) for name in held)
+    assert {*model.grids} == {"rgb"}
+    assert model.text is not None
+    assert not model.model.training
+
+
+def test_a_finished_run_has_its_model(two_runs):
+    held = load_file(two_runs / "line" / "4m" / "model" / "model.safetensors")
+    state = open_run(two_runs / "line" / "4m").model.state_dict()
+    assert all(torch.equal(held[name], state[name]) for name in held)
+
+
+def test_tokenizers_that_are_gone_are_done_without(two_runs, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("config.json", "checkpoints"):
+        (copy / name).symlink_to(two_runs / "half" / name)
+    (copy / "sources.json").write_text(json.dumps({"tokens": "s3://nowhere/tokens", "tokenizers": "/nowhere"}))
+    model = open_run(copy)
+    assert (model.grids.keys(), model.text, tokens_of(copy)) == (set(), None, None)
+    (copy / "checkpoints").unlink()
+    with pytest.raises(Open4MError, match="no intact checkpoint"):
+        open_run(copy)
+
+
+def test_a_run_is_diagnosed_on_its_own_tokens(two_runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["diagnose", str(two_runs / "half"), "--samples", "6", "--out", str(out), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert str(out) in printed
+    (report,) = out.glob("*.json")
+    held = json.loads(report.read_text())
+    assert held["test_samples"] == 6
+    assert {(d["source"], d["target"]) for d in held["directions"]} >= {("rgb_pixels", "rgb"), ("caption", "rgb")}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from open4m import configs
+from open4m import configs, modalities
 from open4m.cli.main import main
 from open4m.config import Duration
 from open4m.data.jobs import local as jobs
@@ -17,6 +17,7 @@ from open4m.datasets.scenes import CLASSES, Scenes
 from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
+from open4m.store.shards import HEADER, write_shard
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.network import VQVAE
@@ -313,3 +314,12 @@ def test_on_the_command_line(data, tmp_path, capsys):
 def test_a_modality_without_a_tokenizer_is_refused(data, tmp_path):
     with pytest.raises(Open4MError, match="only grids have a VQ-VAE tokenizer"):
         fit_tokenizer(run("caption"), data, tmp_path)
+
+
+def test_the_names_of_classes_come_with_the_data(tmp_path):
+    modality = modalities.get("semseg")
+    for split in ("train", "validation"):
+        values = [(f"{i}", modality.write(np.full((32, 32), i % 2))) for i in range(4)]
+        write_shard(tmp_path / "raw" / split, "semseg", 0, values, {**HEADER, "classes": ["sky", "floor"]})
+    fit_tokenizer(run("semseg"), tmp_path / "raw", tmp_path / "run")
+    assert Tokenizer.load(tmp_path / "run" / "model").config.class_names == ("sky", "floor")

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from open4m import modalities
 from open4m.labellers.clip import CLIPLabeller, SmallCLIP, fit_text_tokenizer
+from open4m.store.shards import RawDataset, write_shard
 from open4m.train.tasks.clip import JITTER, CLIPTask, contrastive_loss, similarity_logits
 
 TINY = SmallCLIP(
@@ -102,6 +104,24 @@ def test_training_matches_images_to_their_captions(task, tmp_path):
     labeller = CLIPLabeller.load(tmp_path)
     mismatched = [labeller.clip_score(images, captions[k:] + captions[:k]) for k in range(1, 8)]
     assert labeller.clip_score(images, captions) > max(mismatched) + 5
+
+
+def test_samples_without_a_caption_or_an_image_are_passed_over(tmp_path, task):
+    data = samples()
+    lacks = {"rgb": {2}, "caption": {0, 5}}
+    for name, missing in lacks.items():
+        write = modalities.get(name).write
+        files = [(str(i), None if i in missing else write(sample[name])) for i, sample in enumerate(data)]
+        write_shard(tmp_path, name, 0, files)
+    having = RawDataset(tmp_path, ["rgb", "caption"]).having("rgb", "caption")
+    partial = CLIPTask(having, having, TINY, task.tokenizer, batch_size=5, seed=3)
+    whole = CLIPTask([data[i] for i in (1, 3, 4, 6, 7)], [], TINY, task.tokenizer, batch_size=5, seed=3)
+    assert partial.samples == 5
+    for step in range(3):
+        found, expected = partial.batch(step, range(5)), whole.batch(step, range(5))
+        assert torch.equal(found.ids, expected.ids)
+        assert torch.equal(found.captions, expected.captions)
+        assert torch.equal(found.images, expected.images)
 
 
 def test_equal_captions_are_no_negatives():

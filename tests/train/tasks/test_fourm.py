@@ -6,69 +6,31 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_task import KEYS, make_parts, make_task
 
 from open4m import modalities
 from open4m.config import Duration
-from open4m.data.jobs import local as jobs
 from open4m.data.order import rows_for_step
-from open4m.data.render import Render
 from open4m.data.rows import RowReader, check_store, specs_of
-from open4m.data.tokenize import Output, Tokenize
+from open4m.evaluate.diagnose import measure
+from open4m.generate.pipeline import FourM
+from open4m.masking.batch import mask_batch
 from open4m.masking.config import MaskingConfig, Strategy
 from open4m.model.config import FourMConfig
-from open4m.nn.vit import ViTConfig
 from open4m.store.tokens import TokenStore
-from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.network import VQVAE
-from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train.config import TrainConfig
 from open4m.train.loop import train
 from open4m.train.tasks.fourm import FourMTask
 from open4m.types import Open4MError
 
-KEYS = ("rgb_pixels", "rgb", "caption")
-WORDS = ["red", "green", "blue", "cube", "ball", "cone"]
-
-
-class Noise:
-    """Random images and captions, by index."""
-
-    def samples(self, indices):
-        out = []
-        for i in indices:
-            generator = np.random.default_rng(i)
-            words = generator.choice(WORDS, generator.integers(0, 6))
-            out.append({"rgb": generator.integers(0, 256, (32, 32, 3), dtype=np.uint8), "caption": " ".join(words)})
-        return out
+SCALE = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]  # mean and deviation of ImageNet
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tokens")
-    jobs.run(Render(Noise(), root / "raw", ["rgb", "caption"], 24, shard_rows=10))
-    vit = ViTConfig(width=16, depth=1, heads=1)
-    config = TokenizerConfig.of("rgb", image_size=32, patch_size=8, codebook_size=12, encoder=vit, decoder=vit)
-    grid = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
-    text = TextTokenizer.fit([" ".join(WORDS)], ["cube"], vocab_size=4500, sentinels=8)
-    grid.save(root / "grid")
-    text.save(root / "text")
-    outputs = (
-        Output("rgb", root / "grid"),
-        Output("caption", root / "text", max_length=8),
-        Output("rgb_pixels", image_size=32),
-    )
-    jobs.run(Tokenize(root / "raw", root / "tokens", outputs))
-    return TokenStore(root / "tokens", KEYS), grid, text
-
-
-def make_task(parts, seed=0, **fields):
-    store, grid, text = parts
-    config = FourMConfig(modalities=specs_of(store, 32, 8), dim=32, encoder_depth=1, decoder_depth=1, heads=2, **fields)
-    alphas = dict.fromkeys(KEYS, 1.0)
-    strategy = Strategy(name="all", input_alpha=alphas, target_alpha={"rgb": 1.0, "caption": 1.0})
-    masking = MaskingConfig(input_budget=12, target_budget=10, strategies=(strategy,))
-    return FourMTask(config, masking, store, store, {"rgb": grid}, text, batch_size=8, seed=seed, validation_samples=8)
+    return make_parts(tmp_path_factory.mktemp("tokens"))
 
 
 def losses(directory):
@@ -145,12 +107,43 @@ def test_an_evaluation_says_whether_the_inputs_are_used(parts):
     assert all(abs(rise) > 1e-5 for rise in reads[3.0].values())
 
 
+def test_an_evaluation_says_the_loss_of_every_direction(parts):
+    """From each input alone, as ``open4m diagnose`` measures it, in however many batches."""
+    task = make_task(parts)
+    model, user = task.build_model(), FourM(task.build_model(), {"rgb": parts[1]}, parts[2])
+    values = task.evaluate(model)
+    found = {name: value for name, value in values.items() if name.startswith("from/")}
+    sources = {"rgb_pixels": ["rgb", "caption"], "rgb": ["caption"], "caption": ["rgb"]}
+    assert found.keys() == {f"from/{source}/{target}" for source, targets in sources.items() for target in targets}
+    rows = task._read_validation(task.validation_rows).normalized()
+    for (source, target), tally in measure.losses(user, [rows], sources).items():
+        assert found[f"from/{source}/{target}"] == pytest.approx(tally.mean, rel=1e-5)
+    task.batch_size = 3
+    for name, value in task.evaluate(model).items():
+        if name in found:
+            assert value == pytest.approx(found[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("keys", [KEYS, ("rgb", "caption")])
+def test_an_evaluation_shows_predictions_with_or_without_pixels(parts, keys):
+    store, grid, text = parts
+    store = TokenStore(store.root, keys)
+    config = FourMConfig(modalities=specs_of(store, 32, 8), dim=32, encoder_depth=1, decoder_depth=1, heads=2)
+    strategy = Strategy(name="all", input_alpha=dict.fromkeys(keys, 1.0), target_alpha={"rgb": 1.0, "caption": 1.0})
+    masking = MaskingConfig(input_budget=12, target_budget=10, strategies=(strategy,))
+    task = FourMTask(config, masking, store, store, {"rgb": grid}, text, batch_size=8, validation_samples=8)
+    drawn = task.pictures(task.build_model())["predictions"]
+    assert drawn.width > 2 * 128  # the input and its caption
+    assert drawn.height > 6 * 128
+    assert len(drawn.getcolors(1 << 24)) > 100
+
+
 def test_whitening_is_computed_from_the_training_images(parts):
     """After it, the second moments of all 24 × 16 patches are equal in all 192 directions."""
     task = make_task(parts, patch_embedding="whitened")
     model = task.build_model()
     task.fit_patches(model)
-    pixels = RowReader(parts[0], task.config.modalities)(np.arange(24)).pixels["rgb_pixels"]
+    pixels = RowReader(parts[0], task.config.modalities)(np.arange(24)).normalized().pixels["rgb_pixels"]
     patches = pixels.reshape(24, 3, 4, 8, 4, 8).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 192)
     second = patches.T.astype(np.float64) @ patches / len(patches)
     whitening = model.embeddings.patches["rgb_pixels"].whitening.double().numpy()
@@ -173,6 +166,28 @@ def test_a_batch_holds_tokens_of_the_rows_of_its_step(parts):
         assert batch.target_id[b, m] == data.ids["rgb"][b, batch.target_position[b, m]]
 
 
+def test_a_curriculum_changes_the_mixture_between_its_steps(parts):
+    """Of the same samples: first predictions of images only, then of captions only, between both."""
+    store, grid, text = parts
+    config = make_task(parts).config
+    strategies = tuple(
+        Strategy(name=key, input_alpha={"rgb_pixels": 1.0}, target_alpha={key: 1.0}, weight=weight, final_weight=final)
+        for key, weight, final in (("rgb", 1.0, 1e-9), ("caption", 1e-9, 1.0))
+    )
+    for lengths in (("2 steps", "5 steps"), ("16 samples", "40 samples")):
+        curriculum = tuple(map(Duration.parse, lengths))
+        masking = MaskingConfig(input_budget=12, target_budget=10, strategies=strategies, curriculum=curriculum)
+        task = FourMTask(config, masking, store, store, {"rgb": grid}, text, batch_size=8)
+        asked = np.array([task.batch(step, range(8)).target_counts[1:] for step in range(8)]) > 0
+        assert asked[:2].tolist() == [[True, False]] * 2
+        assert asked[5:, 0].tolist() == [False] * 3
+        assert asked[2:5].any(0).all()
+    assert np.isfinite([*task.evaluate(task.build_model()).values()]).all()  # of each strategy alone
+    wrong = dataclasses.replace(masking, curriculum=tuple(reversed(masking.curriculum)))
+    with pytest.raises(Open4MError, match=r"curriculum: expected two lengths in order, got \[5, 2\] steps"):
+        FourMTask(config, wrong, store, store, {"rgb": grid}, text, batch_size=8)
+
+
 def test_rows_of_a_split_batch_are_those_of_the_whole_one(parts):
     task = make_task(parts)
     for step in range(3):
@@ -183,6 +198,8 @@ def test_rows_of_a_split_batch_are_those_of_the_whole_one(parts):
                 mine, all_rows = getattr(part, field.name), getattr(whole, field.name)
                 if torch.is_tensor(mine):
                     assert torch.equal(mine, all_rows[chosen]), field.name
+                elif field.name == "scales":
+                    assert torch.equal(mine["rgb_pixels"], torch.tensor(SCALE))
                 elif isinstance(mine, dict):
                     assert all(torch.equal(mine[key], all_rows[key][chosen]) for key in all_rows)
             assert part.target_counts == part_counts(part)
@@ -202,11 +219,30 @@ def test_the_model_needs_no_memory_on_the_meta_device(parts):
 
 def test_pixels_are_normalized_with_the_mean_and_deviation_of_the_modality(parts):
     store, *_ = parts
-    data = RowReader(store, specs_of(store, 32, 8))(np.array([5]))
-    pixels = modalities.get("rgb_pixels")
-    image = pixels.read(store.pixels("rgb_pixels", np.array([5]))[0]).astype(np.float64) / 255
-    expected = (image - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    assert np.allclose(data.pixels["rgb_pixels"][0], expected.transpose(2, 0, 1), atol=1e-5)
+    rows = RowReader(store, specs_of(store, 32, 8))(np.array([5]))
+    image = modalities.get("rgb_pixels").read(store.pixels("rgb_pixels", np.array([5]))[0])
+    assert np.array_equal(rows.pixels["rgb_pixels"][0], image.transpose(2, 0, 1))
+    expected = (image.astype(np.float64) / 255 - SCALE[0]) / SCALE[1]
+    assert np.allclose(rows.normalized().pixels["rgb_pixels"][0], expected.transpose(2, 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "whitened", "conv"])
+def test_batches_carry_bytes_of_pixels_and_give_the_loss_and_gradients_of_normalized_ones(parts, kind):
+    task = make_task(parts, patch_embedding=kind)
+    model = task.build_model()
+    task.fit_patches(model)
+    batch = task.batch(3, range(8))
+    rows = RowReader(parts[0], task.config.modalities)(rows_for_step(0, 3, 8, 24)).normalized()
+    floats = mask_batch(rows, task.config.modalities, task.masking, task.sentinels, seed=0, step=3)
+    assert batch.pixels["rgb_pixels"].nbytes * 4 == floats.pixels["rgb_pixels"].nbytes == 8 * 3 * 32 * 32 * 4
+    assert not floats.scales
+    found = []
+    for given in (batch, floats):
+        model.zero_grad()
+        loss, _ = task.loss(model, given, torch.Generator())
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert all(map(torch.equal, *found))
 
 
 def test_the_initial_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone(parts):

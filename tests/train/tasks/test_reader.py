@@ -145,7 +145,7 @@ def test_training_learns_to_read(task, tmp_path):
     before = task.evaluate(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     model.train()
-    for step in range(100):
+    for step in range(200):
         loss, details = task.loss(model, task.batch(step, ROWS), torch.Generator())
         optimizer.zero_grad()
         loss.backward()

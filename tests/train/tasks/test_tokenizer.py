@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from open4m import configs as named
 from open4m.config import Duration
 from open4m.data.jobs import local as jobs
 from open4m.data.render import Render
 from open4m.nn.vit import ViTConfig
-from open4m.store.shards import RawDataset
+from open4m.store.shards import RawDataset, write_shard
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train.config import TrainConfig
 from open4m.train.loop import train
+from open4m.train.recipes.tokenizer import fit_tokenizer, numbered, statistics
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
 
@@ -46,18 +48,19 @@ def make_task(raw, flip=True, resolutions=()):
 
 def test_a_batch_is_a_function_of_the_step(raw):
     task = make_task(raw)
-    assert torch.equal(task.batch(4, ROWS), make_task(raw).batch(4, ROWS))
-    assert not torch.equal(task.batch(4, ROWS), task.batch(5, ROWS))
-    assert task.batch(0, ROWS).shape == (6, 3, 24, 24)
+    assert torch.equal(task.batch(4, ROWS).values, make_task(raw).batch(4, ROWS).values)
+    assert not torch.equal(task.batch(4, ROWS).values, task.batch(5, ROWS).values)
+    assert task.batch(0, ROWS).values.shape == (6, 3, 24, 24)
+    assert task.batch(0, ROWS).valid is None
 
 
 def test_rows_of_a_split_batch_are_those_of_the_whole_one(raw):
     """Crop and flip are a row's own, the resolution is the step's: ranks can share a batch."""
     task, sizes = make_task(raw, resolutions=(16, 24, 32)), set()
     for step in range(6):
-        whole = task.batch(step, ROWS)
+        whole = task.batch(step, ROWS).values
         for rows in (range(4), range(4, 6)):
-            assert torch.equal(task.batch(step, rows), whole[rows.start : rows.stop])
+            assert torch.equal(task.batch(step, rows).values, whole[rows.start : rows.stop])
         sizes.add(whole.shape[-1])
     assert len(sizes) > 1
 
@@ -69,13 +72,13 @@ def test_the_model_needs_no_memory_on_the_meta_device(raw):
 
 
 def test_a_flipped_normal_map_leans_the_other_way(raw):
-    x = torch.cat([make_task(raw).batch(step, ROWS)[:, 0] for step in range(10)])
+    x = torch.cat([make_task(raw).batch(step, ROWS).values[:, 0] for step in range(10)])
     leans_right, leans_left = (x > -0.01).all(2).all(1), (x < 0.01).all(2).all(1)
     assert (leans_right | leans_left).all()
     assert 10 < int(leans_left.sum()) < 50  # of 60, about half
     flipped = x[leans_left][0]
     assert flipped[0, 0] < flipped[0, -1]  # the strongest lean is now on the left side
-    assert (torch.cat([make_task(raw, flip=False).batch(step, ROWS)[:, 0] for step in range(5)]) > -0.01).all()
+    assert (torch.cat([make_task(raw, flip=False).batch(step, ROWS).values[:, 0] for step in range(5)]) > -0.01).all()
 
 
 def test_it_evaluates_draws_and_saves_what_loads(raw, tmp_path):
@@ -108,7 +111,7 @@ def test_what_it_logs_warns_of_dead_codes(raw, tmp_path, caplog):
 def test_classes_that_the_tokenizer_does_not_know_are_explained_in_training_too(tmp_path):
     class Maps:
         def samples(self, indices):
-            return [{"semseg": np.full((24, 24), 255 if i == 3 else 1, dtype=np.uint8)} for i in indices]
+            return [{"semseg": np.full((24, 24), 254 if i == 3 else 1, dtype=np.uint8)} for i in indices]
 
     jobs.run(Render(Maps(), tmp_path, ["semseg"], 4, shard_rows=4))
     raw, vit = RawDataset(tmp_path, ["semseg"]), ViTConfig(width=16, depth=1, heads=1)
@@ -116,5 +119,96 @@ def test_classes_that_the_tokenizer_does_not_know_are_explained_in_training_too(
         "semseg", image_size=24, patch_size=8, codebook_size=8, encoder=vit, decoder=vit, class_names=("sky", "floor")
     )
     task = TokenizerTask(config, raw, raw, batch_size=8, validation_samples=2)
-    with pytest.raises(Open4MError, match="semseg: class id 255, but the tokenizer knows 2 classes, from 0"):
+    with pytest.raises(Open4MError, match="semseg: class id 254, but the tokenizer knows 2 classes, from 0"):
         task.batch(0, ROWS)
+
+
+# ---- what is missing, and what was not measured
+
+
+def holes(i, shape=(24, 24)):
+    """Where sample i has a measurement: all but a square."""
+    valid = np.ones(shape, dtype=bool)
+    valid[i % 8 : i % 8 + 10, 6:14] = False
+    return valid
+
+
+class Holes:
+    """Maps with holes, by the name of their modality."""
+
+    MARKED = {
+        "depth": lambda valid, i: np.where(valid, np.float32(1 + i / 10), np.float32(0)),
+        "normals": lambda valid, i: np.float32([0.0, 0.6, 0.8]) * valid[..., None],
+        "semseg": lambda valid, i: np.where(valid, i % 3, 255).astype(np.uint8),
+    }
+
+    def samples(self, indices):
+        return [{name: mark(holes(i), i) for name, mark in self.MARKED.items()} for i in indices]
+
+
+@pytest.fixture(scope="module")
+def with_holes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("holes")
+    jobs.run(Render(Holes(), root, [*Holes.MARKED], 8, shard_rows=4))
+    for name in Holes.MARKED:  # a shard of samples of which two lack everything
+        data = RawDataset(root, [name])
+        write_shard(root, name, 2, [("a", None), ("b", data.read(0, name)), ("c", None)])
+    return root
+
+
+def holes_task(root, name, **fields):
+    data, vit = RawDataset(root, [name]), ViTConfig(width=16, depth=1, heads=1)
+    sizes = {"image_size": 24, "patch_size": 8, "codebook_size": 8, "encoder": vit, "decoder": vit}
+    sizes |= {"class_names": ("sky", "floor", "wall")} if name == "semseg" else {}
+    return TokenizerTask(TokenizerConfig.of(name, **sizes, **fields), data, data, batch_size=6)
+
+
+@pytest.mark.parametrize("name", Holes.MARKED)
+def test_pixels_without_a_measurement_cost_nothing_and_are_filled_for_the_encoder(with_holes, name):
+    task = holes_task(with_holes, name)
+    assert task.samples == 9  # of 11
+    batch, model = task.batch(0, ROWS), task.build_model()
+    assert batch.valid.shape == (6, 24, 24)
+    assert 0.5 < batch.valid.float().mean() < 0.95
+    # all of a map has one value: so have the filled pixels
+    flat = batch.values.reshape(6, -1, 24 * 24).float() if batch.values.ndim == 4 else batch.values.reshape(6, 1, -1)
+    assert torch.equal(flat, flat[:, :, :1].expand_as(flat))
+    output = model(batch.values).reconstruction.detach().requires_grad_()
+    error = model._error(output, batch.values, batch.valid)
+    error.backward()
+    paid = output.grad.abs().sum(1) > 0
+    assert torch.equal(paid & ~batch.valid, torch.zeros_like(paid))
+    assert (paid & batch.valid).sum() > 0.9 * batch.valid.sum()
+    alone = torch.stack(
+        [model._error(output[i : i + 1], batch.values[i : i + 1], batch.valid[i : i + 1]) for i in range(6)]
+    )
+    torch.testing.assert_close(error, alone.mean())  # so that ranks may share a batch
+    whole = model._error(output, batch.values, torch.ones_like(batch.valid))
+    torch.testing.assert_close(whole, model._error(output, batch.values))
+    loss, _ = task.loss(model, batch, torch.Generator())
+    assert torch.isfinite(loss)
+    assert all(np.isfinite(value) for value in task.evaluate(model.eval()).values())
+
+
+def test_a_crop_without_any_measurement_costs_nothing(with_holes):
+    task = holes_task(with_holes, "depth")
+    batch, model = task.batch(0, ROWS), task.build_model()
+    batch.valid[2] = False
+    batch.values[2] = 0
+    loss, _ = task.loss(model, batch, torch.Generator())
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_statistics_are_those_of_measured_pixels(with_holes):
+    mean, std = statistics(RawDataset(with_holes, ["depth"]), "depth")
+    values = np.concatenate([np.full(holes(i).sum(), 1 + i / 10) for i in (*range(8), 0)])
+    np.testing.assert_allclose([mean[0], std[0]], [values.mean(), values.std()], rtol=1e-3)  # files hold 16 bits
+    assert numbered(RawDataset(with_holes, ["semseg"]), "semseg").names == ("class 0", "class 1", "class 2")
+
+
+def test_data_without_any_sample_of_the_modality_are_refused(tmp_path):
+    for split in ("train", "validation"):
+        write_shard(tmp_path / split, "depth", 0, [("a", None)])
+    with pytest.raises(Open4MError, match="train: holds no samples of depth"):
+        fit_tokenizer(named.get("tokenizer-depth"), tmp_path, tmp_path / "run")

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from open4m import config as configs
-from open4m import files, modalities, weights
+from open4m import files, modalities, ranks
 from open4m.config import Duration
+from open4m.data.encoders import sized, tokenizer_folder
+from open4m.data.mixture import DataSet, Mixture, open_mixture
 from open4m.data.rows import specs_of
 from open4m.fourm import FourMBase
-from open4m.hub.parts import TEXT, parts_of
+from open4m.hub.parts import parts_of
 from open4m.masking.config import MaskingConfig
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
+from open4m.model.fourm import FourMTransformer
 from open4m.ranges import Size, Steps, check_ranges
+from open4m.rng import seeded
+from open4m.store.remote import joined
 from open4m.store.tokens import TokenStore
-from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.text import TEXT, TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train import checkpoint
-from open4m.train.config import RUN, TrainConfig, claim, described
+from open4m.train.config import RUN, SOURCES, TrainConfig, claim, described
 from open4m.train.loop import train
 from open4m.train.losses import Aggregation
-from open4m.train.start import built
 from open4m.train.tasks.fourm import FourMTask
+from open4m.train.trainable import EVERYTHING, Trainable, restrict
 from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
@@ -50,7 +57,9 @@ class PretrainConfig:
     repeats: Steps = 1  # how often a sample is masked anew in an epoch (paper E.7)
     image_size: Size = 224  # of pixel modalities
     patch_size: Size = 16  # of pixel modalities
+    mixture: tuple[DataSet, ...] = field(default=(), metadata=configs.LATER)  # data sets, if there are several
     tokens_only: tuple[str, ...] = ()  # grids that are trained on, but not shown, if their tokenizer is not there
+    trainable: Trainable = field(default=EVERYTHING, metadata=configs.LATER)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -58,20 +67,20 @@ class PretrainConfig:
             raise Open4MError("PretrainConfig: modalities: name at least one input and one target")
 
 
-def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: Path, device: str = "cpu") -> None:
+def pretrain(
+    config: PretrainConfig, tokens: str | Path | None, tokenizers: Path, directory: Path, device: str = "cpu"
+) -> None:
     """Train a model in ``directory``, which holds it in ``model/`` when done; resumes what is there.
 
-    ``tokens``: the folder of the token stores ``train`` and ``validation``. ``tokenizers``: a folder with ``text`` and
+    ``tokens``: the folder or URL of the token stores ``train`` and ``validation``; None if ``config.mixture`` names
+    several. ``tokenizers``: a folder with ``text`` and
     one tokenizer, or the training run that made it, per grid modality; they are saved with the model. Modalities that
     have no file in this package need no tokenizer: they are trained on the tokens that the store holds. So are those
     that the configuration lists as ``tokens_only``, if their tokenizer is not there.
     Raises :class:`Open4MError` if tokens and tokenizers do not fit, and for a finished run of another configuration.
     """
-    config = _restricted(config)
-    if (directory / "model").exists():  # whose tokens may be gone
-        model_config = FourMConfig.of(config.architecture, _recorded(config, directory), config.masking.directions)
-        samples = described(directory)["train"].get("epoch_samples")
-        claim(directory, _description(config, model_config, samples or 1), finished=True)
+    config = restricted(config)
+    if ranks.on_first(partial(_is_finished, config, directory)):  # whose tokens may be gone
         return
     if config.requires_init_from and config.init_from is None and checkpoint.latest(directory) is None:
         raise Open4MError(
@@ -80,39 +89,67 @@ def pretrain(config: PretrainConfig, tokens: Path, tokenizers: Path, directory: 
         )
     task = build_task(config, tokens, tokenizers, device)
     description = _description(config, task.config, task.samples)
-    model = built(task, device)
-    begins = checkpoint.latest(directory) is None
-    if begins:
-        task.fit_patches(model)
-    if begins and config.init_from is not None:
-        new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
-        logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
-    train(task, description["train"], directory, model, task_config=description["task"])
+
+    if ranks.is_first():
+        sources = {"tokens": tokens and str(tokens), "tokenizers": str(Path(tokenizers).resolve())}
+        if tokens and Path(tokens).is_dir():
+            sources["tokens"] = str(Path(tokens).resolve())
+        files.make_folder(directory)
+        files.write_text(directory / SOURCES, json.dumps(sources))
+
+    def prepare(model: FourMTransformer, begins: bool) -> None:
+        if begins:
+            task.fit_patches(model)
+        if begins and config.init_from is not None:
+            new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
+            logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
+        restrict(model, config.trainable, seeded(config.train.seed))
+
+    train(task, description["train"], directory, device=device, prepare=prepare, task_config=description["task"])
 
 
-def cool_down(config: PretrainConfig, tokens: Path, tokenizers: Path, run: Path, device: str = "cpu") -> Path:
+def _is_finished(config: PretrainConfig, directory: Path) -> bool:
+    """Whether a run is done. Raises :class:`Open4MError` if it was one of another configuration."""
+    if not (directory / "model").exists():
+        return False
+    model_config = FourMConfig.of(config.architecture, _recorded(config, directory), config.masking.directions)
+    samples = described(directory)["train"].get("epoch_samples")
+    claim(directory, _description(config, model_config, samples or 1), finished=True)
+    return True
+
+
+def cool_down(
+    config: PretrainConfig, tokens: str | Path | None, tokenizers: Path, run: Path, device: str = "cpu"
+) -> Path:
     """Weights of a pre-training that goes on: its learning rate decays now, in a copy; returns the copy's directory.
 
+    The decay is that of the configuration, ``train.decay``, but at most a fifth as long as the training was until then.
     The copy, ``run/cooldown/step-…``, begins with the newest checkpoint of ``run`` and holds the model in ``model/``
     when done; one that was interrupted is finished first. The run itself is not touched, and may train meanwhile.
     Raises :class:`Open4MError` if the configuration has no ``train.decay``, or the run no checkpoint.
     """
-    config = _restricted(config)
+    config = restricted(config)
     if config.train.decay is None:
         raise Open4MError("train.decay: a cool-down needs one, such as '2000 steps'; got none")
-    unfinished = [path for path in cool_downs(run) if not (path / "model").exists()]
-    if unfinished:
-        directory = unfinished[0]
-    else:
-        newest = checkpoint.newest_intact(run)
-        directory = run / COOLDOWN / newest.name
-        if not directory.exists():
-            files.write_folder(directory / checkpoint.FOLDER / newest.name, lambda copy: shutil.copytree(newest, copy))
-    length = _length(config, len(TokenStore(tokens / "train", config.modalities)) if config.train.in_epochs else None)
-    steps = checkpoint.step_of(directory) + length.decay_steps
-    train = dataclasses.replace(config.train, length=Duration(steps, "steps"))
+    directory = Path(ranks.on_first(partial(_begin_cool_down, run)))
+    length = _length(config, store_of(config, tokens, "train").samples if config.train.in_epochs else None)
+    step = checkpoint.step_of(directory)
+    decay = min(length.decay_steps, max(1, step // 5))  # a longer one would be most of what the weights were trained on
+    train = dataclasses.replace(config.train, length=Duration(step + decay, "steps"), decay=Duration(decay, "steps"))
     pretrain(dataclasses.replace(config, train=train), tokens, tokenizers, directory, device)
     return directory
+
+
+def _begin_cool_down(run: Path) -> str:
+    """The directory of a cool-down that is not finished, or a new one with the newest checkpoint in it."""
+    unfinished = [path for path in cool_downs(run) if not (path / "model").exists()]
+    if unfinished:
+        return str(unfinished[0])
+    newest = checkpoint.newest_intact(run)
+    directory = run / COOLDOWN / newest.name
+    if not directory.exists():
+        files.write_folder(directory / checkpoint.FOLDER / newest.name, lambda copy: shutil.copytree(newest, copy))
+    return str(directory)
 
 
 def cool_downs(run: Path) -> list[Path]:
@@ -123,6 +160,8 @@ def cool_downs(run: Path) -> list[Path]:
 def _description(config: PretrainConfig, model: FourMConfig, samples: int | None) -> dict[str, Any]:
     """What determines a pre-training of a model on so many samples, as its directory holds it."""
     task = {name: getattr(config, name) for name in ("masking", "repeats", "loss", "init_from")}
+    task |= {"mixture": config.mixture} if config.mixture else {}
+    task |= {"trainable": config.trainable} if config.trainable != EVERYTHING else {}
     return {"train": _length(config, samples), "task": {"model": model, **task}}
 
 
@@ -152,7 +191,7 @@ def _length(config: PretrainConfig, samples: int | None) -> TrainConfig:
     return config.train.on_data(samples, config.masking.tokens_per_sample)
 
 
-def _restricted(config: PretrainConfig) -> PretrainConfig:
+def restricted(config: PretrainConfig) -> PretrainConfig:
     """The same pre-training, whose strategies show and ask for its modalities only; what they lose is logged.
 
     So a configuration is restricted by naming fewer ``modalities``. Names that are no modality at all stay, for the
@@ -181,12 +220,36 @@ def _restricted(config: PretrainConfig) -> PretrainConfig:
     if not strategies:
         raise Open4MError(f"modalities: no strategy has an input and a target among {', '.join(config.modalities)}")
     logger.warning("masking: without %s, which are not among the modalities", ", ".join(lost))
-    return dataclasses.replace(config, masking=dataclasses.replace(config.masking, strategies=tuple(strategies)))
+    curriculum = config.masking.curriculum if any(s.final_weight is not None for s in strategies) else None
+    masking = dataclasses.replace(config.masking, strategies=tuple(strategies), curriculum=curriculum)
+    return dataclasses.replace(config, masking=masking)
 
 
-def build_task(config: PretrainConfig, tokens: Path, tokenizers: Path, device: str = "cpu") -> FourMTask:
+def store_of(config: PretrainConfig, tokens: str | Path | None, split: str) -> TokenStore | Mixture:
+    """The tokens of a split: of one data set, or of the mixture. Raises :class:`Open4MError` for none, and for both."""
+    if (tokens is None) != bool(config.mixture):
+        both = "both" if config.mixture else "neither"
+        raise Open4MError(f"tokens: expected one data set, or a mixture of several, got {both}")
+    if tokens is None:
+        return open_mixture(config.mixture, split, config.modalities)
+    return TokenStore(joined(tokens, split), config.modalities)
+
+
+def _check_use(store: TokenStore | Mixture, masking: MaskingConfig) -> None:
+    """Raise :class:`Open4MError` for a data set of a mixture whose samples no strategy can be used on."""
+    for part in store.parts if isinstance(store, Mixture) else ():
+        held = {*part.store.modalities}
+        if not any(held & {*s.input_alpha} and held & {*s.target_alpha} for s in masking.strategies):
+            raise Open4MError(
+                f"{part.store.root}: no masking strategy has an input and a target among its modalities, "
+                f"{', '.join(part.store.modalities)}: add one, or leave the data set out"
+            )
+
+
+def build_task(config: PretrainConfig, tokens: str | Path | None, tokenizers: Path, device: str = "cpu") -> FourMTask:
     """The task that :func:`pretrain` trains. Raises :class:`Open4MError` if tokens and tokenizers do not fit."""
-    stores = {split: TokenStore(tokens / split, config.modalities) for split in ("train", "validation")}
+    stores = {split: store_of(config, tokens, split) for split in ("train", "validation")}
+    _check_use(stores["train"], config.masking)
     specs = specs_of(stores["train"], config.image_size, config.patch_size, config.masking.strategies)
     model_config = FourMConfig.of(config.architecture, specs, config.masking.directions)
     if unknown := [key for key in config.modalities if not modalities.is_known(key)]:
@@ -194,13 +257,14 @@ def build_task(config: PretrainConfig, tokens: Path, tokenizers: Path, device: s
     absent = [key for key in config.tokens_only if key not in unknown and not (tokenizers / key).is_dir()]
     if absent:
         logger.warning("%s: trained, but never shown: no tokenizer in %s", ", ".join(absent), tokenizers)
+    loaded: dict[Path, Tokenizer] = {}  # of several sizes of a modality, one
     grids = {
-        s.key: Tokenizer.load(_tokenizer(tokenizers / s.key), device)
+        s.key: _tokenizer(tokenizers, s.key, device, loaded)
         for s in specs
         if s.has_codebook and s.key not in (*unknown, *absent)
     }
     parts = [key for key in parts_of(specs) if (tokenizers / key).is_dir()]
-    grids |= {key: Tokenizer.load(_tokenizer(tokenizers / key), device) for key in parts}
+    grids |= {key: _tokenizer(tokenizers, key, device, loaded) for key in parts}
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.is_causal for s in specs) else None
     return FourMTask(
         model_config,
@@ -216,9 +280,9 @@ def build_task(config: PretrainConfig, tokens: Path, tokenizers: Path, device: s
     )
 
 
-def _tokenizer(folder: Path) -> Path:
-    """The folder of a tokenizer: ``model`` in this one, if that is a finished training run, or this one."""
-    for path in (folder / "model", folder):
-        if (path / weights.CONFIG).is_file() and (path / weights.WEIGHTS).is_file():
-            return path
-    raise Open4MError(f"{folder}: holds no tokenizer; it is needed to show and to save the model")
+def _tokenizer(tokenizers: Path, key: str, device: str, loaded: dict[Path, Tokenizer]) -> Tokenizer:
+    if (folder := tokenizer_folder(tokenizers, key)) is None:
+        raise Open4MError(f"{tokenizers / key}: holds no tokenizer; it is needed to show and to save the model")
+    if folder not in loaded:
+        loaded[folder] = Tokenizer.load(folder, device)
+    return sized(loaded[folder], key)

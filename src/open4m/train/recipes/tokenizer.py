@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from open4m import files, modalities
-from open4m.datasets.classes import Classes
+from open4m import files, modalities, ranks
+from open4m.datasets.classes import Classes, of_data
 from open4m.modalities.features import Vector
 from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
@@ -20,11 +21,11 @@ from open4m.ranges import Count, Size, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig, grid_modality
 from open4m.tokenizers.diffusion import DiffusionConfig
+from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.quantizers.base import QuantizerConfig
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.train.config import TrainConfig, claim
 from open4m.train.loop import train
-from open4m.train.start import built
 from open4m.train.tasks.tokenizer import TokenizerTask
 from open4m.types import Open4MError
 
@@ -81,11 +82,14 @@ def fit_tokenizer(
     """Train a tokenizer in ``directory``, stage by stage; it is in ``model/`` when done. Resumes what is there.
 
     ``data``: a folder with the raw shards ``train`` and ``validation``. ``large``: another one, of larger values, for
-    the stages of several resolutions. ``classes``: of a categorical modality, by default its own. Raises
-    :class:`Open4MError` if the data or the classes do not fit, or the tokenizer that a stage starts from.
+    the stages of several resolutions. ``classes``: of a categorical modality, by default those that the data name, or
+    its own. Raises :class:`Open4MError` if the data or the classes do not fit, or the tokenizer that a stage starts
+    from.
     """
     name, modality = config.modality, grid_modality(config.modality)
-    classes = classes if classes.names else Classes(names=modality.class_names)
+    if modality.categorical and not classes.names:
+        classes = of_data(data / "train", name)
+        classes = classes if classes.names else Classes(names=modality.class_names)
     if modality.categorical != bool(classes.names):
         raise Open4MError(
             f"{name}: its tokenizer needs the names of the classes: --classes FILE, one name per line"
@@ -97,10 +101,10 @@ def fit_tokenizer(
     if config.stages[0].frozen_encoder and config.init_from is None:
         raise Open4MError(f"{name}: a frozen encoder needs a trained tokenizer to start from: init_from=FOLDER")
     training, validation = (RawDataset(data / split, [name]) for split in ("train", "validation"))
-    for data_of_split in (training, validation):
-        if not len(data_of_split):
-            raise Open4MError(f"{data_of_split.root}: holds no samples of {name}")
     fine = RawDataset(large / "train", [name]) if large else training
+    for part in (training, validation, fine):
+        if part.missing(name) == len(part):
+            raise Open4MError(f"{part.root}: holds no samples of {name}")
     trained = Tokenizer.load(config.init_from, device) if config.init_from else None
     known = _fields(config, training, classes, trained)
     stages = [
@@ -114,15 +118,19 @@ def fit_tokenizer(
         )
         for stage in config.stages
     ]
-    lengths = [stage.train.on_data(len(fine if stage.resolutions else training)) for stage in config.stages]
-    finished = (directory / "model").exists()
-    claim(directory, {"tokenizer": config, "classes": classes}, finished)
-    if finished:
+    lengths = [stage.train.on_data(_count(fine if stage.resolutions else training, name)) for stage in config.stages]
+
+    def claimed() -> bool:
+        finished = (directory / "model").exists()
+        claim(directory, {"tokenizer": config, "classes": classes}, finished)
+        return finished
+
+    if ranks.on_first(claimed):
         return
     for number, (stage, task_config) in enumerate(zip(config.stages, stages, strict=True), 1):
         run = directory / f"stage-{number}"
-        if (run / "model").exists():
-            claim(run, {"train": stage.train, "task": task_config}, finished=True)
+        if ranks.on_first(partial(_finished, run, {"train": stage.train, "task": task_config})):
+            logger.info("%s: stage %d of %d is done", name, number, len(stages))
         else:
             task = TokenizerTask(
                 task_config,
@@ -132,12 +140,28 @@ def fit_tokenizer(
                 seed=stage.train.seed,
             )
             logger.info("%s: stage %d of %d", name, number, len(stages))
-            model = built(task, device)
-            if trained is not None:
-                model.init_from(trained.model)
-            train(task, lengths[number - 1], run, model, task_config=task_config)
+            prepare = None if trained is None else partial(_start_from, trained)
+            train(task, lengths[number - 1], run, device=device, prepare=prepare, task_config=task_config)
         trained = Tokenizer.load(run / "model", device)
-    files.write_folder(directory / "model", trained.save)
+    ranks.on_first(lambda: files.write_folder(directory / "model", trained.save))
+
+
+def _finished(run: Path, description: Any) -> bool:
+    """Whether a stage is done. Raises :class:`Open4MError` if it was one of another configuration."""
+    done = (run / "model").exists()
+    if done:
+        claim(run, description, finished=True)
+    return done
+
+
+def _start_from(trained: Tokenizer, model: VQVAE, begins: bool) -> None:
+    if begins:
+        model.init_from(trained.model)
+
+
+def _count(data: RawDataset, name: str) -> int:
+    """How many samples have a modality."""
+    return len(data) - data.missing(name)
 
 
 def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, trained: Tokenizer | None) -> dict[str, Any]:
@@ -152,26 +176,37 @@ def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, traine
     if modality.categorical:
         known |= {"class_names": classes.names, "palette": classes.palette}
     if modality.feature_map:
-        height, _, channels = training[0][config.modality].shape
+        height, _, channels = training.having(config.modality)[0][config.modality].shape
         known |= {"image_size": height, "channels": channels, "patch_size": 1}
     if isinstance(modality, Vector):
-        known |= {"image_size": 1, "channels": len(training[0][config.modality]), "patch_size": 1}
+        known |= {
+            "image_size": 1,
+            "channels": len(training.having(config.modality)[0][config.modality]),
+            "patch_size": 1,
+        }
     if trained is not None:  # its encoder knows values of this normalization only
         known |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
     return known
 
 
 def numbered(raw: RawDataset, name: str) -> Classes:
-    """Classes of a categorical modality that are called by their numbers, up to the highest in the data."""
-    values = (raw[i][name] for i in track(range(len(raw)), f"count classes of {name}", unit="samples"))
-    highest = max((int(value.max(initial=0)) for value in values), default=0)
+    """Classes of a categorical modality that are called by their numbers, up to the highest in the data; the mark of
+    pixels without a class is none."""
+    data, modality = raw.having(name), modalities.get(name)
+    values = (data[i][name] for i in track(range(len(data)), f"count classes of {name}", unit="samples"))
+    marked = ((value, modality.valid(value)) for value in values)
+    highest = max((int(v.max(initial=0, where=True if valid is None else valid)) for v, valid in marked), default=0)
     return Classes(names=tuple(f"class {i}" for i in range(highest + 1)))
 
 
 def statistics(raw: RawDataset, name: str, limit: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of a grid modality, over ``limit`` samples spread over the data."""
-    chosen = np.linspace(0, len(raw) - 1, min(limit, len(raw))).astype(int)
-    modality = modalities.get(name)
-    tensors = [modality.tensor(raw[int(i)][name]) for i in chosen]
-    flat = np.concatenate([t.reshape(t.shape[0], -1) for t in tensors], 1).astype(np.float64)  # (C, pixels)
+    """Mean and standard deviation per channel of a grid modality, over the measured pixels of ``limit`` samples spread
+    over those that have it."""
+    data, modality = raw.having(name), modalities.get(name)
+    chosen = np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int)
+    parts = []
+    for value in (data[int(i)][name] for i in chosen):
+        tensor, valid = modality.tensor(value), modality.valid(value)
+        parts.append(tensor.reshape(len(tensor), -1) if valid is None else tensor[:, valid])
+    flat = np.concatenate(parts, 1).astype(np.float64)  # (C, pixels)
     return tuple(flat.mean(1).tolist()), tuple(np.maximum(flat.std(1), 1e-6).tolist())

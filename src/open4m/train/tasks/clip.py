@@ -120,6 +120,9 @@ class CLIPTask:
         """Patches and word pieces."""
         return len(batch.images) * math.prod(self._inputs.grid) + batch.words
 
+    def flops(self, batch: CLIPBatch) -> float:
+        return 0.0
+
     def evaluate(self, model: CLIPModel) -> dict[str, float]:
         """Loss, and recall at 1 of retrieval among 64 validation samples, both ways, in [0, 1].
 

@@ -175,6 +175,9 @@ class ReaderTask:
         """Cells."""
         return batch.centers.numel()
 
+    def flops(self, batch: ReaderBatch) -> float:
+        return 0.0
+
     def evaluate(self, model: ReaderNetwork) -> dict[str, float]:
         """On validation images: the share of objects of which each attribute is read right, that of which the first two
         are (shape and color), and the share of images whose number of objects is read right."""

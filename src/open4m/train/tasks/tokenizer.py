@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from open4m import modalities
 from open4m.data.order import rows_for_step
 from open4m.modalities.crops import Crop, augment
 from open4m.pictures import grid
-from open4m.rng import seeded, stream
+from open4m.rng import Part, seeded, stream
 from open4m.store.shards import RawDataset
-from open4m.tokenizers.config import TokenizerConfig, tensor_of
+from open4m.tokenizers.config import TokenizerConfig, tensor_of, valid_of
+from open4m.tokenizers.flops import training_flops
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.quantizers.base import code_usage
 from open4m.tokenizers.tokenizer import Tokenizer
@@ -28,8 +30,19 @@ SHOWN_VALUES = 8
 """Reconstructions in a picture."""
 
 
+class TokenizerBatch(NamedTuple):
+    """What the network reads, (B, C, H, W) float32 or (B, H, W) int64 class ids, and which pixels hold a measurement,
+    bool (B, H, W); None: all of them."""
+
+    values: torch.Tensor
+    valid: torch.Tensor | None = None
+
+
 class TokenizerTask:
-    """A task of :func:`open4m.train.loop.train`. Training values are cropped at random, and flipped if ``flip``."""
+    """A task of :func:`open4m.train.loop.train`. Training values are cropped at random, and flipped if ``flip``.
+
+    Samples that lack the modality are passed over. Pixels without a measurement cost nothing.
+    """
 
     def __init__(
         self,
@@ -43,7 +56,9 @@ class TokenizerTask:
         validation_samples: int = 128,
     ):
         self.name = f"tokenizer {config.modality}"
+        self.learns_in_forward = not config.frozen_encoder
         self.modality = modalities.get(config.modality)
+        train, validation = (data.having(config.modality) for data in (train, validation))
         self.config, self.train_data, self.batch_size, self.seed = config, train, batch_size, seed
         self.flip, self.samples = flip, len(train)
         self._measured: dict[str, float] = {}  # in the last evaluation, with which the training loop ends
@@ -53,27 +68,31 @@ class TokenizerTask:
     def build_model(self) -> VQVAE:
         return VQVAE(self.config, seeded(self.seed))
 
-    def batch(self, step: int, rows: range) -> torch.Tensor:
-        """Normalization is left to the model: (B, C, H, W) float32, or (B, H, W) int64 class ids.
-
-        Height and width are those of the step: one of the configured resolutions.
-        """
+    def batch(self, step: int, rows: range) -> TokenizerBatch:
+        """Normalization is left to the model. Height and width are those of the step: one of the configured
+        resolutions."""
         order = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
         size = int(stream(self.seed, step).choice(self.config.resolutions or [self.config.image_size]))
-        tensors = [self._tensor(int(order[row]), stream(self.seed, step, row), size) for row in rows]
+        samples = [self._tensor(int(order[row]), stream(self.seed, step, row), size) for row in rows]
+        tensors, valid = zip(*samples, strict=True)
         if len({tensor.shape for tensor in tensors}) > 1:
             named = {
                 tensor.shape: self.train_data.key(int(order[row])) for row, tensor in zip(rows, tensors, strict=True)
             }
             sizes = ", ".join(f"{shape} (key {key})" for shape, key in named.items())
-            raise Open4MError(f"{self.train_data.root}: values of one size are needed, got {sizes}")
-        return torch.from_numpy(np.stack(tensors))
+            raise Open4MError(f"{self.train_data.data.root}: values of one size are needed, got {sizes}")
+        if all(mask is None for mask in valid):
+            return TokenizerBatch(torch.from_numpy(np.stack(tensors)))
+        masks = [np.ones(t.shape[-2:], bool) if m is None else m for t, m in zip(tensors, valid, strict=True)]
+        return TokenizerBatch(torch.from_numpy(np.stack(tensors)), torch.from_numpy(np.stack(masks)))
 
-    def _tensor(self, i: int, generator: np.random.Generator, size: int) -> np.ndarray:
-        """What the network reads of sample ``i``. Raises :class:`Open4MError` that names the sample."""
+    def _tensor(self, i: int, generator: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the network reads of sample ``i``, and which of its pixels hold a measurement. Raises
+        :class:`Open4MError` that names the sample."""
         sample = self.train_data[i]
         try:
-            return tensor_of(self._augmented(sample, generator, size), self.config, self.modality)
+            value = self._augmented(sample, generator, size)
+            return tensor_of(value, self.config, self.modality), valid_of(value, self.config, self.modality)
         except Open4MError as error:
             raise self.train_data.unreadable(i, self.config.modality, error) from error
 
@@ -85,14 +104,33 @@ class TokenizerTask:
         crop = Crop.random(*extent, size, generator, self.modality.crop_scale)
         return augment(sample, {name: self.modality}, crop, self.flip and generator.random() < 0.5)[name]
 
-    def loss(
-        self, model: VQVAE, batch: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        return model.loss(batch.to(model.mean.device), generator)
+    def counts(self, batch: TokenizerBatch) -> list[int]:
+        """The values."""
+        return [len(batch.values)]
 
-    def tokens(self, batch: torch.Tensor) -> int:
-        height, width = (side // self.config.patch_size for side in batch.shape[-2:])
-        return len(batch) * height * width * self.config.codebooks
+    def samples_of(self, step: int) -> list[str]:
+        order = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
+        return [self.train_data.key(int(row)) for row in order]
+
+    def loss(
+        self,
+        model: VQVAE,
+        batch: TokenizerBatch,
+        generator: torch.Generator | Part,
+        counts: Sequence[int] | None = None,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        device = model.mean.device
+        valid = None if batch.valid is None else batch.valid.to(device)
+        loss, values = model.loss(batch.values.to(device), generator, valid)
+        share = len(batch.values) / counts[0] if counts else 1.0
+        return loss * share, {name: value * share for name, value in values.items()}
+
+    def tokens(self, batch: TokenizerBatch) -> int:
+        height, width = (side // self.config.patch_size for side in batch.values.shape[-2:])
+        return len(batch.values) * height * width * self.config.codebooks
+
+    def flops(self, batch: TokenizerBatch) -> float:
+        return len(batch.values) * training_flops(self.config, batch.values.shape[-1])
 
     def evaluate(self, model: VQVAE) -> dict[str, float]:
         """The modality's own metrics of reconstructions, and ``code_usage``, both on validation data."""

@@ -1,0 +1,1 @@
+"""Teaching a trained model one more modality."""
