@@ -9,6 +9,7 @@ from PIL import Image
 
 from open4m.config import Duration
 from open4m.train.config import TrainConfig
+from open4m.train.meter import CLOCKS
 from open4m.train.optim import OptimConfig
 
 CONFIG = TrainConfig(
@@ -67,6 +68,9 @@ class PlantedTask:
     def tokens(self, batch):
         return 10
 
+    def flops(self, batch):
+        return 0.0
+
     def evaluate(self, model):
         self.evaluated.append(weights(model))
         return {"bias": float(model[2].bias), "code_usage": self.code_usage}
@@ -97,4 +101,4 @@ def lines(path):
         raise ValueError(f"{constant} is not JSON")
 
     found = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "samples_per_second")} for line in found]
+    return [{k: v for k, v in line.items() if k not in ("seconds", *CLOCKS)} for line in found]

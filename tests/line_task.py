@@ -9,6 +9,7 @@ from PIL import Image
 
 from open4m.config import Duration
 from open4m.train.config import TrainConfig
+from open4m.train.meter import CLOCKS
 from open4m.train.optim import OptimConfig
 
 
@@ -34,12 +35,16 @@ class LineTask:
     def loss(self, model, batch, generator):
         self.steps.append(batch["step"])
         self.modes.append((model.training, torch.is_autocast_enabled("cpu")))
-        y = model(batch["x"]).float()[:, 0] + 0.1 * torch.randn(8, generator=generator)
-        error = (y - batch["x"].sum(1)).square().mean()
+        x = batch["x"].to(model[0].weight.device)
+        y = model(x).float()[:, 0] + 0.1 * torch.randn(8, generator=generator, device=x.device)
+        error = (y - x.sum(1)).square().mean()
         return error, {"half": error.detach() / 2}
 
     def tokens(self, batch):
         return 10
+
+    def flops(self, batch):
+        return 0.0
 
     def evaluate(self, model):
         assert not model.training
@@ -72,4 +77,4 @@ CONFIG = TrainConfig(
 def metrics(directory):
     """All that a run recorded but what a clock says."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "samples_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", *CLOCKS)} for line in lines]

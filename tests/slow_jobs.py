@@ -21,25 +21,28 @@ PAUSE = 0.15
 
 @dataclass(frozen=True)
 class SlowTokenize(Tokenize):
-    def _sample(self, i):
+    def _views(self, i):
         time.sleep(PAUSE)
-        return super()._sample(i)
+        return super()._views(i)
 
 
 class SlowNetwork:
     def __init__(self, network):
-        self.network, self.fingerprint = network, network.fingerprint
+        self.network = network
 
-    def label(self, images):
-        time.sleep(PAUSE * len(images))
-        return self.network.label(images)
+    def __getattr__(self, name):
+        return getattr(self.network, name)
+
+    def label_samples(self, samples):
+        time.sleep(PAUSE * len(samples))
+        return self.network.label_samples(samples)
 
 
 @dataclass(frozen=True)
 class SlowLabel(Label):
     @property
     def _network(self):
-        return SlowNetwork(self._kind.load(self.weights, self.device))
+        return SlowNetwork(self._kind.load(self.model, self.device))
 
 
 def write_raw(root: Path) -> list[str]:

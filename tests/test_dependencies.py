@@ -13,6 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORTED_AS = {
     "pillow": "PIL",
     "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
     "pytest-timeout": None,
     "pytest-xdist": None,
     "ruff": None,

@@ -14,7 +14,7 @@ ROOT = Path(open4m.__file__).parent
 # From top to bottom; modules of one layer may import each other, nothing imports what stands below it.
 # docs/architecture.md is the map of these rooms.
 LAYERS = [
-    ["types", "files", "ranges", "config", "rng", "weights", "progress", "pictures"],
+    ["types", "files", "ranges", "config", "rng", "ranks", "weights", "devices", "progress", "fonts", "pictures"],
     ["nn"],
     ["modalities"],
     ["tokenizers", "labellers"],
@@ -28,8 +28,10 @@ LAYERS = [
     ["generate"],
     ["train"],
     ["transfer", "evaluate"],
-    ["reproduce"],
+    ["stages"],
+    ["reproduce", "super_resolution"],
     ["configs"],
+    ["add_modality"],
     ["studio"],
     ["cli", "__main__"],
 ]

@@ -1,8 +1,11 @@
 """Picture grids."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from open4m import pictures
+from open4m.cli.main import main
 from open4m.pictures import (
     color_bar,
     grid,
@@ -111,3 +114,20 @@ def test_one_basis_gives_equal_features_equal_colors():
     assert {0, 255} <= {*one.ravel().tolist(), *two.ravel().tolist()}
     apart = [principal_components(x) for x in (first, second)]
     assert tuple(apart[0][2, 1]) != tuple(apart[1][0, 0])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.WEBP"])
+def test_a_picture_has_the_format_of_its_name(name, tmp_path):
+    pictures.save(Image.new("RGB", (4, 4), "red"), tmp_path / name)
+    with Image.open(tmp_path / name) as found:
+        assert Image.registered_extensions()[f".{name[2:].lower()}"] == found.format
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("command", [["curves", "run", "--out"], ["data", "inspect", "raw", "--out"]])
+@pytest.mark.parametrize("name", ["a", "a.npy", "a.png.txt"])
+def test_a_name_without_a_format_is_refused_before_work(command, name, tmp_path, capsys):
+    assert main([*command, str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"{name}: expected the name of a picture that ends with .png, .jpg or .webp\n"
+    )

@@ -91,3 +91,20 @@ def test_a_terminal_shows_a_bar_and_no_lines(time, caplog, monkeypatch):
 )
 def test_times_are_written_as_on_a_clock(seconds, text):
     assert clock(seconds) == text
+
+
+def test_a_long_step_says_how_far_it_is(time, caplog):
+    with Progress("label train", 2, unit="shards") as shown:
+        for batch in progress.within([range(4), range(4), range(2)], "samples"):
+            time.now += 5.0 * len(batch)
+        shown.advance()
+        assert list(progress.within([], "samples")) == []
+        shown.advance()
+    assert caplog.messages == [
+        "label train: 0 of 2 shards, 4 of 10 samples of the next one, 1:20 left",
+        "label train: 0 of 2 shards, 8 of 10 samples of the next one, 1:00 left",
+        "label train: 1 of 2 shards, 0:50 left",
+        "label train: 2 of 2 shards",
+    ]
+    assert [list(batch) for batch in progress.within([range(2)], "samples")] == [[0, 1]]  # where nothing is shown
+    assert len(caplog.messages) == 4

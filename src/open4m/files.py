@@ -24,6 +24,9 @@ from open4m.types import Open4MError, is_text, shown
 LARGEST_INPUT = 1 << 28
 """Bytes: files of users that are larger are refused before they are read."""
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a disk without space, of a quota that is used up, and of a file as large as it may be."""
+
 JSON_DEPTH = 64
 """How deep lists and objects of a JSON document may lie in each other. What open4m writes has less than 10 levels."""
 
@@ -40,16 +43,16 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file atomically: ``write`` makes a temporary one, which is then renamed.
 
     Several processes may write the same file at once; the last one's content stays. Raises what ``write`` raises, after
-    removing the temporary file; an :class:`OSError` names the file, as those of a full disk do not by themselves.
+    removing the temporary file, and :class:`Open4MError` if the file cannot be written (:func:`writing`).
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with named(path, temporary):
+    with writing(path, temporary):
+        try:
             write(temporary)
             sync_file(temporary)
             rename(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,14 +63,16 @@ def write_text(path: Path, text: str) -> None:
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Create a folder atomically: ``write`` fills a temporary one, which is then renamed.
 
-    An empty folder of that name is replaced. Raises what ``write`` raises, after removing the temporary folder, so that
-    a full disk gets its space back; :class:`OSError` if something else is there already, or is being written.
+    The folders above it are made, too; an empty folder of that name is replaced. Raises what ``write`` raises, after
+    removing the temporary folder, so that a full disk gets its space back; :class:`Open4MError` if the folder cannot
+    be written (:func:`writing`), something else is there already, or another process is writing it.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
+    make_folder(folder.parent)
     with _only_writer(folder):
         shutil.rmtree(temporary, ignore_errors=True)  # of a writer that died
         try:
-            with named(folder, temporary):
+            with writing(folder, temporary):
                 write(temporary)
                 readable = stat.S_IMODE(temporary.stat().st_mode) & 0o666  # by whom folders are that users make
                 for path in [temporary, *temporary.rglob("*")]:
@@ -85,7 +90,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 def unlock(folder: Path) -> None:
     """Remove the lock that a process left which was killed while it wrote this folder; nothing if one writes now."""
     if _lock_of(folder).exists():
-        with suppress(OSError), _only_writer(folder):
+        with suppress(Open4MError), _only_writer(folder):
             pass
 
 
@@ -95,15 +100,16 @@ def _lock_of(folder: Path) -> Path:
 
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """Raise :class:`OSError` if someone else is writing this folder now: both would fill the same temporary one."""
+    """Raise :class:`Open4MError` if someone else is writing this folder now: both would fill the same temporary one."""
     from filelock import FileLock, Timeout
 
     path = _lock_of(folder)
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OSError(errno.EBUSY, "another process is writing it", str(folder)) from None
+    with writing(folder, path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Open4MError(f"{folder}: another process is writing it; wait, or name another folder") from None
     try:
         yield
     finally:
@@ -113,20 +119,34 @@ def _only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Put the path into an error that names no file, or one that is written under a temporary name."""
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Raise :class:`Open4MError` for whatever the system refuses while a file or folder is written: a full disk, a
+    folder that only others may write to, a file in the place of a folder. It names the path and says what to do. Errors
+    of other files, which are read meanwhile, stay as they are.
+
+    ``temporary``: the name under which ``path`` is written, which errors do not show.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:  # without a number, a message of ours
-            error.filename = str(path)
-        elif temporary is not None and str(error.filename).startswith(str(temporary)):
-            error.filename = str(path) + str(error.filename)[len(str(temporary)) :]
-        raise
+        found = str(error.filename or path)
+        if temporary is not None and found.startswith(str(temporary)):
+            found = str(path) + found[len(str(temporary)) :]
+        is_ours = Path(found) in (path, *path.parents) or path in Path(found).parents
+        if error.errno is None or not is_ours:  # without a number, a message of ours
+            raise
+        advice = "free some space and run again" if error.errno in DISK_FULL else "name another place that you may use"
+        raise Open4MError(f"{found}: cannot be written ({error.strerror}); {advice}") from error
     except Open4MError as error:
         if temporary is None or str(temporary) not in str(error):
             raise
-        raise type(error)(str(error).replace(str(temporary), str(path))) from error
+        raise Open4MError(str(error).replace(str(temporary), str(path))) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, if they are not there. Raises :class:`Open4MError` if that cannot be."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def check_new(folder: Path) -> None:
@@ -255,5 +275,7 @@ def locked(path: Path) -> Iterator[None]:
     hosts. The operating system releases the lock when its process ends."""
     from filelock import FileLock
 
-    with FileLock(path):
+    with writing(path.parent, path):
+        held = FileLock(path).acquire()
+    with held:
         yield

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from open4m import config as configs
 from open4m import files, modalities, weights
+from open4m.devices import find_device
 from open4m.hub import locate, parts
 from open4m.hub.parts import TEXT
 from open4m.modalities import carried
@@ -188,15 +189,8 @@ class FourMBase:
         eight = dtype is torch.int8
         if dtype is not None and not eight and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise Open4MError(f"dtype: expected torch.int8 or a floating-point type like torch.bfloat16, got {dtype!r}")
-        try:
-            self.model.to(device, torch.float32 if eight else dtype)
-            self.grids.to(self.device)
-        except (
-            RuntimeError,
-            AssertionError,
-            TypeError,
-        ) as error:  # of unknown devices, and of those that are not built in
-            raise Open4MError(f"device {str(device)!r}: not available ({str(error).splitlines()[0]})") from error
+        self.model.to(None if device is None else find_device(device), torch.float32 if eight else dtype)
+        self.grids.to(self.device)
         self.model.embeddings.restore_angles()
         if eight:
             can_pack(self.model.embeddings.outputs.weight, "int8")
@@ -226,11 +220,7 @@ class FourMBase:
                 parts.save_transformer(whole / locate.SUPER_RESOLUTION, second.model, half)
             carried.write(whole, self.config.keys)
 
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            files.write_folder(folder, write)
-        except OSError as error:
-            raise Open4MError(f"{folder}: the model cannot be written ({error.strerror or error})") from error
+        files.write_folder(folder, write)
 
     # ---- what users give
     def take(self, name: str, value: Any) -> Value:

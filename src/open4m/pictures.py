@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import FreeTypeFont
+
+from open4m import files
+from open4m.fonts import lettered
+from open4m.types import Open4MError
 
 _INK = (30, 30, 40)
 _LIGHT_BACKGROUND = 330  # sum of R, G and B above which dark text is easier to read than white
@@ -17,34 +23,58 @@ OBJECT_COLORS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#6a994e", "#7b2cbf
 """Of boxes, bodies and outlines; from the first one on again if there are more."""
 
 
+def check_name(path: Path) -> None:
+    """Raise :class:`Open4MError` for a file whose name says no format in which pictures are written."""
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise Open4MError(f"{path}: expected the name of a picture that ends with .png, .jpg or .webp")
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all, in the format that its name ends with.
+
+    Raises :class:`Open4MError` if the file cannot be written, and see :func:`check_name`.
+    """
+    check_name(path)
+    form = Image.registered_extensions()[path.suffix.lower()]
+    files.write_file(path, lambda temporary: picture.save(temporary, format=form))
+
+
 def grid(
     rows: Sequence[Sequence[Image.Image]],
     columns: Sequence[str] = (),
     labels: Sequence[str] = (),
     gap: int = 6,
 ) -> Image.Image:
-    """One image of rows of images, with optional titles above columns and labels beside rows.
+    """One image of rows of images, with optional titles above columns and labels, of one or several lines, beside rows.
 
     All images have the width of the first; those of a row have one height.
     """
     width, first = rows[0][0].size
     heights = [row[0].height for row in rows]
-    points = max(11, first // 11)
-    font = ImageFont.load_default(points)
+    points = label_points(first)
     top = points + 2 * gap if columns else gap
-    left = max((int(font.getlength(text)) for text in labels), default=-gap) + 2 * gap
+    left = (
+        max((_width(*lettered(line, points)) for text in labels for line in text.split("\n")), default=-gap) + 2 * gap
+    )
     count = max(map(len, rows))
     sheet = Image.new("RGB", (left + count * (width + gap), top + sum(heights) + len(rows) * gap), "white")
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(columns):
-        draw.text((left + c * (width + gap) + width // 2, top // 2), title, fill=_INK, font=font, anchor="mm")
+        text, font = lettered(title, points)
+        draw.text((left + c * (width + gap) + width // 2, top // 2), text, fill=_INK, font=font, anchor="mm")
     for r, row in enumerate(rows):
         y = top + sum(heights[:r]) + r * gap
         if r < len(labels):
-            draw.text((gap, y + heights[r] // 2), labels[r], fill=_INK, font=font, anchor="lm")
+            text, font = lettered(labels[r], points)
+            draw.text((gap, y + heights[r] // 2), text, fill=_INK, font=font, anchor="lm")
         for c, image in enumerate(row):
             sheet.paste(image, (left + c * (width + gap), y))
     return sheet
+
+
+def label_points(width: int) -> int:
+    """The size of a :func:`grid`'s titles and labels, of images of this width."""
+    return max(11, width // 11)
 
 
 def ramp(positions: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -69,11 +99,12 @@ def heat_words(words: Sequence[str], values: Sequence[float], high: float, size:
     """
     colors = np.asarray(heat(np.asarray(values, dtype=np.float64)[None], high))[0]
     for points in range(max(6, size // 11), 5, -1):
-        font, margin, line = ImageFont.load_default(points), size // 32, points * 3 // 2
+        margin, line = size // 32, points * 3 // 2
         image = Image.new("RGB", (size, size), "white")
         draw, x, y = ImageDraw.Draw(image), margin, margin
         for word, color in zip(words, colors.tolist(), strict=True):
-            width = int(font.getlength(word)) + points // 2
+            word, font = lettered(word, points)
+            width = _width(word, font) + points // 2
             if x + width > size - margin and x > margin:
                 x, y = margin, y + line + 2
             draw.rectangle((x, y, x + width, y + line), fill=tuple(color))
@@ -88,12 +119,12 @@ def heat_words(words: Sequence[str], values: Sequence[float], high: float, size:
 def legend(low: str, high: str, width: int = 320, colors: int = 256) -> Image.Image:
     """A legend of :func:`heat`: a bar of ``colors`` colors between the texts of its two ends."""
     height = 28
-    font = ImageFont.load_default(14)
-    left, right = (int(font.getlength(text)) + 14 for text in (low, high))
+    (low, low_font), (high, high_font) = lettered(low, 14), lettered(high, 14)
+    left, right = _width(low, low_font) + 14, _width(high, high_font) + 14
     sheet = Image.new("RGB", (left + width + right, height), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((left - 7, height // 2), low, fill=_INK, font=font, anchor="rm")
-    draw.text((left + width + 7, height // 2), high, fill=_INK, font=font, anchor="lm")
+    draw.text((left - 7, height // 2), low, fill=_INK, font=low_font, anchor="rm")
+    draw.text((left + width + 7, height // 2), high, fill=_INK, font=high_font, anchor="lm")
     bar = heat(np.linspace(0, 1, colors)[None], 1).resize((width, height - 12), Image.Resampling.NEAREST)
     sheet.paste(bar, (left, 6))
     return sheet
@@ -102,12 +133,12 @@ def legend(low: str, high: str, width: int = 320, colors: int = 256) -> Image.Im
 def color_bar(colors: np.ndarray, low: str, high: str, width: int) -> Image.Image:
     """A legend of a continuous range: a bar of ``colors`` (n, 3) in [0, 255] above the texts of its two ends."""
     points = max(10, width // 14)
-    font = ImageFont.load_default(points)
     bar = Image.fromarray(ramp(np.linspace(0, 1, width), colors).round().astype(np.uint8)[None])
     sheet = Image.new("RGB", (width, points // 2 + points + 6), "white")
     sheet.paste(bar.resize((width, points // 2), Image.Resampling.NEAREST), (0, 0))
     draw = ImageDraw.Draw(sheet)
-    for x, text, anchor in ((0, low, "la"), (width, high, "ra")):
+    for x, words, anchor in ((0, low, "la"), (width, high, "ra")):
+        text, font = lettered(words, points)
         draw.text((x, points // 2 + 2), text, fill=_INK, font=font, anchor=anchor)
     return sheet
 
@@ -115,16 +146,16 @@ def color_bar(colors: np.ndarray, low: str, high: str, width: int) -> Image.Imag
 def swatches(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Image.Image:
     """A legend of names with a color each, in as many columns as fit."""
     points = max(9, width // 16)
-    font = ImageFont.load_default(points)
     line, box = points + 4, points
-    widest = max((int(font.getlength(name)) for name, _ in entries), default=0) + box + 8
+    widest = max((_width(*lettered(name, points)) for name, _ in entries), default=0) + box + 8
     columns = max(1, width // widest)
     sheet = Image.new("RGB", (width, max(1, -(-len(entries) // columns)) * line + 2), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (name, color) in enumerate(entries):
         x, y = i % columns * (width // columns), i // columns * line + 1
         draw.rectangle((x, y + 1, x + box - 2, y + box - 1), fill=tuple(color), outline=_INK)
-        draw.text((x + box + 3, y + line // 2), name, fill=_INK, font=font, anchor="lm")
+        text, font = lettered(name, points)
+        draw.text((x + box + 3, y + line // 2), text, fill=_INK, font=font, anchor="lm")
     return sheet
 
 
@@ -151,10 +182,31 @@ def picture(array: np.ndarray, size: int, smooth: bool = True, stretch: bool = F
     return sheet
 
 
+STRIPES = ((206, 206, 206), (150, 150, 150))
+"""The grays of what :func:`hatched` hatches."""
+
+
+def hatched(image: Image.Image, valid: np.ndarray | None) -> Image.Image:
+    """A square :func:`picture` of a map, with gray stripes where the map is not ``valid``, bool (H, W)."""
+    if valid is None or valid.all():
+        return image
+    array, width = np.array(image), max(2, image.width // 32)
+    hidden = np.asarray(picture((valid * 255).astype(np.uint8), image.width, smooth=False))[..., 0] == 0
+    places = np.indices(hidden.shape).sum(0)[hidden]
+    array[hidden] = np.array(STRIPES, dtype=np.uint8)[places // width % 2]
+    return Image.fromarray(array)
+
+
 def noted(image: Image.Image, words: str) -> None:
     """Write into the middle of an image what it lacks, such as "no people"."""
     middle, points = (image.width / 2, image.height / 2), max(8, image.width // 16)
-    ImageDraw.Draw(image).text(middle, words, fill="gray", anchor="mm", font_size=points)
+    text, font = lettered(words, points)
+    ImageDraw.Draw(image).text(middle, text, fill="gray", anchor="mm", font=font)
+
+
+def _width(text: str, font: FreeTypeFont) -> int:
+    """Pixels of one line."""
+    return int(font.getlength(text))
 
 
 def drawn_corners(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

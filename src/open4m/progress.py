@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ FIRST_SECONDS = 2.0
 """Seconds until the first of them, so that a user soon sees that something happens."""
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Sized)
 
 
 class Lines(logging.Handler):
@@ -44,6 +46,7 @@ class Progress:
 
     def __init__(self, description: str, total: int | None = None, *, start: int = 0, unit: str = "") -> None:
         self.description, self.total, self.start, self.done, self.unit = description, total, start, start, unit
+        self._inside = 0.0  # the share of the next step that is done
         self._began = time.monotonic()
         self._reported = self._began - LINE_SECONDS + FIRST_SECONDS
         console = Console(stderr=True)
@@ -68,12 +71,20 @@ class Progress:
 
     def update(self, done: int, note: str = "") -> None:
         """``done`` steps are done in all."""
-        self.done = done
+        self.done, self._inside = done, 0.0
+        self._show(note)
+
+    def inside(self, share: float, note: str) -> None:
+        """Of the next step a ``share`` from 0 to 1 is done, as ``note`` says."""
+        self._inside = share
+        self._show(note)
+
+    def _show(self, note: str) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=self.done + self._inside, note=note)
             return
         now = time.monotonic()
-        if done == self.total or now - self._reported >= LINE_SECONDS:
+        if (self.done == self.total and not self._inside) or now - self._reported >= LINE_SECONDS:
             self._reported = now
             logger.info("%s", self._line(now, note))
 
@@ -85,22 +96,43 @@ class Progress:
             logger.info("%s: %d%s", self.description, self.done, f" {self.unit}" * bool(self.unit))
 
     def _line(self, now: float, note: str) -> str:
-        seconds, steps = now - self._began, max(1, self.done - self.start)
+        seconds, steps = now - self._began, self.done + self._inside - self.start
+        steps = steps if self._inside else max(1, steps)
         count = f"{self.done}" if self.total is None else f"{self.done} of {self.total}"
         parts = [f"{self.description}: {count}{f' {self.unit}' * bool(self.unit)}", *([note] if note else [])]
         if self.total is None:
             parts.append(f"{steps / max(seconds, 1e-9):.0f} per second")
         elif self.done < self.total:
-            parts.append(f"{clock(seconds / steps * (self.total - self.done))} left")
+            parts.append(f"{clock(seconds / steps * (self.total - self.done - self._inside))} left")
         return ", ".join(parts)
 
     def __enter__(self) -> Progress:
+        self._before = _innermost.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _innermost.reset(self._before)
         self.close()
+
+
+_innermost: ContextVar[Progress | None] = ContextVar("innermost", default=None)
+"""The progress that is shown."""
+
+
+def within(items: Sequence[S], unit: str) -> Iterator[S]:
+    """The same parts of one step of the progress that is shown, whose items are counted in ``unit``, within it.
+
+    A step may take long: the batches of a shard of many samples say how far it is. Where no progress is shown, as in
+    the processes of a pool, nothing is said.
+    """
+    progress, total, done = _innermost.get(), sum(map(len, items)), 0
+    for item in items:
+        yield item
+        done += len(item)
+        if progress is not None and done < total:
+            progress.inside(done / total, f"{done} of {total} {unit} of the next one")
 
 
 def track(items: Iterable[T], description: str, total: int | None = None, unit: str = "") -> Iterator[T]:

@@ -6,7 +6,8 @@ streams are NumPy's Philox, whose raw output NumPy keeps stable across versions,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,6 +54,16 @@ def raw_numbers(count: int, *key: int, counter: tuple[int, int] = (0, 0)) -> np.
     return bits.random_raw(count)
 
 
+def derived(seed: int, number: int) -> int:
+    """The seed of one of several streams that have a seed in common; that of the first is the seed itself."""
+    return seed if number == 0 else int(_entropy((seed, number)).generate_state(1, np.uint64)[0])
+
+
+def crop_numbers(seed: int, step: int, count: int) -> np.ndarray:
+    """Which crop each row of a step sees, as float64 (count,) in [0, 1): the same in every NumPy version."""
+    return (np.random.Philox(_entropy((seed, step, 0, 0))).random_raw(count) >> np.uint64(11)) / 2.0**53
+
+
 class RowDraws:
     """The random numbers of rows ``first_row``, ``first_row + 1``, ... of a training step.
 
@@ -84,10 +95,16 @@ class RowDraws:
         """(B,) integers from ``low`` to ``high``, both included."""
         return low + np.floor(self.one() * (high - low + 1)).astype(np.int64)
 
-    def choice(self, weights: list[float]) -> np.ndarray:
-        """(B,) indices, drawn in proportion to ``weights``."""
-        edges = np.cumsum(weights) / np.sum(weights)
-        return np.minimum(np.searchsorted(edges, self.one(), side="right"), len(weights) - 1)
+    def choice(self, weights: list[float], allowed: np.ndarray | None = None) -> np.ndarray:
+        """(B,) indices, drawn in proportion to ``weights``, of each row among those ``allowed``, bool (B, n). Rows to
+        which nothing is allowed may get any."""
+        uniform, edges = self.one(), np.cumsum(weights) / np.sum(weights)
+        chosen = np.minimum(np.searchsorted(edges, uniform, side="right"), len(weights) - 1)
+        if allowed is not None:
+            rows = allowed.any(1) & ~allowed.all(1)
+            edges = np.cumsum(np.where(allowed[rows], weights, 0.0), 1)
+            chosen[rows] = (edges <= uniform[rows, None] * edges[:, -1:]).sum(1)
+        return chosen
 
     def order(self, length: int) -> np.ndarray:
         """(B, length): a uniformly random order of the numbers below ``length``, one per row.
@@ -98,3 +115,27 @@ class RowDraws:
         keys = self.bits(length) & ((1 << 32) - (1 << position_bits)) | np.arange(length, dtype=np.uint32)
         keys.sort(axis=1)
         return keys & ((1 << position_bits) - 1)
+
+
+class Part:
+    """The generator of a step's whole batch of ``total`` rows, of which rows from ``first_row`` on are computed here.
+
+    A row's numbers depend neither on how many processes share the batch nor on how many rows one computes at once:
+    those of all rows are drawn, and the others are passed over.
+    """
+
+    def __init__(self, generator: torch.Generator, first_row: int, total: int):
+        self.generator, self.first_row, self.total = generator, first_row, total
+
+
+def of_rows(draw: Callable[[int, Any], torch.Tensor], rows: int, source: torch.Generator | Part | None) -> torch.Tensor:
+    """``draw(n, generator)`` gives random numbers (n, ...): those of so many rows, which are the whole batch unless
+    ``source`` is a :class:`Part`."""
+    if not isinstance(source, Part):
+        return draw(rows, source)
+    return draw(source.total, source.generator)[source.first_row : source.first_row + rows]
+
+
+def generator_of(source: torch.Generator | Part | None) -> torch.Generator | None:
+    """The generator of what a whole batch has in common."""
+    return source.generator if isinstance(source, Part) else source

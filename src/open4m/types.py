@@ -59,6 +59,10 @@ class Preempted(Exception):
     """The process was asked to stop; the run was saved and can be resumed. The command line exits with code 3."""
 
 
+class OtherRank(Open4MError):
+    """Another process of the same run failed, and says why."""
+
+
 def shown(value: object) -> str:
     """A value for a message: of a large one, the beginning and the end."""
     try:
@@ -79,6 +83,16 @@ class Marked(str):
 
     Nothing is added to it, so that it may say that something is left out, or that it goes on.
     """
+
+    __slots__ = ()
+
+
+GAP = "[_]"
+"""What stands for a gap in a text that is a target and given in part."""
+
+
+class Gapped(str):
+    """A text with gaps, each written ``[_]``, that a model fills in: spans of any number of words, also of none."""
 
     __slots__ = ()
 
@@ -176,7 +190,8 @@ class MaskedBatch:
     zeros elsewhere. ``input_id`` of a pixel token is 0: its content is the patch at ``input_position`` of
     ``pixels[name]``. ``input_id`` of a vector is 1 + its row in ``vectors[name]``, or 0 for a masked span, which is
     shown as a vector of zeros. For grids ``position`` is the raster index; for sequences, of vectors too, it counts the
-    tokens shown.
+    tokens shown. Pixels that are uint8 are normalized by ``scales[name]`` where the model reads them: a batch is a
+    quarter as large, and only patches that are shown are normalized.
     """
 
     input_id: torch.Tensor  # (B, N) int64
@@ -188,7 +203,10 @@ class MaskedBatch:
     target_position: torch.Tensor  # (B, M) int64
     query_id: torch.Tensor  # (B, M) int64; sequences: the previous token; grids: 0, the mask token is read instead
     target_valid: torch.Tensor  # (B, M) bool
-    pixels: dict[str, torch.Tensor] = field(default_factory=dict)  # modality key -> (B, C, H, W) float32, normalized
+    pixels: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # modality key -> (B, C, H, W) uint8, or float32 if normalized
+    scales: dict[str, torch.Tensor] = field(default_factory=dict)  # modality key -> (2, C): mean, std on [0, 1]
     vectors: dict[str, torch.Tensor] = field(default_factory=dict)  # modality key -> (B, L, C) float32
     input_counts: tuple[int, ...] | None = None  # valid input tokens of each of the model's modalities
     target_counts: tuple[int, ...] | None = None  # likewise of targets

@@ -44,6 +44,16 @@ def checked(path: Path, tensors: dict[str, Tensor], expected: Mapping[str, Tenso
     return tensors
 
 
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise :class:`Open4MError` for numbers that are not finite: such a network gives the same for everything."""
+    wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        raise Open4MError(
+            f"{path}: {len(wrong)} of {len(tensors)} tensors hold numbers that are not finite, {wrong[0]} first: the "
+            "training of this network went wrong, or its file is damaged; take other weights"
+        )
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file. Raises :class:`Open4MError` if it is missing or damaged."""
     from safetensors import SafetensorError
@@ -51,6 +61,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
+    except FileNotFoundError:
+        raise Open4MError(f"{path}: no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise Open4MError(f"{path}: not readable as safetensors ({error})") from error
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the tensors of a safetensors file, from its header. Raises as :func:`read_tensors`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except FileNotFoundError:
         raise Open4MError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
@@ -84,7 +108,7 @@ def write_tensors(
 
     try:
         files.write_file(path, write)
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise Open4MError(f"{path}: cannot be written ({error})") from error
 
 

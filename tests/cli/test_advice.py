@@ -3,6 +3,9 @@
 import pytest
 
 from open4m.cli.main import main
+from open4m.hub.locate import resolve_tokenizer
+
+SHIPPED_RGB = str(resolve_tokenizer("scenes/rgb"))
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,9 @@ from open4m.cli.main import main
         ),
         (["generate", "--caption", "x"], "required: --to (open4m generate --help lists"),
         (["tokenizer", "raport"], "invalid choice: 'raport' (choose from"),
+        (["tokenizer", "raport"], "; did you mean report? (open4m tokenizer --help"),
+        (["evalute", "scenes"], "; did you mean evaluate? (open4m --help"),
+        (["generate", "--input", "a.png", "--to", "rgb", "--fit", "letterbx"], "; did you mean letterbox? (open4m gen"),
         (["evaluate"], "required: model"),
         (["inpaint", "--input", "a.png", "--box", "0.1", "0.2", "0.5", "0.6"], "one word: x_min,y_min,x_max,y_max"),
     ],
@@ -42,7 +48,15 @@ def test_unknown_arguments_come_with_what_to_type(arguments, message, capsys):
     [
         (["generate", "--input", "a.png", "--input", "b.png", "--to", "depth"], "--input is given twice: a.png and b"),
         (["generate", "--input", "a.png", "--to", "depth,captoin"], "did you mean caption?"),
+        (["reproduce", "debug", "--only", "tran"], "unknown stage 'tran'; did you mean train?"),
+        (
+            ["generate", "--model", SHIPPED_RGB, "--to", "rgb", "--caption", "a"],
+            "is a tokenizer of rgb, and no 4M model",
+        ),
+        (["info", SHIPPED_RGB], "is a tokenizer of rgb, and no 4M model"),
         (["generate", "--input", "a.png", "--to", "depth,caption"], "a.png: no such file"),
+        (["generate", "--input", "a.png", "--to", "depth, caption;rgb"], "a.png: no such file"),
+        (["extract", "--input", "a.png", "--to", "depth ,caption", "normals,"], "a.png: no such file"),
     ],
 )
 def test_what_is_given_is_taken_or_refused_in_one_line(arguments, message, capsys):

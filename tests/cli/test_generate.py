@@ -313,7 +313,7 @@ def test_where_nothing_can_be_written_nothing_is_generated(place, run, tmp_path,
     words += ["--input-dir", "."] if place == "--output-dir" else ["--input", "wide.png"]
     assert run("generate", "--to", "depth", *words) == 2
     assert f"{tmp_path / 'file'}" in (error := capsys.readouterr().err)
-    assert "no folder to write to" in error
+    assert "cannot be written" in error
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -419,7 +419,7 @@ def test_a_place_that_is_taken_costs_a_folder_only_one_image(run, tmp_path, fold
     assert asked == [3]
     assert "2 of 5 images done now, 0 before" in said.out
     taken = "; ".join(f"{out / name}: is there, without result.json; move it away" for name in ("a.png", "b.png"))
-    full = f"{out / 'd.png'}: cannot be written (No space left on device)"
+    full = f"{out / 'd.png'}: cannot be written (No space left on device); free some space and run again"
     assert said.err == f"open4m: 3 of 5 images cannot be done: {taken}; {full}\n"
     assert (out / "a.png" / "notes.txt").read_text() == (out / "b.png").read_text() == "mine"
     assert [(out / name / "result.json").is_file() for name in ("c.png", "d.png", "e.png")] == [True, False, True]
@@ -503,6 +503,14 @@ def test_what_a_damaged_record_says_is_one_line(run, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "×\\x1b[2J\\nmine: steps must be 1 to 10000, got 0" in error
     assert error.count("\n") == 1
+
+
+def test_gaps_of_a_caption_are_filled_in_and_made_again(run, tmp_path):
+    assert run("generate", "--input", "wide.png", "--caption", "a [_] ball", "--to", "caption") == 0
+    words = (tmp_path / "out" / "caption.txt").read_text("utf-8").split()
+    assert (words[0], words[-1]) == ("a", "ball")
+    assert results(tmp_path / "out")[0].given["caption"] == "a [_] ball"
+    assert run("replay", tmp_path / "out" / "result.json") == 0
 
 
 def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys):
@@ -591,7 +599,7 @@ def test_a_record_downloads_no_model(run, tmp_path, folder, monkeypatch, capsys)
             "samples times batch size must be 1 to 1000, got 126 × 8",
         ),
         ("generate", ["--input-dir", ".", "--output-dir", "x", "--to", "depth", "--batch-size", 0], "got 1 × 0"),
-        ("generate", ["--caption", "a", "--to", "rgb", "--out", "wide.png"], "wide.png: no folder to write to (File"),
+        ("generate", ["--caption", "a", "--to", "rgb", "--out", "wide.png"], "wide.png: cannot be written (File"),
         ("generate", ["--input-dir", "model", "--output-dir", "model/", "--to", "rgb"], "is the folder of the images"),
         ("inpaint", ["--input", "wide.png"], "say what to paint in by one of --mask, --box, --cells"),
         ("inpaint", ["--input", "wide.png", "--box", "0,0,1"], "expected a box as x_min,y_min,x_max,y_max"),

@@ -4,6 +4,7 @@ import errno
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 import torch
 from ml4m_checkpoints import checkpoint, write
 from safetensors import SafetensorError
@@ -72,14 +73,15 @@ def test_an_import_has_a_card(tmp_path, capsys):
 def test_an_import_that_cannot_be_written_leaves_nothing(error, tmp_path, capsys, monkeypatch):
     path, out = write(tmp_path / "theirs", *checkpoint()), tmp_path / "ours"
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "save_weights", fail)
+        patch.setattr(safetensors.torch, "save_file", fail)
         assert main.main(["import", str(path), str(out)]) == 2
     message = capsys.readouterr().err
-    assert message.startswith(f"open4m: {out}: cannot be written, nothing was kept (")
+    assert message.startswith(f"open4m: {out}/")
+    assert message.endswith("; nothing was kept\n")
     assert "No space left" in message
     assert [p.name for p in tmp_path.iterdir()] == ["theirs"]
     assert main.main(["import", str(path), str(out)]) == 0

@@ -7,6 +7,7 @@ import pytest
 
 from open4m import modalities
 from open4m.cli.main import main
+from open4m.datasets import captions
 from open4m.store.shards import write_shard
 from open4m.tokenizers.text import TextTokenizer
 from open4m.types import Boxes
@@ -111,8 +112,35 @@ MISTAKES = {
         b'{"caption": "a"}\n\n{"text": "a"}',
         "field.jsonl: line 3: expected a string or an object with the string 'caption', got an object with 'text'",
     ),
+    "table.csv": (
+        b"image,text\n1.png,a cat\n",
+        "table.csv: row 1: expected a string or an object with the string 'cap",
+    ),
     "broken.jsonl": (b'"a cat"\na cat', "broken.jsonl: line 2: not readable as JSON ("),
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("C.JSONL", '{"caption": "a cat"}\n"a dog"\n'),
+        ("c.ndjson", '{"caption": "a cat"}\n"a dog"\n'),
+        ("C.Json", '["a cat", "a dog"]'),
+        ("c.csv", "image,Caption\n1.png,a cat\n2.png,a dog\n"),
+        ("c.tsv", "caption\timage\na cat\t1.png\na dog\t2.png\n"),
+        ("c", "a cat\na dog\n"),
+    ],
+)
+def test_a_name_says_in_any_case_what_a_file_holds(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    assert [*captions.read([tmp_path / name])] == ["a cat", "a dog"]
+
+
+def test_texts_are_found_in_folders_below(tmp_path):
+    for name in ("a.txt", "B.TXT", "deep/er/c.txt", "notes.md", ".hidden.txt", "deep/no.txt.bak"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert sorted(captions.read([tmp_path])) == ["B.TXT", "a.txt", "deep/er/c.txt"]
 
 
 def failing(arguments, capsys):

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from open4m import weights
-from open4m.config import load
+from open4m import FourM
 from open4m.configs import fourm
 from open4m.generate.cost import cost
 from open4m.generate.plan import Step
-from open4m.hub import locate
 from open4m.model.config import SIZES, FourMConfig
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +39,7 @@ def test_the_commands_of_the_page_make_its_pictures(tmp_path):
 
 
 def table():
-    shipped = load(FourMConfig, locate.SHIPPED / "scenes" / weights.CONFIG)
+    shipped = FourM.from_pretrained("scenes").config
     base = FourMConfig.of(SIZES["B"], fourm.specs_4m7())
     lines = ["| scheme | scenes | guided | 4M-B, 224² | guided |", "|---|--:|--:|--:|--:|"]
     for scheme, steps in SCHEMES:

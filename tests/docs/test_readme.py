@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -142,12 +141,14 @@ def test_the_shown_table_is_the_measured_one():
 
 
 def test_help_is_instant():
-    start = time.perf_counter()
-    run([sys.executable, "-m", "open4m", "--help"], ROOT)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
-    run([sys.executable, "-c", "pass"], ROOT)
-    assert first - (time.perf_counter() - start) < 0.5
+    def seconds(*arguments):
+        """Of the processor: other work on the machine costs none."""
+        before = os.times()
+        run([sys.executable, *arguments], ROOT)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert seconds("-m", "open4m", "--help") - seconds("-c", "pass") < 0.5
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])

@@ -17,11 +17,12 @@ from open4m.evaluate.diagnose import Check, Data, Diagnosis, Labels, Options, Sp
 from open4m.evaluate.diagnose.generation import common, free_running
 from open4m.evaluate.diagnose.linear import PENALTIES, accuracy, explained, fit_ridge
 from open4m.evaluate.diagnose.overfit import OVERFIT_GOAL, first_samples, overfit
-from open4m.evaluate.diagnose.passes import MAX_QUERIES, by_cell, grouped, swapped, whole
+from open4m.evaluate.diagnose.passes import by_cell, swapped
 from open4m.evaluate.diagnose.probes import CELL, probe
 from open4m.evaluate.diagnose.report import expected
 from open4m.generate.pipeline import FourM
 from open4m.masking.batch import TokenRows
+from open4m.masking.whole import MAX_QUERIES, grouped, whole
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
 from open4m.model.inspection import Tally, blanked, context, quick, score, shuffled_positions
@@ -299,7 +300,7 @@ def test_a_grid_in_one_pass_is_as_right_as_teacher_forced():
 
 def test_a_generated_sequence_is_compared_by_its_longest_common_part():
     user, rows = fourm(make_model().float()), rows_for(CONFIG)
-    user.engine.start, user.engine.ends, user.engine.eos = 8, torch.tensor([0]), 0
+    user.engine.start, user.engine.ends, user.engine.eos = 8, frozenset([0]), 0
     found = free_running(user, rows, "rgb_pixels", "caption")
     assert found.count.tolist() == rows.lengths["caption"].tolist()
     assert (found.total <= found.count).all()
@@ -532,8 +533,8 @@ def test_quick_is_the_difference_of_explicit_losses_and_leaves_the_model_as_it_w
 # ---- the report
 
 
-def _printed(result):
-    console = Console(width=400, record=True, file=io.StringIO())
+def _printed(result, width=400):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(result.tables())
     return console.export_text()
 
@@ -550,8 +551,9 @@ def test_a_report_says_numbers_ranges_and_words_and_its_json_has_no_nan(tmp_path
     result = Diagnosis(model="m", data="d", test_samples=1, train_samples=0, seed=0, directions=(), checks=checks)
     assert [expected(check) for check in checks] == ["≥ 0.250", "0.000 to 2.000", "≤ 1.000", ""]
     text = _printed(result)
-    for part in ("-1.000 ± 0.500", "y is broken", "skipped: no reason"):
+    for part in ("-1.000 ± 0.500", "y is broken", "c, w: skipped: no reason"):
         assert part in text
+    assert len(_printed(result, 80).splitlines()) == len(text.splitlines())  # nothing wraps on a small terminal
     assert [c.subject for c in result.wrong] == ["y", "z"]
     numbers, picture = result.save(tmp_path / "out")
     values = json.loads(numbers.read_text())

@@ -67,6 +67,35 @@ def test_samples_are_encoded_as_the_model_reads_them(model, held_out, rows):
     assert "clip" not in rows.ids
 
 
+def test_a_diagnosis_is_made_on_samples_that_have_all_and_without_what_too_few_have(tmp_path, model, held_out, caplog):
+    for name, lacking in (("rgb", ()), ("depth", (0, 2)), ("caption", (1, 2, 3, 4))):
+        modality = modalities.get(name)
+        files = [modality.write(modality.convert(sample[name])) for sample in held_out]
+        items = [(f"{i:03d}", None if i in lacking else file) for i, file in enumerate(files)]
+        write_shard(tmp_path / "raw", name, 0, items)
+    data = open_data(model, tmp_path / "raw", 4, batch_size=2).test
+    assert len(data) == 3
+    assert "caption is not diagnosed" in caplog.text
+    whole = encoded(model, [held_out[i] for i in (1, 3, 4)])
+    np.testing.assert_array_equal(np.concatenate([rows.ids["depth"] for rows in data.batches]), whole.ids["depth"])
+    assert all(rows.present is None or not rows.present for rows in data.batches)
+    ids = encoded(model, held_out).ids["depth"]
+    header = TokenHeader(
+        kind="grid",
+        tokenizer=model.grids["depth"].fingerprint,
+        vocab_size=model.config.spec("depth").vocab_size,
+        grid=model.config.spec("depth").grid,
+    )
+    for key in ("depth", "rgb"):
+        own = dataclasses.replace(
+            header, tokenizer=model.grids[key].fingerprint, vocab_size=model.config.spec(key).vocab_size
+        )
+        tokens = [None if i == 3 and key == "depth" else ids[i] for i in range(5)]
+        write_token_shard(tmp_path / "tokens", key, 0, [f"{i:03d}" for i in range(5)], tokens, header=own)
+    stored = open_data(model, tmp_path / "tokens", 5, batch_size=5).test
+    np.testing.assert_array_equal(stored.batches[0].ids["depth"], ids[[0, 1, 2, 4]])
+
+
 def test_a_token_store_and_raw_shards_hold_the_same_samples(tmp_path, model, held_out, rows):
     write_raw(tmp_path / "raw", held_out, ["rgb", "depth", "caption"])
     write_tokens(tmp_path / "tokens", model, rows, ["depth", "caption"])

@@ -1,6 +1,7 @@
 """What a model directory is measured on is said: a model of other data is not measured on scenes in silence."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 
 from open4m import modalities
 from open4m.cli.main import main
-from open4m.evaluate.pretrained import Measurement, check_own, suite_of, world_of
+from open4m.evaluate.pretrained import (
+    Measurement,
+    advice,
+    check_own,
+    evaluate_pretrained,
+    suite_of,
+    tune_pretrained,
+    world_of,
+)
 from open4m.evaluate.suites import labels, scenes
 from open4m.generate.pipeline import FourM
 from open4m.model.plans import FILE, Merged, Plans
@@ -58,6 +67,9 @@ def test_the_commands_do_not_take_scenes_by_themselves(photos, command, capsys):
 
 def test_evaluate_measures_raw_data(photos, raw, tmp_path, capsys):
     assert main(["evaluate", str(photos), "--data", str(raw), "--samples", "2", "--out", str(tmp_path / "e.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "| rgb → depth | abs rel" in printed
+    assert "{" not in printed
     result = json.loads((tmp_path / "e.json").read_text())
     assert (result["data"], result["samples"]) == (str(raw), 2)
     assert [row["task"] for row in result["rows"]] == ["rgb → depth"] * 2
@@ -68,6 +80,36 @@ def test_tune_chooses_on_raw_data(photos, raw, capsys):
     assert main(["tune", str(photos), "--data", str(raw), "--samples", "2"]) == 0
     assert set(json.loads(capsys.readouterr().out)["plans"]) == {"rgb → depth"}
     assert (photos / FILE).exists()
+
+
+def test_evaluate_says_what_was_chosen_for_a_model_and_on_what(photos, raw, tmp_path, caplog):
+    for split in ("test", "validation"):
+        shutil.copytree(raw, tmp_path / split)
+    on = Measurement(samples=1, data=tmp_path)
+    plans, _ = tune_pretrained(photos, on, write=False)
+    assert plans.about["data"] == str(tmp_path / "validation")  # figures of the test split stay honest
+
+    def said(chosen, data=tmp_path):
+        shown = replace(on, data=data)
+        suite = suite_of(photos, shown, "test")
+        suite.model.plans = chosen
+        return advice(photos, suite, shown)
+
+    (lacking,) = said(Plans())
+    assert lacking.startswith("no plan of how to generate was chosen for rgb → depth: ")
+    assert lacking.endswith(f"open4m tune {photos} --data {tmp_path} chooses by measurement")
+    assert said(plans) == []
+    (same,) = said(plans, tmp_path / "validation")
+    assert "chosen on these samples" in same
+    with caplog.at_level("INFO", "open4m"):
+        evaluate_pretrained(photos, on)
+    assert (lacking in caplog.messages) != (photos / FILE).exists()
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(1, 64), (2, 64), (64, 256), (128, 512), (5000, 512)])
+def test_a_short_evaluation_reads_few_training_samples(samples, expected):
+    assert Measurement(samples=samples).training_samples == expected
+    assert Measurement(samples=samples, known=3).training_samples == 3
 
 
 def test_what_tune_prints_has_the_consensus_and_evaluate_says_what_it_wrote(photos, raw, tmp_path, capsys, monkeypatch):
@@ -97,6 +139,12 @@ def test_tune_stores_plans_in_directories_of_the_users_only(name, photos, tmp_pa
     assert "--dry-run measures only" in said
     assert f"open4m import {name} OUT" in said
     check_own(photos)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "tune"])
+def test_no_samples_are_refused_before_any_is_rendered(command, photos, capsys):
+    assert main([command, str(photos), "--world", "scenes", "--samples", "0"]) == 2
+    assert capsys.readouterr().err == "open4m: samples: expected 1 or more, got 0\n"
 
 
 def test_one_thing_is_measured_on():

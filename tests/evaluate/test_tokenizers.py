@@ -327,7 +327,7 @@ def test_mistakes_are_one_line(tokenizer, tmp_path, shards, capsys):
             [str(tmp_path / "depth"), "--data", str(shards), "--decode", "ddim:2"],
             "ways to decode are for diffusion decoders",
         ),
-        ([str(tmp_path / "depth"), "--device", "nonsense"], "--device nonsense: not available"),
+        ([str(tmp_path / "depth"), "--device", "nonsense"], "device 'nonsense': not available"),
     ):
         assert main(["tokenizer", "report", *arguments, "--out", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err

@@ -91,15 +91,32 @@ def test_measured_candidates_give_plans_for_every_task(suite):
 @pytest.mark.parametrize(
     ("better", "deciding"),
     [
-        ({"abs_rel": "lower", "standardized_l1": "lower"}, "abs_rel"),
-        ({"clip_score": "higher", "frechet_distance": "lower"}, "clip_score"),
-        ({"clip_score": "higher", "shape_and_color_recall": "higher"}, "shape_and_color_recall"),
+        ({"abs_rel": "lower", "standardized_l1": "lower"}, ("abs_rel",)),
+        ({"clip_score": "higher", "frechet_distance": "lower"}, ("clip_score",)),
+        ({"clip_score": "higher", "shape_and_color_recall": "higher"}, ("shape_and_color_recall",)),
+        (
+            {"clip_score": "higher", "shape_and_color_recall": "higher", "count_exact": "higher"},
+            ("shape_and_color_recall", "count_exact"),
+        ),
     ],
 )
 def test_images_are_compared_by_what_is_in_them(better, deciding):
-    assert tuning.deciding_metric(better) == deciding
+    assert tuning.deciding_metrics(better) == deciding
     with pytest.raises(Open4MError, match="nothing to measure"):
-        tuning.deciding_metric({})
+        tuning.deciding_metrics({})
+
+
+def test_an_image_with_what_was_asked_for_and_nothing_else_wins(suite, monkeypatch):
+    """The third has the most objects that were asked for, and more beside; of the first nothing is known of them."""
+    reached = iter([(0.3, float("nan")), (0.4, 0.3), (0.5, 0.1), (0.4, 0.5), *[(0.1, 0.1)] * 4])
+    names = ("shape_and_color_recall", "count_exact")
+    figures = lambda values: Figures(dict(zip(names, next(reached), strict=True)))  # noqa: E731
+    measured = TaskMeasure(better=dict.fromkeys(names, "higher"), figures=figures, bound=lambda: None, trivial=None)
+    suite.paths = [("caption", "clip", "rgb")]
+    monkeypatch.setattr(suite, "task", lambda path: measured)
+    monkeypatch.setattr(suite, "generate", lambda *_: None)
+    _, trials = tuning.tune(suite)
+    assert [trial.chosen for trial in trials] == [n == 3 for n in range(8)]
 
 
 def test_what_is_read_off_a_photo_is_the_likeliest_and_from_text_a_sample(model):

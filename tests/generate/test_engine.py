@@ -291,6 +291,41 @@ def test_whatever_ended_a_sequence_it_conditions_others_as_in_training(model, re
         torch.testing.assert_close(recorded[-1].unflatten(0, (12, 6))[row], expected, **close)
 
 
+def test_gaps_of_a_sequence_are_filled_by_what_the_model_says_of_all_that_is_given(model):
+    """Of rows beside each other, some without gaps, each as it is alone."""
+    specs = [dataclasses.replace(spec, max_length=24) if spec.key == "caption" else spec for spec in SPECS]
+    config = dataclasses.replace(CONFIG, modalities=tuple(specs))
+    longer = FourMTransformer(config).eval()
+    longer.load_state_dict(model.state_dict())
+    engine = Engine(longer, START, [EOS, START, 5, 6], EOS)
+    step, seeds = Step(target="caption", scheme="left_to_right", steps=0, temperature=3.0), list(range(96))
+    row = [7, START, 8, 5, EOS]
+    canvas = Canvas(config, 96, sequences={"caption": [list(row) if seed % 4 else None for seed in seeds]})
+    engine.run(canvas, [step], seeds)
+    both = 0
+    for seed, tokens in enumerate(canvas.sequences["caption"]):
+        sure = canvas.records["caption"].log_probability[seed]
+        if seed < 6:
+            alone = Canvas(config, 1, sequences={"caption": [list(row) if seed % 4 else None]})
+            assert engine.run(alone, [step], [seed]).sequences["caption"] == [tokens]
+        if not seed % 4:
+            continue
+        made = sure[: len(tokens)].isfinite().tolist()
+        assert sure[len(tokens) :].isnan().all()
+        stayed = [token for token, new in zip(tokens, made, strict=True) if not new]
+        assert stayed in ([7, 8, EOS], [7, 8, 5, EOS])
+        border = next(place for place in range(1, len(tokens)) if not made[place])  # the 8
+        spans = tokens[1:border], [t for t, new in zip(tokens[border:], made[border:], strict=True) if new]
+        stream = [*spans[0], *([] if 5 in stayed else [5, *spans[1]])]
+        both += bool(spans[0] and spans[1])
+        shown = [(CONFIG.index("caption"), place, token) for place, token in enumerate(row)]
+        logits = by_hand(longer, shown, ("caption", [*enumerate([START, *stream])]))
+        found = logits.log_softmax(-1)[range(len(stream)), stream]
+        expected = found[[place for place, token in enumerate(stream) if place != len(spans[0]) or token != 5]]
+        torch.testing.assert_close(sure[sure.isfinite()], expected, **close)
+    assert both
+
+
 def test_the_longest_sequence_may_be_set(model):
     for steps, length in ((3, 3), (8, 8), (500, 8)):
         step = Step(target="caption", scheme="left_to_right", steps=steps)

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from open4m.generate import values
-from open4m.generate.masks import Cells, Masked, of_picture, unknown_cells
+from open4m.generate.masks import Cells, Masked, unknown_cells
 from open4m.generate.request import Inpaint, Request
+from open4m.modalities.codecs import mask_of_picture
 from open4m.types import Open4MError
 
 
@@ -62,7 +63,7 @@ def test_a_picture_masks_what_its_array_does(kind):
     stored = {"base64": base64.b64encode(buffer.getvalue()).decode()}
     assert cells(values.decode_mask(stored, "mask")) == [[0, 1], [0, 0]]
     again = values.decode_mask(values.encode_mask(picture), "mask")
-    assert np.array_equal(of_picture(again), MASK)
+    assert np.array_equal(mask_of_picture(again), MASK)
 
 
 @pytest.mark.parametrize("levels", [2, 20, 127])

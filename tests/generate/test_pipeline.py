@@ -260,7 +260,7 @@ def test_loading_leaves_the_global_generator_alone(model, tmp_path):
         ([{"caption": "a ball"}] * 2 + [{"caption": 3}], ["rgb"], {}, "sample 2: caption: expected a str"),
         ({"rgb": IMAGE}, ["depth"], {"conditions": {"avoid": "a ball"}}, "conditions: expected values by modality"),
         ({"rgb": IMAGE}, ["depth"], {"conditions": "a ball"}, "conditions: expected values by modality"),
-        ({"depth": np.full((4, 4), np.nan)}, ["rgb"], {}, "depth: expected finite depth"),
+        ({"depth": np.full((4, 4), np.nan)}, ["rgb"], {}, "depth: no pixel holds a measurement"),
         ({"caption": 3}, ["rgb"], {}, "caption: expected a str"),
         ({"boxes": [{"box": [0, 0, 1, 1], "label": "whale"}]}, ["rgb"], {}, "whale"),
         ({"normals": np.float32([[[0, 0, 1]]])}, ["rgb"], {}, r"not trained to read it \(inputs: rgb_pixels, rgb, "),
@@ -307,6 +307,23 @@ def test_a_condition_given_in_part_shows_no_more(model):
     assert canvas.known["depth"].all()
     canvas = next(model.passes({"rgb": part}, ["depth"])).canvas
     assert canvas.known["rgb_pixels"].tolist() == [quarter]
+
+
+def test_gaps_of_a_text_are_filled_in(model):
+    a, ball = model.text.encode_text("a ball")
+    results = model.generate({"caption": "a [_] ball", "rgb": IMAGE}, ["caption", "depth"], samples=8)
+    for result in results:
+        tokens = result.tokens["caption"].tolist()
+        assert tokens[0] == a
+        assert tokens[-2:] == [ball, model.text.eos]
+        assert result["caption"] == model.decode("caption", result.tokens["caption"])
+        assert np.isnan(result.log_probability["caption"]).tolist() == [True, *[False] * (len(tokens) - 3), True, True]
+    assert len({result["caption"] for result in results}) > 1
+    words = next(model.passes({"caption": "a [_] ball"}, ["depth"])).canvas.sequences["caption"][0]
+    assert not {*words} & {*model.text.sentinels}  # of what is no target, all is said
+    for text, message in (("[_] " * 12, "caption: expected at most 11 gaps"), ("a red cube [_] on a ball", "no room")):
+        with pytest.raises(Open4MError, match=message):
+            model.generate({"caption": text}, ["caption"])
 
 
 @pytest.mark.parametrize("mask", [(0, 0, 1, 1), Cells((0,)), np.ones((1, 1))])

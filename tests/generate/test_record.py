@@ -294,7 +294,7 @@ def test_a_record_that_cannot_be_written_leaves_the_one_before(model, tmp_path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Open4MError, match="No space left"):
         written(model, tmp_path, {"caption": "another"})
     assert path.read_text() == text
     assert list(tmp_path.iterdir()) == [path]

@@ -1,5 +1,6 @@
 """Results: how they show themselves, and the folders that they are saved to."""
 
+import copy
 import io
 import json
 import pickle
@@ -74,6 +75,16 @@ def test_a_result_that_nothing_asks_for_has_no_record(model, image, tmp_path):
     results.save(tmp_path / "vary")
     assert (tmp_path / "vary" / "grid.png").exists()
     assert not (tmp_path / "vary" / "result.json").exists()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_makes_the_same_results(copied, model, image, tmp_path):
+    model.save(tmp_path / "model")
+    own = type(model).from_pretrained(tmp_path / "model")
+    for _ in range(2):  # as it was read, with tokenizers at rest, and after it was used
+        again = copied(own)
+        assert again.fingerprint == own.fingerprint
+        np.testing.assert_array_equal(again.generate(image, "depth")["depth"], own.generate(image, "depth")["depth"])
 
 
 def test_a_pickled_result_has_its_values_and_says_what_it_lacks(model, image, tmp_path):

@@ -7,21 +7,24 @@ import torch
 from tiny_model import ALL_ROWS, CONFIG, EVERYTHING, ROWS, make_batch, make_model
 
 from open4m.generate import varlen
+from open4m.generate.continuation import Continuation
 
 
 @pytest.mark.parametrize(("config", "rows"), [(CONFIG, ROWS), (EVERYTHING, ALL_ROWS)], ids=["default", "everything"])
+@torch.no_grad()
 def test_decoding_with_a_cache_equals_decoding_at_once(config, rows):
     model = make_model(config=config)
     queries = [(2, p, 0, 4 + p) for p in range(6)]
     batch = make_batch([(rows[0][0], queries), (rows[1][0], queries), ([], queries)])
     whole = model.decode(model.context(batch), batch)
-    context = varlen.encode(model, batch)
-    caches = [varlen.Cache(3, 6, config.heads, context.keys_values[0][0][0]) for _ in model.decoder]
-    names = ("target_id", "target_modality", "target_position", "query_id", "target_valid")
+    following = Continuation(model, varlen.encode(model, batch), config.modalities[2].key, 6)
+    stay = [0, 1, 2]
     for p in range(6):
-        one = dataclasses.replace(batch, **{name: getattr(batch, name)[:, p : p + 1] for name in names})
-        torch.testing.assert_close(varlen.decode(model, context, one, caches), whole[:, p], rtol=0, atol=1e-10)
-    assert caches[0].length == 6
+        if p in (2, 4):  # rows end: first one between others, then all of a run
+            following.keep([0, 2] if p == 2 else [1])
+            stay = [0, 2] if p == 2 else [2]
+        found = following(torch.full((len(stay),), 4 + p))
+        torch.testing.assert_close(found, whole[stay, p], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("config", "rows"), [(CONFIG, ROWS), (EVERYTHING, ALL_ROWS)], ids=["default", "everything"])

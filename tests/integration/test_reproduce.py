@@ -67,6 +67,8 @@ def test_the_model_card_states_what_the_model_is_and_how_good(run):
     assert all(row["task"] in card for row in rows)
     assert "| caption | sequence |" in card
     assert "{" not in card  # nothing of the template is left open
+    steps = max(json.loads(line)["step"] for line in (run / "4m" / "metrics.jsonl").read_text().splitlines())
+    assert f"\n{steps * named.get('debug').pretrain.train.batch_size:,} samples in batches" in card
 
 
 def test_every_training_left_its_metrics_and_pictures(run):

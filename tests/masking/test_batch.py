@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betainc
 
-from open4m.masking.batch import TokenRows, allocate, mask_batch
+from open4m.masking.batch import TokenRows, allocate, mask_batch, rectangle, touched
 from open4m.masking.config import MaskingConfig, Strategy
 from open4m.model.config import ModalitySpec
+from open4m.rng import RowDraws
 from open4m.types import Open4MError
 
 EOS = 3
@@ -561,7 +562,7 @@ def test_what_sequences_leave_may_go_to_the_grids():
     assert batch.target_valid.all()
 
 
-def same(a, b, but=("pixels", "vectors", "input_counts", "target_counts")):
+def same(a, b, but=("pixels", "scales", "vectors", "input_counts", "target_counts")):
     """Whether two batches have equal tokens."""
     fields = [f.name for f in dataclasses.fields(a) if f.name not in but]
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in fields)
@@ -588,6 +589,99 @@ def part_of(rows, start, end):
     """Some rows of a batch."""
     kinds = (rows.ids, rows.lengths, rows.pixels, rows.present, rows.vectors)
     return TokenRows(*({k: v[start:end] for k, v in values.items()} for values in kinds))
+
+
+# ---- holes
+HOLE = {"name": "inpaint", "hole": (0.2, 0.5), "target_alpha": {"depth": 1.0, "clip": 1.0}}
+HOLE_SPECS = (grid_spec("depth", 8, 8), grid_spec("clip", 4, 5), grid_spec("normals", 8, 8), sequence_spec())
+
+
+def cells(batch, kind, row, modality):
+    return {position for position, _, _ in tokens(batch, kind, row, modality)}
+
+
+def test_what_is_predicted_lies_in_one_rectangle_that_grids_share_and_is_shown_last():
+    rows = make_rows(HOLE_SPECS, 200)
+    everything = {"input_alpha": {"depth": 1.0, "clip": 0.5, "normals": 0.5, "caption": 0.5}, **HOLE}
+    batch = masked(rows, HOLE_SPECS, make_config(HOLE_SPECS, (0, 150), 200, **everything))
+    seen_in_holes, areas = 0, []
+    for row in range(200):
+        shown, asked = ([cells(batch, kind, row, m) for m in range(3)] for kind in ("input", "target"))
+        for m, (h, w) in ((0, (8, 8)), (1, (4, 5))):
+            assert asked[m], "each rectangle touches a cell, and the budget asks for all of them"
+            assert not shown[m] & asked[m]
+            late = shown[m] | asked[m] == set(
+                range(h * w)
+            )  # all that is outside is shown: so may be a part of the hole
+            seen_in_holes += late and _is_full(asked[m], w) is False
+            if not late:
+                assert _is_full(asked[m], w), "of a hole that nothing is shown of, all is asked for: a whole rectangle"
+        assert not asked[2]
+        if _is_full(asked[0], 8) and _is_full(asked[1], 5):  # the same place of the image, as far as cells can tell
+            (top, left, bottom, right), other = _box(asked[0], 8, 8), _box(asked[1], 4, 5)
+            assert other[0] < bottom
+            assert other[2] > top
+            assert other[1] < right
+            assert other[3] > left
+            areas.append((bottom - top) * (right - left))
+    assert seen_in_holes > 5
+    assert 0.2 < min(areas) < 0.35 < 0.45 < max(areas) < 0.8  # cells that are touched: more than the rectangle's share
+    everywhere = set().union(*(cells(batch, "input", row, 2) & cells(batch, "target", row, 0) for row in range(200)))
+    assert len(everywhere) > 30, "what is not predicted is shown in the hole too"
+
+
+def _box(found, h, w):
+    rows, columns = {i // w for i in found}, {i % w for i in found}
+    return min(rows) / h, min(columns) / w, (max(rows) + 1) / h, (max(columns) + 1) / w
+
+
+def _is_full(found, w):
+    rows, columns = {i // w for i in found}, {i % w for i in found}
+    height, width = max(rows) - min(rows) + 1, max(columns) - min(columns) + 1
+    return len(found) == height * width
+
+
+def test_holes_have_the_area_and_the_ratio_that_they_should_and_lie_everywhere():
+    area = np.tile([0.1, 0.9], (20_000, 1))
+    left, top, right, bottom = rectangle(RowDraws(0, 0, 0, len(area)), area).T
+    width, height = right - left, bottom - top
+    assert min(left.min(), top.min()) >= 0
+    assert max(right.max(), bottom.max()) <= 1 + 1e-12
+    share = width * height
+    assert 0.1 <= share.min() < 0.11
+    assert 0.89 < share.max() <= 0.9
+    assert abs(share.mean() - 0.5) < 5 * 0.8 / np.sqrt(12 * len(area))  # uniform
+    ratio = np.log2(width / height)
+    assert np.abs(ratio).max() <= 1 + 1e-9
+    assert abs(ratio.mean()) < 0.02
+    small = share < 0.3
+    assert left[small].max() > 0.6
+    assert left[small].min() < 0.01
+
+
+def test_a_hole_touches_a_cell_however_small_it_is_and_all_of_them_if_it_is_all():
+    tiny = np.array([[0.5, 0.5, 0.5 + 1e-3, 0.5 + 1e-3], [0.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.5, 1.0]])
+    found = touched(tiny, (4, 4)).reshape(3, 4, 4)
+    np.testing.assert_array_equal(np.argwhere(found[0]), [[2, 2]])
+    assert found[1].all()
+    np.testing.assert_array_equal(np.argwhere(found[2]), [[2, 1], [3, 1]])  # edges that meet touch nothing
+
+
+def test_holes_are_of_the_rows_of_their_strategy_only_and_change_no_numbers_of_others():
+    plain = make_config(HOLE_SPECS, 60, 40)
+    rows = make_rows(HOLE_SPECS, 64)
+    other = dataclasses.replace(plain.strategies[0], name="inpaint", hole=(0.1, 0.3), target_alpha={"depth": 1.0})
+    both = dataclasses.replace(plain, strategies=(plain.strategies[0], other))
+    batch = masked(rows, HOLE_SPECS, both)
+    without = masked(rows, HOLE_SPECS, dataclasses.replace(both, strategies=(plain.strategies[0], _filled(other))))
+    differ = (batch.input_position != without.input_position).any(1)
+    only_depth = torch.from_numpy(sum(counts(batch, "target", m) for m in (1, 2, 3)) == 0)
+    assert 10 < differ.sum() < 54
+    assert only_depth[differ].all(), "rows of the strategy without a hole are the same"
+
+
+def _filled(strategy):
+    return dataclasses.replace(strategy, hole=(0.9, 1.0))
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**9), st.sets(st.integers(1, 10)), st.integers(0, 10**6))
@@ -630,6 +724,51 @@ def test_seeds_steps_and_rows_have_masks_of_their_own():
     inputs = torch.cat([batch.input_position for batch in batches]).sort(1).values
     # 200 draws of 12870 subsets: 1.5 pairs are equal on average
     assert len(torch.unique(inputs, dim=0)) > 190
+
+
+# ---- samples that lack modalities
+
+
+def test_each_sample_is_masked_by_a_strategy_that_it_can_be_masked_by():
+    """In one batch: a whole sample, one without pixels and depth, a lone caption, a lone map, and nothing."""
+    specs = (pixel_spec(), grid_spec("depth"), sequence_spec("caption"))
+    rows, size = make_rows(specs, 5 * 80, lengths=[12, 12, 12, 0, 0] * 80), 5 * 80
+    kind = np.arange(size) % 5
+    rows.present = {"rgb_pixels": kind == 0, "depth": np.isin(kind, (0, 3)), "caption": kind < 3}
+    strategies = (
+        Strategy(name="see", input_alpha={"rgb_pixels": 1.0}, target_alpha={"depth": 1.0}, weight=2.0),
+        Strategy(
+            name="read",
+            input_alpha={"caption": 1.0},
+            target_alpha={"depth": 1.0, "caption": 1.0},
+            unmasked=("caption",),
+        ),
+        Strategy(name="speak", input_alpha={"caption": 1.0}, target_alpha={"caption": 1.0}),
+        Strategy(name="map", input_alpha={"depth": 1.0}, target_alpha={"depth": 1.0}),
+    )
+    config = MaskingConfig(input_budget=4, target_budget=6, strategies=strategies)
+    batch = masked(rows, specs, config)
+    allowed = {0: {(0, 1), (2, 1), (2, 2), (1, 1)}, 1: {(2, 2)}, 2: {(2, 2)}, 3: {(1, 1)}, 4: set()}
+    seen = {k: set() for k in allowed}
+    for row in range(size):
+        shown = set(batch.input_modality[row][batch.input_valid[row]].tolist())
+        asked = set(batch.target_modality[row][batch.target_valid[row]].tolist())
+        assert len(shown) <= 1
+        seen[kind[row]] |= {(i, t) for i in shown for t in asked}
+    assert seen == allowed
+    whole = dataclasses.replace(rows, present=None, lengths={"caption": np.full(size, 12)})
+    same_draw = masked(whole, specs, config)  # what a sample lacks changes nothing for the whole ones beside it
+    for name in ("input_id", "input_position", "target_id", "target_position"):
+        assert torch.equal(getattr(batch, name)[kind == 0], getattr(same_draw, name)[kind == 0])
+
+
+def test_strategies_that_a_sample_can_be_masked_by_keep_their_proportions():
+    draw = RowDraws(0, 0, 0, 30_000)
+    allowed = np.array([[True, False, True, True, False]]).repeat(30_000, 0)
+    counts = np.bincount(draw.choice([1.0, 5.0, 2.0, 1.0, 9.0], allowed), minlength=5)
+    assert counts[[1, 4]].tolist() == [0, 0]
+    # 5 standard deviations of a share of 0.25 among 30,000 draws are 0.0125
+    np.testing.assert_allclose(counts / 30_000, [0.25, 0, 0.5, 0.25, 0], atol=0.0125)
 
 
 # ---- sequences of vectors
@@ -806,6 +945,9 @@ def test_allocation_handles_rows_that_fill_at_different_speeds():
         ({"target_alpha": {"depth": 0.0}}, "target_alpha.depth: expected above 0, got 0.0"),
         ({"input_alpha": {"depth": float("nan")}}, "input_alpha.depth: expected a number above 0 .*got nan"),
         ({"unmasked": ("captoin",)}, "did you mean caption"),
+        ({"hole": (0.5, 0.2)}, r"hole is the least and the most area, got \(0.5, 0.2\)"),
+        ({"hole": (0.2, 1.5)}, r"hole\[1\]: expected at most 1, got 1.5"),
+        ({"hole": (0.2, 0.5), "target_alpha": {"caption": 1.0}}, "a hole is in grids, and none is predicted"),
         ({"weight": 0.0}, "weight: expected above 0"),
         ({"weight": float("nan")}, "weight: expected a number above 0 .*got nan"),
     ],

@@ -64,6 +64,11 @@ def test_numbers_that_float16_holds_take_no_more_room():
 def test_what_cannot_be_read_is_not_written(modality, number):
     value = np.ones(shape_of(modality))
     value.flat[1] = number
+    if np.isnan(number) and modality.valid(value) is not None:  # there it marks what was not measured
+        expected = np.ones(value.shape[:2], bool)
+        expected.flat[1] = False
+        assert (modality.valid(modality.read(modality.write(value))) == expected).all()
+        return
     with pytest.raises(Open4MError, match=f"^{modality.name}:"):
         modality.write(value)
 
@@ -152,7 +157,9 @@ NO_NORMALS = {
     "a photo": PHOTO,
     "one channel": Image.new("L", (8, 8), 201),  # of which (201, 201, 201) would be a unit vector
     "sixteen bits": Image.new("I;16", (8, 8), 300),
-    "a missing pixel": Image.fromarray(np.asarray(drawn(unit_vectors(8, 8))) * (np.arange(64) > 0).reshape(8, 8, 1)),
+    "a white pixel": Image.fromarray(
+        np.where((np.arange(64) > 0).reshape(8, 8, 1), np.asarray(drawn(unit_vectors(8, 8))), np.uint8(255))
+    ),
     "holes": Image.fromarray(np.full((8, 8, 4), (128, 128, 255, 0), np.uint8)),
 }
 
@@ -163,6 +170,32 @@ def test_pictures_that_are_no_normals_are_refused(kind, form):
     for take in (lambda picture: NORMALS.from_form(picture, form), lambda picture: NORMALS.read(as_file(picture))):
         with pytest.raises(Open4MError, match=r"^normals:"):
             take(NO_NORMALS[kind])
+
+
+@pytest.mark.parametrize("levels", [(0, 1), (0, 255), (3, 250)])
+@pytest.mark.parametrize("mode", ["L", "P", "I", "F", "LA", "RGBA"])
+def test_a_picture_of_an_object_is_its_mask_in_every_mode(mode, levels):
+    mask = np.eye(4, dtype=bool)
+    array = np.where(mask, *levels[::-1]).astype(np.uint8)
+    picture = Image.fromarray(array)
+    if mode == "P":  # levels are colors of a palette
+        picture.putpalette([level for level in range(256) for _ in range(3)])
+    shown = picture if mode == "P" else picture.convert(mode)
+    assert np.array_equal(modalities.get("sam_mask").convert(shown), mask)
+
+
+def test_a_dark_picture_is_no_mask():
+    with pytest.raises(Open4MError, match="lightest pixel is 7 of 255"):
+        modalities.get("sam_mask").convert(Image.new("L", (4, 4), 7))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize(("name", "behind"), [("rgb", 255), ("canny_edge", 0), ("sam_edge", 0), ("sam_mask", False)])
+def test_what_lies_behind_transparent_pixels_means_nothing_there(name, behind, mode):
+    picture = Image.new(mode, (4, 4))  # black, and transparent
+    assert (modalities.get(name).convert(picture) == behind).all()
+    picture = Image.new(mode, (4, 4), (255, 0) if mode == "LA" else (255, 255, 255, 0))
+    assert (modalities.get(name).convert(picture) == behind).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

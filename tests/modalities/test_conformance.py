@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from symbol_values import EXAMPLES, OBJECT, PERSON
 from open4m import modalities
 from open4m.cli.main import main
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, Scenes
-from open4m.modalities.crops import Crop, augment
+from open4m.modalities.crops import Crop, augment, filled, resample
 from open4m.modalities.families import Modality, PixelGrid, TokenGrid, TokenSequence, VectorSequence
 from open4m.modalities.features import Vector
 from open4m.nn.mlp import MLPConfig
 from open4m.nn.vit import ViTConfig
+from open4m.pictures import STRIPES
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.network import VQVAE
 from open4m.tokenizers.text import TextTokenizer
@@ -118,6 +120,20 @@ def test_what_it_is_called_is_consistent(case):
         assert modality.source in NAMES
 
 
+def test_what_others_call_it_is_said_of_one_modality(case):
+    modality, _ = case
+    others = {alias for name in NAMES if name != modality.name for alias in (name, *modalities.get(name).aliases)}
+    assert all(alias == alias.lower() and alias not in others for alias in modality.aliases)
+
+
+def test_facts_are_numbers_and_counts(case):
+    modality, values = case
+    for value in values:
+        facts = modality.facts(value)
+        assert all(isinstance(fact, (int, float, Counter)) for fact in facts.values())
+        assert all(np.isfinite(fact) for fact in facts.values() if not isinstance(fact, Counter))
+
+
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("name", NAMES)
@@ -195,8 +211,8 @@ def test_grids_refuse_what_they_are_not_by_name(name, bad):
         ("rgb", np.zeros((8, 8, 3), np.int64), "uint8"),
         ("rgb", np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
         ("depth", np.full((8, 8), -1.0), "above 0 m"),
-        ("depth", np.array([[1.0, np.nan]]), "finite depth"),
-        ("depth", np.zeros((8, 8)), "above 0 m"),
+        ("depth", np.array([[1.0, np.inf]]), "finite depth"),
+        ("depth", np.zeros((8, 8)), "no pixel holds a measurement"),
         ("normals", np.ones((8, 8, 3), np.float32), "lengths from 1.732"),
         ("normals", np.zeros((8, 8, 3), np.uint8), "floats"),
         ("semseg", np.full((8, 8), -1), "from 0"),
@@ -583,8 +599,81 @@ def test_numbers_that_float32_cannot_hold_are_refused(name, bits, samples):
     modality = modalities.get(name)
     value = values_of(name, samples)[0].astype(np.float64)
     value.flat[0] = np.array(bits, np.uint64).view(np.float64)
+    if np.isnan(value.flat[0]) and modality.valid(value) is not None:
+        assert modality.valid(modality.convert(value)).sum() == value.size - 1  # it marks what was not measured
+        return
     with pytest.raises(Open4MError, match=f"^{name}: expected"):
         modality.convert(value)
     if "standardized" in getattr(modality, "forms", ()):
         with pytest.raises(Open4MError, match=f"^{name}: expected"):
             modality.from_form(value, "standardized")
+
+
+# ---- pixels without a measurement
+
+MARKED = {
+    "depth": lambda valid: np.where(valid, np.float32(2), np.float32(np.nan)),
+    "normals": lambda valid: np.float32([0, 0.6, 0.8]) * valid[..., None],
+    "semseg": lambda valid: np.where(valid, 3, 255).astype(np.uint8),
+}
+HOLE = np.ones((12, 12), bool)
+HOLE[2:7, 1:5] = False
+
+
+def test_these_modalities_mark_pixels_without_a_measurement(samples):
+    marking = {name for name in NAMES if modalities.get(name).valid(values_of(name, samples)[0]) is not None}
+    assert marking == set(MARKED)
+    for name in marking:
+        value = values_of(name, samples)[0]
+        assert modalities.get(name).valid(value).shape == modalities.get(name).extent(value)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_marks_are_kept_cropped_and_flipped_with_the_map_and_hatched(name):
+    modality, value = modalities.get(name), MARKED[name](HOLE)
+    assert np.array_equal(modality.valid(value), HOLE)
+    for stored in (modality.convert(value), modality.read(modality.write(value))):
+        assert np.array_equal(modality.valid(stored), HOLE)
+    crop = Crop(0.25, 0.0, 0.5, 0.75, (18, 12))
+    assert np.array_equal(modality.valid(modality.crop(value, crop)), resample(HOLE, crop, "nearest"))
+    assert np.array_equal(modality.valid(modality.flip(value)), HOLE[:, ::-1])
+    drawn, whole = (np.asarray(modality.render(v, 96)) for v in (value, MARKED[name](np.ones_like(HOLE))))
+    hatched = np.isin(drawn[..., 0], [gray for gray, *_ in STRIPES]) & (np.ptp(drawn, axis=-1) == 0)
+    assert np.array_equal(hatched, resample(~HOLE, Crop(size=(96, 96)), "nearest"))
+    assert np.array_equal(modality.render(value, 96), modality.render(value, 96))
+    assert not np.array_equal(drawn, whole)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_metrics_and_constants_leave_out_what_was_not_measured(name):
+    modality, label = modalities.get(name), MARKED[name](HOLE)
+    right, wrong = MARKED[name](np.ones_like(HOLE)), MARKED[name](np.ones_like(HOLE))
+    wrong[~HOLE] = {"depth": 40, "normals": [1, 0, 0], "semseg": 7}[name]
+    perfect = modality.metrics([right], [right])
+    assert modality.metrics([wrong], [label]) == pytest.approx(perfect)
+    assert modality.metrics([wrong, right], [label, right]) == pytest.approx(perfect)
+    nothing = MARKED[name](np.zeros_like(HOLE))
+    assert modality.metrics([wrong, right], [nothing, right]) == pytest.approx(perfect)
+    assert all(np.isnan(figure) for figure in modality.metrics([right], [nothing]).values())
+    constant = modality.trivial([label, right, label])
+    assert modality.metrics([constant], [right]) == pytest.approx(perfect)
+
+
+def test_the_hole_is_filled_with_what_is_nearest():
+    value = np.arange(144.0, dtype=np.float32).reshape(12, 12)
+    found = filled(value, HOLE)
+    assert np.array_equal(found[HOLE], value[HOLE])
+    assert found[4, 1] == value[4, 0]
+    assert found[2, 3] == value[1, 3]
+    assert filled(value, None) is filled(value, np.ones_like(HOLE)) is value
+    assert not filled(value, np.zeros_like(HOLE)).any()
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_what_is_kept_where_nothing_was_measured_is_what_is_made(name):
+    modality = modalities.get(name)
+    kept, made = MARKED[name](HOLE), MARKED[name](np.ones_like(HOLE))
+    weight = np.zeros((12, 12))
+    weight[:, 3:] = 1.0
+    blended = modality.blend(kept, made, weight)
+    assert np.array_equal(modality.valid(blended), HOLE | (weight > 0))

@@ -64,7 +64,7 @@ def test_inverse_depth_is_one_over_meters():
     np.testing.assert_allclose(meters, [[2, 0.25, 1e30], [1e37, 1e-37, 1]], rtol=1e-6)
     np.testing.assert_allclose(DEPTH.to_form(meters, "inverse"), inverse, rtol=1e-6)
     np.testing.assert_allclose(DEPTH.from_form(Image.fromarray(np.float32([[0.5]])), "inverse"), [[2]])
-    with pytest.raises(Open4MError, match="inverse depth above 0 1/m everywhere, 1 of 1 pixels"):
+    with pytest.raises(Open4MError, match=r"inverse depth above 0 1/m, .* 1 of 1 pixels"):
         DEPTH.to_form(np.float32([[1e-40]]), "inverse")
 
 
@@ -77,12 +77,13 @@ def test_inverting_twice_changes_no_more_than_rounding(meters):
 @pytest.mark.parametrize(
     ("form", "bad", "message"),
     [
-        ("meters", np.array([[1, 0, 0]]), "finite depth above 0 m everywhere, 2 of 3 pixels"),
+        ("meters", np.array([[1, -1, -2]]), "finite depth above 0 m, or 0 or NaN .*; 2 of 3 pixels"),
+        ("meters", np.array([[np.nan, 0, 0]]), "no pixel holds a measurement: leave the map out"),
         ("meters", np.array([[1e39]]), "finite depth above 0 m"),  # infinite as float32
         ("meters", np.array([[1e-50]]), "finite depth above 0 m"),  # 0 as float32
-        ("millimeters", np.array([[500, 0]], np.uint16), "above 0 mm everywhere, 1 of 2 pixels are not; fill or mask"),
+        ("millimeters", np.array([[500, -1]], np.int16), "above 0 mm, .*; 1 of 2 pixels are neither"),
         ("millimeters", Image.new("RGB", (2, 2)), r"depth in millimeters as an array \(H, W\), got uint8 \(2, 2, 3\)"),
-        ("inverse", np.array([[0.0, 1.0]]), "finite inverse depth above 0 1/m everywhere, 1 of 2"),
+        ("inverse", np.array([[0.0]]), "no pixel holds a measurement"),
         ("inverse", np.array([[-1.0]]), "finite inverse depth"),
         ("inverse", np.array([[np.inf]]), "finite inverse depth"),
         ("inverse", np.array([[2e-45]]), "finite depth above 0 m"),  # 5e44 m is infinite as float32
@@ -128,6 +129,27 @@ def test_what_is_standardized_stays_as_it_is():
     kept = DEPTH.from_form(value, STANDARDIZED)
     assert kept.dtype == np.float32
     np.testing.assert_array_equal(kept, value)
+
+
+@pytest.mark.parametrize(
+    ("form", "given"),
+    [
+        ("meters", np.array([[2.0, 0.0], [np.nan, 4.0]])),
+        ("millimeters", np.array([[2000, 0], [0, 4000]], np.uint16)),
+        ("inverse", np.array([[0.5, 0.0], [np.nan, 0.25]])),
+    ],
+)
+def test_depth_without_a_measurement_is_marked_in_all_forms(form, given):
+    depth, valid = DEPTH.from_form(given, form), np.array([[True, False], [False, True]])
+    np.testing.assert_array_equal(DEPTH.valid(depth), valid)
+    np.testing.assert_array_equal(depth[valid], [2.0, 4.0])
+    np.testing.assert_array_equal(DEPTH.read(DEPTH.write(depth)), depth)
+    again = DEPTH.to_form(depth, form)
+    np.testing.assert_allclose(again[valid], given[valid])
+    np.testing.assert_array_equal(DEPTH.from_form(again, form), depth)
+    standardized = DEPTH.to_form(depth, STANDARDIZED)
+    np.testing.assert_array_equal(np.isnan(standardized), ~valid)
+    np.testing.assert_array_equal(standardized[valid], DEPTH.to_form(depth[valid][None], STANDARDIZED)[0])
 
 
 # ---- normals

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from open4m import modalities
-from open4m.modalities.frames import FITS, Frame, frame_of, positioned
+from open4m.modalities.frames import FITS, Frame, frame_of, positioned, turned
 from open4m.types import Boxes, Open4MError
 
 RGB, DEPTH, BOXES, CLIP = (modalities.get(name) for name in ("rgb", "depth", "boxes", "clip"))
@@ -153,3 +154,56 @@ def test_without_maps_there_is_no_frame():
 def test_frames_that_cannot_be_are_refused(arguments):
     with pytest.raises(Open4MError, match=r"a frame has at least one pixel|fit: expected one of crop, letterbox"):
         Frame(*arguments)
+
+
+TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_labels_turn_as_their_image_does(orientation):
+    """Of every orientation of EXIF data: pixels, classes, boxes, and normals, whose vectors turn with the surface."""
+    rng, turn = np.random.default_rng(0), TURNS[orientation]
+    pixels = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    shown = pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+    for name, value in (("rgb", pixels), ("semseg", pixels[..., 0])):
+        expected = shown if name == "rgb" else shown[..., 0]
+        np.testing.assert_array_equal(turned(modalities.get(name), value, orientation), expected)
+
+    marked = np.zeros((40, 60), np.uint8)
+    marked[4:12, 30:54] = 255  # y 0.1 to 0.3, x 0.5 to 0.9
+    rows, columns = np.nonzero(np.asarray(Image.fromarray(marked).transpose(turn)) if turn is not None else marked)
+    height, width = (60, 40) if orientation >= 5 else (40, 60)
+    box = turned(modalities.get("boxes"), Boxes(np.array([[0.5, 0.1, 0.9, 0.3]]), ("a",)), orientation)
+    seen = [columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height]
+    np.testing.assert_allclose(box.corners[0], seen, atol=1e-6)
+
+    # A plane that faces right: after the turn it faces where the right edge of the image has gone to.
+    right, center = np.zeros((9, 9), np.uint8), np.array([4, 4])
+    right[4, 8] = 255
+    moved = np.asarray(Image.fromarray(right).transpose(turn)) if turn is not None else right
+    down, along = (np.argwhere(moved)[0] - center) / 4
+    facing = np.broadcast_to(np.float32([1, 0, 0]), (5, 7, 3))
+    normal = turned(modalities.get("normals"), facing, orientation)
+    assert normal.shape[:2] == ((7, 5) if orientation >= 5 else (5, 7))
+    np.testing.assert_allclose(normal[0, 0], [along, -down, 0], atol=1e-6)
+    up = turned(modalities.get("normals"), np.broadcast_to(np.float32([0, 1, 0]), (5, 7, 3)), orientation)
+    top = np.zeros((9, 9), np.uint8)
+    top[0, 4] = 255
+    moved = np.asarray(Image.fromarray(top).transpose(turn)) if turn is not None else top
+    down, along = (np.argwhere(moved)[0] - center) / 4
+    np.testing.assert_allclose(up[0, 0], [along, -down, 0], atol=1e-6)
+
+
+def test_positions_that_cannot_turn_say_so():
+    people = modalities.get("human_poses")
+    with pytest.raises(Open4MError, match="save both upright"):
+        turned(people, object(), 5)

@@ -96,3 +96,13 @@ def test_what_is_transparent_shows_white():
         assert RGB.convert(picture)[..., 0].tolist() == [[9, 255], [255, 255]]
     assert RGB.read(encoded(Image.new("LA", (1, 1), (40, 0)), format="PNG")).tolist() == [[[255] * 3]]
     assert RGB.read(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), format="PNG", transparency=(1, 2, 3))).min() == 255
+
+
+def test_pixels_are_normalized_exactly_channel_by_channel():
+    modality = modalities.get("rgb_pixels")
+    value = np.arange(3 * 256, dtype=np.uint16).reshape(16, 16, 3).astype(np.uint8)
+    scaled = value.astype(np.float32) / 255
+    expected = ((scaled - np.float32(modality.mean)) / np.float32(modality.std)).transpose(2, 0, 1)
+    found = modality.pixels(value)
+    np.testing.assert_array_equal(found, expected)
+    assert found.flags.c_contiguous

@@ -302,3 +302,23 @@ def test_outlines_skeletons_and_swatches_are_drawn_where_they_are():
     swatches = np.asarray(PALETTES.render(PALETTES.convert(["#ff0000", "#0000ff"]), 64))
     assert swatches[20, 10].tolist() == [255, 0, 0]
     assert swatches[20, 50].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"original_width": 650, "original_height": 1e9}, {"original_width": 640, "original_height": 31968}),
+        ({"n_humans": 3.9, "caption_n_chars": 5000}, {"n_humans": 3, "caption_n_chars": 999}),
+        ({"brightness": 118.2, "entropy": -4}, {"brightness": 112.2, "entropy": 0.0}),
+        ({"watermark_score": 0.7, "aesthetic_score": 5.0}, {"watermark_score": 1, "aesthetic_score": 1}),
+    ],
+)
+def test_numbers_of_metadata_are_rounded_as_formats_and_frames_says(given, expected):
+    assert dict(modalities.get("metadata").convert(given)) == expected
+
+
+def test_measures_come_back_at_most_4_percent_of_their_range_lower():
+    for entry in (each for each in ENTRIES.values() if each.high):
+        values = np.linspace(entry.low, entry.high, 501)
+        lost = [(value - entry.value(entry.code(value))) / (entry.high - entry.low) for value in values]
+        assert -1e-9 < min(lost) <= max(lost) <= 0.04

@@ -28,8 +28,10 @@ from tiny_model import (
 )
 
 from open4m.model.config import SIZES, FourMConfig, ModalitySpec
+from open4m.model.embeddings import Embeddings
 from open4m.model.fourm import FourMTransformer
 from open4m.model.patches import patchify
+from open4m.nn import attention
 from open4m.nn.positions import sincos_1d, sincos_2d
 from open4m.train import optim, schedules
 from open4m.train.losses import aggregate
@@ -391,6 +393,55 @@ def test_a_sample_that_sees_nothing_gives_finite_logits_in_low_precision_too():
             assert all(torch.isfinite(v).all() for v in model.target_logits(batch).values())
 
 
+@pytest.mark.parametrize("config", [CONFIG, EVERYTHING])
+def test_no_query_is_left_without_a_key(monkeypatch, config):
+    """Of a row that is all masked, the gradients of GPU kernels are not finite. A sample that sees nothing gets 0."""
+    attend, unmasked = torch.nn.functional.scaled_dot_product_attention, []
+
+    def checked(q, k, v, attn_mask=None):
+        assert attn_mask is None or attn_mask.any(-1).all()
+        unmasked.append(attn_mask is None)
+        return attend(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", checked)
+    monkeypatch.setattr(attention, "DEFINED_WITHOUT_KEYS", ())
+    model, batch = make_model(config=config), make_batch(ROWS if config is CONFIG else ALL_ROWS)
+    assert not batch.input_valid.any(1).all()
+    found = model.target_logits(batch)
+    assert unmasked
+    assert not any(unmasked)
+    other = dataclasses.replace(batch, input_id=batch.input_id.where(batch.input_valid, 1))  # what padding holds
+    for key, logits in model.target_logits(other).items():
+        torch.testing.assert_close(logits, found[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("config", [CONFIG, EVERYTHING])
+def test_what_a_cpu_spares_changes_no_loss_and_no_gradient(monkeypatch, config):
+    """No pass that hides rows that see nothing; one gradient for both uses of a tied table."""
+    model, batch = make_model(config=config), make_batch(ROWS if config is CONFIG else ALL_ROWS)
+
+    def results():
+        model.zero_grad()
+        costs = model(batch)
+        sum(cost.sum() for cost in costs.values()).backward()
+        return {**costs, **{name: w.grad for name, w in model.named_parameters() if w.grad is not None}}
+
+    found = results()
+    monkeypatch.setattr(attention, "DEFINED_WITHOUT_KEYS", ())
+    monkeypatch.setattr(Embeddings, "tied", lambda self: None)
+    expected = results()
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-11)  # float64
+
+
+def test_uint8_pixels_without_their_scale_are_refused():
+    model, batch = make_model(), make_batch(ROWS)
+    batch.pixels = {key: value.to(torch.uint8) for key, value in batch.pixels.items()}
+    with pytest.raises(Open4MError, match="rgb_pixels: the batch holds uint8 pixels, but no scale that normalizes"):
+        model.target_logits(batch)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.1)])
 def test_a_model_of_any_precision_reads_pixels_and_vectors_of_single_precision(dtype, tolerance):
     model, batch = make_model(config=EVERYTHING).float(), make_batch(ALL_ROWS)
@@ -447,8 +498,10 @@ def test_stochastic_depth_depends_on_its_generator_alone():
 
 @pytest.mark.parametrize(("size", "millions"), [("Ti", 24), ("S", 59), ("B", 198), ("L", 705), ("XL", 2818)])
 def test_parameter_counts_are_those_of_table_4(size, millions):
-    with torch.device("meta"):
+    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+        patch.delattr(torch.nn.Embedding, "reset_parameters")  # for whose draws torch loads its compiler, for seconds
         model = FourMTransformer(FourMConfig.of(SIZES[size], SPECS))
+    assert all(weight.requires_grad for weight in model.parameters())
     count = model.parameter_count()
     assert abs(count - millions * 1e6) < 1e6  # the table rounds some and truncates others
     d, layers = SIZES[size].dim, SIZES[size].encoder_depth

@@ -1,9 +1,12 @@
 """The fused output layers against logits written out and torch's cross-entropy, in double precision."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from open4m.model import heads
 from open4m.model.embeddings import consecutive
 from open4m.model.heads import LinearCrossEntropy
 
@@ -91,3 +94,22 @@ def test_what_the_caller_gave_is_left_as_it_is_and_a_second_backward_pass_is_ref
     assert all(torch.equal(x, y) for x, y in zip((hidden, table, target), before, strict=True))
     with pytest.raises(RuntimeError, match="no second one"):
         cost.backward()
+
+
+@pytest.mark.parametrize("cached", [1, 8, 1000])  # a row at a time; pieces that do not fit; all at once
+def test_pieces_of_any_size_give_the_same(cached, monkeypatch):
+    hidden, table, target = inputs()
+    expected = written_out(hidden, table, target)
+    monkeypatch.setattr(heads, "CACHED", cached)
+    found, weights = LinearCrossEntropy.apply(hidden, table, target, PARTS), torch.linspace(-1, 2, len(target)).double()
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(*(gradients(c, hidden, table, weights) for c in (found, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_the_gradient_of_a_confident_answer_is_not_rounded_away_under_autocast():
+    """p = 1 - 3e-4: in bfloat16 p - 1 would be 0 or -0.004."""
+    hidden, table = torch.tensor([[1.0]], requires_grad=True), torch.tensor([[8.0], [0.0]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        LinearCrossEntropy.apply(hidden, table, torch.tensor([0]), [(slice(0, 1), slice(0, 2))]).sum().backward()
+    assert hidden.grad.item() == pytest.approx(8 * (1 / (1 + math.exp(-8)) - 1), rel=2**-7)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
-from open4m.model.fourm import FourMTransformer
+from open4m.model.fourm import CODES, FourMTransformer
 from open4m.model.packing import pack
 from open4m.types import Open4MError
 
@@ -39,8 +39,19 @@ def test_a_larger_model_computes_what_the_one_that_it_starts_from_did():
     for key in ("rgb", "caption", "global"):
         torch.testing.assert_close(after[key], expected[key], rtol=0, atol=1e-6)  # measured: 3e-7
         assert (before[key] - expected[key]).abs().max() > 0.1
-    untouched = make(PIXELS, FINER, CAPTION, PLACELESS, RGB, seed=1)
-    assert torch.equal(new.embeddings.of("rgb@448")["outputs"], untouched.embeddings.of("rgb@448")["outputs"])
+    own, smaller = new.embeddings.of("rgb@448"), old.embeddings.of("rgb")
+    untouched = make(PIXELS, FINER, CAPTION, PLACELESS, RGB, seed=1).embeddings.of("rgb@448")
+    for name, weight in own.items():  # codes mean the same at both sizes, places and the modality do not
+        assert torch.equal(weight, (smaller if name in CODES else untouched)[name]), name
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 6}, {"key": "normals@448"}])
+def test_a_grid_of_other_codes_keeps_its_weights(change):
+    other = dataclasses.replace(FINER, **change)
+    new, untouched = make(RGB, other, CAPTION, seed=1), make(RGB, other, CAPTION, seed=1)
+    assert new.init_from(make(RGB, CAPTION)) == [other.key]
+    for name, weight in untouched.embeddings.of(other.key).items():
+        assert torch.equal(new.embeddings.of(other.key)[name], weight)
 
 
 def test_a_modality_may_become_an_input_alone_or_a_target_as_well():

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from tiny_model import CONFIG, ROWS, by_query, make_batch, make_model, same
 
+from open4m import modalities
 from open4m.model.config import ModalitySpec
-from open4m.model.patches import ConvPatches, LinearPatches, WhitenedPatches, patchify
+from open4m.model.patches import PATCHES, ConvPatches, LinearPatches, WhitenedPatches, normalized, patchify
 from open4m.types import Open4MError
 
 SPEC = ModalitySpec(key="rgb_pixels", family="pixels", grid=(3, 4), patch_size=8, channels=3)
@@ -72,6 +74,24 @@ def test_convolutions_give_the_patch_at_its_place(pixels):
     assert torch.equal(again[1], found[1])  # another image
     whole = layer(pixels, torch.zeros(12, dtype=torch.int64), torch.arange(12))
     torch.testing.assert_close(whole[0], found[1])
+
+
+@pytest.mark.parametrize("kind", PATCHES.values())
+def test_uint8_pixels_are_normalized_where_they_are_read(kind):
+    """To the bit as the modality normalizes them, in either order of memory, also where nothing is shown."""
+    modality = modalities.get("rgb_pixels")
+    images = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3), dtype=np.uint8)
+    images[0, :16, :16] = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)  # each value of each channel
+    floats = torch.from_numpy(np.stack([modality.pixels(image) for image in images]))
+    scale = torch.tensor([modality.mean, modality.std])
+    stored = torch.from_numpy(images).permute(0, 3, 1, 2)
+    layer = kind(SPEC, 5)
+    for pixels in (stored, stored.contiguous()):
+        assert torch.equal(normalized(pixels.flatten(2), scale), floats.flatten(2))
+        for n in (3, 0):
+            found, expected = (layer(x, ROW[:n], POSITION[:n], scale) for x in (pixels, floats))
+            assert found.shape == (n, 5)
+            assert torch.equal(found, expected)
 
 
 def test_a_patch_that_convolutions_do_not_halve_evenly_is_refused():

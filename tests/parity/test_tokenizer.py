@@ -67,9 +67,12 @@ PIPELINE = {
 }
 """The public tokenizers of several sizes, by our modalities."""
 
+COPIED = ("depth", "semseg", "clip")
+"""Those that a clone has copies of: of a diffusion decoder, of classes, and of features."""
+
 
 def of_pipeline(modality):
-    folder = folder_of("pipeline")
+    folder = folder_of("pipeline", copied=modality in COPIED)
     tokenizer = ml4m.load(folder / "EPFL-VILAB" / f"4M_tokenizers_{PIPELINE[modality]}", modality)
     return tokenizer, load_file(folder / "case.safetensors"), folder
 

@@ -216,6 +216,29 @@ def test_one_tokenizer_at_several_sizes(tmp_path):
         small.at(30)
 
 
+@pytest.mark.parametrize("modality", ["rgb", "semseg"])
+def test_larger_values_are_coded_in_tiles_each_as_if_it_were_alone(modality, tmp_path, caplog):
+    own = Tokenizer(vqvae(modality, tile=16))
+    with caplog.at_level("WARNING", logger="open4m"):
+        large = own.at(32)
+    assert not caplog.text, "tiles are of the size that it was trained at"
+    value = example(modality, 32, 32)
+    tiles = [value[r : r + 16, c : c + 16] for r in (0, 16) for c in (0, 16)]
+    ids = large.encode(value)
+    parts = own.encode(tiles)
+    np.testing.assert_array_equal(ids, np.block([parts[:2], parts[2:]]))
+    a, b, c, d = own.decode(parts)
+    np.testing.assert_array_equal(
+        large.decode(ids), np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)], 0)
+    )
+    assert own.encode(value).shape == (2, 2), "what it reads at its own size is no tile"
+    whole = Tokenizer(vqvae(modality))
+    assert own.fingerprint == whole.fingerprint, "tokens of its own size stay what they were"
+    assert large.fingerprint != whole.at(32).fingerprint
+    large.save(tmp_path)
+    assert np.array_equal(Tokenizer.load(tmp_path).encode(value), ids)
+
+
 def test_segmentation_decodes_to_the_likeliest_class():
     model = vqvae("semseg")
     tokenizer = Tokenizer(model)
@@ -311,6 +334,12 @@ def test_damaged_folders_are_explained(tmp_path):
     with pytest.raises(Open4MError, match=r"quantizer\.codebook has shape \(7, 32\), expected \(32, 32\)"):
         Tokenizer.load(tmp_path)
 
+    codebook = tensors["quantizer.codebook"].clone()
+    codebook[3, 4] = torch.nan
+    save_file({**tensors, "quantizer.codebook": codebook}, weights)
+    with pytest.raises(Open4MError, match=r"1 of \d+ tensors hold numbers that are not finite, quantizer\.codebook"):
+        Tokenizer.load(tmp_path)
+
     weights.write_bytes(b"not tensors")
     with pytest.raises(Open4MError, match="not readable as safetensors"):
         Tokenizer.load(tmp_path)
@@ -336,6 +365,7 @@ def test_damaged_folders_are_explained(tmp_path):
         ("rgb", {"std": (0.0,)}, "std is above 0"),
         ("rgb", {"codebook_size": 0}, "codebook_size: expected at least 1"),
         ("rgb", {"class_names": ("a",)}, "class_names go with loss 'cross_entropy'"),
+        ("rgb", {"tile": 12}, "tile is 0 or a multiple of patch_size 8, .* got 12"),
         ("semseg", {"class_names": ()}, "class_names go with loss 'cross_entropy'"),
         ("caption", {}, "only grids"),
         ("rgbb", {}, "did you mean rgb"),

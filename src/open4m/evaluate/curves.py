@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,20 +42,29 @@ def read_curves(run: Path, contains: str = "loss") -> list[Curve]:
 
     Lines that a lost machine cut short are left out. Raises :class:`Open4MError` if the run has recorded none.
     """
-    path = run / METRICS
-    if not path.is_file():
-        raise Open4MError(f"{run}: has no {METRICS}; expected the folder of a training, such as runs/scenes/4m")
     found: dict[str, list[tuple[int, float, float]]] = {}
-    for line in files.read_bytes(path).decode(errors="replace").splitlines():
-        entry = _entry(line, path)
+    for entry in entries(run):
         for name, value in entry.items():
             if name.startswith(VALIDATION) and contains in name and isinstance(value, int | float):
-                loss = float(value) if _is_number(value) else math.nan  # a gap in the line
+                loss = float(value) if is_number(value) else math.nan  # a gap in the line
                 point = (int(entry["step"]), entry["seconds"] / UNITS["hours"], loss)
                 found.setdefault(name.removeprefix(VALIDATION), []).append(point)
     if not found:
-        raise Open4MError(f"{path}: records no validation metric with {contains!r} in its name")
+        raise Open4MError(f"{run / METRICS}: records no validation metric with {contains!r} in its name")
     return [Curve(str(run), name, *map(tuple, zip(*points, strict=True))) for name, points in found.items()]
+
+
+def entries(run: Path) -> Iterator[dict[str, Any]]:
+    """What a training recorded, line by line, each with its ``step`` and ``seconds``; damaged lines are left out.
+
+    Raises :class:`Open4MError` if there is no such record.
+    """
+    path = run / METRICS
+    if not path.is_file():
+        raise Open4MError(f"{run}: has no {METRICS}; expected the folder of a training, such as runs/scenes/4m")
+    for line in files.read_bytes(path).decode(errors="replace").splitlines():
+        if entry := _entry(line, path):
+            yield entry
 
 
 def _entry(line: str, path: Path) -> dict[str, Any]:
@@ -63,10 +72,10 @@ def _entry(line: str, path: Path) -> dict[str, Any]:
         entry = files.parse_json(line, str(path))
     except Open4MError:
         return {}
-    return entry if isinstance(entry, dict) and all(_is_number(entry.get(k)) for k in ("step", "seconds")) else {}
+    return entry if isinstance(entry, dict) and all(is_number(entry.get(k)) for k in ("step", "seconds")) else {}
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value is a number that can be drawn: neither NaN nor far beyond any loss or time."""
     return isinstance(value, int | float) and abs(value) <= LARGEST
 

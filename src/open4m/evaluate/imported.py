@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from open4m import files, weights
@@ -371,7 +370,6 @@ def _write(out: Path, save: Callable[[Path], None], text: str | None) -> None:
             (folder / weights.CARD).write_text(text, encoding="utf-8")
 
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         files.write_folder(out.resolve(), write)
-    except (OSError, SafetensorError, Open4MError) as error:
-        raise Open4MError(f"{out}: cannot be written, nothing was kept ({error})") from error
+    except Open4MError as error:
+        raise Open4MError(f"{error}; nothing was kept") from error

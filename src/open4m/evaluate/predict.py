@@ -100,6 +100,17 @@ def labels_of(
     return labels
 
 
+def has_label(model: FourM, sample: Sample, path: Sequence[str], squares: Collection[str] = ()) -> bool:
+    """Whether a sample has a task's source and its label, with a measurement in what the model sees."""
+    modality = modalities.get(path[-1])
+    if path[0] not in sample or modality.name not in sample:
+        return False
+    if (valid := modality.valid(modality.convert(sample[modality.name]))) is None or valid.all():
+        return True
+    seen = modality.valid(labels_of(model, [sample], path, squares)[0])
+    return bool(seen.any())
+
+
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     if size < 1:
         raise Open4MError(f"batch_size must be at least 1, got {size}")

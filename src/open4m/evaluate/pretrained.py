@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,21 @@ from open4m.evaluate.suites.labels import TRAINING_SAMPLES
 from open4m.evaluate.suites.scene_images import Judges
 from open4m.evaluate.tuning import Trial, tune
 from open4m.generate.pipeline import FourM
+from open4m.generate.plan import LIKELIEST
 from open4m.hub import locate
 from open4m.hub.ml4m import transformer
-from open4m.model.plans import Plans
+from open4m.model.plans import ARROW, Plans
+from open4m.progress import track
 from open4m.types import Open4MError
+
+log = logging.getLogger("open4m")
 
 WORLD = "scenes"
 """The world of scenes that a model which knows scenes is measured on, unless one is named."""
+
+
+TRAINING_SAMPLES_EACH, FEWEST_TRAINING_SAMPLES = 4, 64
+"""How many training samples the trivial predictors are made of: so many per measured sample, and at least so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +38,9 @@ class Measurement:
 
     ``data``: a folder of raw shards (:func:`~open4m.evaluate.suites.labels.open_suite`). ``world``: instead, that of
     freshly rendered scenes (:data:`open4m.datasets.scenes.WORLDS`); needed by a model that knows no scenes.
-    ``samples``: how many, at most. ``known``: of how many training samples the trivial predictors are made. ``seed``:
-    of the first sample's generation. ``device``, ``dtype``: see :meth:`open4m.FourM.to`.
+    ``samples``: how many, at most. ``known``: of how many training samples the trivial predictors are made, at most
+    (:attr:`training_samples`). ``seed``: of the first sample's generation. ``device``, ``dtype``: see
+    :meth:`open4m.FourM.to`.
     """
 
     samples: int = 128
@@ -42,8 +52,17 @@ class Measurement:
     data: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.samples < 1:  # before any are rendered
+            raise Open4MError(f"samples: expected 1 or more, got {self.samples}")
         if self.world and self.data is not None:
             raise Open4MError(f"data: {self.data}, or scenes of the world {self.world!r}? name one of them")
+
+    @property
+    def training_samples(self) -> int:
+        """Of how many training samples the trivial predictors are made: 4 for each that is measured, but at least 64.
+
+        More would take most of the time of a short evaluation, to make figures finer than their intervals."""
+        return min(self.known, max(FEWEST_TRAINING_SAMPLES, TRAINING_SAMPLES_EACH * self.samples))
 
 
 def evaluate_pretrained(name: str | Path, on: Measurement) -> Result:
@@ -51,7 +70,28 @@ def evaluate_pretrained(name: str | Path, on: Measurement) -> Result:
 
     Raises :class:`Open4MError` for a model without anything to measure, and see :func:`world_of`.
     """
-    return suite_of(name, on, "test").run(on.seed)
+    suite = suite_of(name, on, "test")
+    for line in advice(name, suite, on):
+        log.info("%s", line)
+    return suite.run(on.seed)
+
+
+def advice(name: str | Path, suite: labels.Suite, on: Measurement) -> list[str]:
+    """What to know of how a model generates before its figures are read: which tasks no plan was chosen for, and
+    whether plans were chosen on the very samples that are measured."""
+    plans, lines = suite.model.plans, []
+    where = f"--data {on.data}" if on.data is not None else f"--world {world_of(suite.model, on.world)}"
+    if lacking := [ARROW.join(path) for path in suite.paths if plans.of(path) is None]:
+        lines.append(
+            f"no plan of how to generate was chosen for {', '.join(lacking)}: labels are the likeliest ones in "
+            f"{LIKELIEST['steps']} passes, images are sampled; open4m tune {name} {where} chooses by measurement"
+        )
+    if suite.data and plans.about.get("data") == suite.data:
+        lines.append(
+            f"{suite.data}: the model's plans were chosen on these samples, so that figures are a little too good; "
+            "with a validation split beside test, open4m tune takes that"
+        )
+    return lines
 
 
 def tune_pretrained(name: str | Path, on: Measurement, write: bool = True) -> tuple[Plans, list[Trial]]:
@@ -78,11 +118,12 @@ def check_own(name: str | Path) -> None:
 
 
 def suite_of(name: str | Path, on: Measurement, split: str) -> labels.Suite:
-    """The suite of a model; ``split``: that of rendered scenes."""
+    """The suite of a model; ``split``: "test", or "validation" to choose settings on."""
     folder = locate.resolve(name)
     model = FourM.from_pretrained(name, on.device, on.dtype)
     if on.data is not None:
-        return labels.open_suite(model, on.data, samples=on.samples, known=on.known)
+        splits = labels.TESTS if split == "test" else labels.HELD_OUT
+        return labels.open_suite(model, on.data, samples=on.samples, known=on.training_samples, splits=splits)
     world = world_of(model, on.world)
     if not model.grids:
         raise Open4MError(f"{folder}: has no grid modality, so there is nothing to measure on scenes")
@@ -90,8 +131,8 @@ def suite_of(name: str | Path, on: Measurement, split: str) -> labels.Suite:
     own, train = (Scenes(part, resolution=size, device=on.device, world=world) for part in (split, "train"))
     return scenes.Suite(
         model,
-        own.samples(range(on.samples)),
-        train.samples(range(on.known)),
+        own.samples(track(range(on.samples), f"rendering the {split} split", unit="scenes")),
+        train.samples(track(range(on.training_samples), "rendering training scenes", unit="scenes")),
         Judges.load(folder, on.device),
         samples=on.samples,
         scenes=own,

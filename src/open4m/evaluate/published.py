@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from open4m import files, weights
@@ -56,11 +55,7 @@ def export_model(name: str, out: Path) -> Iterator[str]:
         else:
             lines.extend(_write_model(whole, found))
 
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        files.write_folder(out.resolve(), write)
-    except (OSError, SafetensorError) as error:
-        raise Open4MError(f"{out}: cannot be written, nothing was kept ({error})") from error
+    files.write_folder(out.resolve(), write)
     yield from lines
     yield str(out)
 

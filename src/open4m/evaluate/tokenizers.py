@@ -30,6 +30,7 @@ from open4m.modalities.families import STANDARDIZED, TokenGrid
 from open4m.modalities.features import Vector
 from open4m.progress import track
 from open4m.store.shards import RawDataset
+from open4m.tokenizers.config import valid_of
 from open4m.tokenizers.diffusion import Solver
 from open4m.tokenizers.quantizers.base import code_usage
 from open4m.tokenizers.tokenizer import Tokenizer
@@ -211,13 +212,16 @@ def read(tokenizer: Tokenizer, data: Data, judge: Callable[[], CLIPLabeller]) ->
     if data.samples < 2:
         raise Open4MError(f"a report needs 2 samples or more, got {data.samples}")
     if data.folder is not None:
-        raw = RawDataset(data.folder, [modality.name])
-        if len(raw) < 2:
-            raise Open4MError(f"{data.folder}: a report needs 2 samples or more, {modality.name} has {len(raw)}")
-        return [
+        raw = RawDataset(data.folder, [modality.name]).having(modality.name)
+        values = [
             modality.fit(raw[i][modality.name], config.image_size)
             for i in track(range(min(data.samples, len(raw))), f"read {modality.name}", unit="values")
         ]
+        valid = [valid_of(value, config, modality) for value in values]
+        values = [value for value, mask in zip(values, valid, strict=True) if mask is None or mask.any()]
+        if len(values) < 2:
+            raise Open4MError(f"{data.folder}: a report needs 2 samples or more, {modality.name} has {len(values)}")
+        return values
     labelled = modality.name == CLIPLabeller.modality
     size = judge().image_size if labelled else config.image_size
     scenes = Scenes(SCENES_SPLIT, resolution=-(-size // 16) * 16, device=str(tokenizer.device), world=data.world)
@@ -273,14 +277,23 @@ def picture(
     """
     unit = unit or modality.error_unit
     pairs = list(zip(values, reconstructions, strict=True))
-    errors = [modality.error_map(reconstruction, value) for value, reconstruction in pairs]
-    high = 1.0 if modality.categorical else float(np.percentile(np.stack(errors), CLIPPED_PERCENTILE))
+    masks = [_measured(modality, value) for value, _ in pairs]
+    errors = [np.where(m, modality.error_map(r, v), 0) for (v, r), m in zip(pairs, masks, strict=True)]
+    shown = np.concatenate([error[mask] for error, mask in zip(errors, masks, strict=True)])
+    high = 1.0 if modality.categorical else float(np.percentile(shown, CLIPPED_PERCENTILE))
     drawn = [_side_by_side(modality, *pair) for pair in pairs]
-    maps = [pictures.heat(error, high).resize((TILE, TILE), Image.Resampling.NEAREST) for error in errors]
+    tiles = [pictures.heat(error, high).resize((TILE, TILE), Image.Resampling.NEAREST) for error in errors]
+    maps = [pictures.hatched(tile, mask) for tile, mask in zip(tiles, masks, strict=True)]
     sheet = pictures.grid([*zip(*drawn, strict=True), maps], labels=("input", "reconstruction", "error"))
     if modality.categorical:
         return pictures.stack([sheet, pictures.legend("right", unit, width=48, colors=2)])
     return pictures.stack([sheet, pictures.legend("0", f"{high:.2g} or more ({unit})")])
+
+
+def _measured(modality: TokenGrid, value: Value) -> np.ndarray:
+    """Where a value holds a measurement, bool, of the shape of its error map."""
+    valid = modality.valid(value)
+    return np.ones(modality.error_map(value, value).shape, dtype=bool) if valid is None else valid
 
 
 def _side_by_side(modality: TokenGrid, value: Value, reconstruction: Value) -> tuple[Image.Image, Image.Image]:

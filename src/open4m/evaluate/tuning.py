@@ -18,7 +18,7 @@ from typing import Any
 from open4m import modalities
 from open4m.evaluate.intervals import Figures
 from open4m.evaluate.suites.labels import Suite
-from open4m.evaluate.suites.scene_images import RECALL
+from open4m.evaluate.suites.scene_images import COUNT, RECALL
 from open4m.evaluate.suites.scenes import is_image
 from open4m.generate.plan import LIKELIEST
 from open4m.model.plans import ARROW, Merged, Options, Plans
@@ -41,8 +41,13 @@ GUIDANCE = (3.0, 1.0, 2.0, 5.0)
 NOISE = 4.5
 """Deviation of the noise on MaskGIT's confidences, as for images in MaskGIT's own code."""
 
-DECIDES = (RECALL, "clip_score")
-"""The metric by which images are compared: the first of these that is measured."""
+CALM = 0.7
+"""The temperature of images that is tried beside 1, with the middle weights of guidance: fewer things that nobody asked
+for."""
+
+DECIDES = ((RECALL, COUNT), (RECALL,), ("clip_score",))
+"""The metrics by whose sum images are compared: the first of these that are measured. What was asked for has to be
+there, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ def candidates(suite: Suite, path: Sequence[str]) -> list[Candidate]:
     if is_image(path):
         own = {"temperature": 1.0, "top_p": 0.9, "steps": IMAGE_STEPS}
         found = [Candidate(grids(scheme="roar", guidance=weight, **own)) for weight in GUIDANCE]
+        calm = {**own, "temperature": CALM}
+        found += [Candidate(grids(scheme="roar", guidance=weight, **calm)) for weight in (GUIDANCE[2], GUIDANCE[0])]
         for scheme in ({"scheme": "halton"}, {"scheme": "maskgit", "choice_temperature": NOISE}) if several else ():
             found.append(Candidate(grids(**scheme, guidance=GUIDANCE[0], **own)))
         return found
@@ -106,33 +113,38 @@ def tune(suite: Suite, seed: int = 0) -> tuple[Plans, list[Trial]]:
     trials: list[Trial] = []
     for path in suite.paths:
         measured = suite.task(path)
-        deciding = deciding_metric(measured.better)
-        sign = 1 if measured.better[deciding] == "higher" else -1
+        deciding = deciding_metrics(measured.better)
+        sign = 1 if measured.better[deciding[0]] == "higher" else -1
         own: list[Trial] = []
         for candidate in candidates(suite, path):
             start = time.perf_counter()
             figures = measured.figures(suite.generate(path, seed, candidate.options, candidate.merged))
             own.append(Trial(ARROW.join(path), candidate, figures, time.perf_counter() - start))
-            log.info("%s: %s %.4f, by %s", own[-1].task, deciding, figures.values[deciding], candidate)
-        ranked = sorted(own, key=lambda trial: -_rank(sign * trial.figures.values[deciding]))  # keeps equals in order
+            reached = ", ".join(f"{name} {figures.values[name]:.4f}" for name in deciding)
+            log.info("%s: %s, by %s", own[-1].task, reached, candidate)
+        ranked = sorted(own, key=lambda trial: -_rank(sign, trial.figures, deciding))  # keeps equals in order
         kept = [next(trial for trial in ranked if trial.candidate.merged == 1)]
         tasks[kept[0].task] = kept[0].candidate.options
         if (best := ranked[0]).candidate.merged > 1:
             kept.append(best)
             merged[best.task] = Merged(samples=best.candidate.merged, options=best.candidate.options)
         trials += [replace(trial, chosen=any(trial is each for each in kept)) for trial in own]
-    return Plans(tasks=tasks, merged=merged, about={"samples": len(suite.test), "seed": seed}), trials
+    return Plans(
+        tasks=tasks, merged=merged, about={"samples": len(suite.test), "seed": seed, "data": suite.data}
+    ), trials
 
 
-def _rank(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
+def _rank(sign: int, figures: Figures, deciding: Sequence[str]) -> float:
+    """The sum of the metrics that could be measured, the higher the better; without any the lowest."""
+    known = [figures.values[name] for name in deciding if not math.isnan(figures.values[name])]
+    return sign * sum(known) if known else -math.inf
 
 
-def deciding_metric(better: Mapping[str, str]) -> str:
-    """The metric that candidates are compared by: one of :data:`DECIDES`, or else a modality's first."""
+def deciding_metrics(better: Mapping[str, str]) -> tuple[str, ...]:
+    """The metrics that candidates are compared by: some of :data:`DECIDES`, or else a modality's first."""
     if not better:
         raise Open4MError("tuning: nothing to measure")
-    return next((name for name in DECIDES if name in better), next(iter(better)))
+    return next((names for names in DECIDES if {*names} <= better.keys()), (next(iter(better)),))
 
 
 def report(trials: Sequence[Trial]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +29,19 @@ class Record:
         """The record of a canvas on which nothing is generated yet."""
         return Record(*(torch.full(shape, torch.nan) for _ in range(1 + entropies)))
 
-    def put(self, where: Tensor, log_probability: Tensor, entropy: Tensor | None) -> None:
-        """Set values where ``where`` (B, L) is True; they are listed row by row."""
+    def put(self, where: Tensor | tuple[Tensor, int], log_probability: Tensor, entropy: Tensor | None) -> None:
+        """Set values where ``where`` (B, L) is True, listed row by row; or at (rows, place)."""
         self.log_probability[where] = log_probability.cpu()
         if self.entropy is not None:
             self.entropy[where] = entropy.cpu()
+
+    def move(self, row: int, places: Sequence[int | None]) -> None:
+        """Put the values of a row at these places where the places are in the list; None: nothing was generated."""
+        new = [place for place, old in enumerate(places) if old is not None]
+        for values in filter(torch.is_tensor, (self.log_probability, self.entropy)):
+            moved = values[row, [old for old in places if old is not None]]
+            values[row] = torch.nan
+            values[row, new] = moved
 
     def forget(self, row: int, place: int) -> None:
         """Set the record of a place and of all after it to NaN."""

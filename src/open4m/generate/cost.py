@@ -63,7 +63,7 @@ def _passes(step: Step, spec: ModalitySpec, known: int) -> Iterator[tuple[int, i
     """For each pass: how many tokens of the target are visible, how many are queried, and how many pairs of queries
     see each other."""
     if spec.is_causal:
-        yield from ((0, 1, place + 1) for place in range(_longest(step, spec)))
+        yield from ((known, 1, place + 1) for place in range(_longest(step, spec)))
         return
     left = [step.remaining(done, spec.length - known) for done in range(step.passes + 1)]
     for now, then in itertools.pairwise(left):

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from open4m.generate import varlen
 from open4m.generate.canvas import Canvas, Record
+from open4m.generate.continuation import Continuation
+from open4m.generate.gaps import fill
 from open4m.generate.plan import Step
 from open4m.generate.prepared import Prepared
 from open4m.generate.sampling import Draws, entropy, guide, gumbel, sample, sample_limited
@@ -95,7 +97,7 @@ class Engine:
         self.precision: Precision = "exact"
         self._prepared: Prepared | None = None
         self.config = model.config
-        self.start, self.ends, self.eos = start, torch.tensor(sorted(ends), dtype=torch.int64), eos
+        self.start, self.ends, self.eos = start, frozenset(ends), eos
 
     @property
     def device(self) -> torch.device:
@@ -167,7 +169,8 @@ class Engine:
             known = ", ".join([*others, *conditions]) or "nothing"
             raise Open4MError(f"{step.target}: guidance by {', '.join(unknown)}, which is not given (given: {known})")
         names, weights = step.views(done, others, stage.free)
-        coming = {key: [[self.start]] * canvas.size for key in stage.coming}
+        nothing = [None] * canvas.size
+        coming = {key: [row or [self.start] for row in canvas.sequences.get(key, nothing)] for key in stage.coming}
         announced = Canvas(self.config, canvas.size, sequences=coming)
         shown = []
         for own in names:
@@ -223,39 +226,48 @@ class Engine:
                 yield Pass(step, done + 1, step.passes)
 
     def _sequence(self, canvas, stage, draws, entropies) -> Iterator[Pass]:
-        """Left to right, from the first sentinel to an end, with keys and values cached. Finished rows are left out."""
+        """Left to right, from the first sentinel to an end, with keys and values cached. Finished rows are left out.
+
+        Where the canvas holds a sequence with sentinels, these are gaps, of which the first is the first sentinel: the
+        spans that are generated for them take their place.
+        """
         step, size = stage.step, canvas.size
-        spec, ends = self.config.spec(step.target), self.ends
-        if step.open_end and self.eos is not None:
-            ends = ends[ends != self.eos]
-        longest = min(step.steps or spec.max_length, spec.max_length)
+        spec, ends = self.config.spec(step.target), self.ends - ({self.eos} if step.open_end else set())
+        longest, given = min(step.steps or spec.max_length, spec.max_length), canvas.sequences[step.target]
+        gaps = [(ends - {self.eos}).intersection(tokens or ()) for tokens in given]
+        room = [spec.max_length - len(given[row]) if gaps[row] else longest for row in range(size)]
+        if any(left < 1 for left in room):
+            raise Open4MError(f"{step.target}: at most {spec.max_length} tokens, which leave no room to fill gaps")
         views = self.views(canvas, stage, 0)
-        context, copies = self._encode(views).contiguous(), len(views.shown)
-        like = context.keys_values[0][0][0]  # keys of the first run
-        caches = [varlen.Cache(copies * size, longest, self.config.heads, like) for _ in self.model.decoder]
+        copies = len(views.shown)
+        following = Continuation(self._prepared.model, self._encode(views), spec.key, longest)
         uniform = draws.uniform(longest)  # all at once, since how many are used depends on other samples
         record = canvas.records[step.target] = Record.of((size, spec.max_length), entropies)
         made: list[list[int]] = [[] for _ in range(size)]
         canvas.sequences[step.target] = made
-        rows, token = torch.arange(size), torch.full((size,), self.start)  # of those that have not ended
+        stops = [{*(ends - own), *(own & {self.start})} for own in gaps]  # each gap is filled once
+        rows, token = [*range(size)], torch.full((size,), self.start)  # of those that have not ended
         for n in range(longest):
-            batch = self._next(spec.key, token.repeat(copies), n)
-            hidden = views.combine(varlen.decode(self._prepared.model, context, batch, caches))
+            hidden = views.combine(following((token.repeat(copies) if copies > 1 else token).to(self.device)))
             token, *sure, _ = self._drawn(hidden, step, n, uniform[rows, n], entropies)
-            at = torch.zeros(size, spec.max_length, dtype=torch.bool)
-            at[rows, n] = True
-            record.put(at, *sure)
-            for row, new in zip(rows.tolist(), token.tolist(), strict=True):
+            record.put((rows, n), *sure)
+            going = []
+            for i, (row, new) in enumerate(zip(rows, token.tolist(), strict=True)):
                 made[row].append(new)
-            going = ~torch.isin(token, ends)
-            if n + 1 == longest or not going.any():
+                if new not in stops[row] and n + 1 < room[row]:
+                    going.append(i)
+                    stops[row] |= gaps[row] & {new}
+            if n + 1 == longest or not going:
                 break
-            if not going.all():
-                stay = (going.repeat(copies)).nonzero()[:, 0].tolist()
-                rows, token, context = rows[going], token[going], context.keep(stay)
-                for cache in caches:
-                    cache.keep(stay)
+            if (count := len(rows)) > len(going):
+                rows, token = [rows[i] for i in going], token[going]
+                following.keep([copy * count + i for copy in range(copies) for i in going])
             yield Pass(step, n + 1, longest)
+        for row in (row for row in range(size) if gaps[row]):
+            words = made[row][:-1] if made[row][-1] == self.eos else made[row]
+            filled = fill(given[row], [self.start, *words], ends - {self.eos})
+            made[row] = [token for token, _ in filled]
+            record.move(row, [None if place is None else place - 1 for _, place in filled])
         if step.open_end:
             for row, tokens in enumerate(made):
                 made[row] = tokens[:-1] if tokens[-1] in ends else tokens
@@ -265,10 +277,9 @@ class Engine:
 
     def _end(self, sequences: list[list[int]], record: Record, room: int) -> None:
         """End all sequences with [EOS], as in training, whatever ended them. An [EOS] that is put in has no record."""
-        ends = set(self.ends.tolist())
         for row, tokens in enumerate(sequences):
             if tokens[-1] != self.eos:
-                words = tokens[:-1] if tokens[-1] in ends or len(tokens) == room else tokens
+                words = tokens[:-1] if tokens[-1] in self.ends or len(tokens) == room else tokens
                 sequences[row] = [*words, self.eos]
                 record.forget(row, len(words))
 
@@ -284,7 +295,8 @@ class Engine:
                 drawn = sample(logits, numbers, temperature, step.top_k, step.top_p)
                 confidence = drawn.log_probability
             parts.append((*drawn, confidence, *([entropy(logits)] if entropies else [])))
-        token, log_probability, confidence, *unsure = (torch.cat(of).cpu() for of in zip(*parts, strict=True))
+        made = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        token, log_probability, confidence, *unsure = (values.cpu() for values in made)
         return Answers(token, log_probability, unsure[0] if entropies else None, confidence)
 
     def _encode(self, views: Views) -> varlen.Context:
@@ -314,14 +326,7 @@ class Engine:
         width = int(queried.sum(1).max())
         position = (~queried).int().argsort(dim=1, stable=True)[:, :width]  # (B, Q): queried cells first
         position, valid = (t.repeat(copies, 1).to(self.device) for t in (position, queried.gather(1, position)))
-        return self._asked(key, torch.zeros_like(position), position, valid)
-
-    def _next(self, key: str, token: Tensor, place: int) -> MaskedBatch:
-        """The next token of a sequence: what follows ``token`` (rows,) at ``place``."""
-        token = token[:, None].to(self.device)
-        return self._asked(key, token, torch.full_like(token, place), torch.ones_like(token, dtype=torch.bool))
-
-    def _asked(self, key: str, token: Tensor, position: Tensor, valid: Tensor) -> MaskedBatch:
+        token = torch.zeros_like(position)
         nothing = token[:, :0]
         return MaskedBatch(
             input_id=nothing,

@@ -74,7 +74,7 @@ class FolderJob:
         An image that cannot be used costs no other one: in the end :class:`Open4MError` says what could not be done.
         """
         job = replace(self, request=self.request.pinned(model))
-        outputs.make_folder(self.out)
+        files.make_folder(self.out)
         model = model.following(job.request.plans)
         job._check(model)
         images = self.paths()
@@ -146,11 +146,10 @@ class FolderJob:
                 continue
             outcome, folder = request.outcome(results), self.folder(path)
             try:
-                folder.parent.mkdir(parents=True, exist_ok=True)
                 files.write_folder(folder, lambda whole, r=request, o=outcome: _fill(model, r, o, whole))
-            except OSError as error:
+            except Open4MError as error:
                 if not _is_done(folder):
-                    failed.append(f"{folder}: cannot be written ({error.strerror})")
+                    failed.append(str(error))
                 continue
             yield str(folder)
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from open4m import files
-from open4m.modalities.codecs import upright
+from open4m.modalities.codecs import mask_of_picture
 from open4m.modalities.crops import Crop, resample
 from open4m.modalities.frames import Frame
 from open4m.modalities.given import decoded
@@ -51,7 +51,7 @@ def opened(mask: Any) -> Any:
         return mask
     if (found := decoded(files.read_bytes(Path(mask)), str(mask))) is None:
         raise Open4MError(f"{mask}: expected a mask, a picture in black and white or a .npy array")
-    return of_picture(found, str(mask)) if isinstance(found, Image.Image) else found
+    return mask_of_picture(found, str(mask)) if isinstance(found, Image.Image) else found
 
 
 @dataclass(frozen=True)
@@ -143,28 +143,6 @@ def softened(mask: np.ndarray) -> np.ndarray:
     return (depth / np.minimum(1 + max(1, SOFT_EDGE * len(mask)), deepest)).clip(0, 1).astype(np.float32)
 
 
-def of_picture(image: Image.Image, name: str = "mask") -> np.ndarray:
-    """The mask, bool (H, W), that a picture shows: its light half, or what is above 0 where it holds 0 and 1.
-
-    Transparent pixels are black. Raises :class:`Open4MError` for a picture that is darker than gray, such as a map of
-    classes: it does not say which part is meant.
-    """
-    image, is_wide = upright(image), image.mode.startswith(("I", "F"))
-    if image.has_transparency_data and not is_wide:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-    levels = np.asarray(image if is_wide else image.convert("L"))
-    lightest = float(levels.max(initial=0))
-    white = 255 if lightest <= 255 else 65535
-    if lightest <= 1:
-        return levels > 0
-    if lightest <= white / 2:
-        raise Open4MError(
-            f"{name}: expected a mask in black and white, or of 0 and 1, got a picture whose lightest pixel is "
-            f"{lightest:g} of {white}"
-        )
-    return levels > white / 2
-
-
 def over(region: np.ndarray, extent: tuple[int, int], frame: Frame | None) -> np.ndarray:
     """A changed region as a mask of a value of ``extent`` pixels. The region is one of boxes, or of a map (H, W); both
     maps show the picture of the frame, or are square and show what the model sees of it."""
@@ -205,7 +183,7 @@ def _edges(extent: tuple[int, int], grid: tuple[int, int], fit: str) -> list[lis
 def _pixels(mask: Any, extent: tuple[int, int], name: str) -> np.ndarray:
     height, width = extent
     if isinstance(mask, Image.Image):
-        mask = of_picture(mask, name)
+        mask = mask_of_picture(mask, name)
     try:
         array = np.asarray(mask)
     except ValueError as error:  # lists of several lengths

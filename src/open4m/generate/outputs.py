@@ -42,7 +42,7 @@ class Animation:
         """Raises :class:`Open4MError` for a path where no GIF can be written."""
         if path.suffix.lower() != ".gif":
             raise Open4MError(f"{path}: expected a file that ends with .gif")
-        make_folder(path.parent)
+        files.make_folder(path.parent)
         self.path = path
         self._frames: list[Image.Image] = []
         self._seeds: list[int] = []  # of the first batch
@@ -62,24 +62,16 @@ class Animation:
         return f"animation: {self.path}"
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, if it is not there. Raises :class:`Open4MError` if that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Open4MError(f"{folder}: no folder to write to ({error.strerror}); name another") from error
-
-
 def write(model: FourM, request: Request, outcome: Outcome, folder: Path) -> Iterator[str]:
     """Write all files of an outcome to a folder; yields what to tell the user of each.
 
     They take the place of a result that the folder holds once all of them are there, so that two are never mixed and a
-    full disk costs neither. Raises :class:`OSError` that names the folder or a file in it.
+    full disk costs neither. Raises :class:`Open4MError` that names the folder or a file in it.
     """
     stage = folder / STAGE
     shutil.rmtree(stage, ignore_errors=True)  # of a process that died
     try:
-        with files.named(folder, stage):
+        with files.writing(folder, stage):
             stage.mkdir()
             lines = [*_write(model, request, outcome, stage)]
             remove(folder)
@@ -121,7 +113,7 @@ def save(model: FourM, results: Sequence[Generation], folder: Path) -> None:
     The record asks for them in a way that makes them again. There is none of results that nothing asks for: their seeds
     do not follow one another, or they are in the frame of a photo that they were not given.
     """
-    make_folder(folder)
+    files.make_folder(folder)
     merged = results[0] if results[0].samples is not None else None
     results = results if merged is None else merged.samples
     request = asking_for(results)
@@ -131,10 +123,11 @@ def save(model: FourM, results: Sequence[Generation], folder: Path) -> None:
         for _ in write(model, request, outcome, folder):
             pass
         return
-    for part in (results, *([[merged]] if merged is not None else [])):
-        for _ in write_values(model, part, folder):
-            pass
-    outcome.picture(model).save(folder / "grid.png")
+    with files.writing(folder):
+        for part in (results, *([[merged]] if merged is not None else [])):
+            for _ in write_values(model, part, folder):
+                pass
+        outcome.picture(model).save(folder / "grid.png")
 
 
 def asking_for(results: Sequence[Generation]) -> Generate | None:

@@ -26,7 +26,7 @@ from open4m.modalities.frames import Frame, check, check_fit, frame_of, naming, 
 from open4m.model.config import TOKENS
 from open4m.model.plans import Plans
 from open4m.tokenizers.text import TextTokenizer
-from open4m.types import Open4MError, Value, check_flags, check_kind
+from open4m.types import GAP, Gapped, Open4MError, Value, check_flags, check_kind
 
 BATCH_SIZE = 32
 """Results that are made at once unless a call says otherwise."""
@@ -51,6 +51,10 @@ class FourM(FourMBase):
     >>> result["caption"], result["depth"], result.render("depth")
     >>> result.save("out")
     """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the engine, whose weights are laid out for this process: a copy makes its own."""
+        return {name: value for name, value in vars(self).items() if name != "_engine"}
 
     @property
     def engine(self) -> Engine:
@@ -110,7 +114,8 @@ class FourM(FourMBase):
 
         ``inputs``: values by modality: PIL images, arrays or tensors with channels last or first, texts, boxes, paths
         of files, or these :class:`~open4m.modalities.given.InForm`. A bare image is the photo. A target may be given in
-        part, :class:`~open4m.generate.masks.Masked`: the rest is generated. A list of these, of any length, or a batch
+        part, :class:`~open4m.generate.masks.Masked`, or a text with gaps, ``"a [_] cone beside [_]"``: the rest is
+        generated. A list of these, of any length, or a batch
         of images (B, ...), makes :class:`Results`, a list. A value that several samples share, as the same object, is
         converted and tokenized once.
 
@@ -356,10 +361,12 @@ class FourM(FourMBase):
             target = next((target for target in (name, key, sources.get(key)) if target in wanted), None)
             if not isinstance(given, Masked):
                 if target is not None:
+                    if modalities.get(name).is_text and GAP in (text := convert(name, given)):
+                        return Gapped(text)
                     how = "" if name == target else f", as {name},"
                     raise Open4MError(
                         f"{target} is both given{how} and a target: leave it out of one of them, or give a part of it: "
-                        "Masked"
+                        f"Masked, or a text with {GAP} for each gap"
                     )
                 return convert(name, given)
             value = convert(name, given.value)

@@ -50,7 +50,7 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
     if temperature == 1 and not top_k:
         log_probability = probability.gather(-1, token).log()
     else:
-        log_probability = logits.gather(-1, token) - logits.logsumexp(-1, keepdim=True)
+        log_probability = logits.log_softmax(-1).gather(-1, token)
     if not log_probability.isfinite().all():
         raise Open4MError("the model's logits are not finite: its weights are damaged, or the guidance is too large")
     return Drawn(token[..., 0], log_probability[..., 0])
@@ -82,8 +82,11 @@ def truncated(logits: Tensor, temperature: float, top_k: int, top_p: float) -> T
     probability = logits.softmax(-1)
     if top_p == 1:
         return probability
-    kept = probability.topk(top_k, -1).values.flip(-1) if limited else ascending(probability)
-    return probability * (probability >= least_kept(kept, top_p))
+    least = least_kept(probability.topk(top_k, -1).values if limited else probability, top_p)
+    if probability.device.type == "cpu":  # NumPy multiplies by truth values in a fifth of torch's time
+        values = probability.numpy()
+        return torch.from_numpy(values * (values >= least.numpy()))
+    return probability * (probability >= least)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -98,19 +101,34 @@ def gumbel(uniform: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform.clamp(tiny, 1 - 2**-24)))
 
 
-def ascending(probability: Tensor) -> Tensor:
-    """Values (..., V) in ascending order; on a CPU sorted by NumPy, whose sort takes a 25th of torch's time."""
-    if probability.device.type == "cpu":
-        return torch.from_numpy(np.sort(probability.numpy(), -1))
-    return probability.sort(-1).values
-
-
 def least_kept(values: Tensor, top_p: float) -> Tensor:
-    """The least (..., 1) of the fewest largest of ``values`` (..., n), in ascending order, that have a mass of
-    ``top_p``."""
-    cumulative = values.cumsum(-1)
+    """The least (..., 1) of the fewest largest of ``values`` (..., n) that have a mass of ``top_p``; one at least."""
+    if values.device.type == "cpu":
+        rows = values.numpy().reshape(-1, values.shape[-1])
+        least = np.array([_least_kept(row, top_p) for row in rows], dtype=rows.dtype)
+        return torch.from_numpy(least).reshape(*values.shape[:-1], 1)
+    ascending = values.sort(-1).values
+    cumulative = ascending.cumsum(-1)
     dropped = torch.searchsorted(cumulative, cumulative[..., -1:] - top_p, right=True)
-    return values.gather(-1, dropped.clamp(max=values.shape[-1] - 1))  # one is kept, whatever top_p
+    return ascending.gather(-1, dropped.clamp(max=values.shape[-1] - 1))
+
+
+FEW = 512
+"""Of so many of the likeliest the nucleus of a trained model nearly always is."""
+
+
+def _least_kept(values: np.ndarray, top_p: float) -> np.generic:
+    """:func:`least_kept` of one row (n,): of the likeliest alone if they hold the mass, which spares a sort of all."""
+    surplus = values.sum(dtype=np.float64) - top_p  # the mass that may be left out, of the least values
+    if len(values) > 4 * FEW and values.max() * FEW > top_p:  # else they cannot hold it
+        parted = np.partition(values, -FEW)
+        below = parted[:-FEW].sum(dtype=np.float64)
+        if below <= surplus:
+            surplus, values = surplus - below, parted[-FEW:]
+    values = np.sort(values)
+    cumulative = torch.from_numpy(values).cumsum(0).numpy()  # in a quarter of NumPy's time
+    dropped = np.searchsorted(cumulative, cumulative.dtype.type(surplus), side="right")
+    return values[min(dropped, len(values) - 1)]
 
 
 class Draws:

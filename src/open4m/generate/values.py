@@ -33,8 +33,8 @@ from PIL import Image
 
 from open4m import config as configs
 from open4m import files, modalities
-from open4m.generate.masks import Cells, Masked, of_picture
-from open4m.modalities.codecs import decode_image, encode_png, load_array, write_array
+from open4m.generate.masks import Cells, Masked
+from open4m.modalities.codecs import decode_image, encode_png, load_array, mask_of_picture, write_array
 from open4m.modalities.given import InForm, from_form
 from open4m.types import Boxes, Marked, Open4MError, Value
 
@@ -154,7 +154,7 @@ def encode_mask(mask: Any, folder: Path | None = None) -> dict[str, Any]:
     if isinstance(mask, Cells):
         return {"cells": list(mask.indices)}
     if isinstance(mask, Image.Image):
-        mask = of_picture(mask)
+        mask = mask_of_picture(mask)
     array = np.asarray(mask)
     if array.ndim == 2 and array.dtype.kind in "b" and array.size:
         return _put(encode_png(array.astype(np.uint8) * 255), ".png", folder)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open4m.model.fourm import FourMTransformer
-from open4m.nn.attention import Attend, split_heads
+from open4m.nn.attention import Attend
 from open4m.nn.rotary import rotate, rotated
 from open4m.types import MaskedBatch
 
@@ -43,8 +43,9 @@ class Rows:
 
 def split_runs(x: Tensor, heads: int, runs: Runs) -> list[Tensor]:
     """(T, D) → (rows, heads, n, D/heads) of each run."""
-    parts = x.split([rows * n for rows, n in runs])
-    return [split_heads(part.unflatten(0, run), heads) for part, run in zip(parts, runs, strict=True)]
+    parts = [x] if len(runs) == 1 else x.split([rows * n for rows, n in runs])
+    width = x.shape[-1] // heads
+    return [part.view(*run, heads, width).transpose(1, 2) for part, run in zip(parts, runs, strict=True)]
 
 
 def attend_runs(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
@@ -53,7 +54,7 @@ def attend_runs(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor]) -
         F.scaled_dot_product_attention(queries, keys, values) if keys.shape[2] else torch.zeros_like(queries)
         for queries, keys, values in zip(q, k, v, strict=True)
     ]
-    flat = [part.transpose(1, 2).flatten(2).flatten(0, 1) for part in parts]
+    flat = [part.transpose(1, 2).reshape(-1, part.shape[1] * part.shape[3]) for part in parts]
     return torch.cat(flat) if len(flat) > 1 else flat[0]
 
 
@@ -75,35 +76,12 @@ def over_context(runs: Runs) -> Attend:
     return pattern
 
 
-class Cache:
-    """The pattern in which x (rows, D), the next token of each row, sees itself and all tokens before it.
-
-    Holds their keys and values, (rows, heads, n, D/heads), with room for ``length``.
-    """
-
-    def __init__(self, rows: int, length: int, heads: int, like: Tensor):
-        shape = (rows, heads, length, like.shape[-1])
-        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
-        self.length = 0
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        q, k, v = (split_heads(part[:, None], heads) for part in (q, k, v))
-        start, self.length = self.length, self.length + 1
-        self.k[:, :, start : self.length], self.v[:, :, start : self.length] = k, v
-        return attend_runs([q], [self.k[:, :, : self.length]], [self.v[:, :, : self.length]])
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these, which are in ascending order."""
-        for x in (self.k, self.v):
-            compact(x[:, :, : self.length], rows)
-        self.k, self.v = self.k[: len(rows)], self.v[: len(rows)]
-
-
-def compact(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """The ``rows`` of x, in ascending order, moved to its beginning in place."""
+def compact(x: Tensor, rows: Sequence[int], length: int | None = None) -> Tensor:
+    """The ``rows`` of x (rows, heads, n, D/heads), in ascending order, moved to its beginning in place; of each the
+    first ``length`` keys or values, or all."""
     for new, old in enumerate(rows):
         if new != old:
-            x[new] = x[old]
+            x[new, :, :length] = x[old, :, :length]
     return x[: len(rows)]
 
 
@@ -163,17 +141,14 @@ def encode(model: FourMTransformer, batch: MaskedBatch) -> Context:
     return Context(keys_values)
 
 
-def decode(
-    model: FourMTransformer, context: Context, batch: MaskedBatch, caches: Sequence[Cache] | None = None
-) -> Tensor:
-    """Hidden states (T, D) of the valid queries of a batch, row by row: of one grid, or with ``caches``, one per block,
-    of the next token of a sequence in each row."""
+def decode(model: FourMTransformer, context: Context, batch: MaskedBatch) -> Tensor:
+    """Hidden states (T, D) of the valid queries of a batch, row by row: of one grid."""
     rows = Rows(batch.target_valid)
     runs, keys_values = context.read_by(rows.lengths)
     turn = _flat(rows, model.turn_queries(batch))
-    patterns = [rotated(pattern, turn, turn) for pattern in caches or [within(runs)] * len(model.decoder)]
+    attend = rotated(within(runs), turn, turn)
     attend_context = rotated(over_context(runs), turn, None)  # its keys are turned already
-    return model.decode_tokens(rows.flat(model.embed_queries(batch)), keys_values, patterns, attend_context)
+    return model.decode_tokens(rows.flat(model.embed_queries(batch)), keys_values, attend, attend_context)
 
 
 def _flat(rows: Rows, turn: Tensor | None) -> Tensor | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from open4m import config as configs
-from open4m import modalities, weights
+from open4m import files, modalities, weights
 from open4m.hub import locate
 from open4m.hub.ml4m import source as origins
 from open4m.hub.ml4m import table, transformer
@@ -28,13 +28,10 @@ from open4m.model.plans import Plans
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.grids import Grids, Source
 from open4m.tokenizers.network import VQVAE
-from open4m.tokenizers.text import TextTokenizer
+from open4m.tokenizers.text import TEXT, TextTokenizer
 from open4m.tokenizers.tokenizer import FORMAT as TOKENIZER_FORMAT
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, check_kind
-
-TEXT = "text"
-"""The folder of the text tokenizer, beside those of the grids."""
 
 FORMAT = 2
 """The version of a model directory's format. In format 1 hidden texts were nothing at all."""
@@ -105,7 +102,7 @@ def empty_model(config: FourMConfig) -> FourMTransformer:
 
 def save_transformer(folder: Path, model: FourMTransformer, half: bool = False) -> None:
     """Write the configuration and the weights of a model directory; ``half``: in 16 bits."""
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     configs.save(model.config, folder / weights.CONFIG, FORMAT)
     weights.save_weights(folder / weights.WEIGHTS, model, half)
 
@@ -165,7 +162,7 @@ def is_own(folder: Path) -> bool:
 def _own(folder: Path, chosen: Chosen) -> Parts:
     if not folder.is_dir():
         raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
-    config = configs.load(FourMConfig, folder / weights.CONFIG, FORMAT)
+    config = _config(folder)
     _check_chosen(config, chosen)
     tokenizers, own = _tokenizers_of(folder), folder / locate.SUPER_RESOLUTION
     second = chosen.second(lambda: own if own.is_dir() else None)
@@ -194,6 +191,20 @@ def _own(folder: Path, chosen: Chosen) -> Parts:
         text_file=None if chosen.text is None else partial(Path, chosen.text),
         second=second,
     )
+
+
+def _config(folder: Path) -> FourMConfig:
+    try:
+        return configs.load(FourMConfig, folder / weights.CONFIG, FORMAT)
+    except Open4MError as error:
+        try:
+            modality = configs.load_versioned(TokenizerConfig, folder / weights.CONFIG, TOKENIZER_FORMAT)[0].modality
+        except Open4MError:
+            raise error from None
+        raise Open4MError(
+            f"{folder}: is a tokenizer of {modality}, and no 4M model, which has it in {weights.TOKENIZERS}/; "
+            f"open4m tokenizer report {folder} measures it"
+        ) from None
 
 
 def _weights(folder: Path, config: FourMConfig) -> dict[str, Tensor]:
@@ -226,6 +237,10 @@ class _Shared:
     def __init__(self) -> None:
         self._networks: WeakValueDictionary[tuple[Path, str], VQVAE] = WeakValueDictionary()
         self._quality: dict[tuple[Path, str], dict[str, float]] = {}
+
+    def __reduce__(self) -> tuple[type[_Shared], tuple[()]]:
+        """A copy of a model, in another process or not, reads its own: weak references are of one process."""
+        return type(self), ()
 
     def read(self, place: Path, read: Callable[[Path], Tokenizer], modality: str = "") -> Tokenizer:
         if (network := self._networks.get((place, modality))) is not None:
@@ -267,8 +282,9 @@ def _check(spec: ModalitySpec, config: TokenizerConfig) -> None:
 
 
 def _fits(spec: ModalitySpec, config: TokenizerConfig) -> bool:
-    sides, side = {config.image_size, *config.resolutions}, spec.grid[0] * config.patch_size
-    trained = config.codebooks == spec.length if config.vector else spec.grid[0] == spec.grid[1] and side in sides
+    side = spec.grid[0] * config.patch_size
+    square = spec.grid[0] == spec.grid[1]
+    trained = config.codebooks == spec.length if config.vector else square and config.knows(side)
     return config.codebook_size == spec.vocab_size and (trained or config.grid == spec.grid)
 
 

@@ -8,7 +8,7 @@ vectorized over the batch. A row's random numbers are a function of (seed, step,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,9 +28,9 @@ class TokenRows:
 
     ``ids``: integers (B, L): grids in raster order; sequences padded, [EOS] included.
     ``vectors``: float32 (B, L, C), padded. ``lengths``: (B,), of sequences of ids and of vectors.
-    ``pixels``: float32 (B, C, H, W).
-    Where a sample lacks a modality, its length is 0, or ``present`` (B,) is False. A modality that all samples lack may
-    be left out.
+    ``pixels``: (B, C, H, W), uint8 as stored, or float32 if normalized.
+    Where a sample lacks a modality, its length is 0, or ``present`` (B,) is False: none of it is shown or asked for.
+    A modality that all samples lack may be left out.
     """
 
     ids: dict[str, np.ndarray]
@@ -38,6 +38,16 @@ class TokenRows:
     pixels: dict[str, np.ndarray]
     present: Mapping[str, np.ndarray] | None = None
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def normalized(self) -> TokenRows:
+        """The same rows with float32 pixels, as the model's first layer takes them."""
+        pixels = {
+            key: np.stack([modalities.get(key).pixels(image.transpose(1, 2, 0)) for image in images])
+            if images.dtype == np.uint8
+            else images
+            for key, images in self.pixels.items()
+        }
+        return replace(self, pixels=pixels)
 
 
 def mask_batch(
@@ -52,6 +62,9 @@ def mask_batch(
 ) -> MaskedBatch:
     """The packed batch of these rows, the first of which is row ``first_row`` of the global batch of ``step``.
 
+    A sample is masked by a strategy that has an input and a target among the sample's modalities. One for which no
+    strategy has both shows what it can and is asked for what it can, perhaps nothing.
+
     ``sentinels``: the token ids of the sentinels, in order.
 
     Raises :class:`Open4MError` if the rows hold no sample, a modality that ``specs`` lack, or arrays of other shapes
@@ -60,19 +73,30 @@ def mask_batch(
     size = _batch_size(rows, specs)
     draw = RowDraws(seed, step, first_row, size)
     strategies = config.strategies
-    strategy = draw.choice([s.weight for s in strategies])  # (B,)
+    capacity = np.stack([_capacity(rows, s, size) for s in specs], 1)  # (B, modalities)
+    strategy = draw.choice([s.weight for s in strategies], _usable(strategies, specs, capacity))  # (B,)
     unmasked = np.array([[s.key in t.unmasked for s in specs] for t in strategies])[strategy]  # (B, modalities)
     apart = np.array([not t.overlap for t in strategies])[strategy, None]  # (B, 1)
     is_sequence = np.array([s.is_sequence for s in specs])
     placed = np.array([s.has_places for s in specs])
-    capacity = np.stack([_capacity(rows, s, size) for s in specs], 1)  # (B, modalities)
+
+    # A hole of the grids that are predicted. Of its cells one or more stay hidden, any number alike: in-painting passes
+    # through all of them.
+    holes, showable = {}, capacity.copy()
+    if any(t.hole for t in strategies):
+        area = rectangle(draw, np.array([t.hole or (1.0, 1.0) for t in strategies])[strategy])
+        for i in np.flatnonzero(placed):
+            concerned = np.array([t.hole is not None and specs[i].key in t.target_alpha for t in strategies])[strategy]
+            holes[i] = touched(area, specs[i].grid) & concerned[:, None]
+            hidden = draw.between(np.minimum(1, holes[i].sum(1)), holes[i].sum(1))
+            showable[:, i] = np.maximum(capacity[:, i] - hidden, 0)
 
     # Inputs. Sequences first: their number of tokens is only bounded by the budget; what they leave goes to the grids.
     total = draw.between(*np.array([config.input_range(s) for s in strategies])[strategy].T)
     shares = dirichlet(draw, _alphas(strategies, specs, "input_alpha")[strategy])
     leftover = np.array([t.leftover for t in strategies])[strategy]
     keeps = is_sequence & (leftover == "none")[:, None] & (capacity > 0)  # its share, however short it is
-    shown = allocate(shares, total, np.where(keeps, total[:, None], capacity), draw.one())  # (B, modalities)
+    shown = allocate(shares, total, np.where(keeps, total[:, None], showable), draw.one())  # (B, modalities)
     spans = {}
     for i in np.flatnonzero(is_sequence):
         masked = span_mask(draw, capacity[:, i], specs[i].length, shown[:, i], unmasked[:, i])
@@ -80,7 +104,7 @@ def mask_batch(
         shown[:, i] = spans[i].input_count
     left = total - np.where(is_sequence, shown, 0).sum(1)
     left = np.where(leftover == "uniform", draw.between(0, left), left)
-    grids = allocate(np.where(is_sequence, 0.0, shares), left, capacity, draw.one())
+    grids = allocate(np.where(is_sequence, 0.0, shares), left, showable, draw.one())
     shown = np.where(is_sequence | (leftover == "none")[:, None], shown, grids)
 
     # A grid shows the first cells of a random order, and may be asked for those after ``begin``. Grids that must not
@@ -91,6 +115,9 @@ def mask_batch(
         for i in np.flatnonzero(placed):
             first = next(j for j in np.flatnonzero(placed) if specs[j].grid == specs[i].grid)
             order[i] = np.where(apart, order[first], order[i])
+    for i, hole in holes.items():  # comes last in the order
+        order[i] = np.take_along_axis(order[i], np.take_along_axis(hole, order[i], 1).argsort(1, kind="stable"), 1)
+        begin[:, i] = np.where(hole.any(1), np.maximum(begin[:, i], specs[i].length - hole.sum(1)), begin[:, i])
 
     # Targets: cells that are left, and of sequences the masked spans.
     limits = np.maximum(capacity - begin, 0)
@@ -127,7 +154,8 @@ def mask_batch(
         target_position=target_position,
         query_id=query_id,
         target_valid=target_valid,
-        pixels={key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in rows.pixels.items()},
+        pixels={key: torch.from_numpy(value) for key, value in rows.pixels.items()},
+        scales={key: _scale(key) for key, value in rows.pixels.items() if value.dtype == np.uint8},
         vectors={key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in rows.vectors.items()},
         input_counts=tuple(shown.sum(0).tolist()),
         target_counts=tuple(asked.sum(0).tolist()),
@@ -177,6 +205,32 @@ def allocate(shares: np.ndarray, total: np.ndarray, capacity: np.ndarray, offset
     edges = np.floor(np.cumsum(exact, 1) + offset[:, None] + 1e-9)
     start = np.floor(offset + 1e-9)[:, None]
     return np.diff(edges, prepend=start, axis=1).astype(np.int64)
+
+
+def rectangle(draw: RowDraws, area: np.ndarray) -> np.ndarray:
+    """A rectangle per row somewhere in the image: left, top, right, bottom (B, 4) in fractions of its sides.
+
+    Its share of the image is uniform between the two in ``area`` (B, 2), and the logarithm of the ratio of its sides
+    between those of 1:2 and 2:1, as far as the image is large enough for it.
+    """
+    share, ratio, x, y = draw.uniform(4).T
+    share = area[:, 0] + share * (area[:, 1] - area[:, 0])
+    width = np.minimum(np.maximum(np.sqrt(share * 2 ** (2 * ratio - 1)), share), 1.0)
+    height = share / width
+    left, top = x * (1 - width), y * (1 - height)
+    return np.stack([left, top, left + width, top + height], 1)
+
+
+def touched(rectangle: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Which cells of a grid have a part in rectangles (B, 4): bool (B, h·w), in raster order. It is one at least."""
+    left, top, right, bottom = rectangle.T[..., None]
+    (h, w), edge = grid, 1e-9
+    rows, columns = np.arange(h) / h, np.arange(w) / w
+    inside = [
+        (first < high - edge) & (first + side > low + edge)
+        for first, side, low, high in ((rows, 1 / h, top, bottom), (columns, 1 / w, left, right))
+    ]
+    return (inside[0][:, :, None] & inside[1][:, None]).reshape(len(rectangle), -1)
 
 
 class _Packer:
@@ -255,12 +309,23 @@ def _shapes(spec: ModalitySpec, size: int) -> dict[str, tuple[int, ...]]:
 
 def _capacity(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
     """How many tokens of a modality each sample has, (B,)."""
-    if spec.is_sequence:
-        return rows.lengths.get(spec.key, np.zeros(size)).astype(np.int64)
-    present = np.full(size, spec.key in rows.ids or spec.key in rows.pixels)
-    if rows.present is not None:
-        present &= rows.present.get(spec.key, True)
-    return np.where(present, spec.length, 0)
+    is_there = any(spec.key in table for table in (rows.ids, rows.pixels, rows.vectors))
+    length = rows.lengths.get(spec.key, 0) if spec.is_sequence else spec.length
+    present = True if rows.present is None else rows.present.get(spec.key, True)
+    return np.where(np.full(size, is_there) & present, length, 0).astype(np.int64)
+
+
+def _usable(strategies: tuple[Strategy, ...], specs: tuple[ModalitySpec, ...], capacity: np.ndarray) -> np.ndarray:
+    """Whether each sample has an input and a target of each strategy, bool (B, strategies).
+
+    Sequences that are shown whole leave little to ask for: they do not count where the strategy has other targets.
+    """
+    shown = _alphas(strategies, specs, "input_alpha") > 0  # (strategies, modalities)
+    asked = _alphas(strategies, specs, "target_alpha") > 0
+    masked = asked & np.array([[spec.key not in s.unmasked for spec in specs] for s in strategies])
+    asked = np.where(masked.any(1, keepdims=True), masked, asked)
+    has = capacity[:, None] > 0
+    return (has & shown).any(2) & (has & asked).any(2)
 
 
 def _ids(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
@@ -268,6 +333,12 @@ def _ids(rows: TokenRows, spec: ModalitySpec, size: int) -> np.ndarray:
     if spec.content == "vectors":
         return np.broadcast_to(1 + np.arange(spec.length), (size, spec.length))
     return rows.ids.get(spec.key, np.broadcast_to(0, (size, spec.length)))
+
+
+def _scale(key: str) -> torch.Tensor:
+    """Mean and standard deviation (2, C) of a modality's pixels on the [0, 1] scale."""
+    modality = modalities.get(key)
+    return torch.tensor([modality.mean, modality.std], dtype=torch.float32)
 
 
 def _alphas(strategies: tuple[Strategy, ...], specs: tuple[ModalitySpec, ...], side: str) -> np.ndarray:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from open4m.modalities.families import Modality
 
 _KEY = re.compile(r"\w+(@\w+)?")
+_LONGEST_KEY = 200
+"""Bytes of a key, at most: it is a folder's name."""
 
 SHARED_FILES = (
     "__init__",
@@ -36,6 +38,7 @@ SHARED_FILES = (
     "given",
     "skeleton",
     "symbols",
+    "traits",
 )
 """The files of this folder that are no modalities, but what modalities are made of. Users' folders have none."""
 
@@ -116,7 +119,7 @@ def is_own(name: str) -> bool:
 def check_key(key: str) -> None:
     """Raise :class:`Open4MError` unless it is a name like ``rgb`` or, with a resolution, ``rgb@256``: what folders of
     data and of tokenizers are called."""
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if not isinstance(key, str) or not _KEY.fullmatch(key) or len(key.encode()) > _LONGEST_KEY:
         raise Open4MError(f"modality {shown(key)}: expected a name like 'rgb' or 'rgb@256'")
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from open4m import files
+from open4m.fonts import lettered
 from open4m.modalities.crops import Crop, seen
 from open4m.modalities.families import Flag, Palette, TokenSequence
 from open4m.pictures import OBJECT_COLORS, drawn_corners
@@ -74,6 +76,12 @@ class BoundingBoxes(TokenSequence):
             np.float32([1, 0, 1, 0]) - value.corners[:, [2, 1, 0, 3]] * np.float32([1, -1, 1, -1]),
             np.ones(len(value), dtype=bool),
         )
+
+    def transposed(self, value: Boxes) -> Boxes:
+        return _select(value, value.corners[:, [1, 0, 3, 2]], np.ones(len(value), dtype=bool))
+
+    def facts(self, value: Boxes) -> dict[str, float | Counter]:
+        return {"boxes": len(value), "classes": Counter(value.labels)}
 
     def encode(self, value: Boxes, text, max_length: int = 256) -> list[int]:
         """Objects in order of the distance of their upper left corner to the origin (paper B.2), then [EOS]."""
@@ -232,15 +240,17 @@ def draw_boxes(image: Image.Image, value: Boxes) -> Image.Image:
     """A copy of the image with the boxes and their labels drawn on it."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(max(10, image.width // 20))
     names = sorted(set(value.labels))
     for row, label in zip(value.corners, value.labels, strict=True):
+        text, font = lettered(label, max(10, image.width // 20))
         color = OBJECT_COLORS[names.index(label) % len(OBJECT_COLORS)]
         x0, y0, x1, y1 = drawn_corners(row, image.size)
         draw.rectangle((x0, y0, x1, y1), outline=color, width=max(1, image.width // 100))
-        left, top, right, bottom = draw.textbbox((x0 + 2, max(0, y0 - image.width // 18)), label, font=font)
+        x = max(2, min(x0 + 2, image.width - 4 - int(font.getlength(text))))  # so that the label is in the picture
+        place = (x, max(0, y0 - image.width // 18))
+        left, top, right, bottom = draw.textbbox(place, text, font=font)
         draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=color)
-        draw.text((x0 + 2, max(0, y0 - image.width // 18)), label, fill="white", font=font)
+        draw.text(place, text, fill="white", font=font)
     return image
 
 
@@ -293,6 +303,7 @@ MODALITY = BoundingBoxes(
     name="boxes",
     description="bounding boxes with classes",
     extension="boxes.json",
+    aliases=("bboxes", "bounding_boxes"),
     role="objects",
     flag=Flag(name="boxes", help='a JSON file: [{"box": [x0, y0, x1, y1], "label": name}, ...]'),
 )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from open4m.fonts import wrapped
 from open4m.modalities.families import Flag, Palette, TokenSequence
-from open4m.types import Marked, is_text
+from open4m.types import GAP, Gapped, Marked, is_text
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(TokenSequence):
-    """A value is a str; in the form ``marked``, ``"a lake house [S_1]"``, a :class:`~open4m.types.Marked`."""
+    """A value is a str; in the form ``marked``, ``"a lake house [S_1]"``, a :class:`~open4m.types.Marked`. Gaps of a
+    :class:`~open4m.types.Gapped` become the sentinels of masked spans (paper C.1)."""
 
     is_text = True
     forms = ("own", "marked")
@@ -44,13 +46,22 @@ class Caption(TokenSequence):
     def can_flip(self, value: str) -> bool:
         return _SIDES.search(value) is None  # a mirrored image would make it untrue
 
+    def facts(self, value: str) -> dict[str, float]:
+        return {"words": len(value.split())}
+
     def texts(self, value: str) -> tuple[str]:
         return (value,)
 
     def encode(self, value: str, text, max_length: int = 256) -> list[int]:
         if isinstance(value, Marked):
             return text.encode_text(value, marked=True)[:max_length]
-        return text.finished(([i] for i in text.encode_text(value)), max_length)
+        if not isinstance(value, Gapped):
+            return text.finished(([i] for i in text.encode_text(value)), max_length)
+        first, *others = (text.encode_text(part) for part in value.split(GAP))
+        if len(others) >= len(text.sentinels):
+            raise self.error(f"expected at most {len(text.sentinels) - 1} gaps {GAP}, got {len(others)}")
+        filled = [[mark, *part] for mark, part in zip(text.sentinels, others, strict=False)]
+        return text.finished(([i] for i in chain(first, *filled)), max_length)
 
     def decode(self, ids, text) -> str:
         return text.decode_text(text.until_eos(ids))
@@ -65,13 +76,11 @@ def draw_text(text: str, size: int) -> Image.Image:
     draw = ImageDraw.Draw(image)
     margin = size // 16
     for points in range(max(6, size // 10), 5, -1):
-        font = ImageFont.load_default(points)
-        columns = max(4, int((size - 2 * margin) / (points * 0.52)))
-        wrapped = "\n".join(textwrap.wrap(text, columns)) or " "
-        box = draw.multiline_textbbox((margin, margin), wrapped, font=font)
+        lines, font = wrapped(text, points, size - 2 * margin)
+        box = draw.multiline_textbbox((margin, margin), lines, font=font)
         if box[2] <= size - margin and box[3] <= size - margin:
             break
-    draw.multiline_text((margin, margin), wrapped, fill=(20, 20, 30), font=font)
+    draw.multiline_text((margin, margin), lines, fill=(20, 20, 30), font=font)
     return image
 
 
@@ -79,6 +88,7 @@ MODALITY = Caption(
     name="caption",
     description="caption",
     extension="txt",
+    aliases=("captions", "text", "texts", "txt", "prompt", "prompts", "description", "descriptions"),
     role="text",
     flag=Flag(name="caption", metavar="TEXT"),
 )

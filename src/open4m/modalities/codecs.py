@@ -90,12 +90,34 @@ def has_holes(image: Image.Image) -> bool:
     return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB; what is transparent shows white behind it."""
+def on(color: str, image: Image.Image) -> Image.Image:
+    """The picture in mode RGB; what is transparent shows the color behind it: white as on paper, or black where that
+    means that there is nothing."""
     if not image.has_transparency_data:
         return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, color), image.convert("RGBA")).convert("RGB")
+
+
+def mask_of_picture(image: Image.Image, name: str = "mask") -> np.ndarray:
+    """The mask, bool (H, W), that a picture shows: its light half, or what is above 0 where it holds 0 and 1.
+
+    Transparent pixels are black. Raises :class:`Open4MError` for a picture that is darker than gray, such as a map of
+    classes: it does not say which part is meant.
+    """
+    image, is_wide = upright(image), image.mode.startswith(("I", "F"))
+    if not is_wide and image.has_transparency_data:
+        image = on("black", image)
+    levels = np.asarray(image if is_wide else image.convert("L"))
+    lightest = float(levels.max(initial=0))
+    white = 255 if lightest <= 255 else 65535
+    if lightest <= 1:
+        return levels > 0
+    if lightest <= white / 2:
+        raise Open4MError(
+            f"{name}: expected a mask in black and white, or of 0 and 1, got a picture whose lightest pixel is "
+            f"{lightest:g} of {white}"
+        )
+    return levels > white / 2
 
 
 def as_array(value: Any, name: str) -> np.ndarray:

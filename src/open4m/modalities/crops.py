@@ -33,6 +33,16 @@ class Crop:
         """The image as a region of this region: cropping to both leaves positions as they were."""
         return Crop(-self.left / self.width, -self.top / self.height, 1 / self.width, 1 / self.height, self.size)
 
+    def inside(self, outer: Crop) -> Crop:
+        """This region of another region, as fractions of the whole image."""
+        return Crop(
+            outer.left + self.left * outer.width,
+            outer.top + self.top * outer.height,
+            self.width * outer.width,
+            self.height * outer.height,
+            self.size,
+        )
+
     @staticmethod
     def center(height: int, width: int, size: int) -> Crop:
         """The largest centered square of an image of ``height`` × ``width`` pixels (paper Table 5)."""
@@ -73,6 +83,19 @@ def resample(array: np.ndarray, crop: Crop, how: str) -> np.ndarray:
         return np.ascontiguousarray(array[rows][:, columns])
     out = np.einsum("yi,ij...->yj...", _linear_weights(ys, height), array.astype(np.float32))
     return np.ascontiguousarray(np.einsum("xj,yj...->yx...", _linear_weights(xs, width), out))
+
+
+def filled(array: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """The array (H, W) or (H, W, C), in which pixels that are not ``valid``, bool (H, W), hold what the nearest valid
+    one does; zeros if none is. None: all are valid."""
+    if valid is None or valid.all():
+        return array
+    if not valid.any():
+        return np.zeros_like(array)
+    from scipy.ndimage import distance_transform_edt
+
+    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return np.ascontiguousarray(array[tuple(nearest)])
 
 
 _MIN_VISIBLE = 0.1

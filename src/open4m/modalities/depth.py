@@ -18,8 +18,8 @@ from open4m.modalities.codecs import (
     upright,
     write_array,
 )
-from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid
-from open4m.pictures import color_bar, picture, ramp
+from open4m.modalities.families import STANDARDIZED, Palette, TokenGrid, mean_of
+from open4m.pictures import color_bar, hatched, picture, ramp
 
 # From near (warm and light) to far (dark blue), perceptually ordered.
 _RAMP = np.array([[252, 253, 191], [254, 159, 109], [222, 73, 104], [140, 41, 129], [59, 15, 112], [0, 0, 4]])
@@ -32,18 +32,20 @@ NEAREST = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Depth(TokenGrid):
-    """A value is float32 (H, W), meters along the optical axis, finite and positive.
+    """A value is float32 (H, W), meters along the optical axis; NaN where there is no measurement.
 
     =============  ============================================================================================
     form           (H, W), (H, W, 1) or (1, H, W): arrays or PIL images with one channel of 8, 16 or 32 bits
     =============  ============================================================================================
     meters         the modality's own form; not the whole numbers of pictures, which do not say their unit
-    millimeters    as in 16-bit PNGs of NYU or ScanNet; given back as uint16, rounded and at least 1
+    millimeters    as in 16-bit PNGs of NYU or ScanNet; given back as uint16, rounded and at least 1, 0 where there is
+                   no measurement
     inverse        1/m, which is disparity if baseline times focal length is 1; float32
     standardized   (meters - mean) / deviation of the map itself, float32; see :func:`_standardized`
     =============  ============================================================================================
 
-    A depth of 0 (or an inverse of 0, infinitely far) marks pixels without a measurement: it is refused. Pictures are
+    A depth of 0 or NaN (or such an inverse) marks pixels without a measurement (:meth:`valid`), except in what is given
+    as standardized. Depths that are infinite or below 0 are refused, and maps without any measurement. Pictures are
     turned as their EXIF data ask. Files hold 16 bits per number where these keep each within a thousandth of it.
     """
 
@@ -56,7 +58,9 @@ class Depth(TokenGrid):
 
     def write(self, value: np.ndarray) -> bytes:
         meters = self.convert(value)
-        return write_array(narrowed(meters, meters))
+        valid = self.valid(meters)
+        numbers = np.where(valid, meters, 1)
+        return write_array(np.where(valid, narrowed(numbers, numbers), np.float16(np.nan)))
 
     def convert(self, value: Any) -> np.ndarray:
         picture = isinstance(value, Image.Image)
@@ -74,8 +78,8 @@ class Depth(TokenGrid):
             return self._positive(self._map(value, form) / 1000, "depth", "mm")
         if form == "inverse":
             array = self._map(value, form)
-            self._positive(array, "inverse depth", "1/m")
-            return self._positive(1 / array, "depth", "m")
+            measured = ~np.isnan(self._positive(array, "inverse depth", "1/m"))
+            return self._positive(1 / np.where(measured, array, np.nan), "depth", "m")
         if form == STANDARDIZED:
             array = self._map(value, form)
             if not is_finite_float32(array):
@@ -85,13 +89,13 @@ class Depth(TokenGrid):
 
     def to_form(self, value: np.ndarray, form: str, palette: Palette = ()) -> np.ndarray:
         if form == "millimeters":
-            millimeters = (value.astype(np.float64) * 1000).round()
+            millimeters = np.where(self.valid(value), (value.astype(np.float64) * 1000).round().clip(1), 0)
             if (beyond := millimeters > _UINT16).any():
                 raise self.error(
                     f"{beyond.sum()} pixels are beyond the {_UINT16} mm that 16 bits hold, up to "
                     f"{value.max():.6g} m: take them in meters"
                 )
-            return millimeters.clip(1).astype(np.uint16)
+            return millimeters.astype(np.uint16)
         if form == "inverse":
             return self._positive(1 / value.astype(np.float64), "inverse depth", "1/m")
         if form == STANDARDIZED:
@@ -110,22 +114,30 @@ class Depth(TokenGrid):
         return array.astype(np.float64)
 
     def _positive(self, array: np.ndarray, what: str, unit: str) -> np.ndarray:
-        """As float32, in which nothing may be 0 or infinite."""
+        """As float32, NaN without a measurement; no measurement may become 0 or infinite."""
         with np.errstate(over="ignore", invalid="ignore"):  # bytes may hold signaling NaNs, which are invalid to cast
-            array = array.astype(np.float32)
-        if wrong := int((~((array > 0) & np.isfinite(array))).sum()):
+            single = array.astype(np.float32)
+            unmeasured = np.isnan(array) | (array == 0)
+            wrong = int((~(unmeasured | ((single > 0) & np.isfinite(single)))).sum())
+        if wrong:
             raise self.error(
-                f"expected finite {what} above 0 {unit} everywhere, {wrong} of {array.size} pixels are "
-                "not; fill or mask missing pixels first"
+                f"expected finite {what} above 0 {unit}, or 0 or NaN where there is no measurement; {wrong} of "
+                f"{array.size} pixels are neither"
             )
-        return array
+        if unmeasured.all():
+            raise self.error("no pixel holds a measurement: leave the map out of the sample")
+        return np.where(unmeasured, np.float32(np.nan), single)
+
+    def valid(self, value: np.ndarray) -> np.ndarray:
+        return ~np.isnan(value)
 
     def value(self, tensor: np.ndarray) -> np.ndarray:
         return np.maximum(tensor[0], NEAREST).astype(np.float32)
 
     def style(self, values, names=(), palette: Palette = ()) -> tuple[float, float]:
         """The range in meters that colors span: all but the lowest and highest hundredth."""
-        low, high = np.percentile(np.concatenate([np.ravel(v) for v in values]), [1, 99])
+        measured = np.concatenate([value[self.valid(value)] for value in values])
+        low, high = np.percentile(measured if measured.size else [NEAREST], [1, 99])
         return float(low), float(high)
 
     def legend(self, style: tuple[float, float], width: int = 256) -> Image.Image:
@@ -133,28 +145,44 @@ class Depth(TokenGrid):
 
     def render(self, value: np.ndarray, size: int = 256, style: tuple[float, float] | None = None) -> Image.Image:
         low, high = style or self.style([value])
-        return picture(ramp((value - low) / max(high - low, 1e-6), _RAMP).round().astype(np.uint8), size)
+        valid = self.valid(value)
+        position = (np.where(valid, value, low) - low) / max(high - low, 1e-6)
+        return hatched(picture(ramp(position, _RAMP).round().astype(np.uint8), size), valid)
+
+    def facts(self, value: np.ndarray) -> dict[str, float]:
+        measured = value[self.valid(value)]
+        return {"nearest, m": float(measured.min()), "farthest, m": float(measured.max())} if measured.size else {}
 
     def metrics(self, predictions, labels) -> dict[str, float]:
-        """AbsRel, and the L1 error after each map is standardized (paper Table 31): means over images."""
+        """AbsRel, and the L1 error after each map is standardized (paper Table 31): means over images, each over the
+        pixels whose label is measured."""
         relative, standardized = [], []
         for prediction, label in zip(predictions, labels, strict=True):
-            relative.append(np.mean(np.abs(prediction - label) / label))
-            standardized.append(np.mean(np.abs(_standardize(prediction) - _standardize(label))))
-        return {"abs_rel": float(np.mean(relative)), "standardized_l1": float(np.mean(standardized))}
+            measured = self.valid(label)
+            if measured.any():
+                prediction, label = (prediction, label) if measured.all() else (prediction[measured], label[measured])
+                relative.append(np.mean(np.abs(prediction - label) / label))
+                standardized.append(np.mean(np.abs(_standardize(prediction) - _standardize(label))))
+        return {"abs_rel": mean_of(relative), "standardized_l1": mean_of(standardized)}
 
     def trivial(self, labels) -> np.ndarray:
-        return np.mean(labels, axis=0)
+        """The mean of the measurements of each pixel; of those that no label measures, the mean of all."""
+        measured = np.stack([self.valid(label) for label in labels])
+        if measured.all():
+            return np.mean(labels, axis=0)
+        total, count = np.nansum(labels, axis=0), measured.sum(0)
+        return np.where(count > 0, total / np.maximum(count, 1), total.sum() / max(count.sum(), 1)).astype(np.float32)
 
 
 def _standardized(depth: np.ndarray) -> np.ndarray:
-    """The map less its trimmed mean, over its trimmed deviation, float32: the lowest and highest tenths are left out.
+    """The map less its trimmed mean, over its trimmed deviation, float32: the lowest and highest tenths are left out,
+    and what is not measured, which stays NaN.
 
     The authors' public tokenizers read depth this way (``DepthTransform`` in ``fourm/data/modality_transforms.py`` of
     https://github.com/apple/ml-4m): of the n sorted numbers those from ⌊0.1 n⌋ up to ⌊0.9 n⌋ are kept, their variance
     is the unbiased one, and 1e-6 is added to it. (Their numbers are fractions of the greatest that 16 bits hold.)
     """
-    ordered = np.sort(depth, axis=None).astype(np.float64)
+    ordered = np.sort(depth[~np.isnan(depth)]).astype(np.float64)
     kept = ordered[int(0.1 * ordered.size) : max(int(0.9 * ordered.size), 1)]
     deviation = np.sqrt(kept.var(ddof=min(1, kept.size - 1)) + 1e-6)
     return ((depth - kept.mean()) / deviation).astype(np.float32)
@@ -169,6 +197,7 @@ MODALITY = Depth(
     name="depth",
     description="depth in meters",
     extension="depth.npy",
+    aliases=("depths", "depth_map", "depth_maps"),
     channels=1,
     loss="smooth_l1",
     normalization="fit",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, channels_last, decode_image, encode_png, loaded, on_white, upright
+from open4m.modalities.codecs import as_array, channels_last, decode_image, encode_png, loaded, on, upright
 from open4m.modalities.families import TokenGrid
 from open4m.pictures import picture
 
@@ -18,8 +18,9 @@ from open4m.pictures import picture
 class EdgeMap(TokenGrid):
     """A value is uint8 (H, W): 0 is no edge, 255 the strongest one.
 
-    Users give such arrays, bool ones, floats in [0, 1], or gray pictures, white on black. Pictures are turned as their
-    EXIF data ask. A tokenizer that reads three channels is shown the same map in each.
+    Users give such arrays, bool ones, floats in [0, 1], or gray pictures, white on black, whose transparent pixels are
+    no edges. Pictures are turned as their EXIF data ask. A tokenizer that reads three channels is shown the same map in
+    each.
     """
 
     better = {"mean_absolute_error": "lower"}
@@ -35,7 +36,7 @@ class EdgeMap(TokenGrid):
             image = upright(loaded(value, self.name))
             if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
                 raise self.error(f"expected a picture of 8 bits per channel, got mode {image.mode}")
-            return np.asarray(image if image.mode == "L" else on_white(image).convert("L"))
+            return np.asarray(image if image.mode == "L" else on("black", image).convert("L"))
         array = channels_last(as_array(value, self.name), 1)
         if array.ndim == 2 and array.size:
             if array.dtype == bool:

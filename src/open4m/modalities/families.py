@@ -2,7 +2,8 @@
 
 A modality is one file in this folder (or in a folder named by the environment variable ``OPEN4M_MODALITIES``)
 that defines ``MODALITY``, an instance of a class below. The rest of the program asks what a modality's tokens are
-through the traits of its family (:data:`FAMILIES`); it compares neither names of modalities nor of families.
+through the traits of its family (:mod:`open4m.modalities.traits`); it compares neither names of modalities nor of
+families.
 
 ==============  ========  ==============================  ===========================  ============================
 class           family    examples                        the model reads              the model predicts
@@ -19,9 +20,11 @@ A Vector (in ``features.py``) is a TokenGrid whose grid is one row of parts with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -30,6 +33,7 @@ from open4m import modalities
 from open4m.modalities.codecs import as_array, is_finite_float32, read_array, write_vectors
 from open4m.modalities.crops import Crop, resample
 from open4m.modalities.frames import Frame
+from open4m.modalities.traits import FAMILIES, Family, Flag, GenerationDefaults
 from open4m.pictures import picture, principal_components
 from open4m.types import Open4MError, Value
 
@@ -37,51 +41,6 @@ if TYPE_CHECKING:
     from open4m.tokenizers.text import TextTokenizer
     from open4m.tokenizers.tokenizer import Tokenizer
 
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """The traits of a modality's tokens, which the rest of the program asks for.
-
-    A new family is one row of :data:`FAMILIES`, one class below if its values are of a new kind, and one row of each
-    table by family: how its tokens are stored (:mod:`open4m.store.columns`) and made (:mod:`open4m.data.tokenize`).
-    """
-
-    name: str  # in configurations, token stores and files
-    content: Literal["ids", "pixels", "vectors"]  # a token is an entry of a vocabulary, a patch, or a vector
-    layout: Literal["grid", "sequence"]  # positions are cells of a grid, or places in a sequence
-    sizes: tuple[str, ...]  # the sizes that such a modality has in a model
-
-    @property
-    def has_vocabulary(self) -> bool:
-        """Whether tokens are ids, which the model can predict. All else is input only (paper C.1)."""
-        return self.content == "ids"
-
-    @property
-    def is_sequence(self) -> bool:
-        """Whether lengths differ between samples, so that spans are masked instead of cells."""
-        return self.layout == "sequence"
-
-    @property
-    def has_codebook(self) -> bool:
-        """Whether a learned tokenizer of its own makes the ids. Sequences share one text tokenizer."""
-        return self.has_vocabulary and not self.is_sequence
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether tokens are predicted one after another, each from those before it."""
-        return self.is_sequence and self.has_vocabulary
-
-
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family(name="pixels", content="pixels", layout="grid", sizes=("grid", "patch_size", "channels")),
-        Family(name="grid", content="ids", layout="grid", sizes=("grid", "vocab_size")),
-        Family(name="sequence", content="ids", layout="sequence", sizes=("max_length", "vocab_size")),
-        Family(name="vectors", content="vectors", layout="sequence", sizes=("max_length", "channels")),
-    )
-}
-"""All families by name."""
 
 ROLES = {
     "photo": "what an image is, given or generated, and what other modalities are extracted from",
@@ -96,33 +55,14 @@ STANDARDIZED = "standardized"
 """The name of the form in which each value is standardized by its own mean and deviation. Its units are lost, so that
 it cannot be converted to any other form."""
 
+
+def mean_of(figures: Sequence[float]) -> float:
+    """The mean of a metric over samples, NaN where none has it."""
+    return float(np.mean(figures)) if len(figures) else float("nan")
+
+
 Palette = Sequence[tuple[int, int, int]]
 """One color per class id, in order from 0; red, green and blue from 0 to 255."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationDefaults:
-    """How a modality is generated unless a plan says otherwise (paper A.3).
-
-    In a random order (ROAR): MaskGIT without noise on its confidences is surest of the background, and fills most of a
-    picture with it.
-    """
-
-    scheme: str = "roar"
-    steps: int = 8
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: no limit
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flag:
-    """An option of the command line that gives a value of one modality, such as ``--input IMAGE``: a file or, of a
-    modality of texts, the words themselves. Modalities without one are given by ``--given NAME=FILE``."""
-
-    name: str
-    metavar: str = "FILE"
-    help: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +73,11 @@ class Modality:
     modality be computed from the values of another one instead of being stored. ``role`` is what a request that names
     no modality means by it, one of :data:`ROLES`; ``flag`` is its own option of the command line.
 
+    ``aliases`` are what data sets of others call it: their folders, columns and endings of file names, in lower case.
+
     ``forms`` names the representations in which users may have its values, such as depth in meters or millimeters. The
-    first is the modality's own; everything except :meth:`from_form` and :meth:`to_form` works on that one. ``is_text``:
+    first is the modality's own; everything except :meth:`from_form` and :meth:`to_form` works on that one. Where
+    ``forms_look_alike``, nothing in a file tells which one it is in, so that an import has to be told. ``is_text``:
     a value is a str, so that no str is the path of a file.
     """
 
@@ -143,14 +86,19 @@ class Modality:
     name: str
     description: str
     extension: str = ""
+    aliases: tuple[str, ...] = ()
     source: str | None = None
     role: str = ""
     flag: Flag | None = None
     better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
     merges: ClassVar[bool] = False  # whether several values can be mixed: see :meth:`consensus`
     has_positions: ClassVar[bool] = False  # the value tells places in the picture, as fractions of its width and height
+    of_image: ClassVar[bool] = (
+        False  # a network's features of the image it is shown: those of a crop are other features
+    )
     image: bool = False  # the value is uint8 (H, W, 3), sRGB: the photo that the other maps of a sample show
     forms: ClassVar[tuple[str, ...]] = ("own",)
+    forms_look_alike: ClassVar[bool] = False
     is_text: ClassVar[bool] = False
 
     # ---- at rest
@@ -203,6 +151,15 @@ class Modality:
         """Height and width, in pixels or cells, of a checked value that covers the image; None for all other values."""
         return None
 
+    def valid(self, value: Value) -> np.ndarray | None:
+        """Which pixels of a checked map hold a measurement, bool (H, W); None: all of them do.
+
+        The others hold a marker, which files keep. They cost nothing in a tokenizer's training and in metrics, and are
+        hatched in pictures; encoders read the nearest pixel that holds a measurement in their place. The map of such a
+        modality is resized by taking whole pixels, so that no marker is mixed into its neighbors.
+        """
+        return None
+
     def crop(self, value: Value, crop: Crop) -> Value:
         """The region ``crop`` of the value, resized."""
         return value
@@ -213,6 +170,15 @@ class Modality:
 
     def flip(self, value: Value) -> Value:
         """The value of the image mirrored left to right."""
+        return value
+
+    def transposed(self, value: Value) -> Value:
+        """The value of the image whose rows and columns are exchanged; with :meth:`flip`, any turn of it.
+
+        Raises :class:`Open4MError` for a value with positions that cannot be turned.
+        """
+        if self.has_positions:
+            raise self.error("cannot be turned with its image: save both upright first")
         return value
 
     def fit(self, value: Any, size: int, fit: str = "crop") -> Value:
@@ -242,6 +208,11 @@ class Modality:
     def drawn_over(self, value: Value, image: Image.Image) -> Image.Image | None:
         """A picture of the value on top of a picture of its image; None if it is not drawn that way."""
         return None
+
+    def facts(self, value: Value) -> Mapping[str, float | Counter]:
+        """What a summary of many values tells besides their sizes: numbers, whose range is shown, and counts of names
+        or class ids, which are added up."""
+        return {}
 
     def metrics(self, predictions: Sequence[Value], labels: Sequence[Value]) -> dict[str, float]:
         """How well predictions match labels; keys and directions are in ``better``."""
@@ -279,10 +250,23 @@ class PixelGrid(Modality):
     def extent(self, value: np.ndarray) -> tuple[int, int]:
         return value.shape[:2]
 
+    def transposed(self, value: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(value.swapaxes(0, 1))
+
     def pixels(self, value: np.ndarray) -> np.ndarray:
         """Normalized float32 (C, H, W) from a uint8 (H, W, C) value."""
-        scaled = value.astype(np.float32) / 255
-        return ((scaled - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
+        table = _normalized(self.mean, self.std)  # looking them up costs a fraction of decoding
+        pixels = np.empty((value.shape[2], *value.shape[:2]), dtype=np.float32)
+        for channel, found in enumerate(pixels):
+            np.take(table[channel], value[..., channel], out=found, mode="clip")
+        return pixels
+
+
+@cache
+def _normalized(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """What each of the 256 values of a channel becomes, float32 (C, 256)."""
+    scaled = np.arange(256, dtype=np.float32) / 255
+    return (scaled - np.float32(mean)[:, None]) / np.float32(std)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +332,10 @@ class TokenGrid(Modality):
         weight = weight.reshape(*weight.shape, *[1] * (kept.ndim - 2))
         if self.categorical or self.feature_map:
             return np.where(weight > 0, made, kept)
-        return (kept * (1 - weight) + made * weight).astype(np.float32)
+        mixed = (kept * (1 - weight) + made * weight).astype(np.float32)
+        if (valid := self.valid(kept)) is not None and not valid.all():  # there is nothing to mix with
+            mixed = np.where(valid.reshape(weight.shape) | (weight == 0), mixed, made)
+        return mixed
 
     def consensus(self, values: Sequence[np.ndarray], by: str = "weighted") -> np.ndarray | None:
         """The median of each number, or each pixel's most frequent class, the lowest of equally frequent ones. Images,
@@ -370,6 +357,9 @@ class TokenGrid(Modality):
 
     def flip(self, value: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(value[:, ::-1])
+
+    def transposed(self, value: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(value.swapaxes(0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ class FeatureMap(TokenGrid):
     """A value is float32 (h, w, D): one feature vector per patch of an image, from a network's layer (paper B.1)."""
 
     better = {"cosine": "higher"}
+    of_image = True
 
     channels: int = 0  # as many as the data has
     loss: str = "smooth_l1"
@@ -130,6 +131,7 @@ class GlobalFeature(Vector):
     """A network's feature of a whole image. Only its direction has a meaning: tokens do not keep its length."""
 
     better = {"cosine": "higher"}
+    of_image = True
 
     loss: str = "cosine"
     normalization: str = "fixed"  # at mean 0 and deviation 1: another mean would change directions

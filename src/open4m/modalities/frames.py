@@ -121,6 +121,17 @@ class Frame:
         return modality.crop(value, replace(region, size=(self.height, self.width)))
 
 
+_TURNS = {2: "f", 3: "ftft", 4: "tft", 5: "t", 6: "tf", 7: "ftf", 8: "ft"}
+"""How flips left to right and transpositions, one after another, make an image of an EXIF orientation upright."""
+
+
+def turned(modality: Modality, value: Value, orientation: int) -> Value:
+    """A value that shows the pixels as they are stored, turned as the EXIF ``orientation`` (1 to 8) turns its image."""
+    for step in _TURNS.get(orientation, ""):
+        value = modality.flip(value) if step == "f" else modality.transposed(value)
+    return value
+
+
 def check_fit(fit: str, frame: Frame | None = None) -> None:
     """Raise :class:`Open4MError` for a fit that is none, and for a frame of another type."""
     if not isinstance(fit, str) or fit not in FITS:

@@ -16,7 +16,7 @@ from open4m.modalities.codecs import (
     encode_png,
     is_turned,
     loaded,
-    on_white,
+    on,
     upright,
 )
 from open4m.modalities.crops import Crop
@@ -44,7 +44,7 @@ class RGB(TokenGrid):
             array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
         if array.ndim == 3 and array.shape[2] in (3, 4) and min(array.shape) > 0:
             if array.dtype == np.uint8:
-                return array if array.shape[2] == 3 else np.asarray(on_white(Image.fromarray(array)))
+                return array if array.shape[2] == 3 else np.asarray(on("white", Image.fromarray(array)))
             if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
                 if array.shape[2] == 4:
                     array = array[..., :3] * array[..., 3:] + (1 - array[..., 3:])
@@ -68,7 +68,7 @@ class RGB(TokenGrid):
         image = upright(image)
         if image.mode.startswith("I"):  # 16 bits per pixel, which older versions of PIL read from PNG files as mode I
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return np.asarray(on_white(image))
+        return np.asarray(on("white", image))
 
     def tensor(self, value: np.ndarray) -> np.ndarray:
         return super().tensor(value) / 255
@@ -138,6 +138,7 @@ MODALITY = RGB(
     role="photo",
     flag=Flag(name="input", metavar="IMAGE", help="an image file"),
     extension="png",
+    aliases=("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "color", "jpg", "jpegimages"),
     channels=3,
     loss="mse",
     resample="linear",

@@ -258,7 +258,10 @@ def _instance(row: Mapping[str, Any]) -> Instance:
     if tokens is not None:
         tokens = np.asarray(tokens)
         if tokens.size != CODES or tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() > 1023:
-            raise ValueError(f"tokens: expected {CODES} whole numbers from 0 to 1023")
+            raise ValueError(
+                f"tokens: expected {CODES} whole numbers from 0 to 1023, got {tokens.dtype} {tokens.shape}"
+                + (f" from {tokens.min()} to {tokens.max()}" if tokens.dtype.kind in "iu" and tokens.size else "")
+            )
         tokens = tuple(tokens.ravel().tolist())
     return Instance(box=corners_of(row["box"]), mask=None if mask is None else _packed(mask), tokens=tokens)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, channels_last, load_array, loaded, upright, write_array
+from open4m.modalities.codecs import as_array, channels_last, load_array, loaded, mask_of_picture, write_array
 from open4m.modalities.families import TokenGrid
 from open4m.pictures import picture
 
@@ -18,7 +18,7 @@ from open4m.pictures import picture
 class Mask(TokenGrid):
     """A value is bool (H, W): True is the object. Its tokenizer gives logits; what is above 0 is the object.
 
-    Users give bool arrays, or pictures of one channel, in which all above half of the range is the object.
+    Users give bool arrays, or pictures of it, in black and white or of 0 and 1.
     """
 
     better = {"iou": "higher"}
@@ -31,7 +31,7 @@ class Mask(TokenGrid):
 
     def convert(self, value: Any) -> np.ndarray:
         if isinstance(value, Image.Image):
-            value = np.asarray(upright(loaded(value, self.name)).convert("L")) > 127
+            value = mask_of_picture(loaded(value, self.name), self.name)
         array = channels_last(as_array(value, self.name), 1)
         if array.ndim != 2 or array.size == 0 or array.dtype != bool:
             raise self.error(f"expected a mask, a bool array (H, W), got {array.dtype} {array.shape}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,13 @@ from PIL import Image
 
 from open4m.modalities.codecs import as_array, channels_last, decode_image, encode_png, loaded, upright
 from open4m.modalities.families import Palette, TokenGrid
-from open4m.pictures import picture, swatches
+from open4m.pictures import hatched, picture, swatches
 
 LARGEST_ID = 65535
 """The largest class id, which 16 bits of a PNG hold."""
+
+VOID = 255
+"""The id of pixels without a class, in maps whose ids are below 256; of larger ones it is :data:`LARGEST_ID`."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Colors:
 @dataclass(frozen=True, kw_only=True)
 class Semseg(TokenGrid):
     """A value is an integer array (H, W) of class ids, up to 65535; the tokenizer's configuration names the classes.
+
+    The id 255 marks pixels without a class (:meth:`valid`), unless the map has larger ids or the tokenizer a class of
+    that number: then 65535 does.
 
     ======  =================================================================================================
     form
@@ -110,9 +117,12 @@ class Semseg(TokenGrid):
             return array[..., :3]
         raise self.error(f"expected a picture of the classes' colors, uint8 (H, W, 3), got {array.dtype} {array.shape}")
 
+    def valid(self, value: np.ndarray) -> np.ndarray:
+        return value != (VOID if value.dtype == np.uint8 else LARGEST_ID)
+
     def style(self, values, names=(), palette: Palette = ()) -> Colors:
         """The colors of all classes, and which of them occur."""
-        found = np.unique(np.concatenate([np.unique(value) for value in values])).astype(int)
+        found = np.unique(np.concatenate([np.unique(value[self.valid(value)]) for value in values])).astype(int)
         count = max(len(names), int(found.max(initial=0)) + 1)
         known = dict(enumerate(names))
         occurring = tuple((known.get(i, f"class {i}"), i) for i in found.tolist())
@@ -122,13 +132,24 @@ class Semseg(TokenGrid):
         return swatches([(name, tuple(style.colors[i].tolist())) for name, i in style.occurring], width)
 
     def render(self, value: np.ndarray, size: int = 256, style: Colors | None = None) -> Image.Image:
-        return picture((style or self.style([value])).colors[value], size, smooth=False)
+        valid = self.valid(value)
+        colors = (style or self.style([value])).colors[np.where(valid, value, 0)]
+        return hatched(picture(colors, size, smooth=False), valid)
+
+    def facts(self, value: np.ndarray) -> dict[str, Counter]:
+        ids, pixels = np.unique(value[self.valid(value)], return_counts=True)
+        return {"classes": Counter(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))}
 
     def metrics(self, predictions, labels) -> dict[str, float]:
-        """Mean intersection over union of the classes that occur, and pixel accuracy, over all pixels together."""
-        classes = 1 + max(int(max(p.max(), t.max())) for p, t in zip(predictions, labels, strict=True))
+        """Mean intersection over union of the classes that occur, and pixel accuracy, over all pixels with a class
+        together."""
+        pairs = zip(predictions, labels, strict=True)
+        labelled = [(p[valid], t[valid]) for p, t in pairs if (valid := self.valid(t)).any()]
+        if not labelled:
+            return dict.fromkeys(self.better, float("nan"))
+        classes = 1 + max(int(max(p.max(), t.max())) for p, t in labelled)
         confusion = np.zeros(classes * classes, dtype=np.int64)
-        for prediction, label in zip(predictions, labels, strict=True):
+        for prediction, label in labelled:
             pairs = label.astype(np.int64) * classes + prediction
             confusion += np.bincount(pairs.ravel(), minlength=classes * classes)
         confusion = confusion.reshape(classes, classes)
@@ -141,8 +162,9 @@ class Semseg(TokenGrid):
         }
 
     def trivial(self, labels) -> np.ndarray:
-        stack = np.stack(labels)
-        counts = np.stack([(stack == c).sum(0) for c in range(int(stack.max()) + 1)])
+        """The most frequent class of each pixel."""
+        stack, valid = np.stack(labels), np.stack([self.valid(label) for label in labels])
+        counts = np.stack([((stack == c) & valid).sum(0) for c in range(int(stack.max(where=valid, initial=0)) + 1)])
         return counts.argmax(0).astype(stack.dtype)
 
 
@@ -165,6 +187,7 @@ MODALITY = Semseg(
     description="semantic segmentation",
     role="classes",
     extension="semseg.png",
+    aliases=("segmentation", "segmentations", "segmentationclass", "semantic", "seg", "annotations"),
     channels=16,
     loss="cross_entropy",
     categorical=True,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from open4m import config as configs
 from open4m import modalities
-from open4m.modalities.families import FAMILIES, Family
+from open4m.modalities.traits import FAMILIES, Family
 from open4m.nn.config import BlockConfig
 from open4m.ranges import Decay, Layers, Length, Positive, Range, check_ranges
 from open4m.types import Open4MError
@@ -21,7 +21,7 @@ class ModalitySpec:
     """One modality as the model sees it. ``key`` is its name, with a resolution if there are several: ``rgb@256``."""
 
     key: str
-    family: str  # one of open4m.modalities.families.FAMILIES
+    family: str  # one of open4m.modalities.traits.FAMILIES
     vocab_size: Length = 0  # ids: entries of the codebook or of the text vocabulary
     grid: tuple[Length, Length] = (0, 0)  # grids: (h, w) in patches or tokens
     max_length: Length = 0  # sequences: tokens at most
@@ -237,4 +237,4 @@ SIZES = {
     "L": Architecture(encoder_depth=24, decoder_depth=24, dim=1024, heads=16),
     "XL": Architecture(encoder_depth=24, decoder_depth=24, dim=2048, heads=32),
 }
-"""One for a first try, the shipped model's, and the paper's (Table 4)."""
+"""One for a first try, that of scenes for a laptop, and the paper's (Table 4)."""

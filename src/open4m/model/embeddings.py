@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from open4m.model.patches import make_patches
 from open4m.nn.blocks import norm
 from open4m.nn.positions import CPU, sincos_1d, sincos_2d, spread
 from open4m.nn.rotary import angles_2d
+from open4m.nn.tied import TiedTable
 from open4m.types import MaskedBatch, Open4MError
 
 CONSTANTS = (
@@ -51,10 +52,10 @@ class Embeddings(nn.Module):
             "outputs": consecutive(writable),
             "queries": consecutive(queried),
         }
-        self.inputs = nn.Embedding(max(1, sum(readable)), dim)
-        self.outputs = nn.Embedding(sum(writable), dim)
-        self.queries = None if config.tied else nn.Embedding(max(1, sum(queried)), dim)
-        self.modality = nn.Embedding(len(specs), dim)
+        self.inputs = _table(max(1, sum(readable)), dim)
+        self.outputs = _table(sum(writable), dim)
+        self.queries = None if config.tied else _table(max(1, sum(queried)), dim)
+        self.modality = _table(len(specs), dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.registers = nn.Parameter(torch.zeros(config.register_tokens, dim)) if config.register_tokens else None
         self.projected = [(i, m) for i, m in enumerate(specs) if not m.has_vocabulary]
@@ -165,12 +166,13 @@ class Embeddings(nn.Module):
                 if count:
                     raise Open4MError(f"{spec.key}: the batch shows tokens of it, but holds no {spec.family} of it")
                 continue
-            _check_dense(spec, dense, len(batch))
+            _check_dense(spec, dense, len(batch), batch.scales)
             chosen = ((modality == index) & batch.input_valid).flatten()
             places = chosen.logical_not().argsort(stable=True)[:count]  # of the chosen tokens, in their order
             row, name = places // modality.shape[1], module_name(spec.key)
             if spec.content == "pixels":
-                projected = self.patches[name](dense, row, batch.input_position.flatten()[places])
+                scale = batch.scales.get(spec.key)
+                projected = self.patches[name](dense, row, batch.input_position.flatten()[places], scale)
                 if name in self.patch_norms:
                     projected = self.patch_norms[name](projected)
             else:
@@ -189,11 +191,25 @@ class Embeddings(nn.Module):
         registers = self.registers.to(x.dtype).expand(len(x), -1, -1)
         return torch.cat([registers, x], 1), F.pad(where, (0, 0, count, 0)), F.pad(valid, (count, 0), value=True)
 
-    def query(self, token: Tensor, modality: Tensor) -> Tensor:
+    def tied(self) -> TiedTable | None:
+        """The output layers for one forward pass that embeds queries with them; None where they do not, and where a
+        gradient that does not depend on the order of threads is faster otherwise: not on a CPU."""
+        weight = self.outputs.weight
+        return TiedTable(weight) if self.queries is None and weight.device.type == "cpu" else None
+
+    def query(self, token: Tensor, modality: Tensor, tied: TiedTable | None = None) -> Tensor:
         """The decoder's content embedding (B, M, D): the mask token for grids, the previous token for sequences."""
-        table = self.outputs if self.queries is None else self.queries
+        table = self._query_table if tied is None else tied.rows
         tokens = table(token + self.query_offset[modality])
         return torch.where(self.is_causal[modality][..., None], tokens, self.mask_token.to(tokens.dtype))
+
+    def previous(self, token: Tensor, key: str) -> Tensor:
+        """:meth:`query` of the tokens (...) of one sequence: what the decoder is given of the previous tokens."""
+        return self._query_table(token + self.slices["queries"][self.keys.index(key)].start)
+
+    @property
+    def _query_table(self) -> nn.Embedding:
+        return self.outputs if self.queries is None else self.queries
 
     def output(self, key: str) -> Tensor:
         """The output layer (V, D) of a target modality."""
@@ -214,14 +230,23 @@ class Embeddings(nn.Module):
         return {**found, "modality": self.modality.weight[index]}
 
 
-def _check_dense(spec: ModalitySpec, dense: Tensor, size: int) -> None:
-    """Raise unless the pixels or vectors of a batch of ``size`` samples have the shape that the model reads."""
+def _check_dense(spec: ModalitySpec, dense: Tensor, size: int, scales: Mapping[str, Tensor]) -> None:
+    """Raise unless the pixels or vectors of a batch of ``size`` samples are such as the model reads."""
     if spec.content == "pixels":
         expected = (size, spec.channels, *(side * spec.patch_size for side in spec.grid))
     else:  # of any length: ids tell which are shown
         expected = (size, dense.shape[1] if dense.ndim > 1 else spec.max_length, spec.channels)
     if dense.shape != expected:
         raise Open4MError(f"{spec.key}: expected {spec.family} of shape {expected}, got {tuple(dense.shape)}")
+    if dense.dtype == torch.uint8 and spec.key not in scales:
+        raise Open4MError(f"{spec.key}: the batch holds uint8 pixels, but no scale that normalizes them")
+
+
+def _table(rows: int, dim: int) -> nn.Embedding:
+    """An embedding. On the meta device nothing is drawn for it: torch would load its compiler first, for seconds."""
+    if torch.get_default_device().type == "meta":
+        return nn.Embedding.from_pretrained(torch.empty(rows, dim), freeze=False)
+    return nn.Embedding(rows, dim)
 
 
 def _positions(spec: ModalitySpec, config: FourMConfig) -> Tensor:

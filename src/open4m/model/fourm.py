@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from open4m.model.config import Architecture, FourMConfig, ModalitySpec
 from open4m.model.embeddings import Embeddings, consecutive
 from open4m.model.heads import LinearCrossEntropy
-from open4m.nn.attention import Attend, FusedLinear, masked
+from open4m.nn.attention import Attend, FusedLinear, masked, over
 from open4m.nn.blocks import DecoderBlock, EncoderBlock, drop_path, norm
 from open4m.nn.rotary import rotated
+from open4m.nn.tied import TiedTable
+from open4m.rng import Part
 from open4m.types import MaskedBatch, Open4MError
+
+CODES = ("inputs", "outputs", "queries")
+"""The weights of a modality with one row per code."""
 
 
 class FourMTransformer(nn.Module):
@@ -61,7 +66,8 @@ class FourMTransformer(nn.Module):
         the grid or the longest sequence, if its positions are fixed: no weight depends on it, and a place keeps its
         position, since positions count from the first row and column whatever the size. If a modality is
         an input (or a target) of this model only, its input (or output) weights stay as they are; if of the other model
-        only, those weights are left out, as in super-resolution (A.1).
+        only, those weights are left out, as in super-resolution (A.1). A larger grid of the same codebook that the
+        other model lacks, ``rgb@448`` of its ``rgb``, begins with the rows of the smaller one: codes mean the same.
         """
         for name in (f.name for f in fields(Architecture) if f.name != "drop_path"):
             if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
@@ -78,12 +84,15 @@ class FourMTransformer(nn.Module):
         for name, weight in self.named_parameters():
             if name in ("embeddings.mask_token", "embeddings.registers") or not name.startswith("embeddings."):
                 weight.copy_(theirs[name])
-        for key in shared:
-            source = other.embeddings.of(key)
+        new = [key for key in self.config.keys if key not in shared]
+        larger = {key: stem for key in new if (stem := _smaller(self.config.spec(key), other.config)) is not None}
+        for key, stem in {**{key: key for key in shared}, **larger}.items():
+            source = other.embeddings.of(stem)
             for name, weight in self.embeddings.of(key).items():
-                if len(weight) and len(source[name]):  # a table has no rows for what is no input, or no target
+                # a table has no rows for what is no input, or no target
+                if (key == stem or name in CODES) and len(weight) and len(source[name]):
                     weight.copy_(source[name])
-        return [key for key in self.config.keys if key not in shared]
+        return new
 
     @torch.no_grad()
     def folded(self) -> FourMTransformer:
@@ -100,30 +109,30 @@ class FourMTransformer(nn.Module):
         plain.load_state_dict(state)
         return plain.train(self.training)
 
-    def forward(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: MaskedBatch, generator: torch.Generator | Part | None = None) -> dict[str, Tensor]:
         """The cross-entropy (n,) of every target modality's n valid targets, in nats, in the order of ``batch`` (row by
         row): what training minimizes (:mod:`open4m.train.losses`).
 
         ``generator`` draws what stochastic depth drops; without one nothing is dropped.
         """
-        hidden, places, parts = self._targets(batch, generator)
-        cost = LinearCrossEntropy.apply(
-            hidden, self.embeddings.outputs.weight, batch.target_id.flatten()[places], list(parts.values())
-        )
+        tied = self.embeddings.tied()
+        hidden, places, parts = self._targets(batch, generator, tied)
+        table = self.embeddings.outputs.weight if tied is None else tied.weight
+        cost = LinearCrossEntropy.apply(hidden, table, batch.target_id.flatten()[places], list(parts.values()))
         return {key: cost[rows] for key, (rows, _) in parts.items()}
 
-    def target_logits(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def target_logits(self, batch: MaskedBatch, generator: torch.Generator | Part | None = None) -> dict[str, Tensor]:
         """Logits (n, V) of every target modality's n valid targets, in the order of ``batch`` (row by row)."""
         hidden, _, parts = self._targets(batch, generator)
         return {key: self.logits(hidden[rows], key) for key, (rows, _) in parts.items()}
 
     def _targets(
-        self, batch: MaskedBatch, generator: torch.Generator | None
+        self, batch: MaskedBatch, generator: torch.Generator | Part | None, tied: TiedTable | None = None
     ) -> tuple[Tensor, Tensor, dict[str, tuple[slice, slice]]]:
         """Hidden states (n, D) of all valid targets, modality by modality; their places among all queries; for every
         target modality its rows of them and its entries of the output layer."""
         batch = batch.counted(len(self.config.modalities))
-        hidden = self.decode(self.context(batch, generator), batch, generator)
+        hidden = self.decode(self.context(batch, generator), batch, generator, tied)
         modality = torch.where(batch.target_valid, batch.target_modality, len(self.config.modalities)).flatten()
         places = modality.argsort(stable=True)[: sum(batch.target_counts)]
         entries, rows = self.embeddings.slices["outputs"], consecutive(batch.target_counts)
@@ -131,12 +140,12 @@ class FourMTransformer(nn.Module):
         return hidden.flatten(0, 1)[places], places, parts
 
     # ---- the encoder
-    def encode(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, batch: MaskedBatch, generator: torch.Generator | Part | None = None) -> Tensor:
         """Features (B, R + N, D) of the visible tokens, after those of the R register tokens."""
         x, _, valid = self.embed_inputs(batch)
         return self.encode_tokens(x, self._seeing(valid, batch), self._drop_path(self.encoder, 2, x, generator))
 
-    def context(self, batch: MaskedBatch, generator: torch.Generator | None = None) -> Tensor:
+    def context(self, batch: MaskedBatch, generator: torch.Generator | Part | None = None) -> Tensor:
         """What the decoder reads of the visible tokens, (B, R + N, D): projected features, to which positions and
         modalities are added once more (paper C.1)."""
         x, where, valid = self.embed_inputs(batch)
@@ -152,7 +161,7 @@ class FourMTransformer(nn.Module):
     def _seeing(self, valid: Tensor, batch: MaskedBatch) -> Attend:
         """The pattern in which all tokens see those that are real, bool (B, R + N)."""
         turn = self.turn_inputs(batch)
-        return rotated(masked(valid[:, None, None]), turn, turn)
+        return rotated(over(valid), turn, turn)
 
     def turn_inputs(self, batch: MaskedBatch) -> Tensor | None:
         """The angles (B, R + N, D/heads/2) that rotary attention turns the visible tokens by, if it does."""
@@ -166,24 +175,30 @@ class FourMTransformer(nn.Module):
         return self.encoder_norm(x)
 
     # ---- the decoder
-    def decode(self, context: Tensor, batch: MaskedBatch, generator: torch.Generator | None = None) -> Tensor:
+    def decode(
+        self,
+        context: Tensor,
+        batch: MaskedBatch,
+        generator: torch.Generator | Part | None = None,
+        tied: TiedTable | None = None,
+    ) -> Tensor:
         """Hidden states (B, M, D) of the queries.
 
         Every query reads all visible tokens; queries see only queries of their own modality: all of them in a grid,
-        the earlier ones in a sequence (paper 2.2).
+        the earlier ones in a sequence (paper 2.2). ``tied``: the output layers, if they are used in the same pass.
         """
-        x = self.embed_queries(batch)
+        x = self.embed_queries(batch, tied)
         seen = F.pad(batch.input_valid, (context.shape[1] - batch.input_valid.shape[1], 0), value=True)
         turn = self.turn_queries(batch)
         attend_self = rotated(masked(self.decoder_mask(batch)), turn, turn)
-        attend_context = rotated(masked(seen[:, None, None]), turn, self.turn_inputs(batch))
+        attend_context = rotated(over(seen), turn, self.turn_inputs(batch))
         contexts, kept = [context] * len(self.decoder), self._drop_path(self.decoder, 3, x, generator)
         return self.decode_tokens(x, contexts, attend_self, attend_context, kept)
 
-    def embed_queries(self, batch: MaskedBatch) -> Tensor:
+    def embed_queries(self, batch: MaskedBatch, tied: TiedTable | None = None) -> Tensor:
         """What the decoder starts from, (B, M, D): mask tokens or previous tokens, positions and modalities."""
         where = self.embeddings.where(batch.target_modality, batch.target_position, decoder=True)
-        return self.embeddings.query(batch.query_id, batch.target_modality) + where
+        return self.embeddings.query(batch.query_id, batch.target_modality, tied) + where
 
     def turn_queries(self, batch: MaskedBatch) -> Tensor | None:
         """The angles (B, M, D/heads/2) that rotary attention turns the queries by, if it does."""
@@ -209,7 +224,7 @@ class FourMTransformer(nn.Module):
         return self.decoder_norm(x)
 
     def _drop_path(
-        self, blocks: nn.ModuleList, branches: int, x: Tensor, generator: torch.Generator | None
+        self, blocks: nn.ModuleList, branches: int, x: Tensor, generator: torch.Generator | Part | None
     ) -> list[Tensor | None]:
         """The factors of stochastic depth for each block; None where nothing is dropped."""
         if generator is None or not self.config.drop_path:
@@ -238,3 +253,12 @@ class FourMTransformer(nn.Module):
         the projection of the context."""
         blocks = [*self.encoder, *self.decoder, self.encoder_norm, self.decoder_norm]
         return sum(p.numel() for module in blocks for p in module.parameters())
+
+
+def _smaller(spec: ModalitySpec, other: FourMConfig) -> str | None:
+    """The grid of another model of which ``spec`` is a larger size, with the same codebook; None if it has none."""
+    stem = spec.key.partition("@")[0]
+    if stem not in other.keys or not spec.has_codebook:
+        return None
+    found = other.spec(stem)
+    return stem if (found.family, found.vocab_size) == (spec.family, spec.vocab_size) else None

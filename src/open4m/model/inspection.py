@@ -16,7 +16,7 @@ from torch import Tensor
 
 from open4m.model.config import ModalitySpec
 from open4m.model.fourm import FourMTransformer
-from open4m.nn.attention import masked
+from open4m.nn.attention import over
 from open4m.nn.rotary import rotated
 from open4m.rng import torch_stream
 from open4m.types import MaskedBatch
@@ -123,10 +123,10 @@ def context(model: FourMTransformer, batch: MaskedBatch, encoder_position: Tenso
     moved = embeddings.where(batch.input_modality, encoder_position) + embeddings.content(batch)
     x, where, valid = embeddings.with_registers(moved, where, batch.input_valid)
     turn = model.turn_inputs(dataclasses.replace(batch, input_position=encoder_position))
-    return model.context_proj(model.encode_tokens(x, rotated(masked(valid[:, None, None]), turn, turn))) + where
+    return model.context_proj(model.encode_tokens(x, rotated(over(valid), turn, turn))) + where
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would not do for sharded models
 def score(model: FourMTransformer, batch: MaskedBatch, encoder_position: Tensor | None = None) -> dict[str, Score]:
     """The scores of every target modality of a batch, sample by sample, teacher-forced."""
     device = model.embeddings.mask_token.device

@@ -19,6 +19,15 @@ def patchify(pixels: Tensor, patch: int) -> Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * patch * patch)
 
 
+def normalized(pixels: Tensor, scale: Tensor | None) -> Tensor:
+    """What the model reads of pixels (..., C, S): of uint8, float32 by ``scale`` (2, C), mean and deviation; of others,
+    which are normalized already, themselves. Equal to :meth:`open4m.modalities.families.PixelGrid.pixels`."""
+    if pixels.dtype != torch.uint8:
+        return pixels
+    mean, std = scale[..., None]  # (C, 1) each
+    return (pixels.float() / 255 - mean) / std
+
+
 class LinearPatches(nn.Linear):
     """A linear projection of each patch, without bias (paper 2.2)."""
 
@@ -26,9 +35,13 @@ class LinearPatches(nn.Linear):
         super().__init__(spec.channels * spec.patch_size**2, dim, bias=False)
         self.patch_size = spec.patch_size
 
-    def forward(self, pixels: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        """Embeddings (n, D) of patches at ``position`` (n,) of the images ``row`` (n,) of ``pixels`` (B, C, H, W)."""
-        return super().forward(self.read(patchify(pixels, self.patch_size)[row, position].to(self.weight.dtype)))
+    def forward(self, pixels: Tensor, row: Tensor, position: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Embeddings (n, D) of patches at ``position`` (n,) of the images ``row`` (n,) of ``pixels`` (B, C, H, W).
+
+        ``scale`` (2, C) normalizes pixels that are uint8."""
+        chosen = patchify(pixels, self.patch_size)[row, position]  # (n, P)
+        chosen = normalized(chosen.unflatten(1, (pixels.shape[1], -1)), scale).flatten(1)
+        return super().forward(self.read(chosen.to(self.weight.dtype)))
 
     def read(self, patches: Tensor) -> Tensor:
         """What the projection reads of patches (n, P)."""
@@ -59,7 +72,8 @@ class WhitenedPatches(LinearPatches):
         self.whitening.copy_((vectors * scales) @ vectors.T)  # the symmetric root: patches stay pictures
 
     def read(self, patches: Tensor) -> Tensor:
-        return patches @ self.whitening.to(patches.dtype)
+        with torch.autocast(patches.device.type, enabled=False):  # which would round, and the whitening amplifies that
+            return patches @ self.whitening.to(patches.dtype)
 
     def folded(self) -> Tensor:
         """The weight (D, P) of the plain projection that computes the same."""
@@ -85,9 +99,12 @@ class ConvPatches(nn.Module):
         self.left = spec.patch_size // 2 ** len(self.CHANNELS)
         self.proj = nn.Linear(self.CHANNELS[-1] * self.left**2, dim, bias=False)
 
-    def forward(self, pixels: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        """Embeddings (n, D) of patches at ``position`` (n,) of the images ``row`` (n,) of ``pixels`` (B, C, H, W)."""
-        x = pixels.to(self.proj.weight.dtype)
+    def forward(self, pixels: Tensor, row: Tensor, position: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Embeddings (n, D) of patches at ``position`` (n,) of the images ``row`` (n,) of ``pixels`` (B, C, H, W).
+
+        ``scale`` (2, C) normalizes pixels that are uint8."""
+        x = normalized(pixels.contiguous().flatten(2), scale).unflatten(2, pixels.shape[2:])
+        x = x.to(self.proj.weight.dtype)
         for stage in self.stages:
             x = F.gelu(stage(x))
         return self.proj(patchify(x, self.left)[row, position].to(self.proj.weight.dtype))

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from open4m import modalities
+from open4m import files, modalities
 from open4m.datasets.scenes import Scenes
 from open4m.evaluate.predict import predict
 from open4m.evaluate.pretrained import world_of
 from open4m.evaluate.suites.scene_images import CLIP
-from open4m.evaluate.suites.scenes import IMAGES
+from open4m.evaluate.suites.scenes import IMAGES, tasks
 from open4m.generate.drawing import padded, pictures
 from open4m.generate.pipeline import FourM
 from open4m.hub import locate
 from open4m.labellers.clip import CLIPLabeller
-from open4m.pictures import grid
+from open4m.pictures import grid, save
 from open4m.types import Sample, Value
 
 SCENES = 4
@@ -39,7 +39,7 @@ def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", wo
     maps = labeller.label([sample[labeller.source] for sample in samples])
     samples = [{**sample, labeller.modality: value} for sample, value in zip(samples, maps, strict=True)]
     targets = [key for key in model.config.targets if modalities.get(key).name != photo.name]
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
 
     predictions = {t: predict(model, samples, (photo.name, t), seed=seed) for t in targets}
     sources = [photo.render(sample[photo.name], TILE) for sample in samples]
@@ -55,20 +55,20 @@ def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", wo
     if any(legends):
         rows.append(padded([None, *legends], TILE))
     paths = [out / "grid.png", out / "captions.png"]
-    grid(rows, ["input", *targets], labels).save(paths[0])
+    save(grid(rows, ["input", *targets], labels), paths[0])
 
-    words = (text.name, photo.name)
-    guided = IMAGES if model.plans.of(words) is None else {}
+    chain = max((path for path in tasks(model) if path[0] == text.name), key=len)  # images are best made in one (A.1)
+    guided = IMAGES if model.plans.of(chain) is None else {}
     texts = [{text.name: sample[text.name]} for sample in samples for _ in range(SAMPLES_PER_TEXT)]
-    made = [one.render(photo.name, TILE) for one in model.generate(texts, [photo.name], seed=seed, **guided)]
+    made = [one.render(chain[-1], TILE) for one in model.generate(texts, chain[1:], seed=seed, **guided)]
     rows = [
         [text.render(sample[text.name], TILE), *made[i * SAMPLES_PER_TEXT : (i + 1) * SAMPLES_PER_TEXT]]
         for i, sample in enumerate(samples)
     ]
-    grid(rows, [text.name, *(f"sample {n + 1}" for n in range(SAMPLES_PER_TEXT))]).save(paths[1])
+    save(grid(rows, [text.name, *(f"sample {n + 1}" for n in range(SAMPLES_PER_TEXT))]), paths[1])
 
     page = out / "index.html"
-    page.write_text(_page(name, [Image.open(path) for path in paths]))
+    files.write_text(page, _page(name, chain, [Image.open(path) for path in paths]))
     return [*paths, page]
 
 
@@ -78,10 +78,10 @@ def _truth(sample: Sample, key: str) -> Value:
     return sample[modality.name] if modality.name in sample else modality.derive(sample[modality.source])
 
 
-def _page(name: str, images: list[Image.Image]) -> str:
+def _page(name: str, chain: tuple[str, ...], images: list[Image.Image]) -> str:
     titles = [
         ("From one image", "Each column is predicted from the input alone, by one model. Below it, the exact label."),
-        ("From a caption", "Samples of images that fit the text on the left."),
+        ("From a caption", f"Samples of images that fit the text on the left, made in a chain: {', '.join(chain)}."),
     ]
     parts = []
     for (title, text), image in zip(titles, images, strict=True):

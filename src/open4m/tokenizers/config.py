@@ -13,18 +13,20 @@ else works on :class:`~open4m.tokenizers.tokenizer.Tokenizer`, which reads value
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from open4m import modalities
+from open4m.config import LATER
+from open4m.modalities.crops import filled
 from open4m.modalities.families import STANDARDIZED, TokenGrid
 from open4m.modalities.features import Vector
 from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
-from open4m.ranges import Finite, Size, check_ranges
+from open4m.ranges import Finite, Length, Size, check_ranges
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.quantizers.base import QuantizerConfig
 from open4m.types import Open4MError, Value
@@ -38,6 +40,9 @@ class TokenizerConfig(QuantizerConfig):
     each value is first standardized by itself, as its modality defines; decoded values then have no units either. For a
     categorical modality, ``class_names`` are required, ``palette`` may give each class a color, and ``channels`` is the
     width of the class embedding that the encoder reads.
+
+    ``tile``: values that are larger are coded in tiles of this side, each by itself. So a tokenizer that was trained at
+    one size, as Vision Transformers do badly at others (paper B.3), makes tokens for super-resolution (A.1) as well.
     """
 
     modality: str
@@ -55,6 +60,7 @@ class TokenizerConfig(QuantizerConfig):
     standardize: bool = False
     class_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()  # red, green, blue of each class, 0 to 255; (): no colors
+    tile: Length = field(default=0, metadata=LATER)  # pixels of a tile's side; 0: values are coded as a whole
 
     def __post_init__(self) -> None:
         where = f"tokenizer of {self.modality}"
@@ -78,6 +84,11 @@ class TokenizerConfig(QuantizerConfig):
             )
         if wrong := [side for side in self.resolutions if side < 1 or side % self.patch_size]:
             raise Open4MError(f"{where}: resolutions are multiples of patch_size {self.patch_size}, got {wrong}")
+        if self.tile % self.patch_size or (self.tile and (self.vector or self.diffusion)):
+            raise Open4MError(
+                f"{where}: tile is 0 or a multiple of patch_size {self.patch_size}, for maps without a diffusion "
+                f"decoder, got {self.tile}"
+            )
         if isinstance(self.decoder, UNetConfig) != (self.diffusion is not None):
             raise Open4MError(
                 f"{where}: a UNet decoder and diffusion go together, got decoder "
@@ -127,6 +138,11 @@ class TokenizerConfig(QuantizerConfig):
         side = self.image_size // self.patch_size
         return (1, self.codebooks) if self.vector else (side, side)
 
+    def knows(self, side: int) -> bool:
+        """Whether values of ``side`` × ``side`` pixels are of a size that it was trained at, or made of such tiles."""
+        trained = self.resolutions or (self.image_size,)
+        return side in trained or (self.tile > 0 and side % self.tile == 0)
+
     @staticmethod
     def of(modality: str, **fields: Any) -> TokenizerConfig:
         """A configuration with the modality's channels, loss, normalization and patch size, unless ``fields`` has them.
@@ -161,9 +177,11 @@ def grid_modality(name: str) -> TokenGrid:
 def tensor_of(value: Value, config: TokenizerConfig, modality: TokenGrid) -> np.ndarray:
     """What the network of a tokenizer reads of a value in its modality's own form: see :meth:`TokenGrid.tensor`.
 
+    In pixels without a measurement (:func:`valid_of`) it reads what the nearest one with a measurement holds.
     Raises :class:`Open4MError` for a class that the tokenizer does not know.
     """
-    tensor = modality.tensor(modality.to_form(value, STANDARDIZED) if config.standardize else value)
+    shown = modality.to_form(value, STANDARDIZED) if config.standardize else value
+    tensor = modality.tensor(filled(shown, valid_of(value, config, modality)))
     if modality.repeated:
         tensor = np.repeat(tensor, config.channels, axis=0)
     if config.categorical and tensor.max() >= len(config.class_names):
@@ -172,6 +190,14 @@ def tensor_of(value: Value, config: TokenizerConfig, modality: TokenGrid) -> np.
             "them, and map ids that mean no class to one of their own"
         )
     return tensor
+
+
+def valid_of(value: Value, config: TokenizerConfig, modality: TokenGrid) -> np.ndarray | None:
+    """Which pixels of a value hold a measurement, bool (H, W); None: all. A class that the tokenizer knows is one."""
+    valid = modality.valid(value)
+    if valid is not None and config.categorical:
+        valid = valid | (value < len(config.class_names))
+    return None if valid is None or valid.all() else valid
 
 
 def check_networks(config: TokenizerConfig, modality: TokenGrid) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,6 +34,16 @@ def decode_flops(config: TokenizerConfig) -> float:
     latent = config.decoder.width * config.latent_dim
     smoothing = _convolution_flops(config.decoder.out_conv, outputs, config) if not config.vector else 0
     return _trunk_flops(config.decoder, cells) + 2 * cells * (patch + latent) + smoothing
+
+
+@functools.cache
+def training_flops(config: TokenizerConfig, image_size: int | None = None) -> float:
+    """Floating-point operations that a training step needs per image, of ``image_size`` pixels if it is not the
+    configured one: three forward passes of what learns, one of a frozen encoder; a diffusion decoder is called once."""
+    if image_size is not None and not config.vector:
+        config = dataclasses.replace(config, image_size=image_size, resolutions=())
+    decoder = decode_flops(config) / (1 if config.diffusion is None else config.diffusion.steps)
+    return (1 if config.frozen_encoder else 3) * encode_flops(config) + 3 * decoder
 
 
 def _convolution_flops(layers: int, channels: int, config: TokenizerConfig) -> float:

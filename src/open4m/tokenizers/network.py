@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from open4m import ranks
 from open4m.nn.mlp import BottleneckMLP
 from open4m.nn.unet import PatchedUNet, UNetConfig
 from open4m.nn.vit import ViTDecoder, ViTEncoder
-from open4m.rng import seeded
+from open4m.rng import Part, of_rows, seeded
 from open4m.tokenizers import diffusion
 from open4m.tokenizers.config import MAKES_TOKENS, TokenizerConfig
 from open4m.tokenizers.diffusion import Solver
@@ -22,6 +24,15 @@ from open4m.types import Open4MError
 
 DECODER = ("decoder.", "post_quant_proj.")
 """Prefixes of the names of weights that turn tokens into values; all others turn values into tokens."""
+
+
+DISTANCES = {
+    "cross_entropy": F.cross_entropy,
+    "binary_cross_entropy": F.binary_cross_entropy_with_logits,
+    "mse": F.mse_loss,
+    "smooth_l1": F.smooth_l1_loss,
+}
+"""The reconstruction losses that are means of a loss per number or per pixel."""
 
 
 class VQOutput(NamedTuple):
@@ -118,7 +129,7 @@ class VQVAE(nn.Module):
                 weight.copy_(theirs[name])
         self.quantizer.reset_statistics()
 
-    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> VQOutput:
+    def forward(self, x: torch.Tensor, generator: torch.Generator | Part | None = None) -> VQOutput:
         """Encode, quantize and reconstruct x; in training mode the codebook learns from it.
 
         ``generator`` draws vectors that initialize or restart codes, and a diffusion decoder's noise and timesteps.
@@ -130,22 +141,29 @@ class VQVAE(nn.Module):
         if self._alphas is None or self._alphas.device != x.device:
             self._alphas = diffusion.alphas_cumprod(self.config.diffusion).to(x.device)
         clean = self._normalized(x)
-        noise = torch.randn(clean.shape, generator=generator, device=x.device)
-        timesteps = diffusion.draw_steps(self.config.diffusion, len(x), generator, x.device)
+        noise = of_rows(partial(_normal, clean), len(x), generator)
+        timesteps = of_rows(partial(diffusion.draw_steps, self.config.diffusion, device=x.device), len(x), generator)
         noised = diffusion.add_noise(clean, noise, self._alphas[timesteps])
         return VQOutput(self.decoder(noised, timesteps, codes), ids, commitment)
 
-    def loss(self, x: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self, x: torch.Tensor, generator: torch.Generator | Part | None = None, valid: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         """Reconstruction plus commitment loss, in float32 even under autocast, and what to log.
 
-        Logged: ``reconstruction`` (on normalized values), ``commitment``, the batch's ``code_usage`` and ``perplexity``
+        ``valid``: which pixels of x hold a measurement, bool (B, H, W); the others cost nothing, so that no gradient
+        comes from them. Each sample's reconstruction loss is the mean over its valid pixels. None: all are valid.
+
+        Logged: ``reconstruction`` (on normalized values), ``commitment``, the ``code_usage`` and ``perplexity`` of the
+        batch, in training that of all ranks
         (:func:`~open4m.tokenizers.quantizers.base.code_usage`), and ``restarted_codes`` since the beginning.
         """
         output = self(x, generator)
         with torch.autocast(x.device.type, enabled=False):
-            reconstruction = self._error(output.reconstruction.float(), x)
+            reconstruction = self._error(output.reconstruction.float(), x, valid)
             total = reconstruction + output.commitment
-            usage, perplexity = code_usage(output.ids, self.config.codebook_size, self.config.codebooks)
+            ids = ranks.gathered(output.ids) if self.training else output.ids
+            usage, perplexity = code_usage(ids, self.config.codebook_size, self.config.codebooks)
         logged = torch.stack([reconstruction.detach(), output.commitment.detach(), usage, perplexity]).tolist()
         values = dict(zip(("reconstruction", "commitment", "code_usage", "perplexity"), logged, strict=True))
         return total, {**values, "restarted_codes": float(self.quantizer.restarts().total)}
@@ -154,7 +172,7 @@ class VQVAE(nn.Module):
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens (B, h, w) int64 of x."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.quantizer.lookup(self._latents(x))
+            return in_tiles(lambda part: self.quantizer.lookup(self._latents(part)), x, self.config.tile)
 
     @torch.no_grad()
     def decode(
@@ -166,10 +184,11 @@ class VQVAE(nn.Module):
         default 0, and uses the configured solver and number of steps unless others are given.
         """
         with torch.autocast(ids.device.type, enabled=False):
-            codes = self.quantizer.codes(ids)
             if self.config.diffusion is None:
-                reconstruction = self._reconstruct(codes)
+                cells = self.config.tile // self.config.patch_size
+                reconstruction = in_tiles(lambda part: self._reconstruct(self.quantizer.codes(part)), ids, cells)
             else:
+                codes = self.quantizer.codes(ids)
                 side = [n * self.config.patch_size for n in ids.shape[1:]]
                 generators = [seeded(seed) for seed in seeds or [0] * len(ids)]
                 noise = torch.stack([torch.randn(self.config.channels, *side, generator=g) for g in generators])
@@ -197,16 +216,28 @@ class VQVAE(nn.Module):
     def _reconstruct(self, codes: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.post_quant_proj(codes))
 
-    def _error(self, reconstruction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        if self.config.loss == "cross_entropy":
-            return F.cross_entropy(reconstruction, x)
-        target = self._normalized(x)
-        if self.config.loss == "binary_cross_entropy":
-            return F.binary_cross_entropy_with_logits(reconstruction, target)
+    def _error(self, reconstruction: torch.Tensor, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        if valid is not None:
+            cost = self._costs(reconstruction, x)  # (B, H, W)
+            return (torch.where(valid, cost, 0).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).mean()
         if self.config.loss == "cosine":
-            return 1 - F.cosine_similarity(reconstruction, target).mean()
-        distance = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}[self.config.loss]
-        return distance(reconstruction, target)
+            return 1 - F.cosine_similarity(reconstruction, self._normalized(x)).mean()
+        target = x if self.config.categorical else self._normalized(x)
+        return DISTANCES[self.config.loss](reconstruction, target)
+
+    def _costs(self, reconstruction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The loss of each pixel, (B, H, W)."""
+        if self.config.categorical:
+            return F.cross_entropy(reconstruction, x, reduction="none")
+        target = self._normalized(x)
+        if self.config.loss == "cosine":
+            return 1 - F.cosine_similarity(reconstruction, target)
+        return DISTANCES[self.config.loss](reconstruction, target, reduction="none").mean(1)
+
+
+def _normal(like: torch.Tensor, size: int, generator: torch.Generator | None) -> torch.Tensor:
+    """So many samples (size, ...) of normal noise, of the shape of those of ``like``."""
+    return torch.randn(size, *like.shape[1:], generator=generator, device=like.device)
 
 
 def weights_of(model: VQVAE) -> dict[str, torch.Tensor]:
@@ -231,3 +262,11 @@ def published_name(name: str) -> str:
     for theirs, ours in PUBLISHED:
         name = name.replace(ours, theirs)
     return name
+
+
+def in_tiles(apply: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, side: int) -> torch.Tensor:
+    """What ``apply`` makes of the tiles of ``x`` (..., H, W) that are ``side`` cells high and wide, put together again;
+    of all of it, if it is no larger than a tile or ``side`` is 0."""
+    if not side or max(x.shape[-2:]) <= side:
+        return apply(x)
+    return torch.cat([torch.cat([apply(tile) for tile in row.split(side, -1)], -1) for row in x.split(side, -2)], -2)

@@ -33,6 +33,9 @@ from open4m import files
 from open4m.ranges import Range, check_ranges
 from open4m.types import LARGEST_VOCABULARY, Open4MError
 
+TEXT = "text"
+"""The folder of the text tokenizer, beside those of the grids."""
+
 FORMAT = 2
 """The version of the directory's format. In format 1 the settings were those without a default."""
 
@@ -218,20 +221,6 @@ class TextTokenizer:
             ids += part
         return [*ids, self.eos][:max_length]
 
-    def merged(self, given: Iterable[int], made: Iterable[int]) -> list[int]:
-        """The sequence ``given`` with its sentinels replaced by the spans that were ``made`` for them (paper C.1).
-
-        ``made``: sentinels, each followed by its span. A sentinel without a span stays.
-        """
-        spans: dict[int, list[int]] = {}
-        span: list[int] = []
-        for i in map(int, made):
-            if len(CONTROL) <= i < self._first_coordinate:
-                span = spans.setdefault(i, [])
-            else:
-                span.append(i)
-        return list(chain.from_iterable(spans.get(int(i), [int(i)]) for i in given))
-
     def until_eos(self, ids: Iterable[int]) -> list[int]:
         """The ids before the first [EOS]."""
         before: list[int] = []
@@ -344,7 +333,7 @@ class TextTokenizer:
     def save(self, folder: Path | str) -> None:
         """Write ``tokenizer.json`` (format of the library tokenizers) and ``text.json`` (which tokens are special)."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         files.write_text(folder / self.WORDS, self._words.to_str())
         configs.save(self.settings, folder / self.SETTINGS, FORMAT)
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from open4m import config as configs
-from open4m import weights
+from open4m import files, weights
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import STANDARDIZED
-from open4m.tokenizers.config import MAKES_TOKENS, TokenizerConfig, check_networks, grid_modality, tensor_of
+from open4m.tokenizers.config import MAKES_TOKENS, TokenizerConfig, check_networks, grid_modality, tensor_of, valid_of
 from open4m.tokenizers.diffusion import Solver
 from open4m.tokenizers.network import DECODER, VQVAE, own_name, weights_of
 from open4m.types import Open4MError, Value
@@ -84,6 +84,8 @@ class Tokenizer:
             lines["forms"] = ", ".join(modality.forms)
         if config.resolutions:
             lines["resolutions"] = f"trained at {', '.join(map(str, sorted({*config.resolutions})))} {unit}"
+        if config.tile:
+            lines["tiles"] = f"larger values in tiles of {config.tile} {unit}"
         if config.categorical:
             more = ", ..." if len(config.class_names) > MAX_LISTED_CLASSES else ""
             lines["classes"] = f"{len(config.class_names)}: {', '.join(config.class_names[:MAX_LISTED_CLASSES])}{more}"
@@ -108,11 +110,11 @@ class Tokenizer:
     def at(self, image_size: int) -> Tokenizer:
         """This tokenizer for values of another size, with shared weights: ``rgb@256`` beside ``rgb``.
 
-        Logs a warning if it was not trained at this size. Raises :class:`Open4MError` if the size is not a multiple of
-        the patch size.
+        Logs a warning if it was not trained at this size, nor makes it of tiles. Raises :class:`Open4MError` if the
+        size is not a multiple of the patch size.
         """
-        trained = sorted({*self.config.resolutions}) or [self.config.image_size]
-        if image_size not in trained:
+        if not self.config.knows(image_size):
+            trained = sorted({*self.config.resolutions}) or [self.config.image_size]
             logger.warning(
                 "%s: the tokenizer was trained at %s, not at %d: reconstructions may be bad (paper B.3)",
                 self.modality.name,
@@ -204,7 +206,10 @@ class Tokenizer:
             value = self.modality.from_form(value, form, self.config.palette)
         if form == STANDARDIZED:  # modality.fit would check its units
             return self.modality.tensor(self.modality.crop(value, Crop.center(*value.shape[:2], size)))
-        return tensor_of(self.modality.fit(value, size), self.config, self.modality)
+        value = self.modality.fit(value, size)
+        if (valid := valid_of(value, self.config, self.modality)) is not None and not valid.any():
+            raise self.modality.error("no pixel of the central square holds a measurement: leave the map out")
+        return tensor_of(value, self.config, self.modality)
 
     def _encode(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """Tokens, int64 (B, h, w), of tensors that the network reads."""
@@ -259,6 +264,7 @@ class Tokenizer:
         (paper B.3) does not change the fingerprint.
         """
         about = {name: getattr(self.config, name) for name in ("image_size", *MAKES_TOKENS)}
+        about |= {"tile": self.config.tile} if 0 < self.config.tile < self.config.image_size else {}
         encoding = {name: t for name, t in weights_of(self.model).items() if not name.startswith(DECODER)}
         return weights.fingerprint(encoding, about)
 
@@ -269,7 +275,7 @@ class Tokenizer:
         keep unit length.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         configs.save(self.config, folder / weights.CONFIG, FORMAT)
         if self.quality:
             configs.save(self.quality, folder / self.QUALITY, QUALITY_FORMAT)
@@ -293,6 +299,7 @@ class Tokenizer:
         found = weights.read_tensors(path)
         found = {own_name(name): tensor for name, tensor in found.items()} if version == 1 else found
         tensors = weights.checked(path, found, weights_of(model))  # before memory is taken for what may not exist
+        weights.check_finite(path, tensors)
         model = model.to_empty(device="cpu")
         own = weights_of(model)
         with torch.no_grad():

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from open4m import modalities
+from open4m.data.label import label_header
 from open4m.evaluate.predict import labels_of
 from open4m.evaluate.suites.labels import Suite, open_suite, tasks
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import LIKELIEST
 from open4m.model.config import Direction
-from open4m.store.shards import label_header, write_shard
+from open4m.store.shards import HEADER, write_shard
 from open4m.types import Boxes, Open4MError
 
 NAMES = ("rgb", "depth", "semseg", "boxes", "caption")
@@ -46,7 +47,7 @@ def test_every_label_that_has_metrics_is_a_task_from_the_photo(result, raw):
     assert {row.metric for row in result.rows} == {
         name for task in ("depth", "semseg", "boxes") for name in modalities.get(task).better
     }
-    assert (result.samples, result.seed, result.data) == (4, 3, str(raw))
+    assert (result.samples, result.seed, result.data) == (4, 3, str(raw / "test"))
 
 
 def test_each_figure_stands_beside_its_tokenizers_bound_and_a_constant(result, model, held_out, known):
@@ -91,7 +92,7 @@ def test_images_are_sampled_and_labels_are_the_likeliest(model, raw):
 
 def test_labels_that_show_the_square_are_not_cropped_again(model, tmp_path):
     wide = {"rgb": np.zeros((32, 64, 3), np.uint8), "boxes": Boxes([(0.0, 0.0, 0.5, 1.0)], ("box",))}
-    root = store(tmp_path, [wide] * 2, ("rgb", "boxes"), label_header("reader"))
+    root = store(tmp_path, [wide] * 2, ("rgb", "boxes"), label_header("reader", True, {}))
     suite = open_suite(model, root, samples=2)
     [first, _] = labels_of(model, suite.test, ("rgb", "boxes"), suite.squares)
     np.testing.assert_allclose(first.corners, [[0.25, 0, 0.5, 1]])  # the left half of the square, in the whole image
@@ -133,3 +134,67 @@ def test_labels_that_the_model_has_no_tokens_for_are_said_before_anything_is_mea
     monkeypatch.setattr(Suite, "generate", lambda *args, **kwargs: pytest.fail("generated"))
     with pytest.raises(Open4MError, match=r"sample 1: .*'book'"):
         suite.run()
+
+
+# ---- data with missing modalities, and pixels without a measurement
+
+
+def test_each_task_is_measured_on_the_samples_that_have_its_source_and_label(model, held_out, tmp_path, caplog):
+    lacking = {"rgb": (0,), "depth": (1,), "semseg": (0, 2), "boxes": ()}
+    for name, rows in lacking.items():
+        write = modalities.get(name).write
+        items = [(f"k{i}", None if i in rows else write(s[name])) for i, s in enumerate(held_out[:4])]
+        write_shard(tmp_path, name, 0, items)
+    with caplog.at_level(logging.INFO, logger="open4m"):
+        suite = open_suite(model, tmp_path, samples=4, batch_size=2)
+    assert {path: len(suite.usable(path)) for path in suite.paths} == {
+        ("rgb", "depth"): 2,
+        ("rgb", "semseg"): 2,
+        ("rgb", "boxes"): 3,
+    }
+    assert "rgb → depth: 2 of 4 samples have both" in caplog.text
+    values = suite.generate(("rgb", "depth"), options={"depth": LIKELIEST})
+    alone = [replace_samples(suite, [held_out[i]]).generate(("rgb", "depth"), k) for k, i in enumerate((2, 3))]
+    assert len(values) == 2
+    for value, (expected,) in zip(values, alone, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    write_shard(tmp_path, "depth", 0, [(f"k{i}", None) for i in range(4)])
+    with pytest.raises(Open4MError, match="the samples have no depth; they have"):
+        open_suite(model, tmp_path, samples=4)
+
+
+def replace_samples(suite, samples):
+    return Suite(suite.model, samples, paths=[("rgb", "depth")], batch_size=1)
+
+
+def test_pixels_without_a_measurement_count_for_nothing(model, held_out):
+    broken = [dict(sample) for sample in held_out[:3]]
+    broken[0]["depth"] = held_out[0]["depth"].copy()
+    broken[0]["depth"][:10] = np.nan
+    broken[1]["depth"] = np.full_like(held_out[1]["depth"], np.nan)
+    broken[1]["depth"][0, 0] = 1.0
+    broken[1]["depth"] = np.pad(broken[1]["depth"], ((0, 0), (32, 32)), constant_values=np.nan)
+    broken[1]["depth"][0, 0] = 2.0  # outside of the central square
+    broken[1]["rgb"] = np.pad(held_out[1]["rgb"], ((0, 0), (32, 32), (0, 0)))
+    broken[1]["depth"][:, 32:-32] = np.nan
+    suite = Suite(model, broken, paths=[("rgb", "depth")], batch_size=2)
+    assert len(suite.usable(("rgb", "depth"))) == 2
+    figures = suite.task(("rgb", "depth")).figures([held_out[0]["depth"], held_out[2]["depth"]])
+    assert figures.values["abs_rel"] == pytest.approx(0.0)
+
+
+def test_data_of_other_classes_are_refused(model, held_out, tmp_path):
+    names = list(model.grids["semseg"].config.class_names)
+    for i, (classes, message) in enumerate(
+        (
+            (names, ""),
+            ([*names[:1], "moss", *names[2:]], f"class 1 of semseg is 'moss', but '{names[1]}' to"),
+            ([*names, "moss"], f"class {len(names)} of semseg is 'moss', but no class to"),
+        )
+    ):
+        store(tmp_path / str(i), held_out[:2], ("rgb", "semseg"), {**HEADER, "classes": classes})
+        if not message:
+            assert open_suite(model, tmp_path / str(i), samples=2).paths == [("rgb", "semseg")]
+            continue
+        with pytest.raises(Open4MError, match=message):
+            open_suite(model, tmp_path / str(i), samples=2)

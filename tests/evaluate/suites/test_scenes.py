@@ -39,7 +39,7 @@ def result(model, held_out, known, judges, scenes):
 
 
 def test_tasks_are_what_the_model_can_do(model):
-    assert tasks(model) == [*PREDICTIONS, ("caption", "rgb"), ("caption", "clip", "rgb")]
+    assert tasks(model) == [*PREDICTIONS, ("caption", "rgb"), ("caption", "semseg", "clip", "rgb")]
 
 
 def test_every_task_has_its_metrics(result):
@@ -56,10 +56,10 @@ def test_every_task_has_its_metrics(result):
         ("caption → rgb", "frechet_distance"),
         ("caption → rgb", "shape_and_color_recall"),
         ("caption → rgb", "count_exact"),
-        ("caption → clip → rgb", "clip_score"),
-        ("caption → clip → rgb", "frechet_distance"),
-        ("caption → clip → rgb", "shape_and_color_recall"),
-        ("caption → clip → rgb", "count_exact"),
+        ("caption → semseg → clip → rgb", "clip_score"),
+        ("caption → semseg → clip → rgb", "frechet_distance"),
+        ("caption → semseg → clip → rgb", "shape_and_color_recall"),
+        ("caption → semseg → clip → rgb", "count_exact"),
     ]
     assert result.samples == 4
 

@@ -305,6 +305,6 @@ def test_an_import_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monke
     with monkeypatch.context() as patch:
         patch.setattr("open4m.weights.write_tensors", fail)
         assert main(arguments) == 2
-    assert "ours: cannot be written, nothing was kept ([Errno 28] No space left" in capsys.readouterr().err
+    assert "ours: cannot be written (No space left on device); free some space" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
     assert main(arguments) == 0

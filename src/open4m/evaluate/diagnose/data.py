@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,10 @@ from open4m.store.manifest import FILE, folder_of, open_manifest
 from open4m.store.shards import HEADER, RawDataset
 from open4m.store.tokens import TokenStore
 from open4m.types import Open4MError, Sample
+
+logger = logging.getLogger("open4m")
+
+T = TypeVar("T", RawDataset, TokenStore)
 
 TRAIN, TESTS = "train", ("validation", "test", "val")
 """Folders that hold the splits of a data set."""
@@ -61,10 +67,11 @@ class Data:
 
 
 def open_data(model: FourMBase, root: Path, samples: int, batch_size: int = 32) -> Data:
-    """The first ``samples`` of each split of a token store or of raw shards.
+    """The first ``samples`` of each split of a token store or of raw shards that have all its modalities.
 
     ``root`` is a folder with ``train`` and ``validation`` or ``test`` in it, or one data set, which is taken as test
-    data. Modalities that the model does not know are passed over, and those that the data lacks are not diagnosed.
+    data. Modalities that the model does not know are passed over, and those that the data lacks are not diagnosed, nor
+    are the rarest where fewer than two samples have all.
     Raises :class:`Open4MError` if there is nothing that the model reads or nothing that it predicts.
     """
     if not root.is_dir():
@@ -126,28 +133,44 @@ def _split(model: FourMBase, root: Path, samples: int, batch_size: int) -> Split
     names = dict.fromkeys(name for modality in known for name in (modality.name, modality.source) if name)
     names = [name for name in names if (folder_of(root, name) / FILE).is_file()]
     if present and not _is_raw(root, present[0]):
-        read, count = _stored(model, TokenStore(root, present))
+        store, whole = _complete(lambda kept: TokenStore(root, kept), present)
+        read = _stored(model, store)
     elif names:
-        read, count = _raw(model, RawDataset(root, names))
+        data, whole = _complete(lambda kept: RawDataset(root, kept), names)
+        read = _raw(model, data)
     else:
         raise Open4MError(f"{root}: holds no modality of the model ({', '.join(model.config.keys)})")
-    batches = even_batches(min(samples, count), batch_size)
+    batches = [whole[rows] for rows in even_batches(min(samples, len(whole)), batch_size)]
     split = Split(batches=[read(rows) for rows in track(batches, f"read {root.name}", unit="batches")], labels={})
     _check_keys(model, root, content_keys(split.batches[0]))
     return split
 
 
-def _stored(model: FourMBase, store: TokenStore) -> tuple[Callable[[np.ndarray], TokenRows], int]:
+def _complete(opened: Callable[[Sequence[str]], T], names: Sequence[str]) -> tuple[T, np.ndarray]:
+    """The data and the samples that have all of its modalities, without the rarest of these where fewer than two do."""
+    data, names = opened(names), list(names)
+    rows = data.rows_with(*names)
+    while len(rows) < 2 and len(names) > 1:
+        rarest = max(names, key=data.missing)
+        names.remove(rarest)
+        logger.warning("%s is not diagnosed: fewer than 2 samples have it and all else", rarest)
+        data = opened(names)
+        rows = data.rows_with(*names)
+    return data, data.central(rows) if isinstance(data, TokenStore) else rows
+
+
+def _stored(model: FourMBase, store: TokenStore) -> Callable[[np.ndarray], TokenRows]:
     _check_keys(model, store.root, {*store.modalities})
     specs = [model.config.spec(key) for key in store.modalities]
     text = {spec.key: model.text for spec in specs if spec.is_causal and model.text is not None}
     unused = {"directions": (), "modalities": tuple(specs)}
     check_store(dataclasses.replace(model.config, **unused), store, {**model.grids, **text})
-    return RowReader(store, specs), len(store)
+    read = RowReader(store, specs)
+    return lambda rows: read(rows).normalized()
 
 
-def _raw(model: FourMBase, data: RawDataset) -> tuple[Callable[[np.ndarray], TokenRows], int]:
-    return lambda rows: encoded(model, [data[int(i)] for i in rows]), len(data)
+def _raw(model: FourMBase, data: RawDataset) -> Callable[[np.ndarray], TokenRows]:
+    return lambda rows: encoded(model, [data[int(i)] for i in rows])
 
 
 def _is_raw(root: Path, name: str) -> bool:

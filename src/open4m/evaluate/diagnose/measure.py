@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from open4m.evaluate.diagnose.data import content_keys, size_of
-from open4m.evaluate.diagnose.passes import by_cell, grouped, swapped, targets_of, whole
+from open4m.evaluate.diagnose.passes import by_cell, swapped
 from open4m.fourm import FourMBase
 from open4m.masking.batch import TokenRows
+from open4m.masking.whole import grouped, whole
 from open4m.model.inspection import MAX_LOGITS, Score, Tally, blanked, score, shuffled_positions
 from open4m.progress import Progress
 from open4m.rng import stream, torch_stream
+from open4m.train import directions as train
 from open4m.types import MaskedBatch
 
 
@@ -56,11 +58,8 @@ class Replaced:
 
 def directions(model: FourMBase, present: set[str]) -> dict[str, list[str]]:
     """The targets of each input that the model was trained for and the data has."""
-    found = {
-        source: [key for key in targets_of(model.config, source, model.text is not None) if key in present]
-        for source in model.config.inputs
-        if source in present
-    }
+    trained = train.directions(model.config, model.text is not None)
+    found = {key: [t for t in targets if t in present] for key, targets in trained.items() if key in present}
     return {source: targets for source, targets in found.items() if targets}
 
 
@@ -102,11 +101,9 @@ def losses(
     with Progress("training samples", len(batches) * len(wanted)) as progress:
         for rows in batches:
             for source, targets in wanted.items():
-                for group in grouped(model.config, targets):
-                    batch = whole(model.config, rows, source, group, sentinels_of(model))
-                    scores: dict[str, Score] = score(model.model, batch)
-                    for target, own in scores.items():
-                        found.setdefault((source, target), []).append(own.cost)
+                part = train.losses(model.model, rows, {source: targets}, sentinels_of(model))
+                for direction, tally in part.items():
+                    found.setdefault(direction, []).append(tally)
                 progress.advance(note=source)
     return {key: Tally.join(parts) for key, parts in found.items()}
 

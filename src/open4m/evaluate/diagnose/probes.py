@@ -12,8 +12,9 @@ from open4m import modalities
 from open4m.evaluate.diagnose.data import Data, Labels, Split
 from open4m.evaluate.diagnose.linear import accuracy, explained
 from open4m.evaluate.diagnose.measure import sentinels_of
-from open4m.evaluate.diagnose.passes import by_cell, whole
+from open4m.evaluate.diagnose.passes import by_cell
 from open4m.fourm import FourMBase
+from open4m.masking.whole import whole
 from open4m.model.patches import patchify
 from open4m.progress import Progress
 from open4m.rng import stream

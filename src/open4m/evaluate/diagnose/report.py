@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from open4m import files
 from open4m.evaluate.diagnose.verdicts import Check
-from open4m.pictures import stack
+from open4m.fonts import lettered
+from open4m.pictures import save, stack
 
 FORMAT = 1
 """The version of the format of ``diagnose.json``."""
@@ -24,8 +25,6 @@ FORMAT = 1
 COLORS = {"good": (44, 140, 80), "weak": (214, 140, 20), "wrong": (196, 40, 40), "skipped": (150, 150, 150)}
 STYLES = {"good": "green", "weak": "yellow", "wrong": "bold red", "skipped": "dim"}
 INK = (30, 30, 40)
-IN_PICTURES = str.maketrans({"≥": "at least", "≤": "at most", "→": "to"})
-"""What Pillow's own font has no glyphs for."""
 
 MATRICES = {
     "shuffled": "positions shuffled in the encoder",
@@ -74,10 +73,10 @@ class Diagnosis:
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``diagnose.json`` and ``diagnose.png``; returns both paths."""
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         numbers, drawing = folder / "diagnose.json", folder / "diagnose.png"
         files.write_text(numbers, self.to_json())
-        self.picture().save(drawing)
+        save(self.picture(), drawing)
         return numbers, drawing
 
     def tables(self) -> RenderableType:
@@ -86,20 +85,23 @@ class Diagnosis:
         table = Table(title="checks", title_justify="left")
         for column in ("check", "of", "measured", "expected"):
             table.add_column(column, justify="right" if column == "measured" else "left", no_wrap=column == "measured")
-        table.add_column("verdict")
+        table.add_column("result", no_wrap=True)
         for check in self.checks:
             number = "" if check.measured is None else _number(check.measured)
             if check.error is not None:
                 number += f" ± {_number(check.error)}"
-            style = STYLES[check.status]
-            table.add_row(check.name, check.subject, number, expected(check), Text(check.verdict, style=style))
+            result = Text(check.status, style=STYLES[check.status])  # a whole verdict does not fit beside the rest
+            table.add_row(check.name, check.subject, number, expected(check), result)
         return Group(*parts, table, self._summary())
 
     def _summary(self) -> Text:
-        if not self.wrong:
-            return Text("Nothing is outside of its range.", style="green")
-        lines = [f"{'WRONG' if c.status == 'wrong' else 'weak '}  {c.verdict}" for c in self.wrong]
-        return Text("\n").join(Text(line, style=STYLES[c.status]) for line, c in zip(lines, self.wrong, strict=True))
+        """The verdicts of what is wrong, weak or skipped."""
+        lines = [] if self.wrong else [Text("Nothing is outside of its range.", style="green")]
+        for check in self.wrong:
+            lines.append(Text(f"{check.status.upper():5}  {check.verdict}", style=STYLES[check.status]))
+        for check in (c for c in self.checks if c.status == "skipped"):
+            lines.append(Text(f"{check.name}, {check.subject}: {check.verdict}", style=STYLES[check.status]))
+        return Text("\n").join(lines)
 
     def picture(self) -> Image.Image:
         """Bars of all measured checks, the expected range as a gray band behind each."""
@@ -137,11 +139,11 @@ def _is_drawn(check: Check) -> bool:
 
 def _bars(title: str, checks: Sequence[Check], width: int = 900, line: int = 22) -> Image.Image:
     """A horizontal bar per check, on a scale of its own panel that starts at 0 or below."""
-    font, bold = ImageFont.load_default(13), ImageFont.load_default(16)
     left, right, top = 250, 190, 34
     sheet = Image.new("RGB", (width, top + line * len(checks) + 12), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((12, top // 2), title, fill=INK, font=bold, anchor="lm")
+    text, font = lettered(title, 16)
+    draw.text((12, top // 2), text, fill=INK, font=font, anchor="lm")
     ends = [end for c in checks for end in (c.measured, c.low, c.high) if end is not None and math.isfinite(end)]
     low, high = min(0.0, *ends), max(1e-9, *ends)
 
@@ -154,9 +156,10 @@ def _bars(title: str, checks: Sequence[Check], width: int = 900, line: int = 22)
         draw.rectangle((band[0], y + 1, max(band), y + line - 3), fill=(232, 236, 232))
         begin, end = sorted((x(0.0), x(check.measured)))
         draw.rectangle((begin, y + 5, end + 1, y + line - 7), fill=COLORS[check.status])
-        draw.text((left - 8, y + line // 2), check.subject.translate(IN_PICTURES), fill=INK, font=font, anchor="rm")
-        words = f"{_number(check.measured)}   ({expected(check)})".translate(IN_PICTURES)
-        draw.text((width - right + 10, y + line // 2), words, fill=INK, font=font, anchor="lm")
+        text, font = lettered(check.subject, 13)
+        draw.text((left - 8, y + line // 2), text, fill=INK, font=font, anchor="rm")
+        text, font = lettered(f"{_number(check.measured)}   ({expected(check)})", 13)
+        draw.text((width - right + 10, y + line // 2), text, fill=INK, font=font, anchor="lm")
     return sheet
 
 

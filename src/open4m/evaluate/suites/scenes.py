@@ -28,6 +28,7 @@ from open4m.types import Open4MError, Sample, Value
 log = logging.getLogger("open4m")
 
 PREDICTED = ("depth", "normals", "semseg", "boxes", "caption")  # from RGB
+VIA = ("semseg", "clip")  # from captions to RGB, in this order
 IMAGES = {"guidance": 3.0}  # options of images from captions (paper Table 32), for a model without plans of its own
 
 
@@ -134,7 +135,8 @@ class Suite(labels.Suite):
 
 
 def tasks(model: FourM) -> list[tuple[str, ...]]:
-    """The suite's tasks that the model can do: from RGB each label; from captions RGB, directly and through CLIP."""
+    """The suite's tasks that the model can do: from RGB each label; from captions RGB, directly and in a chain of
+    generations (paper A.1): what is where, then CLIP, then RGB."""
     targets = {modalities.get(key).name: key for key in reversed(model.config.targets)}  # the first of each name
     sources = {
         name: {modalities.get(source).source or source for source in model.config.sources(key)}
@@ -143,8 +145,11 @@ def tasks(model: FourM) -> list[tuple[str, ...]]:
     paths = [("rgb", targets[name]) for name in PREDICTED if "rgb" in sources.get(name, ())]
     if "caption" in sources.get("rgb", ()):
         paths.append(("caption", targets["rgb"]))
-        if "caption" in sources.get("clip", ()) and model.config.spec(targets["clip"]).is_input:
-            paths.append(("caption", targets["clip"], targets["rgb"]))
+        able = [
+            name for name in VIA if "caption" in sources.get(name, ()) and model.config.spec(targets[name]).is_input
+        ]
+        if able:
+            paths.append(("caption", *(targets[name] for name in able), targets["rgb"]))
     return paths
 
 

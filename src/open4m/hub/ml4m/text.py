@@ -103,10 +103,8 @@ def fetched(source: str = TEXT.url, digest: str = TEXT.sha256) -> Path:
     if (found := sha256(data).hexdigest()) != digest:
         raise Open4MError(f"{source}: expected the file with sha256 {digest}, got {found}; {by_hand}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path.parent)
         files.write_bytes(path, data)
-    except OSError as error:
-        raise Open4MError(
-            f"{path}: cannot be written ({error.strerror or error}); {CACHE_VARIABLE} names another folder"
-        ) from error
+    except Open4MError as error:
+        raise Open4MError(f"{error}; {CACHE_VARIABLE} names another folder") from error
     return path

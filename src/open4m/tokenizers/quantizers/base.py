@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m.ranges import Amount, Count, Decay, Layers, Range, Size, check_ranges
+from open4m.rng import Part, generator_of
 from open4m.types import LARGEST_VOCABULARY, Open4MError
 
 
@@ -81,7 +82,7 @@ class Quantizer(nn.Module):
             raise Open4MError(f"rotation_trick is for quantizers 'vq' and 'simvq', got {config.quantizer!r}")
         self.config = config
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Quantized:
+    def forward(self, x: Tensor, generator: torch.Generator | Part | None = None) -> Quantized:
         """Quantize x (B, D, h, w), in float32 even under autocast; in training mode the codes learn.
 
         In training mode, gradients pass through the codes to x. ``generator`` draws what training samples: vectors that
@@ -90,7 +91,7 @@ class Quantizer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float().movedim(1, -1)  # (B, h, w, D)
             if self.training:
-                codes, ids, commitment = self._learn(x.flatten(0, 2), generator)
+                codes, ids, commitment = self._learn(x.flatten(0, 2), generator_of(generator))
                 codes, ids = codes.view(x.shape), ids.view(x.shape[:-1])
             else:
                 ids = self._nearest(x)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from open4m import ranks
 from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, Restarts, draw_rows, pass_gradients, unit
 
 KMEANS_ITERATIONS = 10
@@ -94,20 +95,23 @@ class VectorQuantizer(Quantizer):
         return self.config.commitment_weight * F.mse_loss(unit(x), self.codebook[ids])
 
     def _learn(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Ranks that share a batch all learn from the whole of it, so that their codebooks stay equal."""
         self.steps += 1
         self.restarted.zero_()
         vectors = unit(x)
         if self.steps <= self.config.continuous_steps:
             return vectors, nearest(vectors, self.codebook), x.new_zeros(())
-        is_finite = bool(vectors.isfinite().all())  # other vectors would spoil the averages for good
+        own = vectors.detach()
+        batch = ranks.gathered(own)
+        is_finite = bool(batch.isfinite().all())  # other vectors would spoil the averages for good
         if not self.initialized and is_finite:
-            self._initialize(vectors.detach(), generator)
-        ids = nearest(vectors.detach(), self.codebook)
+            self._initialize(batch, generator)
+        ids = nearest(own, self.codebook)
         codes = self.codebook[ids]  # as they are before this step moves them
         commitment = self.config.commitment_weight * F.mse_loss(vectors, codes)
         if is_finite:
-            self._update(vectors.detach(), ids)
-            self._restart_stale(vectors.detach(), generator)
+            self._update(batch, ids if batch is own else nearest(batch, self.codebook))
+            self._restart_stale(batch, generator)
         return pass_gradients(vectors, codes, self.config.rotation_trick), ids, commitment
 
     @torch.no_grad()
