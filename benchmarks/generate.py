@@ -16,7 +16,7 @@ import statistics
 import time
 
 import torch
-from benchmarks.train_step import memory, now, peak
+from benchmarks.train_step import memory, now
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from open4m.configs import fourm
@@ -27,6 +27,7 @@ from open4m.generate.engine import Engine
 from open4m.generate.plan import Step
 from open4m.model.config import SIZES, FourMConfig
 from open4m.model.fourm import FourMTransformer
+from open4m.train import peak
 
 CAPTION = 24  # tokens of the caption that is given
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # of a stored weight, by precision
@@ -98,7 +99,7 @@ def measured(engine: Engine, given: str, plan: list[Step], size: int, options: a
     flops_needed, bytes_needed = size * needed.flops, BYTES[options.precision] * needed.weights
     seconds, cpu, floors, floors_of_32_bits = [], [], [], []
     for repeat in range(options.repeats):
-        flops, bytes_ = (1.0, 1.0) if options.busy else (peak(device, dtype), bandwidth(device))
+        flops, bytes_ = (1.0, 1.0) if options.busy else (peak.measured(device, dtype), bandwidth(device))
         floors.append(max(flops_needed / flops, bytes_needed / bytes_))
         floors_of_32_bits.append(max(flops_needed / flops, 4 * needed.weights / bytes_))
         begin, begin_cpu = time.perf_counter(), time.process_time()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from benchmarks.train_step import memory, now, peak
+from benchmarks.train_step import memory, now
 
 from open4m.configs.tokenizers import VITS
 from open4m.nn.unet import UNetConfig
@@ -23,6 +23,7 @@ from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.diffusion import DiffusionConfig
 from open4m.tokenizers.flops import decode_flops, encode_flops
 from open4m.tokenizers.network import VQVAE
+from open4m.train import peak
 from open4m.train.memory import keep_freed_memory
 
 BURN_IN = 2  # repetitions that do not count
@@ -97,7 +98,7 @@ def measure(work: Callable[[], Any], flops: float, options: argparse.Namespace) 
     device, half = torch.device(options.device), options.precision == "bf16"
     seconds, peaks = [], []
     for _ in range(BURN_IN + options.repetitions):
-        peaks.append(peak(device, torch.bfloat16 if half else torch.float32))
+        peaks.append(peak.measured(device, torch.bfloat16 if half else torch.float32))
         start = now(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             work()

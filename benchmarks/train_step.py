@@ -25,7 +25,7 @@ from open4m.masking.config import MaskingConfig
 from open4m.model.config import SIZES, FourMConfig
 from open4m.model.flops import forward_flops
 from open4m.model.fourm import FourMTransformer
-from open4m.train import losses, optim
+from open4m.train import losses, optim, peak
 from open4m.train.memory import keep_freed_memory
 from open4m.types import MaskedBatch
 
@@ -55,7 +55,7 @@ def main() -> None:
     parts: dict[str, list[float]] = {"forward": [], "backward": [], "optimizer": []}
     peaks, shares = [], []
     for step, batch in enumerate(batches):
-        fastest = peak(device, dtype)
+        fastest = peak.measured(device, dtype)
         times = [now(device)]
         with autocast:
             loss, _ = losses.aggregate(model(batch))
@@ -130,19 +130,6 @@ def make_batch(config: FourMConfig, options: argparse.Namespace, step: int):
         strategies=(fourm.any_to_any("all_to_all", keys, keys),),
     )
     return mask_batch(rows, config.modalities, masking, np.arange(200), seed=0, step=step)
-
-
-def peak(device: torch.device, dtype: torch.dtype, products: int = 10) -> float:
-    """Floating-point operations per second of the fastest of some large matrix products."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    a @ b  # the first one loads what it needs
-    for _ in range(products):
-        start = now(device)
-        a @ b
-        best = min(best, now(device) - start)
-    return 2 * size**3 / best
 
 
 def now(device: torch.device) -> float:

@@ -1,6 +1,7 @@
 """What all tests share. Helpers are the modules beside this file: pytest puts its folder on the path."""
 
 import os
+import tempfile
 
 import hypothesis
 import pytest
@@ -12,6 +13,9 @@ from open4m.cli.main import main
 hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.register_profile("random")
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+# Which shards were checked is remembered for the tests alone, not in the folder of whoever runs them.
+os.environ.setdefault("OPEN4M_VERIFIED", tempfile.mkdtemp(prefix="open4m-verified-"))
 
 
 @pytest.fixture(scope="session")

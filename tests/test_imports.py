@@ -14,7 +14,20 @@ ROOT = Path(open4m.__file__).parent
 # From top to bottom; modules of one layer may import each other, nothing imports what stands below it.
 # docs/architecture.md is the map of these rooms.
 LAYERS = [
-    ["types", "files", "ranges", "config", "rng", "ranks", "weights", "devices", "progress", "fonts", "pictures"],
+    [
+        "types",
+        "files",
+        "checksums",
+        "ranges",
+        "config",
+        "rng",
+        "ranks",
+        "weights",
+        "devices",
+        "progress",
+        "fonts",
+        "pictures",
+    ],
     ["nn"],
     ["modalities"],
     ["tokenizers", "labellers"],

@@ -215,6 +215,7 @@ class FourMBase:
                 tokenizer.save(whole / weights.TOKENIZERS / key, torch.float16 if half else torch.float32)
             if self.text is not None:
                 self.text.save(whole / weights.TOKENIZERS / TEXT)
+            parts.record_tokenizers(whole)
             self.plans.save(whole)
             if second is not None:
                 parts.save_transformer(whole / locate.SUPER_RESOLUTION, second.model, half)

@@ -1,10 +1,14 @@
-"""Damaged bytes of token shards and raw shards, wherever they are: rows of the right kind, or an error in words."""
+"""Damaged bytes of token shards and raw shards, wherever they are: rows of the right kind, or an error in words.
+
+Where checksums are read, no damage gets so far (``test_flipped_bits.py``): here they are not.
+"""
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from open4m import checksums
 from open4m.modalities.rgb import encode_jpeg
 from open4m.store import RawDataset, write_shard
 from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
@@ -20,6 +24,11 @@ FAMILIES = {
     ),
     "rgb_pixels": (TokenHeader(kind="pixels"), [encode_jpeg(np.full((4, 4, 3), 9 * n, np.uint8)) for n in range(ROWS)]),
 }
+
+
+@pytest.fixture(autouse=True)
+def _unchecked(monkeypatch):
+    monkeypatch.setenv(checksums.VARIABLE, "0")
 
 
 @pytest.fixture(scope="module")

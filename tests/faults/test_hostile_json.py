@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from symbol_values import EXAMPLES, PERSON
 from tiny_model import CONFIG, FAMILIES
 
+from open4m import checksums, files, weights
 from open4m import config as configs
 from open4m import configs as named
-from open4m import files, weights
 from open4m.datasets import captions
 from open4m.evaluate import curves
 from open4m.evaluate.report import Result, Row
@@ -185,7 +185,7 @@ READERS = {
     "sums of a checkpoint": (
         lambda path: checkpoint._damage(path.parent),
         [b'{"model.safetensors": "0", "optimizer.safetensors": "0", "state.json": "0"}'],
-        checkpoint.SUMS,
+        checksums.FILE,
     ),
     "plans": (
         lambda path: Plans.load(path.parent),

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from shard_job import wait_until
 from tiny_task import make_parts, make_task
 
+from open4m import checksums, weights
 from open4m import config as configs
 from open4m import configs as named
-from open4m import weights
 from open4m.config import Duration
 from open4m.train import checkpoint
 from open4m.train.config import TrainConfig
@@ -163,7 +163,7 @@ def test_fault_8_no_flipped_bit_of_a_checkpoint_is_trained_on(tmp_path):
     newest = checkpoint.latest(tmp_path)
     rng = random.Random(0)
     for _ in range(100):
-        path = rng.choice([p for p in newest.iterdir() if p.name != checkpoint.SUMS])
+        path = rng.choice([p for p in newest.iterdir() if p.name != checksums.FILE])
         data = path.read_bytes()
         place, bit = rng.randrange(len(data)), rng.randrange(8)
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])

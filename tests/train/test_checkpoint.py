@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from open4m import checksums
 from open4m.train import checkpoint
 from open4m.train.optim import OptimConfig, build
 from open4m.types import Open4MError
@@ -90,7 +91,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact(tmp_path, monkeypatch,
 def test_a_state_without_a_step_is_a_damaged_checkpoint(tmp_path, text):
     path = checkpoint.save(tmp_path, 5, *make(), {})
     (path / checkpoint.STATE).write_text(text)
-    checkpoint.seal(path)
+    checksums.seal(path, checksums.recorded(path))
     with pytest.raises(Open4MError, match="step-00000005: not a checkpoint of this run"):
         checkpoint.restore(path, *make())
 

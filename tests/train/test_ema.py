@@ -8,6 +8,7 @@ import torch
 from faulty_task import CONFIG, PlantedTask, same, weights
 from safetensors.torch import load_file
 
+from open4m import checksums
 from open4m.config import Duration
 from open4m.train import checkpoint
 from open4m.train.ema import Average
@@ -129,7 +130,7 @@ def test_a_checkpoint_without_an_average_is_refused_where_one_is_needed(tmp_path
     train(PlantedTask(), AVERAGED, tmp_path / "run", stop_at=3)
     path = checkpoint.latest(tmp_path / "run")
     (path / "average.safetensors").unlink()
-    checkpoint.seal(path)
+    checksums.seal(path, checksums.recorded(path))
     with pytest.raises(Open4MError, match="step-00000003: not a checkpoint of this run"):
         train(PlantedTask(), AVERAGED, tmp_path / "run")
 

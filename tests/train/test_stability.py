@@ -12,7 +12,7 @@ import torch
 from faulty_task import CONFIG, PlantedTask, lines, same, weights
 from tiny_model import make_model
 
-from open4m import reproduce
+from open4m import checksums, reproduce
 from open4m.cli.main import main
 from open4m.config import Duration
 from open4m.data.jobs import local as jobs
@@ -216,7 +216,7 @@ def test_a_checkpoint_from_before_there_were_guards_is_resumed(tmp_path):
     train(PlantedTask(), CONFIG, tmp_path / "run", stop_at=5)
     path = checkpoint.latest(tmp_path / "run") / "state.json"
     path.write_text(json.dumps({"step": 5, "tokens": 50}))
-    checkpoint.seal(path.parent)
+    checksums.seal(path.parent, checksums.recorded(path.parent))
     saved = tmp_path / "run" / "config.json"
     config = json.loads(saved.read_text())
     for name in ("ema", "max_skips", "max_skips_in_a_row", "smoke_test"):

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 
-from open4m.cli import device, trust
+from open4m.cli import device, overrides, trust
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
@@ -39,23 +39,17 @@ def run(options: Namespace) -> None:
 
 
 def _run(options: Namespace) -> None:
-    import dataclasses
-
     from open4m import FourM, ranks
     from open4m import config as configs
     from open4m.add_modality.settings import Addition
     from open4m.add_modality.stages import AddModality, adopt
 
-    if options.only:  # which takes all words behind it
-        options.overrides += [word for word in options.only if "=" in word]
-        options.only = [word for word in options.only if "=" not in word]
+    overrides.separate_stages(options)
     trust.admit(options, options.model)
     name = adopt(options.modality)
     if options.labeller:
         ranks.on_first(partial(_label, options, name), long=True)
-    known = {field.name for field in dataclasses.fields(Addition)}
-    first = [word for word in options.overrides if word.partition("=")[0] in known]
-    then = [word for word in options.overrides if word not in first]
+    first, then = overrides.divided(Addition(), options.overrides)
     settings = configs.override(Addition(), first)
     config = configs.override(settings.on(FourM.from_pretrained(options.model), name, options.data), then)
     if options.print_config:

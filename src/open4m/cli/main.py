@@ -6,6 +6,7 @@ import argparse
 import difflib
 import importlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ COMMANDS = {
     "add-modality": ("add_modality", "teach a trained model one more modality; resumes where it stopped"),
     "reproduce": ("train", "everything from nothing to a measured model; resumes where it stopped"),
     "data": ("data", "import images and labels of your own, look at them, and check data sets"),
+    "verify": ("checksums", "say whether the files of a model, a tokenizer or a run are as they were written"),
     "modalities": ("data", "list the modalities that are known"),
 }
 """The file of each command, whose function ``add_arguments`` completes its parser, and what the command does."""
@@ -100,8 +102,11 @@ def _run(command: str, words: list[str]) -> int:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice or _near(unknown, options.parser)}")
     if overrides:
         options.overrides = [*options.overrides, *overrides]
+    from open4m import checksums
     from open4m.progress import Lines
 
+    if options.no_verify:
+        os.environ[checksums.VARIABLE] = "0"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Lines()])
     logging.getLogger("open4m").setLevel(logging.INFO)
     for name in NOISY_LOGGERS:
@@ -142,6 +147,9 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         epilog="open4m COMMAND --help explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"open4m {__version__}")
+    parser.add_argument(
+        "--no-verify", action="store_true", help="read models, tokenizers and shards without checking their SHA-256"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (module, help_text) in COMMANDS.items():
         subparser = commands.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")

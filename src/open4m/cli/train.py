@@ -7,7 +7,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from open4m.cli import device, dry_run
+from open4m.cli import device, dry_run, overrides
 from open4m.types import Open4MError
 
 
@@ -71,9 +71,7 @@ def _run(options: Namespace) -> None:
     from open4m.train.recipes.pretrain import PretrainConfig
     from open4m.train.recipes.tokenizer import TokenizerRun
 
-    if options.only:  # which takes all words behind it
-        options.overrides += [word for word in options.only if "=" in word]
-        options.only = [word for word in options.only if "=" not in word]
+    overrides.separate_stages(options)
     config = named.get(options.config)
     own = isinstance(config, OwnData)
     config = _on_own_data(options, config) if own else configs.override(config, options.overrides)
@@ -118,9 +116,8 @@ def _on_own_data(options: Namespace, config):
         )
     if options.classes:
         raise Open4MError(f"{options.config}: --classes is for tokenizers; raw data name their classes themselves")
+    first, then = overrides.divided(config, options.overrides)
     known = {field.name for field in dataclasses.fields(config)}
-    first = [word for word in options.overrides if word.partition("=")[0] in known]
-    then = [word for word in options.overrides if word not in first]
     whole = {field.name for field in dataclasses.fields(StagesConfig)}
     for name in (word.partition("=")[0] for word in then):
         if name not in whole and (near := difflib.get_close_matches(name, known, n=1)):

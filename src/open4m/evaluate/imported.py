@@ -155,6 +155,7 @@ def _import_transformer(source: str, folder: Path, out: Path, found: parts.Parts
         provenance.keep(whole, folder, export.transformer_tensors(model, domains))
         about.extend([] if found is None else _write_parts(whole, found, provenance))
         provenance.write(whole)
+        parts.record_tokenizers(whole)
 
     more = "" if found is None else "\n## Parts\n\n" + "".join(f"- {line}\n" for line in _origins(found))
     _write(out, write, card(source, "transformer", imported.names, imported, license_of(folder), more))
@@ -186,6 +187,7 @@ def _reassembled(out: Path, found: parts.Parts, chosen: parts.Chosen) -> Iterato
         if chosen.super_resolution is not None:
             about.extend(_write_second(whole, found, provenance))
         provenance.write(whole)
+        parts.record_tokenizers(whole)
 
     _write(out, write, None)
     yield from about

@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from open4m import checksums, files, modalities, weights
 from open4m import config as configs
-from open4m import files, modalities, weights
 from open4m.hub import locate
 from open4m.hub.ml4m import source as origins
 from open4m.hub.ml4m import table, transformer
@@ -35,6 +35,10 @@ from open4m.types import Open4MError, check_kind
 
 FORMAT = 2
 """The version of a model directory's format. In format 1 hidden texts were nothing at all."""
+
+
+RECORD, RECORD_FORMAT = "tokenizers.json", 1
+"""The file of a model directory with the fingerprints of the tokenizers whose tokens the model knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,31 @@ def save_transformer(folder: Path, model: FourMTransformer, half: bool = False) 
     files.make_folder(folder)
     configs.save(model.config, folder / weights.CONFIG, FORMAT)
     weights.save_weights(folder / weights.WEIGHTS, model, half)
+    checksums.seal(folder, [weights.CONFIG, weights.WEIGHTS])
+
+
+def record_tokenizers(folder: Path) -> None:
+    """Write the fingerprints of the tokenizers in a model directory, so that no others are taken for them."""
+    found = {}
+    for place in sorted(path for path in (folder / weights.TOKENIZERS).glob("*") if path.is_dir()):
+        found[place.name] = (TextTokenizer if place.name == TEXT else Tokenizer).load(place).fingerprint
+    configs.save(found, folder / RECORD, RECORD_FORMAT)
+    checksums.seal(folder, [RECORD])
+
+
+def recorded_tokenizers(folder: Path) -> dict[str, str]:
+    """The fingerprints by folder that :func:`record_tokenizers` wrote; empty if nothing is known."""
+    checksums.check(folder, RECORD)
+    return configs.load(dict[str, str], folder / RECORD, RECORD_FORMAT) if (folder / RECORD).is_file() else {}
+
+
+def _check_recorded(found: Tokenizer | TextTokenizer, expected: str | None, where: Path | str, model: Path) -> None:
+    """Raise for a tokenizer that is not the one whose tokens a model knows."""
+    if expected and checksums.are_checked() and found.fingerprint != expected:
+        raise Open4MError(
+            f"{where}: another tokenizer than {model} was trained with ({RECORD} has fingerprint {expected}, this one "
+            f"{found.fingerprint}): its tokens mean something else to the model; put the right one there"
+        )
 
 
 def stored(grids: Grids) -> dict[str, Tokenizer]:
@@ -163,34 +192,46 @@ def _own(folder: Path, chosen: Chosen) -> Parts:
     if not folder.is_dir():
         raise Open4MError(f"{folder}: a file without the configuration of a 4M model; name its directory")
     config = _config(folder)
+    checksums.check(folder, weights.CONFIG)
     _check_chosen(config, chosen)
     tokenizers, own = _tokenizers_of(folder), folder / locate.SUPER_RESOLUTION
+    known = recorded_tokenizers(tokenizers.parent)
     second = chosen.second(lambda: own if own.is_dir() else None)
     found: dict[str, Source] = {}
     shared = _Shared()
     for key, spec in needed(config).items():
         if (modality := key.partition("@")[0]) in chosen.tokenizers:
-            found[key] = _named(key, spec, chosen.tokenizers[modality], shared, folder)
+            expected = known.get(key, known.get(modality))
+            found[key] = _named(key, spec, chosen.tokenizers[modality], shared, folder, expected)
         elif (place := _folder_of(tokenizers, key)) is not None:
             about = configs.load_versioned(TokenizerConfig, place / weights.CONFIG, TOKENIZER_FORMAT)[0]
             if place.name != key and not _fits(spec, about):
                 continue  # that of another size, which does not serve this one
             if spec is not None:
                 _checked(folder, spec, about)
-            read = partial(_read, spec, partial(shared.read, place, Tokenizer.load), folder)
+            load = partial(_load_recorded, expected=known.get(place.name), model=folder)
+            read = partial(_read, spec, partial(shared.read, place, load), folder)
             found[key] = Source(read, place, _identity(place))
-    text = tokenizers / TEXT
+    text = _text(chosen.text) or (TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None)
+    if text is not None:
+        _check_recorded(text, known.get(TEXT), chosen.text or tokenizers / TEXT, folder)
     return Parts(
         folder=folder,
         config=config,
         read_weights=partial(_weights, folder, config),
         grids=Grids(found),
-        text=_text(chosen.text) or (TextTokenizer.load(text) if text.is_dir() else None),
+        text=text,
         plans=Plans.load(folder),
         read_super_resolution=None if second is None else partial(opened, second),
         text_file=None if chosen.text is None else partial(Path, chosen.text),
         second=second,
     )
+
+
+def _load_recorded(place: Path, expected: str | None, model: Path) -> Tokenizer:
+    found = Tokenizer.load(place)
+    _check_recorded(found, expected, place, model)
+    return found
 
 
 def _config(folder: Path) -> FourMConfig:
@@ -209,6 +250,7 @@ def _config(folder: Path) -> FourMConfig:
 
 def _weights(folder: Path, config: FourMConfig) -> dict[str, Tensor]:
     shapes = empty_model(config).state_dict()  # a configuration may ask for any size: memory is taken if there are
+    checksums.check(folder, weights.WEIGHTS)
     return weights.read_weights(folder / weights.WEIGHTS, shapes)
 
 
@@ -369,13 +411,23 @@ def place_of(origin: Path | str) -> Path:
     return path if public_tokenizer.is_reference(path) else locate.resolve_tokenizer(origin)
 
 
-def _named(key: str, spec: ModalitySpec | None, origin: str | Path, shared: _Shared, where: Path) -> Source:
+def _named(
+    key: str,
+    spec: ModalitySpec | None,
+    origin: str | Path,
+    shared: _Shared,
+    where: Path,
+    expected: str | None = None,
+) -> Source:
     """The tokenizer of a modality in a folder of ours or of the authors, or on their hub."""
     modality = key.partition("@")[0]
 
     def read(origin: Path) -> Tokenizer:
         place = place_of(origin)
-        return public_tokenizer.load(place, modality) if public_tokenizer.is_reference(place) else Tokenizer.load(place)
+        is_public = public_tokenizer.is_reference(place)
+        found = public_tokenizer.load(place, modality) if is_public else Tokenizer.load(place)
+        _check_recorded(found, expected, place, where)
+        return found
 
     return Source(
         partial(_read, spec, partial(shared.read, Path(origin), read, modality), where), origin, _identity(Path(origin))

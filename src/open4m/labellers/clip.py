@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from open4m import files, modalities, weights
+from open4m import checksums, files, modalities, weights
 from open4m.labellers.base import Labeller, Settings
 from open4m.ranges import Layers, Size, check_ranges
 from open4m.types import Open4MError
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")  # ids 0 to 3; CLIPModel has a legacy mode for an [EOS] of 2
 PREPROCESSOR = "preprocessor_config.json"
+FILES = ("config.json", "model.safetensors", "tokenizer.json", PREPROCESSOR)
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, on the [0, 1] scale
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -93,6 +94,8 @@ class CLIPLabeller(Labeller):
         local = Path(model).is_dir()
         if not local and not _HUB_NAME.fullmatch(str(model)):
             raise Open4MError(f"{model}: no such folder (expected a folder with a CLIP, or a name on the hub)")
+        if local:
+            checksums.check(Path(model), *FILES)
         try:
             with _no_progress_bar():
                 network, loaded = model_class.from_pretrained(
@@ -140,6 +143,7 @@ class CLIPLabeller(Labeller):
             "image_std": list(self.std),
         }
         files.write_text(folder / PREPROCESSOR, json.dumps(preprocessor, indent=2) + "\n")
+        checksums.seal(folder, FILES)
 
     # ---- what it is
     @property

@@ -18,8 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pixel_shuffle
 
+from open4m import checksums, files, modalities, weights
 from open4m import config as configs
-from open4m import files, modalities, weights
 from open4m.labellers.base import Labeller, Settings
 from open4m.ranges import Layers, Share, Size, check_ranges
 from open4m.types import Boxes, Open4MError
@@ -171,6 +171,7 @@ class ObjectReader(Labeller):
     ) -> ObjectReader:
         """The reader in a folder. Raises :class:`Open4MError` if it is missing, damaged or of a newer format."""
         folder = Path(model)
+        checksums.check(folder, weights.CONFIG, weights.WEIGHTS)
         network = ReaderNetwork(configs.load(ReaderConfig, folder / weights.CONFIG, FORMAT))
         weights.load_weights(folder / weights.WEIGHTS, network)
         return cls(network.to(device))
@@ -181,6 +182,7 @@ class ObjectReader(Labeller):
         files.make_folder(folder)
         configs.save(self.config, folder / weights.CONFIG, FORMAT)
         weights.save_weights(folder / weights.WEIGHTS, self.network, half)
+        checksums.seal(folder, [weights.CONFIG, weights.WEIGHTS])
 
     @property
     def device(self) -> torch.device:

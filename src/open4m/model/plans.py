@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from open4m import checksums
 from open4m import config as configs
 
 FILE = "plans.json"
@@ -63,6 +64,7 @@ class Plans:
         path = folder / FILE
         if not path.exists():
             return Plans()
+        checksums.check(folder, FILE)
         found = configs.load(_Stored, path, FORMAT)
         several = {task: m for task, m in found.merged.items() if isinstance(m, Merged)}
         old = {task: m for task, m in found.merged.items() if task not in several and task in found.tasks}
@@ -74,6 +76,7 @@ class Plans:
         """Write the file of a model directory, if there is anything to write."""
         if self.tasks or self.merged:
             configs.save(self, folder / FILE, FORMAT)
+            checksums.seal(folder, [FILE])
 
 
 @dataclass(frozen=True, kw_only=True)

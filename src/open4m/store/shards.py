@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from open4m import modalities
+from open4m import checksums, modalities
 from open4m.modalities.families import Modality, Palette
 from open4m.modalities.frames import frame_of
 from open4m.modalities.given import decoded, of_bytes
@@ -345,6 +345,7 @@ class RawDataset:
         entry = self._manifests[name].shards[shard]
         try:
             members = self._scan(name, shard)
+            checksums.check_shard(shard_path(self.root, name, shard, "tar"), entry.sha256)
         except Open4MError as error:
             raise DamagedShard(str(error), name, entry.rows) from error
         missing = members.places.count(None)

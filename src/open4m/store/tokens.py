@@ -17,6 +17,7 @@ from typing import Annotated, Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from open4m import checksums
 from open4m import config as configs
 from open4m.ranges import Range, Size, check_ranges
 from open4m.store.columns import COLUMNS, Column, Views
@@ -335,6 +336,7 @@ class TokenStore:
         opened = self._opened[modality]
         if index not in opened:
             entry = self._manifests[modality].shards[index]
+            checksums.check_shard(path, entry.sha256)
             shard = _open_shard(path, self._headers[modality])
             missing = 0 if shard.present is None else int((~shard.present).sum())
             sizes = (len(shard.keys), missing)

@@ -28,8 +28,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 
+from open4m import checksums, files
 from open4m import config as configs
-from open4m import files
 from open4m.ranges import Range, check_ranges
 from open4m.types import LARGEST_VOCABULARY, Open4MError
 
@@ -336,10 +336,12 @@ class TextTokenizer:
         files.make_folder(folder)
         files.write_text(folder / self.WORDS, self._words.to_str())
         configs.save(self.settings, folder / self.SETTINGS, FORMAT)
+        checksums.seal(folder, [self.WORDS, self.SETTINGS])
 
     @staticmethod
     def load(folder: Path | str) -> TextTokenizer:
         """The tokenizer that :meth:`save` wrote. Raises :class:`Open4MError` for anything else."""
+        checksums.check(Path(folder), TextTokenizer.SETTINGS, TextTokenizer.WORDS)
         path = Path(folder) / TextTokenizer.SETTINGS
         settings = configs.load(Settings, path, FORMAT)
         try:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from open4m import checksums, files, weights
 from open4m import config as configs
-from open4m import files, weights
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import STANDARDIZED
 from open4m.tokenizers.config import MAKES_TOKENS, TokenizerConfig, check_networks, grid_modality, tensor_of, valid_of
@@ -283,6 +283,7 @@ class Tokenizer:
         if dtype is not None:
             tensors = {n: t if n.startswith("quantizer.") else t.to(dtype) for n, t in tensors.items()}
         weights.write_tensors(folder / weights.WEIGHTS, tensors)
+        checksums.seal(folder, [weights.CONFIG, weights.WEIGHTS, *([self.QUALITY] if self.quality else [])])
 
     @staticmethod
     def load(folder: Path | str, device: torch.device | str = "cpu") -> Tokenizer:
@@ -292,6 +293,7 @@ class Tokenizer:
         format.
         """
         folder = Path(folder)
+        checksums.check(folder, weights.CONFIG, weights.WEIGHTS, Tokenizer.QUALITY)
         config, version = configs.load_versioned(TokenizerConfig, folder / weights.CONFIG, FORMAT)
         with torch.device("meta"):  # no initial weights are drawn
             model = VQVAE(config)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from open4m import files, ranks, weights
+from open4m import checksums, files, ranks, weights
 from open4m.train import sharded
 from open4m.train.distributed import is_sharded
 from open4m.types import Open4MError
@@ -46,9 +46,6 @@ STAGED = ".shards-"
 
 OPTIMIZER, AVERAGE, STATE = "optimizer.safetensors", "average.safetensors", "state.json"
 """The files of a checkpoint beside those of the weights."""
-
-SUMS = "sha256.json"
-"""The file with the SHA-256 of all others, by name."""
 
 DAMAGED = "damaged-"
 """What the name of a folder begins with that was found damaged and set aside."""
@@ -132,7 +129,8 @@ class Checkpoints:
             temporary.mkdir()
             fill(temporary)
             files.write_text(temporary / STATE, text)
-            seal(temporary)
+            names = [path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file()]
+            checksums.seal(temporary, names)
             shutil.rmtree(final, ignore_errors=True)
 
         files.write_folder(final, write)
@@ -225,13 +223,6 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping
     return _restore(path, model, optimizer, average)
 
 
-def seal(folder: Path) -> None:
-    """Write the SHA-256 of the files of a checkpoint into it."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
-    sums = {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
-    files.write_text(folder / SUMS, json.dumps(sums, indent=1) + "\n")
-
-
 def _restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping[str, Tensor] | None) -> dict:
     try:
         state = files.read_json(path / STATE)
@@ -292,13 +283,13 @@ def _all(directory: Path) -> list[Path]:
 def _damage(path: Path) -> str | None:
     """What is wrong with the files of a checkpoint, None if nothing is."""
     try:
-        sums = files.read_json(path / SUMS)
-        whole = isinstance(sums, dict) and sums.keys() >= {weights.WEIGHTS, OPTIMIZER, STATE}
-        parts = isinstance(sums, dict) and STATE in sums and any(name.startswith(f"{SHARDS}/") for name in sums)
+        names = checksums.recorded(path).keys()
+        whole = names >= {weights.WEIGHTS, OPTIMIZER, STATE}
+        parts = STATE in names and any(name.startswith(f"{SHARDS}/") for name in names)
         if not whole and not parts:
-            return f"{SUMS} does not name its files"
-        wrong = [name for name, digest in sums.items() if files.sha256(path / name) != digest]
-    except (OSError, ValueError, Open4MError) as error:  # ValueError: a name that no file can have
+            return f"{checksums.FILE} does not name its files"
+        wrong = checksums.changed(path) if checksums.are_checked() else []
+    except (OSError, Open4MError) as error:
         return str(error)
     return f"the content of {', '.join(wrong)} has changed" if wrong else None
 

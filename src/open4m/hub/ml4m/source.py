@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from open4m import checksums, weights
 from open4m import config as configs
-from open4m import weights
 from open4m.hub.ml4m import files
 from open4m.types import Open4MError
 
@@ -74,10 +74,12 @@ def write(folder: Path, public: Path, name: str, license: str, made: Mapping[str
     configs.save(source, folder / FILE, FORMAT)
     if kept:
         weights.write_tensors(folder / KEPT, kept)
+    checksums.seal(folder, [FILE, *([KEPT] if kept else [])])
 
 
 def read(folder: Path) -> Source | None:
     """What is known of the origin of a folder; None if it was not imported."""
+    checksums.check(folder, FILE, KEPT)
     return configs.load(Source, folder / FILE, FORMAT) if (folder / FILE).is_file() else None
 
 
