@@ -6,6 +6,7 @@ import tempfile
 import hypothesis
 import pytest
 
+from open4m import checksums
 from open4m.cli.main import main
 
 # A test fails because of a change, not by luck: examples are the same in every run, but with
@@ -16,6 +17,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Which shards were checked is remembered for the tests alone, not in the folder of whoever runs them.
 os.environ.setdefault("OPEN4M_VERIFIED", tempfile.mkdtemp(prefix="open4m-verified-"))
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """No checksums are read: for tests that change what was written, to see what else would be noticed."""
+    monkeypatch.setenv(checksums.VARIABLE, "0")
 
 
 @pytest.fixture(scope="session")

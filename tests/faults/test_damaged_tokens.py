@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from open4m import checksums
 from open4m.modalities.rgb import encode_jpeg
 from open4m.store import RawDataset, write_shard
 from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
 from open4m.types import Open4MError
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 ROWS = 5
 FAMILIES = {
@@ -24,11 +25,6 @@ FAMILIES = {
     ),
     "rgb_pixels": (TokenHeader(kind="pixels"), [encode_jpeg(np.full((4, 4, 3), 9 * n, np.uint8)) for n in range(ROWS)]),
 }
-
-
-@pytest.fixture(autouse=True)
-def _unchecked(monkeypatch):
-    monkeypatch.setenv(checksums.VARIABLE, "0")
 
 
 @pytest.fixture(scope="module")

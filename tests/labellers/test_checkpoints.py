@@ -1,5 +1,6 @@
 """Pretrained models are read from safe files alone, and what cannot be read is one line that says what to do."""
 
+import json
 import pickle
 
 import pytest
@@ -106,3 +107,15 @@ def test_modalities_find_their_labellers():
         labellers.named("sam_edge", "x/y")
     with pytest.raises(Open4MError, match="boxes: name the network that makes it"):
         labellers.named("boxes", "")
+
+
+def test_attention_of_a_downloaded_program_is_refused(tmp_path):
+    folder = glpn(tmp_path / "model")
+    path = folder / "config.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"attn_implementation": "owner/kernel"}))
+    with pytest.raises(Open4MError, match="asks for attention by 'owner/kernel', which would be downloaded and run"):
+        DepthLabeller.load(str(folder))
+    path.write_text(json.dumps(stored | {"depths": [1, 10**9]}))
+    with pytest.raises(Open4MError, match="depths is 1000000000, at most 1024 is read"):
+        DepthLabeller.load(str(folder))

@@ -172,6 +172,7 @@ def test_hub_folder_loads(tmp_path, images, eos_in_config):
     np.testing.assert_allclose(alone, beside, atol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_folder_without_a_model_is_an_error_of_one_line(tmp_path, labeller):
     with pytest.raises(Open4MError, match=r"^[^\n]*holds no CLIP[^\n]*$"):
         CLIPLabeller.load(tmp_path)
@@ -183,6 +184,7 @@ def test_folder_without_a_model_is_an_error_of_one_line(tmp_path, labeller):
         CLIPLabeller.load(tmp_path / "cut")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_damaged_weights_are_an_error(tmp_path, labeller):
     labeller.save(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -260,3 +262,33 @@ def test_small_clip_is_small():
     tokenizer = fit_text_tokenizer([f"word{i}" for i in range(2000)])
     assert tokenizer.get_vocab_size() == 1024
     assert sum(p.numel() for p in small_clip(tokenizer).parameters()) <= 1_600_000
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("tower", ["text_config", "vision_config"])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_hidden_layers", 10**9, "num_hidden_layers is 1000000000, at most 1024"),
+        ("hidden_size", 10**12, "hidden_size is 1000000000000"),
+        ("hidden_size", 7, "holds no CLIP that can be loaded"),
+        ("num_hidden_layers", 0, "describes a smaller CLIP than that of the weights"),
+        ("_attn_implementation", "kernels-community/flash-attn", "would be downloaded and run"),
+    ],
+)
+def test_a_hostile_configuration_is_refused_before_it_is_followed(tmp_path, labeller, tower, field, value, message):
+    labeller.save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config[tower][field] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(Open4MError, match=message):
+        CLIPLabeller.load(tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_attention_is_never_that_of_the_configuration(tmp_path, labeller):
+    labeller.save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_attn_implementation": "eager"}))
+    assert CLIPLabeller.load(tmp_path).model.config._attn_implementation == "sdpa"

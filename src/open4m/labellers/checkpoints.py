@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from open4m import files, weights
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
 
 EXTRA = "pip install 'open4m[labellers]'"
 
@@ -30,6 +30,9 @@ MAX_LISTED = 3
 DOWNLOADS = "OPEN4M_HUB"
 """The environment variable that names a folder of downloads from the hub: ``<folder>/<owner>/<model>``."""
 
+CONFIG = "config.json"
+"""The file that describes a network of transformers."""
+
 PIPELINE = "model_index.json"
 """The file that says which pipeline of diffusers a folder holds."""
 
@@ -38,6 +41,12 @@ PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 OTHERS = ["*.fp16.*", "*.non_ema.*", "onnx/*", "original/*"]
 """Further copies of the same weights, which are not."""
+
+MOST_LAYERS, LARGEST_SIZE = 1 << 10, 1 << 28
+"""The most blocks and the largest whole number that the configuration of a network may ask for."""
+
+ATTENTIONS = frozenset(["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"])
+"""Attention that transformers brings along. Other names are those of kernels on the hub: programs, which it fetches."""
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -86,6 +95,7 @@ class Checkpoint:
 
     def config(self) -> Any:
         """The network's configuration in transformers."""
+        check_config(self.json(CONFIG), f"{self.name}/{CONFIG}")
         with self.errors("config.json of a network that transformers knows"):
             auto = _transformers().AutoConfig
             return auto.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
@@ -147,6 +157,27 @@ class Checkpoint:
         yield Path(self.name)
         if downloads := os.environ.get(DOWNLOADS):
             yield Path(downloads, self.name)
+
+
+def check_config(stored: Any, where: str) -> None:
+    """Raise :class:`Open4MError` for the JSON of a configuration that transformers would follow to the end: so many
+    blocks that making them takes for ever, or attention by a program that is fetched from the hub."""
+    held = [("", stored)]
+    while held:
+        name, value = held.pop()
+        if isinstance(value, dict):
+            held += value.items()
+        elif isinstance(value, list):
+            held += [(name, inner) for inner in value]
+        elif name.endswith("attn_implementation") and value is not None and value not in ATTENTIONS:
+            raise Open4MError(
+                f"{where}: asks for attention by {shown(value)}, which would be downloaded and run; expected one of "
+                f"{', '.join(sorted(ATTENTIONS))}"
+            )
+        elif isinstance(value, int) and not isinstance(value, bool):
+            most = MOST_LAYERS if "layers" in name or "depth" in name else LARGEST_SIZE
+            if abs(value) > most:
+                raise Open4MError(f"{where}: {name} is {shown(value)}, at most {most} is read")
 
 
 def auto_class(config: Any, *names: str) -> type | None:

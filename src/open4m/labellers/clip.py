@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from open4m import checksums, files, modalities, weights
 from open4m.labellers.base import Labeller, Settings
+from open4m.labellers.checkpoints import check_config
 from open4m.ranges import Layers, Size, check_ranges
+from open4m.tokenizers import word_files
 from open4m.types import Open4MError
 
 if TYPE_CHECKING:
@@ -97,15 +98,21 @@ class CLIPLabeller(Labeller):
         if local:
             checksums.check(Path(model), *FILES)
         try:
+            where = f"{model}/{FILES[0]}"
+            check_config(files.parse_json(_text(model, FILES[0], default="{}"), where), where)
             with _no_progress_bar():
                 network, loaded = model_class.from_pretrained(
-                    model, local_files_only=local, use_safetensors=True, output_loading_info=True
+                    model,
+                    local_files_only=local,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    attn_implementation="sdpa",  # a configuration may name a kernel that would be downloaded
                 )
-            tokenizer = Tokenizer.from_str(_text(model, "tokenizer.json"))
+            tokenizer = word_files.parse(_text(model, "tokenizer.json"), f"{model}/tokenizer.json")
             mean, std = _normalization(_text(model, PREPROCESSOR, default="{}"), f"{model}/{PREPROCESSOR}")
         except Open4MError:
             raise
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # of damaged files, transformers raises anything
             reason = " ".join(str(error).split())[:MAX_REASON]
             raise Open4MError(
                 f"{model}: holds no CLIP that can be loaded (config.json, model.safetensors, tokenizer.json): {reason}"
@@ -115,9 +122,13 @@ class CLIPLabeller(Labeller):
                     else f"; without a connection: hf download {model} --local-dir FOLDER elsewhere, and name FOLDER"
                 )
             ) from error
-        if loaded["missing_keys"]:
-            missing = sorted(loaded["missing_keys"])[:MAX_LISTED_WEIGHTS]
-            raise Open4MError(f"{model}: not a complete CLIP, weights are missing: {missing}")
+        if missing := sorted(loaded["missing_keys"]):
+            raise Open4MError(f"{model}: not a complete CLIP, weights are missing: {missing[:MAX_LISTED_WEIGHTS]}")
+        if unused := sorted(key for key in loaded["unexpected_keys"] if not key.endswith("position_ids")):
+            raise Open4MError(
+                f"{model}: {FILES[0]} describes a smaller CLIP than that of the weights, which also have "
+                f"{unused[:MAX_LISTED_WEIGHTS]} ({len(unused)} in all)"
+            )
         return cls(network.float().eval().to(device), tokenizer, mean, std)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -421,11 +432,13 @@ def _text(source: str | Path, name: str, default: str | None = None) -> str:
 
     try:
         path = Path(source) / name if Path(source).is_dir() else Path(hf_hub_download(str(source), name))
-        return path.read_text(encoding="utf-8")
-    except (FileNotFoundError, EntryNotFoundError) as error:
-        if default is None:
-            raise Open4MError(f"{source}: this CLIP has no {name}") from error
-        return default
+    except EntryNotFoundError:
+        path = Path(source) / name
+    if path.exists():
+        return files.read_bytes(path, word_files.LARGEST).decode()
+    if default is None:
+        raise Open4MError(f"{source}: this CLIP has no {name}")
+    return default
 
 
 LABELLER = CLIPLabeller

@@ -31,6 +31,7 @@ from tokenizers.trainers import WordPieceTrainer
 from open4m import checksums, files
 from open4m import config as configs
 from open4m.ranges import Range, check_ranges
+from open4m.tokenizers import word_files
 from open4m.types import LARGEST_VOCABULARY, Open4MError
 
 TEXT = "text"
@@ -344,13 +345,10 @@ class TextTokenizer:
         checksums.check(Path(folder), TextTokenizer.SETTINGS, TextTokenizer.WORDS)
         path = Path(folder) / TextTokenizer.SETTINGS
         settings = configs.load(Settings, path, FORMAT)
-        try:
-            path = Path(folder) / TextTokenizer.WORDS
-            words = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise Open4MError(f"{path}: no such file") from None
-        except Exception as error:  # the tokenizers library raises nothing more specific
-            raise Open4MError(f"{path}: not readable as a text tokenizer ({error!r})") from error
+        path = Path(folder) / TextTokenizer.WORDS
+        words = word_files.parse(files.read_bytes(path, word_files.LARGEST), str(path))
+        if words.normalizer is None:
+            raise Open4MError(f"{path}: not readable as a text tokenizer (it has no normalizer)")
         return TextTokenizer(words, settings)
 
     def _checked(self, token: int) -> int:

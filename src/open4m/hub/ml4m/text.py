@@ -6,7 +6,6 @@ axes, class names, word pieces. It is not on the hub: it is fetched from the aut
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import urllib.request
@@ -15,11 +14,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from open4m import files
 from open4m.hub.locate import HUB_VARIABLE
 from open4m.hub.ml4m.table import TEXT
+from open4m.tokenizers import word_files
 from open4m.tokenizers.text import AXES, CONTROL, Settings, TextTokenizer
 from open4m.types import Open4MError
 
@@ -45,13 +43,13 @@ def load(path: Path | str) -> TextTokenizer:
     try:
         vocabulary: dict[str, int] = stored["model"]["vocab"]
         names = sorted(vocabulary, key=vocabulary.__getitem__)
+        if [vocabulary[name] for name in names] != [*range(len(names))]:
+            raise Open4MError("its ids are not 0, 1, 2, ...")
         added = {token["content"]: token for token in stored["added_tokens"]}
         settings = _settings(names, added)
         classes = [added[name] for name in settings.class_names]
-        words = Tokenizer.from_str(json.dumps({**stored, "added_tokens": classes}))
-        if [vocabulary[name] for name in names] != [*range(len(names))]:
-            raise Open4MError("its ids are not 0, 1, 2, ...")
-        return TextTokenizer(words, settings)
+        pieces = word_files.build({**stored, "added_tokens": classes}, str(path))
+        return TextTokenizer(pieces, settings)
     except Exception as error:  # the tokenizers library raises nothing more specific, and the file may hold anything
         reason = str(error) if isinstance(error, Open4MError) else repr(error)
         raise Open4MError(f"{path}: not a text tokenizer of the authors of 4M ({reason})") from error
