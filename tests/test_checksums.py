@@ -136,3 +136,6 @@ def test_where_nothing_can_be_remembered_shards_are_checked_again(tmp_path, monk
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv(checksums.REMEMBERED, str(tmp_path / "file"))
     checksums.check_shard(tmp_path / "file", hashlib.sha256(b"").hexdigest())
+    (tmp_path / "file").write_bytes(b"damage")
+    with pytest.raises(Open4MError, match="shard was damaged or changed"):
+        checksums.check_shard(tmp_path / "file", hashlib.sha256(b"").hexdigest())

@@ -196,6 +196,7 @@ def test_a_run_is_taken_where_its_model_is_meant(model, tmp_path):
         ("mlp_ratio", float("nan"), "mlp_ratio: expected a number above 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_no_memory_is_taken_for_a_configuration_that_its_weights_do_not_have(model, tmp_path, field, number, message):
     """A million by a million numbers would not be refused by the system, but end the process when they are written."""
     model.save(tmp_path / "saved")
@@ -214,6 +215,7 @@ def test_keys_that_are_no_names_of_folders_are_refused(model, tmp_path, key):
         FourM.from_pretrained(tmp_path / "saved")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_tokenizer_takes_no_memory_for_what_its_weights_do_not_have(model, tmp_path):
     model.grids["semseg"].save(tmp_path / "semseg")
     path = tmp_path / "semseg" / "config.json"
@@ -222,6 +224,7 @@ def test_a_tokenizer_takes_no_memory_for_what_its_weights_do_not_have(model, tmp
         Tokenizer.load(tmp_path / "semseg")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_quality_says_the_version_of_its_format(model, tmp_path):
     grid = model.grids["semseg"]
     quality, grid.quality = grid.quality, {"miou": 0.5}

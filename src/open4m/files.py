@@ -27,6 +27,12 @@ LARGEST_INPUT = 1 << 28
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk without space, of a quota that is used up, and of a file as large as it may be."""
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""The errors of file systems that have no locks."""
+
+LOCK_SECONDS = 1.0
+"""How long a lock is waited for that another process may hold for an instant."""
+
 JSON_DEPTH = 64
 """How deep lists and objects of a JSON document may lie in each other. What open4m writes has less than 10 levels."""
 
@@ -101,21 +107,13 @@ def _lock_of(folder: Path) -> Path:
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
     """Raise :class:`Open4MError` if someone else is writing this folder now: both would fill the same temporary one."""
-    from filelock import FileLock, Timeout
-
     path = _lock_of(folder)
-    lock = FileLock(path)
-    with writing(folder, path):
+    with held(path, f"{folder}: another process is writing it; wait, or name another folder", folder):
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise Open4MError(f"{folder}: another process is writing it; wait, or name another folder") from None
-    try:
-        yield
-    finally:
-        with suppress(PermissionError):  # Windows keeps open files, and removes this one when it is released
-            path.unlink(missing_ok=True)
-        lock.release()
+            yield
+        finally:
+            with suppress(PermissionError):  # Windows keeps open files, and removes this one when it is released
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -267,6 +265,34 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held(path: Path, busy: str, folder: Path | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on the lock file ``path``; raises :class:`Open4MError` with the words ``busy`` if another
+    process has it for longer than :data:`LOCK_SECONDS`: whether a lock is free is seen by taking it for an instant.
+
+    The operating system releases it when the process ends. Some file systems have no locks; there nothing is held.
+    ``folder``: what errors name if the lock file cannot be written, by default its own folder.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    make_folder(path.parent)
+    with writing(folder or path.parent, path):
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise Open4MError(busy) from None
+        except NotImplementedError:
+            pass
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from torch import Tensor
 from open4m import config as configs
 from open4m import files, modalities, weights
 from open4m.devices import find_device
-from open4m.hub import locate, parts
+from open4m.hub import locate, parts, recorded
 from open4m.hub.parts import TEXT
 from open4m.modalities import carried
 from open4m.modalities.codecs import as_ids
@@ -215,7 +215,7 @@ class FourMBase:
                 tokenizer.save(whole / weights.TOKENIZERS / key, torch.float16 if half else torch.float32)
             if self.text is not None:
                 self.text.save(whole / weights.TOKENIZERS / TEXT)
-            parts.record_tokenizers(whole)
+            recorded.write(whole)
             self.plans.save(whole)
             if second is not None:
                 parts.save_transformer(whole / locate.SUPER_RESOLUTION, second.model, half)

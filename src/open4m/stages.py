@@ -35,6 +35,7 @@ from open4m.ranges import Layers, Size, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.text import TextTokenizer
 from open4m.train.config import TrainConfig, claim
+from open4m.train.log import owned
 from open4m.train.recipes.pretrain import PretrainConfig, cool_down, cool_downs, pretrain
 from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer, numbered
 from open4m.types import Boxes, Open4MError
@@ -106,7 +107,8 @@ class Stages(Generic[Config]):
         for number, stage in enumerate(stages, 1):
             logger.info("%s: stage %d of %d, %s", self.config.name, number, len(stages), stage)
             method = getattr(self, stage)
-            method() if stage in self.SHARED else ranks.on_first(partial(_silent, method), long=True)
+            with owned(self.directory, f".{stage}.running"):
+                method() if stage in self.SHARED else ranks.on_first(partial(_silent, method), long=True)
 
     def raw(self, split: str, names: Sequence[str]) -> RawDataset:
         return RawDataset(self.raw_root / split, names)

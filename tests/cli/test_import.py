@@ -9,7 +9,7 @@ import torch
 from ml4m_checkpoints import checkpoint, write
 from safetensors import SafetensorError
 
-from open4m import weights
+from open4m import checksums, weights
 from open4m.cli import main
 from open4m.generate import outputs
 from open4m.generate.pipeline import FourM
@@ -65,7 +65,7 @@ def test_an_import_has_a_card(tmp_path, capsys):
     ):
         assert part in card
     assert sorted(file.name for file in out.iterdir()) == sorted(
-        [weights.CARD, weights.CONFIG, weights.WEIGHTS, origins.FILE, origins.KEPT]
+        [weights.CARD, weights.CONFIG, weights.WEIGHTS, origins.FILE, origins.KEPT, checksums.FILE]
     )
 
 

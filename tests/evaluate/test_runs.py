@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from open4m.cli.main import main
 from open4m.evaluate import runs
 from open4m.train.config import claim
-from open4m.train.log import RunLog
+from open4m.train.log import owned
 from open4m.train.loop import train
 from open4m.types import Open4MError
 
@@ -96,15 +96,16 @@ def test_a_run_is_running_while_its_process_lives(tmp_path):
     claim(tmp_path / "run", {"train": CONFIG, "task": {}})
     code = (
         "import sys; sys.modules['torch.utils.tensorboard'] = None\n"
-        "from pathlib import Path; from open4m.train.log import RunLog\n"
-        f"log = RunLog(Path({str(tmp_path / 'run')!r}), 'run', 5); print('up', flush=True); sys.stdin.read()"
+        "from pathlib import Path; from open4m.train.log import owned\n"
+        f"with owned(Path({str(tmp_path / 'run')!r})): print('up', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"up\n"
         assert runs.read(tmp_path / "run").state == "running"
         process.kill()
     assert runs.read(tmp_path / "run").state == "stopped"
-    RunLog(tmp_path / "run", "run", 5).close()
+    with owned(tmp_path / "run"):
+        pass
     assert runs.read(tmp_path / "run").state == "stopped"
 
 

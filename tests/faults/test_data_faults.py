@@ -143,6 +143,7 @@ def test_fault_18_ids_outside_the_vocabulary_that_a_file_holds_are_not_read(tmp_
         store.read("depth", kind, np.array([0, 1]))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_fault_19_what_a_shard_lacks_is_refused_or_explicit_and_nothing_is_shifted(raw):
     local.run(Label("canny", "", raw))
     path = raw / "canny_edge" / "shard-00001.tar"

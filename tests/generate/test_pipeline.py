@@ -488,6 +488,7 @@ def test_a_direction_that_was_not_trained_is_an_error_that_says_what_was(trained
             trained.generate(inputs, targets)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_directions_are_saved_and_leave_the_fingerprint_as_it_is(model, trained, tmp_path):
     trained.save(tmp_path / "model")
     again = FourM.from_pretrained(tmp_path / "model")

@@ -121,6 +121,7 @@ def test_a_configuration_that_cannot_be_is_refused(change, message):
         dataclasses.replace(CONFIG, **change)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_folder_that_holds_none_is_an_error(reader, tmp_path):
     with pytest.raises(Open4MError, match="no such file"):
         ObjectReader.load(tmp_path)

@@ -34,6 +34,7 @@ def test_a_plan_of_format_1_is_that_of_the_merged_generations(tmp_path):
     assert set(found.tasks) == {"caption → clip → rgb"}
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_they_are_a_file_of_a_model_directory(tmp_path):
     assert Plans.load(tmp_path) == Plans()
     Plans().save(tmp_path)

@@ -178,6 +178,7 @@ def test_a_missing_shard_is_refused(root):
         RawDataset(root, ["caption", "rgb"])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_member_deleted_after_the_fact_is_noticed(root):
     path = root / "caption" / "shard-00001.tar"
     write_tar(path, [(f"{key}.txt", b"x") for key in keys_of(1, 5) if key != "s1-002"])
@@ -310,6 +311,7 @@ def test_a_shard_of_missing_files_follows_the_form_of_the_others_or_of_its_heade
     assert RawDataset(sparse, ["normals"])[0] == {}
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_one_missing_sample_more_or_less_than_the_manifest_says_is_noticed(sparse):
     path = sparse / "caption" / "shard-00000.tar"
     keys = keys_of(0, 3)

@@ -280,6 +280,7 @@ def test_misaligned_modalities_are_refused(root, data):
     assert len(TokenStore(root, ["depth", "rgb_pixels"])) == ROWS
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_swapped_shards_are_noticed(root):
     a, b = root / "depth" / "shard-00000.arrow", root / "depth" / "shard-00002.arrow"
     a.write_bytes(b.read_bytes())
@@ -328,6 +329,7 @@ def test_damage_never_gives_ids_outside_the_vocabulary(root, modality):
         ("t5", "vectors", np.float16(7.77), np.float16(np.nan), "a vector that is not finite"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_damage_names_the_row_that_has_it(tmp_path, modality, read, before, after, found):
     tokens = {
         "depth": np.where(np.arange(36).reshape(3, 12) == 12, before, 0),

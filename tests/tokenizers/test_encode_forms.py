@@ -283,6 +283,7 @@ def test_what_forms_need_is_saved(own, tmp_path):
     assert np.array_equal(loaded.decode(ids), own.decode(ids))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_tokenizers_that_were_saved_before_there_were_forms_are_loaded(tmp_path):
     own = tokenizer("depth")
     own.save(tmp_path)

@@ -73,6 +73,7 @@ def test_a_directory_of_format_1_is_the_same_tokenizer(name, tmp_path):
     assert np.array_equal(again.decode_batch(ids), tokenizer.decode_batch(ids))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_newer_format_is_refused(tmp_path):
     folder = shutil.copytree(FOLDER / "rgb", tmp_path / "rgb")
     config = json.loads((folder / "config.json").read_text())

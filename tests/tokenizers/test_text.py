@@ -306,6 +306,7 @@ def test_saving_and_loading(text, tmp_path):
     assert loaded.coordinate_ids([0, 0.2, 0.4, 1]) == text.coordinate_ids([0, 0.2, 0.4, 1])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_directories_have_a_version(text, tmp_path):
     text.save(tmp_path)
     path = tmp_path / "text.json"
@@ -333,6 +334,7 @@ def test_fingerprints_tell_tokenizers_apart(text):
     assert len({text.fingerprint, *(other.fingerprint for other in others)}) == 5
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_explained(text, tmp_path):
     with pytest.raises(Open4MError, match=r"unknown class 'dog' \(classes: sphere, Box"):
         text.class_id("dog")

@@ -317,6 +317,7 @@ def test_another_decoder_for_the_same_tokens_keeps_the_fingerprint():
     assert Tokenizer(other).fingerprint != Tokenizer(model).fingerprint
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_damaged_folders_are_explained(tmp_path):
     with pytest.raises(Open4MError, match=r"config\.json: no such file"):
         Tokenizer.load(tmp_path)

@@ -130,7 +130,9 @@ def test_a_checkpoint_without_an_average_is_refused_where_one_is_needed(tmp_path
     train(PlantedTask(), AVERAGED, tmp_path / "run", stop_at=3)
     path = checkpoint.latest(tmp_path / "run")
     (path / "average.safetensors").unlink()
-    checksums.seal(path, checksums.recorded(path))
+    names = checksums.recorded(path).keys() - {"average.safetensors"}
+    (path / checksums.FILE).unlink()
+    checksums.seal(path, names)
     with pytest.raises(Open4MError, match="step-00000003: not a checkpoint of this run"):
         train(PlantedTask(), AVERAGED, tmp_path / "run")
 

@@ -1,7 +1,6 @@
 """Several processes, and several parts of a batch, train as one process does; any number of them resumes a run."""
 
 import dataclasses
-import json
 import sys
 from functools import partial
 
@@ -10,39 +9,18 @@ import torch
 from line_task import CONFIG as LINE
 from line_task import LineTask
 from rank_processes import run_ranks
+from tiny_runs import CONFIG, MUON, STEPS, close, run, trained
 from tiny_task import make_parts, make_task
 from torch._dynamo.testing import CompileCounter
 
 from open4m import ranks
-from open4m.config import Duration
 from open4m.nn.vit import ViTConfig
 from open4m.rng import seeded
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.network import VQVAE
 from open4m.train import distributed
-from open4m.train.config import TrainConfig
 from open4m.train.loop import train
-from open4m.train.meter import CLOCKS
-from open4m.train.optim import OptimConfig
 from open4m.types import Open4MError
-
-STEPS = 20
-CONFIG = TrainConfig(
-    length=Duration(STEPS, "steps"),
-    warmup=Duration(2, "steps"),
-    batch_size=8,
-    optim=OptimConfig(base_lr=0.05, clip=1.0),
-    precision="fp32",
-    ema=0.9,
-    workers=0,
-    log_every=1,
-    evaluate_every=10,
-    checkpoint_every=10,
-    smoke_test=False,
-)
-MUON = OptimConfig(base_lr=0.05, muon_lr=0.02)
-TOLERANCE = 1e-6
-"""Relative, of losses: that of the specification."""
 
 
 @pytest.fixture(scope="module")
@@ -53,34 +31,6 @@ def parts(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _no_tensorboard(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # takes seconds to import
-
-
-def records(directory):
-    """Losses of all steps, validation losses and what was logged of them, by step and name."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    others = (*CLOCKS, "seconds", "pictures", "step")
-    return {(line["step"], k): v for line in lines for k, v in line.items() if k not in others}
-
-
-def trained(rank, root, *, parts, config, name, stop_at=None, **fields):
-    train(make_task(parts, **fields), config, root / name, stop_at=stop_at)
-
-
-def run(action, count, root, **options):
-    """The records of a run by so many ranks."""
-    action = partial(action, **options)
-    action.__name__ = f"{options['name']}-{options.get('stop_at')}"
-    if count == 1:
-        action(0, root)
-    else:
-        run_ranks(action, count, root)
-    return records(root / options["name"])
-
-
-def close(found, expected, tolerance=TOLERANCE):
-    assert found.keys() == expected.keys()
-    worst = max(abs(found[key] - expected[key]) / max(abs(expected[key]), 1e-3) for key in expected)
-    assert worst <= tolerance, worst
 
 
 WAYS = {
@@ -117,47 +67,6 @@ def test_all_ways_give_the_losses_of_one_process(tmp_path, parts, way, optimizer
     assert len({round(value, 3) for (_, name), value in losses.items() if name == "loss"}) > 10  # it learns
     close({key: found[key] for key in losses}, losses)
     assert (tmp_path / "way" / "model").is_dir()
-
-
-def test_any_number_of_ranks_resumes_a_run(tmp_path, parts):
-    """2, then 1, then 4, sharded and not: the same samples in the same order, and the same losses."""
-    expected = run(trained, 1, tmp_path, parts=parts, config=CONFIG, name="whole")
-    ways = [(2, 6, {"sharding": "zero3"}), (1, 12, {}), (4, 16, {"sharding": "zero3", "shards": 2}), (2, None, {})]
-    for count, stop_at, fields in ways:
-        config = dataclasses.replace(CONFIG, checkpoint_every=4, **fields)
-        found = run(trained, count, tmp_path, parts=parts, config=config, name="parts", stop_at=stop_at)
-    losses = {key: value for key, value in expected.items() if "loss" in key[1] or key[1] == "tokens"}
-    close({key: found[key] for key in losses}, losses)
-    checkpoints = sorted((tmp_path / "parts" / "checkpoints").glob("step-*"))
-    assert [path.name for path in checkpoints] == ["step-00000016", "step-00000020"]
-    assert (checkpoints[0] / "shards").is_dir()
-    assert not (checkpoints[1] / "shards").exists()
-
-
-@pytest.mark.parametrize("sharding", ["none", "zero3"])
-def test_the_same_number_of_ranks_resumes_bit_for_bit(tmp_path, parts, sharding):
-    config = dataclasses.replace(CONFIG, sharding=sharding, optim=MUON)
-    expected = run(trained, 2, tmp_path, parts=parts, config=config, name="whole")
-    for stop_at in (7, None):
-        found = run(trained, 2, tmp_path, parts=parts, config=config, name="parts", stop_at=stop_at)
-    close(found, {key: value for key, value in expected.items() if key in found}, tolerance=0)
-    assert {key for key in expected if key[1] == "loss"} <= found.keys()
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "whole/model" / name).read_bytes() == (tmp_path / "parts/model" / name).read_bytes()
-
-
-def test_a_damaged_part_of_a_sharded_checkpoint_is_noticed_and_the_one_before_serves(tmp_path, parts):
-    config = dataclasses.replace(CONFIG, sharding="zero2", checkpoint_every=3)
-    expected = run(trained, 2, tmp_path, parts=parts, config=config, name="whole")
-    run(trained, 2, tmp_path, parts=parts, config=config, name="parts", stop_at=7)
-    newest = sorted((tmp_path / "parts" / "checkpoints").glob("step-*"))[-1]
-    shard = next((newest / "shards").iterdir())
-    data = bytearray(shard.read_bytes())
-    data[-5] ^= 1
-    shard.write_bytes(data)
-    found = run(trained, 2, tmp_path, parts=parts, config=config, name="parts")
-    assert (newest.parent / f"damaged-{newest.name}").is_dir()
-    close(found, expected, tolerance=0)
 
 
 def vq(rank, root, *, kind, name, stop_at=None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,9 @@ FIELD = "caption"
 
 TABLES = (".csv", ".tsv", ".parquet")
 """The ends of names of tables."""
+
+LONGEST_LINE = 1 << 24
+"""Bytes of a line that are read at once: a corpus may be one line."""
 
 LISTED_FIELDS = 8
 """Fields of an object that an error lists."""
@@ -45,14 +49,19 @@ def read(sources: Sequence[Path], field: str = FIELD) -> Iterator[str]:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, without the space around them. Raises :class:`Open4MError` for one not in UTF-8."""
+    """The lines of a text file, without the space around them; one longer than :data:`LONGEST_LINE` comes in parts.
+
+    Raises :class:`Open4MError` for one not in UTF-8.
+    """
+    decoder, number = codecs.getincrementaldecoder("utf-8-sig")(), 1
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        while part := file.readline(LONGEST_LINE):
+            is_last = len(part) < LONGEST_LINE and not part.endswith(b"\n")
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                yield decoder.decode(part, final=is_last or part.endswith(b"\n")).strip()
             except UnicodeDecodeError as error:
                 raise Open4MError(f"{path}: line {number}: not UTF-8 text ({error.reason})") from None
-            yield text
+            number += part.endswith(b"\n")
 
 
 def _captions(source: Path, field: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from open4m import files, weights
 from open4m.datasets import classes as class_files
 from open4m.evaluate.card import MISUSE
-from open4m.hub import locate, parts
+from open4m.hub import locate, parts, recorded
 from open4m.hub.ml4m import export, table, tokenizer, transformer
 from open4m.hub.ml4m import source as origins
 from open4m.tokenizers.grids import Source
@@ -155,7 +155,7 @@ def _import_transformer(source: str, folder: Path, out: Path, found: parts.Parts
         provenance.keep(whole, folder, export.transformer_tensors(model, domains))
         about.extend([] if found is None else _write_parts(whole, found, provenance))
         provenance.write(whole)
-        parts.record_tokenizers(whole)
+        recorded.write(whole)
 
     more = "" if found is None else "\n## Parts\n\n" + "".join(f"- {line}\n" for line in _origins(found))
     _write(out, write, card(source, "transformer", imported.names, imported, license_of(folder), more))
@@ -187,7 +187,7 @@ def _reassembled(out: Path, found: parts.Parts, chosen: parts.Chosen) -> Iterato
         if chosen.super_resolution is not None:
             about.extend(_write_second(whole, found, provenance))
         provenance.write(whole)
-        parts.record_tokenizers(whole)
+        recorded.write(whole)
 
     _write(out, write, None)
     yield from about

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from open4m import checksums, files, modalities, weights
 from open4m import config as configs
-from open4m.hub import locate
+from open4m.hub import locate, recorded
 from open4m.hub.ml4m import source as origins
 from open4m.hub.ml4m import table, transformer
 from open4m.hub.ml4m import text as public_text
@@ -35,10 +35,6 @@ from open4m.types import Open4MError, check_kind
 
 FORMAT = 2
 """The version of a model directory's format. In format 1 hidden texts were nothing at all."""
-
-
-RECORD, RECORD_FORMAT = "tokenizers.json", 1
-"""The file of a model directory with the fingerprints of the tokenizers whose tokens the model knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,30 +108,6 @@ def save_transformer(folder: Path, model: FourMTransformer, half: bool = False) 
     checksums.seal(folder, [weights.CONFIG, weights.WEIGHTS])
 
 
-def record_tokenizers(folder: Path) -> None:
-    """Write the fingerprints of the tokenizers in a model directory, so that no others are taken for them."""
-    found = {}
-    for place in sorted(path for path in (folder / weights.TOKENIZERS).glob("*") if path.is_dir()):
-        found[place.name] = (TextTokenizer if place.name == TEXT else Tokenizer).load(place).fingerprint
-    configs.save(found, folder / RECORD, RECORD_FORMAT)
-    checksums.seal(folder, [RECORD])
-
-
-def recorded_tokenizers(folder: Path) -> dict[str, str]:
-    """The fingerprints by folder that :func:`record_tokenizers` wrote; empty if nothing is known."""
-    checksums.check(folder, RECORD)
-    return configs.load(dict[str, str], folder / RECORD, RECORD_FORMAT) if (folder / RECORD).is_file() else {}
-
-
-def _check_recorded(found: Tokenizer | TextTokenizer, expected: str | None, where: Path | str, model: Path) -> None:
-    """Raise for a tokenizer that is not the one whose tokens a model knows."""
-    if expected and checksums.are_checked() and found.fingerprint != expected:
-        raise Open4MError(
-            f"{where}: another tokenizer than {model} was trained with ({RECORD} has fingerprint {expected}, this one "
-            f"{found.fingerprint}): its tokens mean something else to the model; put the right one there"
-        )
-
-
 def stored(grids: Grids) -> dict[str, Tokenizer]:
     """The tokenizers that a directory holds: of several sizes of a modality that share weights, that of the first."""
     found = {key: grids[key] for key in grids}
@@ -195,7 +167,7 @@ def _own(folder: Path, chosen: Chosen) -> Parts:
     checksums.check(folder, weights.CONFIG)
     _check_chosen(config, chosen)
     tokenizers, own = _tokenizers_of(folder), folder / locate.SUPER_RESOLUTION
-    known = recorded_tokenizers(tokenizers.parent)
+    known = recorded.tokenizers(tokenizers.parent)
     second = chosen.second(lambda: own if own.is_dir() else None)
     found: dict[str, Source] = {}
     shared = _Shared()
@@ -214,7 +186,7 @@ def _own(folder: Path, chosen: Chosen) -> Parts:
             found[key] = Source(read, place, _identity(place))
     text = _text(chosen.text) or (TextTokenizer.load(tokenizers / TEXT) if (tokenizers / TEXT).is_dir() else None)
     if text is not None:
-        _check_recorded(text, known.get(TEXT), chosen.text or tokenizers / TEXT, folder)
+        recorded.check(text, known.get(TEXT), chosen.text or tokenizers / TEXT, folder)
     return Parts(
         folder=folder,
         config=config,
@@ -230,7 +202,7 @@ def _own(folder: Path, chosen: Chosen) -> Parts:
 
 def _load_recorded(place: Path, expected: str | None, model: Path) -> Tokenizer:
     found = Tokenizer.load(place)
-    _check_recorded(found, expected, place, model)
+    recorded.check(found, expected, place, model)
     return found
 
 
@@ -426,7 +398,7 @@ def _named(
         place = place_of(origin)
         is_public = public_tokenizer.is_reference(place)
         found = public_tokenizer.load(place, modality) if is_public else Tokenizer.load(place)
-        _check_recorded(found, expected, place, where)
+        recorded.check(found, expected, place, where)
         return found
 
     return Source(

@@ -50,6 +50,9 @@ CONTROL = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")
 AXES = ("xmin", "ymin", "xmax", "ymax")
 _CONTINUED = "##"  # prefix of a piece that continues a word
 _ALPHABET = string.ascii_lowercase + string.digits
+MOST_CHARACTERS = 1 << 18
+"""Characters of a text that are tokenized. Longer ones take gigabytes, and no sequence holds as many tokens."""
+
 _MAX_CHARACTERS = 1000  # only the most frequent characters are learned; words with others are [UNK]
 
 # Decoding removes the spaces around punctuation that English does not write.
@@ -149,7 +152,7 @@ class TextTokenizer:
         characters: Counter[str] = Counter()
         with TemporaryFile("w+", encoding="utf-8", newline="\n") as normalized:  # one line per caption
             for caption in captions:
-                caption = words.normalizer.normalize_str(_encodable(caption))
+                caption = words.normalizer.normalize_str(_encodable(caption[:MOST_CHARACTERS]))
                 characters.update(caption)
                 normalized.write(caption + "\n")
             normalized.seek(0)
@@ -176,10 +179,11 @@ class TextTokenizer:
         """The ids of a text, which is put in lower case; no control token is added.
 
         ``marked``: special tokens that are spelled exactly, such as ``[S_1]``, ``[EOS]`` and ``xmin=12``, are those
-        tokens; else they are words like any others.
+        tokens; else they are words like any others. What is beyond :data:`MOST_CHARACTERS` is not read: it is far
+        beyond the end of every sequence.
         """
         words = self._marked if marked else self._words
-        return words.encode(_encodable(text), add_special_tokens=False).ids
+        return words.encode(_encodable(text[:MOST_CHARACTERS]), add_special_tokens=False).ids
 
     def decode_text(self, ids: Iterable[int], marked: bool = False) -> str:
         """The text of ids; control tokens, sentinels and coordinates are left out, unless it is to be ``marked``."""
@@ -234,7 +238,7 @@ class TextTokenizer:
     def coverage(self, captions: Iterable[str]) -> Coverage:
         """How well the vocabulary covers these captions, which are read once and not kept."""
         continues = np.array([self._words.id_to_token(i).startswith(_CONTINUED) for i in range(self.vocab_size)])
-        captions = map(_encodable, captions)
+        captions = (_encodable(caption[:MOST_CHARACTERS]) for caption in captions)
         count = words = unknown = tokens = longest = 0
         while batch := list(islice(captions, COVERAGE_BATCH)):
             rows = [encoding.ids for encoding in self._words.encode_batch(batch, add_special_tokens=False)]

@@ -263,8 +263,18 @@ class Tokenizer:
         Tokens are comparable if the fingerprints of their tokenizers are equal. Another decoder for the same tokens
         (paper B.3) does not change the fingerprint.
         """
-        about = {name: getattr(self.config, name) for name in ("image_size", *MAKES_TOKENS)}
+        about = {"image_size": self.config.image_size}
         about |= {"tile": self.config.tile} if 0 < self.config.tile < self.config.image_size else {}
+        return self._digest(about)
+
+    @property
+    def identity(self) -> str:
+        """:attr:`fingerprint` without the size of images: the same for a tokenizer at all sizes that it serves
+        (:meth:`at`). Model directories record it, so that no other tokenizer is taken for theirs."""
+        return self._digest({})
+
+    def _digest(self, about: dict[str, Any]) -> str:
+        about |= {name: getattr(self.config, name) for name in MAKES_TOKENS}
         encoding = {name: t for name, t in weights_of(self.model).items() if not name.startswith(DECODER)}
         return weights.fingerprint(encoding, about)
 

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from open4m import files
+from open4m import files, ranks
 from open4m.progress import Progress
 from open4m.train.weights_and_biases import WandbLog
 from open4m.types import Open4MError
@@ -26,9 +26,6 @@ logger = logging.getLogger("open4m")
 
 LOCK = ".running"
 """The file of a run directory that a training holds a lock on. The system releases it when the process ends."""
-
-LOCK_SECONDS = 1.0
-"""How long a training waits for that lock, which others hold for an instant to see whether it is free."""
 
 
 def is_running(directory: Path) -> bool:
@@ -44,6 +41,18 @@ def is_running(directory: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def owned(directory: Path, lock: str = LOCK) -> Iterator[None]:
+    """The processes of this run have a directory for themselves. On all ranks; the first one holds the lock.
+
+    Raises :class:`Open4MError` if another run has it: two would write over each other's checkpoints.
+    """
+    busy = f"{directory}: another process works on it now; wait until it ends, or name another directory"
+    with contextlib.ExitStack() as stack:
+        ranks.on_first(lambda: stack.enter_context(files.held(directory / lock, busy)))
+        yield
+
+
 class RunLog:
     """Writes ``metrics.jsonl``, ``bad_steps.jsonl``, TensorBoard events and ``pictures/`` of a run, and shows progress.
 
@@ -57,9 +66,6 @@ class RunLog:
         for path in (directory / "metrics.jsonl", self._bad_steps):
             _keep(path, start)
         self._began = time.monotonic() - _seconds(directory / "metrics.jsonl")
-        self._lock = FileLock(directory / LOCK, timeout=LOCK_SECONDS)
-        with contextlib.suppress(Timeout), files.writing(directory):
-            self._lock.acquire()
         with files.writing(directory):
             self._metrics = (directory / "metrics.jsonl").open("a")
             self._writer = _tensorboard(directory, start)
@@ -79,10 +85,8 @@ class RunLog:
         """Record metrics of a step, but for those that are not finite: JSON has no such numbers."""
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._line(step, values)
-        if self._writer is not None:
-            with files.writing(self.directory):
-                for name, value in values.items():
-                    self._writer.add_scalar(name, value, step)
+        for name, value in values.items():
+            self._event("add_scalar", name, value, step)
         if self._wandb is not None:
             self._wandb.metrics(step, values)
 
@@ -104,12 +108,21 @@ class RunLog:
             folder.mkdir(exist_ok=True)
             for name, image in images.items():
                 image.save(folder / f"{name}-{step:07d}.png")
-                if self._writer is not None:
-                    self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+                self._event("add_image", name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         if self._wandb is not None and images:
             self._wandb.pictures(step, images)
         if images:
             self._line(step, {"pictures": {name: f"{folder.name}/{name}-{step:07d}.png" for name in images}})
+
+    def _event(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Write to TensorBoard. If that cannot be, such as on a full disk, the training goes on without it."""
+        if self._writer is None:
+            return
+        try:
+            getattr(self._writer, method)(*arguments, **options)
+        except OSError as error:
+            logger.warning("%s: no more TensorBoard events are written (%s)", self.directory, error.strerror or error)
+            self._writer = None
 
     def _line(self, step: int, values: Mapping[str, Any]) -> None:
         with files.writing(self.directory / "metrics.jsonl"):
@@ -124,10 +137,8 @@ class RunLog:
     def close(self) -> None:
         """Flush and close everything."""
         with files.writing(self.directory), contextlib.ExitStack() as closed:  # each of them, whatever the others raise
-            closed.callback(self._lock.release)
             closed.callback(self._progress.close)
-            if self._writer is not None:
-                closed.callback(self._writer.close)
+            closed.callback(self._event, "close")
             if self._wandb is not None:
                 closed.callback(self._wandb.close)
             closed.callback(self._metrics.close)

@@ -25,7 +25,7 @@ from open4m import files, ranks
 from open4m.train import checkpoint, distributed, optim
 from open4m.train.config import TrainConfig, claim
 from open4m.train.ema import Average
-from open4m.train.log import NoLog, RunLog
+from open4m.train.log import NoLog, RunLog, owned
 from open4m.train.memory import keep_freed_memory
 from open4m.train.meter import Meter
 from open4m.train.passes import Passes, check_divisible
@@ -77,6 +77,20 @@ def train(
     """
     config.check()
     check_divisible(task, config)
+    with owned(directory):
+        return _train(task, config, directory, model, device, prepare, task_config, stop_at)
+
+
+def _train(
+    task: Task,
+    config: TrainConfig,
+    directory: Path,
+    model: nn.Module | None,
+    device: str,
+    prepare: Callable[[nn.Module, bool], object] | None,
+    task_config: Any,
+    stop_at: int | None,
+) -> nn.Module:
     ranks.on_first(lambda: claim(directory, {"train": config, "task": task_config}))
     begins = ranks.on_first(lambda: checkpoint.latest(directory) is None)
     model = built(task, device) if model is None else model

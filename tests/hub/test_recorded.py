@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from open4m import FourM, checksums
-from open4m.hub import locate, parts
+from open4m.hub import locate, parts, recorded
 from open4m.types import Open4MError
 
 TOKENIZERS = "tokenizers"
@@ -27,16 +27,16 @@ def exchange(one, two):
 
 def test_the_record_names_all_tokenizers(model):
     loaded = FourM.from_pretrained(model)
-    expected = {key: tokenizer.fingerprint for key, tokenizer in loaded.grids.items()}
-    assert parts.recorded_tokenizers(model) == {**expected, parts.TEXT: loaded.text.fingerprint}
+    expected = {key: tokenizer.identity for key, tokenizer in loaded.grids.items()}
+    assert recorded.tokenizers(model) == {**expected, parts.TEXT: loaded.text.fingerprint}
 
 
 def test_a_model_that_is_saved_in_16_bits_records_what_is_stored(model, tmp_path):
     loaded = FourM.from_pretrained(model)
     loaded.save(tmp_path / "saved", half=True)
     again = FourM.from_pretrained(tmp_path / "saved")
-    assert {key: again.grids[key].fingerprint for key in again.grids} == {
-        key: digest for key, digest in parts.recorded_tokenizers(tmp_path / "saved").items() if key != parts.TEXT
+    assert {key: again.grids[key].identity for key in again.grids} == {
+        key: digest for key, digest in recorded.tokenizers(tmp_path / "saved").items() if key != parts.TEXT
     }
 
 
@@ -78,12 +78,19 @@ def test_another_decoder_for_the_same_tokens_may_take_its_place(model):
     assert FourM.from_pretrained(model).grids["depth"].fingerprint == tokenizer.fingerprint
 
 
+def test_the_size_at_which_it_is_used_does_not_change_a_tokenizer(model):
+    tokenizer = FourM.from_pretrained(model).grids["depth"]
+    larger = tokenizer.at(2 * tokenizer.config.image_size)
+    assert larger.identity == tokenizer.identity
+    assert larger.fingerprint != tokenizer.fingerprint
+
+
 def test_directories_from_before_there_were_records_are_read(model):
     for path in model.rglob(checksums.FILE):
         path.unlink()
-    (model / parts.RECORD).unlink()
+    (model / recorded.FILE).unlink()
     exchange(model / TOKENIZERS / "depth", model / TOKENIZERS / "normals")
-    assert parts.recorded_tokenizers(model) == {}
+    assert recorded.tokenizers(model) == {}
     FourM.from_pretrained(model)
 
 
