@@ -81,7 +81,10 @@ def check_shard(path: Path, digest: str) -> None:
     """
     if not are_checked():
         return
-    state = path.stat()
+    try:
+        state = path.stat()
+    except FileNotFoundError:  # whoever opens it says so
+        return
     about = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {digest}"
     known = _memory() / f"{hashlib.sha256(about.encode('utf-8', 'surrogateescape')).hexdigest()}"
     if _is_file(known):

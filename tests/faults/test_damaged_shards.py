@@ -1,6 +1,7 @@
 """Damaged bytes of raw shards: every truncation, flipped bit and broken manifest is noticed, and its file named."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from open4m import modalities
 from open4m.store import RawDataset, committed, verify, write_shard
 from open4m.store.manifest import is_committed
+from open4m.store.tokens import TokenHeader, TokenStore, write_token_shard
 from open4m.types import Open4MError
 
 RGB = modalities.get("rgb")
@@ -80,3 +82,32 @@ def test_damaged_manifests_are_refused(root, content):
     (root / "rgb" / "manifest.json").write_text(content)
     with pytest.raises(Open4MError, match="rgb"):
         RawDataset(root, ["rgb"])
+
+
+def test_fault_14_a_shard_that_is_cut_while_it_is_mapped_is_an_error_and_no_crash(root):
+    header = TokenHeader(kind="grid", vocab_size=2**14, grid=(16, 16))
+    rows = np.random.default_rng(0).integers(0, 2**14, (400, 256))
+    write_token_shard(root, "depth", 0, [f"k{row}" for row in range(400)], rows, header=header)
+    tokens, raw = TokenStore(root, ["depth"]), RawDataset(root, ["rgb"])
+    assert np.array_equal(tokens.grid("depth", np.array([399, 3])), rows[[399, 3]])
+    raw[0]
+    for path in (root / "depth" / "shard-00000.arrow", root / "rgb" / "shard-00000.tar"):
+        os.truncate(path, 100)
+    with pytest.raises(
+        Open4MError, match=r"shard-00000\.arrow: truncated to 100 bytes while it was read, expected \d{6}"
+    ):
+        tokens.grid("depth", np.array([399]))
+    with pytest.raises(Open4MError, match=r"shard-00000\.tar.*truncated to 100 bytes while it was read"):
+        raw[1]
+
+
+def test_a_shard_that_is_replaced_or_removed_stays_readable_for_those_who_have_it(root):
+    raw = RawDataset(root, ["caption"])
+    assert raw[0] == {"caption": "gray"}
+    path = root / "caption" / "shard-00000.tar"
+    other = path.with_name("other")
+    other.write_bytes(b"x")
+    other.replace(path)
+    assert raw[1] == {"caption": "gray"}
+    path.unlink()
+    assert raw[2] == {"caption": "gray"}

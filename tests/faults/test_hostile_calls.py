@@ -101,7 +101,7 @@ def test_methods_of_a_model_take_or_refuse_anything(model, name, data):
 
 @given(data=st.data())
 @settings(max_examples=60, **QUICK)
-def test_each_option_of_generate_takes_or_refuses_anything(model, data):
+def test_fault_24_each_option_of_generate_takes_or_refuses_anything(model, data):
     called(model.generate, data)
 
 

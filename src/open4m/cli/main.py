@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from open4m import __version__
+from open4m.cli import output
 
 COMMANDS = {
     "demo": ("demo", "show what the shipped model does: a picture grid and a page"),
@@ -59,6 +60,8 @@ NOISY_LOGGERS = ("httpx", "huggingface_hub", "matplotlib", "PIL", "tensorboard",
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 if it worked, 1 if a check found something, 2 after a mistake of the user (one line says which),
     3 if stopped and resumable."""
+    if arguments is None:
+        output.forgive()
     words = sys.argv[1:] if arguments is None else arguments
     command = next((word for word in words if not word.startswith("-")), None)
     if command is None:
@@ -70,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     from open4m.types import Open4MError, OtherRank, Preempted  # after help, since it loads numpy
 
     try:
-        return _run(command, words)
+        status = _run(command, words)
+        sys.stdout.flush()
+        return status
     except OtherRank:
         return 2
     except Open4MError as error:

@@ -98,7 +98,7 @@ def _run(options: Namespace) -> None:
         line = SuperResolution if isinstance(config, SuperResolutionConfig) else Line
         line(config, directory, device.chosen(options)).run(options.until, options.only)
         if (directory / EVALUATION).is_file() and "evaluate" in (options.only or [options.until]):
-            print(table(Result.from_json((directory / EVALUATION).read_text())))
+            print(table(Result.from_json((directory / EVALUATION).read_text(encoding="utf-8"))))
     print(directory / "model" if (directory / "model").is_dir() else directory)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from open4m.store.manifest import FILE, check_key
+from open4m.store.mapped import Mapped, mapped
 from open4m.types import Open4MError
 
 MEMBER_LIMIT = 256 << 20
@@ -24,12 +25,15 @@ class Members:
 
     keys: list[str]
     places: list[slice | None]  # of the content, one per key; None: the sample lacks the modality
-    content: memoryview  # of the memory-mapped file
+    file: Mapped
 
     def read(self, row: int) -> bytes | None:
         """The file of a row, None if its sample lacks the modality."""
         place = self.places[row]
-        return None if place is None else bytes(self.content[place])
+        if place is None:
+            return None
+        self.file.check()
+        return bytes(memoryview(self.file.content)[place])
 
 
 def scan(path: Path, extension: str) -> Members:
@@ -41,11 +45,10 @@ def scan(path: Path, extension: str) -> Members:
     """
     places: dict[str, slice | None] = {}  # by key
     try:
-        with pa.memory_map(str(path)) as file:
-            content = file.read_buffer()  # outlives the file, so that open shards hold no descriptors
-        with tarfile.open(fileobj=pa.BufferReader(content), mode="r:") as archive:
+        file = mapped(path)
+        with tarfile.open(fileobj=pa.BufferReader(file.content), mode="r:") as archive:
             for member in archive:
-                check_member(path, member, content.size)
+                check_member(path, member, file.content.size)
                 key, _, rest = member.name.removeprefix("./").partition(".")
                 if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
                     continue
@@ -57,7 +60,7 @@ def scan(path: Path, extension: str) -> Members:
         raise Open4MError(f"{path}: listed in {FILE} but not there; restore it or write it again") from error
     except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         raise Open4MError(f"{path}: truncated or not a tar file ({error}); restore it or write it again") from error
-    return Members(list(places), list(places.values()), memoryview(content))
+    return Members(list(places), list(places.values()), file)
 
 
 def check_member(path: Path, member: tarfile.TarInfo, file_size: int) -> None:

@@ -33,6 +33,7 @@ from open4m.store.manifest import (
     open_manifest,
     shard_path,
 )
+from open4m.store.mapped import Mapped, mapped
 from open4m.store.remote import Cache, Remote, is_url, joined
 from open4m.types import LARGEST_VOCABULARY, Open4MError
 
@@ -144,7 +145,7 @@ def write_token_shard(
 class _Shard:
     """A memory-mapped file."""
 
-    path: Path
+    file: Mapped
     keys: pa.StringArray
     views: Views
     present: np.ndarray | None  # bool (rows,); None: all are
@@ -288,7 +289,10 @@ class TokenStore:
         shards = np.searchsorted(self._starts, rows, side="right") - 1  # the last that starts at or before the row
         local = (rows - self._starts[shards]).tolist()
         indices = self._indices[shards].tolist()
-        return [(self._open(modality, index), row) for index, row in zip(indices, local, strict=True)]
+        opened = {index: self._open(modality, index) for index in dict.fromkeys(indices)}
+        for shard in opened.values():
+            shard.file.check()
+        return [(opened[index], row) for index, row in zip(indices, local, strict=True)]
 
     def first(self, count: int) -> np.ndarray:
         """The rows of the central squares of the first samples, int64 (n,)."""
@@ -342,7 +346,7 @@ class TokenStore:
             sizes = (len(shard.keys), missing)
             if sizes != (entry.rows, entry.missing) or keys_digest(shard.keys.to_pylist()) != entry.keys_sha256:
                 raise Open4MError(
-                    f"{shard.path}: expected the {entry.rows} samples of {FILE}, {entry.missing} of them missing, got "
+                    f"{path}: expected the {entry.rows} samples of {FILE}, {entry.missing} of them missing, got "
                     f"{sizes[0]}, {missing} missing, or other keys: the shard was changed; write it again"
                 )
             opened[index] = shard
@@ -361,9 +365,8 @@ def _header(root: str | Path, modality: str, manifest: Manifest) -> TokenHeader:
 def _open_shard(path: Path, header: TokenHeader) -> _Shard:
     """Map a shard and check its structure: columns, types, buffer sizes, offsets."""
     try:
-        with pa.memory_map(str(path)) as file:
-            content = file.read_buffer()  # outlives the file, so that open shards hold no descriptors
-        reader = pa.ipc.open_file(content)
+        file = mapped(path)
+        reader = pa.ipc.open_file(file.content)
         if reader.schema != header.schema or reader.num_record_batches != 1:
             raise Open4MError(
                 f"{path}: expected one batch of {header.schema.types}, got {reader.num_record_batches} of "
@@ -382,4 +385,4 @@ def _open_shard(path: Path, header: TokenHeader) -> _Shard:
     if views.offsets is not None and (longest := np.diff(views.offsets).max(initial=0)) > header.max_length:
         raise Open4MError(f"{path}: a row of {longest} tokens, expected at most {header.max_length}; write it again")
     present = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
-    return _Shard(path, keys, views, present)
+    return _Shard(file, keys, views, present)

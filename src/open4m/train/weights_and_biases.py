@@ -35,7 +35,7 @@ class WandbLog:
         self._wandb = wandb
         self._run = wandb.init(
             project=project,
-            id=identity.read_text().strip(),
+            id=identity.read_text(encoding="utf-8").strip(),
             name=f"{directory.name}: {name}",
             dir=str(directory),
             config=files.read_json(config) if config.is_file() else {},

@@ -112,8 +112,9 @@ class WebDataset(Layout):
                         check_member(where, member, size)
                         if member.isreg() and not member.issparse():
                             yield member
-            except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
-                raise Open4MError(f"{where}: truncated or not a tar file ({error})") from error
+            except (tarfile.TarError, OSError, ValueError, RecursionError, MemoryError) as error:  # headers of any size
+                reason = str(error) or "a header larger than the memory"
+                raise Open4MError(f"{where}: truncated or not a tar file ({reason})") from error
 
     @cached_property
     def _places(self) -> dict[str, str]:
