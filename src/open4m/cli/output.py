@@ -33,6 +33,9 @@ class _Forgiving(io.RawIOBase):
                 return os.write(self._descriptor, data)
             except BrokenPipeError:
                 self._is_read = False
+            except OSError:  # such as a full disk: said once, not again when the process ends
+                self._is_read = False
+                raise
         return len(data)
 
 
