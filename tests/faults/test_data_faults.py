@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -20,9 +21,13 @@ from open4m.data.label import Label
 from open4m.data.rejects import TooManyRejects
 from open4m.data.tokenize import Output, Tokenize
 from open4m.modalities.rgb import encode_jpeg
+from open4m.nn.vit import ViTConfig
 from open4m.store import RawDataset, TokenStore, UnreadableSample, committed, write_shard, write_token_shard
 from open4m.store.shards import scan
 from open4m.store.tokens import TokenHeader
+from open4m.tokenizers.config import TokenizerConfig
+from open4m.tokenizers.network import VQVAE
+from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError
 
 RGB, DEPTH = modalities.get("rgb"), modalities.get("depth")
@@ -206,3 +211,43 @@ def test_fault_21_a_pickle_where_a_value_is_expected_is_refused_and_not_run(tmp_
     with pytest.raises(UnreadableSample, match=f"key k, modality {modality}"):
         RawDataset(tmp_path / "raw", [modality])[0]
     assert not marker.exists()
+
+
+VIT = ViTConfig(width=16, depth=1, heads=1)
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    """A tokenizer of depth whose encoder overflows where a map does: it takes single precision to its end."""
+    config = TokenizerConfig.of("depth", image_size=8, patch_size=4, codebook_size=9, encoder=VIT, decoder=VIT)
+    config = replace(config, standardize=False)
+    made = Tokenizer(VQVAE(config, torch.Generator().manual_seed(0)))
+    made.save(tmp_path / "tokenizers" / "depth")
+    return made
+
+
+def test_fault_16_values_at_which_an_encoder_overflows_are_rejects_and_no_tokens(tmp_path, tokenizer, caplog):
+    raw, tokens = tmp_path / "raw", tmp_path / "tokens"
+    maps = {key: np.full((8, 8), 1.5 + i, np.float32) for i, key in enumerate(KEYS[0])}
+    maps[KEYS[0][2]][3, 3] = 3.4e38
+    write_shard(raw, "depth", 0, [(key, DEPTH.write(values)) for key, values in maps.items()])
+    job = Tokenize(raw, tokens, (Output("depth", tmp_path / "tokenizers" / "depth"),))
+    with pytest.raises(TooManyRejects, match=r"1 of 5 samples .*encoder gives numbers that are not finite"):
+        local.run(job)
+    with caplog.at_level(logging.WARNING, logger="open4m"):
+        local.run(replace(job, allowed=0.2))
+    assert "1 of 5 samples were left out" in caplog.text
+    kept = [key for key in KEYS[0] if key != KEYS[0][2]]
+    store = TokenStore(tokens, ["depth"])
+    assert store.keys(np.arange(4)) == kept
+    expected = tokenizer.encode_batch([DEPTH.read(DEPTH.write(maps[key])) for key in kept])
+    assert np.array_equal(store.grid("depth", np.arange(4)), expected)
+
+
+def test_fault_16_a_decoder_that_is_not_finite_returns_nothing(tokenizer):
+    tokens = tokenizer.encode_batch([np.ones((8, 8), np.float32)])
+    tokenizer.decode_batch(tokens)
+    with torch.no_grad():
+        next(tokenizer.model.decoder.parameters()).fill_(float("nan"))
+    with pytest.raises(Open4MError, match="depth: the tokenizer's decoder gives numbers that are not finite"):
+        tokenizer.decode_batch(tokens)

@@ -1,15 +1,19 @@
 """Ctrl-C and SIGTERM: at once where nothing would be lost, after the step where something would be."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
+import threading
 
 import pytest
 from line_task import CONFIG, LineTask, metrics
 
+from open4m.train import loop
 from open4m.train.loop import train
 from open4m.types import Open4MError, Preempted
 
@@ -151,6 +155,44 @@ def test_a_worker_that_dies_is_said_in_words_and_the_run_goes_on(tmp_path, place
     train(LineTask(), config, tmp_path / "run", stop_at=9)
     train(LineTask(), CONFIG, tmp_path / "whole", stop_at=9)
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def stopped_while(wait, directory):
+    """A training whose only worker is stopped before the seventh batch; what ``wait`` did meanwhile, and its error."""
+
+    class Stops(LineTask):
+        def batch(self, step, rows):
+            if step == 6:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return super().batch(step, rows)
+
+    children = {*multiprocessing.active_children()}
+    with pytest.raises((Open4MError, Preempted)) as caught, wait():
+        train(Stops(), dataclasses.replace(CONFIG, workers=1), directory)
+    assert {*multiprocessing.active_children()} <= children
+    return str(caught.value)
+
+
+def test_a_stopped_worker_is_said_to_hang_and_is_gone_when_the_run_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "STALLED_SECONDS", 3)
+    message = stopped_while(contextlib.nullcontext, tmp_path / "run")
+    assert message.startswith("no batch was made in 3 seconds: a process that makes them was stopped")
+    train(LineTask(), CONFIG, tmp_path / "run", stop_at=9)
+    train(LineTask(), CONFIG, tmp_path / "whole", stop_at=9)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_sigterm_is_obeyed_while_a_stopped_worker_is_waited_for(tmp_path):
+    @contextlib.contextmanager
+    def asked():
+        timer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        yield
+        timer.join()
+
+    message = stopped_while(asked, tmp_path / "run")
+    (step,) = re.findall(r"stopped at step (\d); saved in", message)  # batches that were made may not have arrived
+    assert checkpoints(tmp_path / "run")[-1] == f"step-0000000{step}"
 
 
 def test_time_and_pictures_are_recorded(tmp_path):

@@ -27,6 +27,14 @@ from open4m.store.tokens import TokenStore, write_token_shard
 from open4m.types import Open4MError, Value
 
 
+class _Refused(Exception):
+    """What a tokenizer refuses of a sample."""
+
+    def __init__(self, row: int, modality: str, error: UnreadableSample):
+        super().__init__(row)
+        self.row, self.modality, self.error = row, modality, error
+
+
 @dataclass(frozen=True)
 class Tokenize(Job):
     """Tokenize modalities of the raw shards below ``raw`` into token shards below ``tokens``.
@@ -100,7 +108,15 @@ class Tokenize(Job):
                     if kept is not None:  # tokens that are there already have this sample
                         raise
                     rejects.add(self._data.key(i), "raw data", "not readable", str(error))
-            encoded = self._encoded(samples, missing)
+            encoded = None
+            while encoded is None:
+                try:
+                    encoded = self._encoded(samples, missing)
+                except _Refused as refused:
+                    if kept is not None:
+                        raise refused.error from refused.error.__cause__
+                    rejects.add(self._data.key(refused.row), refused.modality, "not tokenized", str(refused.error))
+                    del samples[refused.row]
             keys += [self.crops.key(self._data.key(i), n) for i in samples for n in range(self.crops.count)]
             for key in missing:
                 tokens[key] += encoded[key]
@@ -156,7 +172,7 @@ class Tokenize(Job):
         return shown
 
     def _encoded(self, samples: Mapping[int, Sequence[Mapping[str, Any]]], names: Sequence[str]) -> dict[str, list]:
-        """The tokens of all views. What a tokenizer refuses, of one of them, names its sample."""
+        """The tokens of all views. Raises :class:`_Refused` for the first sample of which a tokenizer refuses one."""
         encoded: dict[str, list[Any]] = {}
         for key in names:
             there = [(i, view[key]) for i, views in samples.items() for view in views if key in view]
@@ -173,7 +189,9 @@ class Tokenize(Job):
                 try:
                     self._encode(key, [value])
                 except Open4MError as error:
-                    raise self._data.unreadable(i, self._names[key], error) from error
+                    refused = self._data.unreadable(i, self._names[key], error)
+                    refused.__cause__ = error
+                    raise _Refused(i, self._names[key], refused) from error
             raise
 
     def _encode(self, key: str, values: Sequence[Any]) -> list[Any]:

@@ -170,9 +170,22 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, h, w) int64 of x."""
+        """Tokens (B, h, w) int64 of x.
+
+        Raises :class:`Open4MError` where the encoder overflows: all of what is not finite would get one code.
+        """
         with torch.autocast(x.device.type, enabled=False):
-            return in_tiles(lambda part: self.quantizer.lookup(self._latents(part)), x, self.config.tile)
+            return in_tiles(self._tokens, x, self.config.tile)
+
+    def _tokens(self, x: torch.Tensor) -> torch.Tensor:
+        latents = self._latents(x)
+        if not (finite := latents.flatten(1).isfinite().all(1)).all():
+            raise Open4MError(
+                f"{self.config.modality}: the tokenizer's encoder gives numbers that are not finite for "
+                f"{int((~finite).sum())} of {len(x)} inputs: their values are far outside of what it was trained "
+                "on, or its weights are damaged"
+            )
+        return self.quantizer.lookup(latents)
 
     @torch.no_grad()
     def decode(

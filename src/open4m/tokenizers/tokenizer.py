@@ -251,6 +251,10 @@ class Tokenizer:
             )
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
         decoded = self.model.decode(tokens, [int(seed) for seed in seeds], solver, steps)
+        if decoded.is_floating_point() and not decoded.isfinite().all():
+            raise self.modality.error(
+                "the tokenizer's decoder gives numbers that are not finite: its weights are damaged"
+            )
         if self.config.standardize:
             return [self.modality.from_form(t.transpose(1, 2, 0), STANDARDIZED) for t in decoded.cpu().numpy()]
         return [self.modality.value(tensor) for tensor in decoded.cpu().numpy()]

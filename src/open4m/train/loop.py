@@ -12,11 +12,14 @@ import contextlib
 import copy
 import itertools
 import logging
+import math
 import multiprocessing.connection
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -38,6 +41,8 @@ from open4m.types import Open4MError, Preempted
 
 logger = logging.getLogger("open4m")
 
+T = TypeVar("T")
+
 DETAILS = ("shuffle/", "blank/", "from/")
 """What the names of metrics begin with that are recorded, but too many to be shown while training."""
 
@@ -46,6 +51,9 @@ LOW_CODE_USAGE = 0.5
 
 FIRST_STEPS = 3
 """After so many steps it is said how long all of them will take: the first ones are slower."""
+
+STALLED_SECONDS = 1800
+"""How long the workers may take for one batch before they are said to hang: a stopped one never ends."""
 
 ENDING_SECONDS = 2
 """How long a worker takes to be gone, at most, whose death was noticed."""
@@ -121,6 +129,7 @@ def _train(
     )
     passes = Passes(task, model, config, scaler)
     done = saved = start
+    rehearsed: list[tuple[int, Any]] = []
     # Start workers before installing our signal handlers, so that they do not inherit them.
     batches = _batches(task, passes.rows, range(start, last), config.workers)
 
@@ -130,16 +139,16 @@ def _train(
         log.sync()
         checkpoints.save(done, model, optimizer, now, average.values)
 
-    with contextlib.closing(log), contextlib.closing(checkpoints), stop_signals() as stop:
+    with contextlib.closing(log), contextlib.closing(checkpoints), contextlib.closing(batches), stop_signals() as stop:
         try:
             if config.smoke_test and start == 0 < last:
                 with stop.together(model):
                     first = next(batches)
                     rehearse = partial(passes.run, *copy.deepcopy(first))
                     smoke_test(task, model, rehearse, passes.evaluate, directory / ".smoke", stop.on_first)
-                batches = itertools.chain([first], batches)
+                rehearsed = [first]
             model.train()
-            for step, parts in stop.each(meter.timed(batches)):
+            for step, parts in stop.each(meter.timed(itertools.chain(rehearsed, batches))):
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * config.rate(step)
                 guard.watch()
@@ -231,7 +240,7 @@ class _Batches(torch.utils.data.Dataset):
             return step, error
 
 
-def _batches(task: Task, rows: Sequence[range], steps: range, workers: int) -> Iterator[tuple[int, Any]]:
+def _batches(task: Task, rows: Sequence[range], steps: range, workers: int) -> Generator[tuple[int, Any], None, None]:
     """(step, batches of these rows) of these steps in order, made ahead of time by worker processes.
 
     They are processes since a thread that decodes in Python would hold the interpreter lock, which every operation of
@@ -248,21 +257,66 @@ def _batches(task: Task, rows: Sequence[range], steps: range, workers: int) -> I
     others = {*multiprocessing.active_children()}
     with own_child_handler():
         batches = iter(loader)
-    return _unwrapped(batches, [child.sentinel for child in {*multiprocessing.active_children()} - others])
+    return _unwrapped(batches, [*{*multiprocessing.active_children()} - others])
 
 
-def _unwrapped(batches: Iterator[tuple[int, Any]], workers: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """The same batches; raises what a worker could not do, or that one of ``workers``, their sentinels, died."""
+def _unwrapped(
+    batches: Iterator[tuple[int, Any]], workers: Sequence[multiprocessing.process.BaseProcess]
+) -> Generator[tuple[int, Any], None, None]:
+    """The same batches; raises what a worker could not do, or that one of ``workers`` died or hangs. When it is closed,
+    they are killed: a stopped process would be waited for without end."""
+    watch = _Watch(workers)
     try:
-        for step, batch in batches:
+        for step, batch in watch.timed(batches):
             if isinstance(batch, Open4MError):
                 raise Open4MError(f"step {step + 1}: {batch}") from batch
             yield step, batch
     except (RuntimeError, OSError, EOFError) as error:  # what is shared with a worker that is gone raises the latter
-        if not (workers and multiprocessing.connection.wait(workers, ENDING_SECONDS)):  # it is what the task raised
+        if watch.is_stalled:
+            raise Open4MError(
+                f"no batch was made in {STALLED_SECONDS} seconds: a process that makes them was stopped, or waits for "
+                "a disk or network that does not answer; what is saved is kept, run again to resume"
+            ) from error
+        gone = workers and multiprocessing.connection.wait([worker.sentinel for worker in workers], ENDING_SECONDS)
+        if not gone:  # it is what the task raised
             raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise Open4MError(
             f"a process that makes batches died ({reason}): with too little memory, set train.workers lower; what is "
             "saved is kept, run again to resume"
         ) from error
+    finally:
+        watch.close()
+        for worker in workers:
+            worker.join(ENDING_SECONDS)
+
+
+class _Watch:
+    """Kills processes that make no batch for :data:`STALLED_SECONDS`: who waits for a stopped one waits for ever."""
+
+    def __init__(self, workers: Sequence[multiprocessing.process.BaseProcess]):
+        self.is_stalled = False
+        self._workers, self._since, self._ended = workers, math.inf, threading.Event()
+        if workers:
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches, each of which is waited for."""
+        while True:
+            self._since = time.monotonic()
+            batch = next(batches, None)
+            self._since = math.inf
+            if batch is None:
+                return
+            yield batch
+
+    def close(self) -> None:
+        self._ended.set()
+        for worker in self._workers:
+            worker.kill()
+
+    def _run(self) -> None:
+        while not self._ended.wait(1.0):
+            if time.monotonic() - self._since > STALLED_SECONDS:
+                self.is_stalled = True
+                self.close()
