@@ -157,3 +157,26 @@ def test_a_tail_average_is_the_mean_of_the_last_weights_whatever_the_run_is_made
 def test_there_is_one_average_at_most():
     with pytest.raises(Open4MError, match="ema and tail_average are two ways"):
         dataclasses.replace(CONFIG, ema=0.9, tail_average=Duration(5, "steps"))
+
+
+def test_a_tail_that_begins_before_the_resumed_step_is_the_mean_of_the_steps_that_follow(tmp_path):
+    """A run that is made shorter when it is resumed, so that its tail should have begun already."""
+    long = dataclasses.replace(
+        CONFIG, length=Duration(40, "steps"), decay=Duration(2, "steps"), tail_average=Duration(6, "steps")
+    )
+    train(PlantedTask(), long, tmp_path / "run", stop_at=12)
+    short = dataclasses.replace(long, length=Duration(16, "steps"))
+    seen = []
+
+    class Seen(PlantedTask):
+        def loss(self, model, batch, generator):
+            seen.append({name: weight.detach().clone() for name, weight in model.named_parameters()})
+            return super().loss(model, batch, generator)
+
+    train(Seen(), short, tmp_path / "run", stop_at=16)
+    after = checkpoint.latest(tmp_path / "run")
+    last = load_file(after / "model.safetensors")
+    average = load_file(after / "average.safetensors")
+    for name, mean in average.items():
+        steps = [weights[name] for weights in seen[1:]] + [last[name]]  # after each of the four steps
+        torch.testing.assert_close(mean, torch.stack(steps).mean(0))

@@ -1,6 +1,7 @@
 """What a training will need: compared with the model itself, and with what automatic differentiation really keeps."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from open4m.train import losses
 from open4m.train.config import TrainConfig
 from open4m.train.estimate import duration, estimate, random_batch
 from open4m.train.optim import OptimConfig
+from open4m.train.trainable import LoRA, Trainable, restrict
 from open4m.types import Open4MError
 
 KEYS = FAMILIES.keys
@@ -111,6 +113,29 @@ def test_what_is_frozen_has_neither_gradient_nor_moments():
     encoder = sum(p.numel() for p in make_model(config=FAMILIES).encoder.parameters())
     assert sum(found.parameters.values()) - found.trainable == encoder
     assert found.memory.gradients == 4 * found.trainable
+
+
+PARTS = {
+    "lora": Trainable(encoder=0, decoder=0, lora=LoRA(rank=4)),
+    "one modality": Trainable(embeddings=("depth",), encoder=0, decoder=1),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_is_trained_is_that_of_a_real_model(name):
+    chosen = partial(restrict, chosen=PARTS[name], generator=torch.Generator().manual_seed(0))
+    found = estimate(FAMILIES, MASKING, varied(ema=0.99), restrict=chosen)
+    chosen(model := make_model(config=FAMILIES))
+    assert found.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found.memory.average == 4 * found.trainable
+
+
+def test_averages_of_either_kind_take_memory():
+    ema, tail = (
+        estimate(FAMILIES, MASKING, varied(**kind)).memory.average
+        for kind in ({"ema": 0.99}, {"tail_average": Duration(5, "steps")})
+    )
+    assert ema == tail == estimate(FAMILIES, MASKING, TRAIN).memory.weights
 
 
 def test_time_is_work_over_speed():

@@ -20,6 +20,7 @@ from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.network import VQVAE
 from open4m.train import distributed
 from open4m.train.loop import train
+from open4m.train.passes import check_divisible
 from open4m.types import Open4MError
 
 
@@ -98,6 +99,17 @@ def vq(rank, root, *, kind, name, stop_at=None):
     return losses, {name: tensor.clone() for name, tensor in model.state_dict().items()}, logged["code_usage"]
 
 
+def test_fp16_scales_and_skips_as_one_process_does(tmp_path, parts):
+    """Each rank sees the whole gradient, so that all find the same overflows."""
+    config = dataclasses.replace(CONFIG, precision="fp16", evaluate_every=STEPS)
+    expected = run(trained, 1, tmp_path, parts=parts, config=config, name="whole")
+    found = run(trained, 2, tmp_path, parts=parts, config=config, name="way")
+    scales = {key: value for key, value in expected.items() if key[1] in ("loss_scale", "skipped")}
+    assert {key: found[key] for key in scales} == scales
+    losses = {key: value for key, value in expected.items() if key[1] == "loss"}
+    close({key: found[key] for key in losses}, losses, tolerance=2e-3)
+
+
 @pytest.mark.parametrize("kind", ["vq", "fsq"])
 def test_codebooks_of_all_ranks_are_that_of_one_process(tmp_path, kind):
     """k-means of the first batch, moving averages and restarts see the whole batch, whoever has which rows."""
@@ -131,6 +143,13 @@ def test_what_cannot_be_divided_is_refused_before_the_run_begins(tmp_path, parts
     with pytest.raises(Open4MError, match=message):
         train(task, dataclasses.replace(CONFIG, **fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_fp16_of_sharded_models_is_refused(parts, monkeypatch):
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    check_divisible(make_task(parts), dataclasses.replace(CONFIG, precision="fp16"))
+    with pytest.raises(Open4MError, match="fp16 cannot be sharded, .* use bf16, or sharding=none"):
+        check_divisible(make_task(parts), dataclasses.replace(CONFIG, precision="fp16", sharding="zero3"))
 
 
 def test_a_task_without_counts_is_for_one_process(tmp_path):

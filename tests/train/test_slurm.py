@@ -15,7 +15,7 @@ from open4m.train.slurm import SlurmJob, render
 from open4m.types import Open4MError
 
 PROGRAMS = {
-    "srun": 'echo "srun $*" >> "$LOG"; "$@"',
+    "srun": 'echo "srun $*" >> "$LOG"; shift; "$@"',
     # As torchrun: it gives the signal to its ranks, waits for them, and returns 1 whatever they return.
     "torchrun": """
         echo "torchrun $*" >> "$LOG"; echo $$ > "$LOG.step"
@@ -114,7 +114,7 @@ def test_torchrun_knows_the_options():
     from torch.distributed.run import get_args_parser
 
     text = re.sub(r'"\$head:.*?"', "node:1", render(JOB, Path("/work"))).replace("\\\n", " ")
-    words = shlex.split(text[text.index("srun torchrun") :].partition(" &\n")[0])[2:]
+    words = shlex.split(text[text.index("srun --cpus-per-task=64 torchrun") :].partition(" &\n")[0])[3:]
     known = get_args_parser().parse_args(words)
     assert known.training_script_args == ["train", *JOB.words]
     assert (known.nnodes, known.nproc_per_node, known.module, known.training_script) == ("2", "4", True, "open4m")
@@ -129,7 +129,7 @@ def test_the_header_asks_for_the_signal_early_enough_and_for_requeueing():
     cpus = render(SlurmJob(words=("debug",), gpus_per_node=0, setup=("module load x",)), Path("/work"))
     assert "gpus" not in cpus
     assert "--nproc-per-node=1 " in cpus
-    assert cpus.index("module load x") < cpus.index("srun torchrun")
+    assert cpus.index("module load x") < cpus.index("srun --cpus-per-task=")
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,16 @@ def test_the_command_writes_the_script(tmp_path, monkeypatch, capsys):
         "debug",
         "--out",
         "runs/x",
-        "a.b=3",
+        "processes=3",
     ]
     assert main(words) == 0
     assert capsys.readouterr().out == "sbatch job.sh\n"
     text = (tmp_path / "job.sh").read_text()
-    assert "--module open4m train debug --out runs/x a.b=3 &" in text
+    assert "--module open4m train debug --out runs/x processes=3 &" in text
     assert f"cd {tmp_path} ||" in text
     assert main(["slurm", "--out", "b.sh", "--", "debgu"]) == 2
     assert "did you mean debug" in capsys.readouterr().err
+    assert main(["slurm", "--out", "b.sh", "--", "debug", "proceses=3"]) == 2
+    assert "proceses" in capsys.readouterr().err
+    assert main(["slurm", "--out", "b.sh", "--", "debug", "more"]) == 2
     assert not (tmp_path / "b.sh").exists()

@@ -69,6 +69,21 @@ def test_a_training_without_end_is_a_warning(said, tmp_path):
     assert any("days on this CPU" in line and "--device cuda" in line for line in said())
 
 
+def test_memory_for_what_is_trained_is_that_of_a_rank_and_of_what_is_trained(monkeypatch):
+    model = torch.nn.Sequential(torch.nn.Linear(1000, 1000, bias=False), torch.nn.Linear(1000, 1000, bias=False))
+    needs = 2 * 16e6  # bytes
+    monkeypatch.setattr(start, "memory", lambda device: needs - 1)
+    with pytest.raises(Open4MError, match=r"2M parameters need 0 GB to be trained, cpu has .*train\.sharding=zero3"):
+        start.check_fits(LineTask(), model, CONFIG)
+    model[0].requires_grad_(False)
+    start.check_fits(LineTask(), model, CONFIG)
+    model[0].requires_grad_(True)
+    monkeypatch.setattr("open4m.ranks.count", lambda: 2)
+    start.check_fits(LineTask(), model, dataclasses.replace(CONFIG, sharding="zero3"))
+    with pytest.raises(Open4MError, match="need 0 GB to be trained"):
+        start.check_fits(LineTask(), model, CONFIG)
+
+
 def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_made():
     class Huge(LineTask):
         made = 0
@@ -78,5 +93,5 @@ def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_made():
             assert layer.weight.is_meta
             return layer
 
-    with pytest.raises(Open4MError, match=r"line: 1,000,001M parameters need 16,000 GB to be trained, cpu has"):
+    with pytest.raises(Open4MError, match=r"line: 1,000,001M parameters need 4,000 GB to be trained, cpu has"):
         start.built(Huge(), "cpu")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from open4m import __version__
-from open4m.cli import output
+from open4m.cli import output, overrides
 
 COMMANDS = {
     "demo": ("demo", "show what the shipped model does: a picture grid and a page"),
@@ -101,12 +101,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(command: str, words: list[str]) -> int:
     parser = _parser(command)
     options, others = parser.parse_known_args(words)
-    overrides = [word for word in others if re.fullmatch(r"[A-Za-z_][\w.]*=.*", word)]
-    if unknown := [word for word in others if word not in overrides or not hasattr(options, "overrides")]:
+    assignments = [word for word in others if overrides.is_override(word)]
+    if unknown := [word for word in others if word not in assignments or not hasattr(options, "overrides")]:
         advice = options.advice(unknown) if hasattr(options, "advice") else ""
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice or _near(unknown, options.parser)}")
-    if overrides:
-        options.overrides = [*options.overrides, *overrides]
+    if assignments:
+        options.overrides = [*options.overrides, *assignments]
     from open4m import checksums
     from open4m.progress import Lines
 

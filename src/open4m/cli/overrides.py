@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from argparse import Namespace
 from typing import Any
+
+
+def is_override(word: str) -> bool:
+    """Whether a word is ``FIELD=VALUE``."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*=.*", word) is not None
 
 
 def separate_stages(options: Namespace) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from open4m.cli import overrides, train
+from open4m.types import Open4MError
+
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
     parser.usage = "open4m slurm [options] --out job.sh -- CONFIG [words of open4m train]"
@@ -28,10 +31,10 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
 
 def run(options: Namespace) -> None:
     """Write the script, and say how to submit it."""
-    from open4m import configs, files
+    from open4m import files
     from open4m.train.slurm import SlurmJob, render
 
-    configs.get(options.words[0])  # an unknown one is said here, not after hours in a queue
+    _check(options.words)
     fields = ("nodes", "gpus_per_node", "cpus_per_node", "time", "grace", "name", "partition", "account")
     job = SlurmJob(
         words=tuple(options.words),
@@ -40,3 +43,19 @@ def run(options: Namespace) -> None:
     )
     files.write_text(options.out, render(job, Path.cwd()))
     print(f"sbatch {options.out}")
+
+
+def _check(words: list[str]) -> None:
+    """Say now what is wrong with the words of ``open4m train``, not after hours in a queue."""
+    from open4m import config as configs
+    from open4m import configs as named
+    from open4m.configs.mine import OwnData
+
+    parser = ArgumentParser(prog="open4m train")
+    train.add_arguments(parser, "train")
+    options, others = parser.parse_known_args(words)
+    if unknown := [word for word in others if not overrides.is_override(word)]:
+        raise Open4MError(f"open4m train: unrecognized arguments: {' '.join(unknown)}")
+    config = named.get(options.config)
+    if not isinstance(config, OwnData):  # whose fields follow from the data
+        configs.override(config, [*options.overrides, *others])

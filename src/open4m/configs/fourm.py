@@ -90,6 +90,7 @@ def pretraining(size: str, keys: Sequence[str] = MODALITIES_7) -> PretrainConfig
             batch_size=8192,
             optim=OptimConfig(base_lr=2e-5 if largest else 1e-4, clip=3.0 if largest else None),
             activation_checkpointing=largest,
+            sharding="zero2" if largest else "none",  # C.2; of one process, nothing is divided
         ),
         repeats=4,
     )

@@ -32,6 +32,9 @@ VITS = {
     "B": ViTConfig(width=768, depth=12, heads=12),
     "L": ViTConfig(width=1024, depth=24, heads=16),
 }
+GPUS = 8
+"""On which the paper's batches "per GPU" are taken to be; it does not say how many there were."""
+
 IMAGENET, CC12M = 1_281_167, 12_000_000  # samples per epoch; that of CC12M is taken from its name
 
 
@@ -109,7 +112,7 @@ def multi_resolution(modality: str, size: str = "B") -> TokenizerRun:
         stage.train,
         length=Duration(column.epochs * CC12M, "samples"),
         warmup=Duration(0, "steps"),
-        batch_size=column.small_batch,
+        batch_size=GPUS * column.small_batch,
     )
     resolutions = tuple(cells * column.unit for cells in column.cells)
     stages = (dataclasses.replace(stage, train=train, resolutions=resolutions),)

@@ -38,8 +38,8 @@ PROCESSORS = {"BertProcessing", "RobertaProcessing", "TemplateProcessing", "Byte
 DECODERS = {"WordPiece", "ByteLevel", "BPEDecoder", "Metaspace", "Fuse"}
 MODELS = {"WordPiece", "BPE", "WordLevel"}
 
-_CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]|\\p\{\w+\}|\\.")
-"""What stands for one character in a regular expression."""
+_CHARACTER = re.compile(r"\[(?:\\[^BbAzZGKXRr]|[^\]\\])+\]|\\[pP]\{\w+\}|\\[sSdDwWntr]|\\[^\w]|[^\\(){}^$?\[\]|*+]")
+"""What stands for exactly one character in a regular expression that is read here."""
 
 
 def parse(text: str | bytes, where: str) -> Tokenizer:
@@ -150,17 +150,18 @@ def _check_splitter(step: Mapping[str, Any]) -> None:
 
 
 def _pattern(pattern: Any) -> int:
-    """How many characters a pattern matches at least. Refuses regular expressions that may take for ever: those with
-    groups, and alternatives with more than one repetition."""
+    """How many characters a pattern matches at least. Refuses regular expressions that may take for ever: an
+    alternative is characters one after another, of which the last one may be repeated."""
     _expect(isinstance(pattern, dict) and len(pattern) == 1, "a pattern that is no String and no Regex")
     ((kind, text),) = pattern.items()
     _expect(isinstance(text, str) and 0 < len(text) <= LONGEST_WORD, f"the pattern {shown(text)}")
     if kind == "String":
         return len(text)
-    plain = _CLASS.sub("x", text)
-    fits = not set("(){}^$?") & set(plain) and all(sum(map(one.count, "*+")) <= 1 for one in plain.split("|"))
-    _expect(kind == "Regex" and fits, f"the regular expression {shown(text)}, which is not read here")
-    return min(len(one.replace("+", "")) - 2 * one.count("*") for one in plain.split("|"))
+    plain = _CHARACTER.sub("x", text)
+    alternatives = plain.split("|")
+    fits = kind == "Regex" and all(re.fullmatch(r"x+[*+]?", one) for one in alternatives)
+    _expect(fits, f"the regular expression {shown(text)}, which is not read here")
+    return min(one.count("x") - one.count("*") for one in alternatives)
 
 
 def _check_ids(step: Mapping[str, Any], known: set[int]) -> None:

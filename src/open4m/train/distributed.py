@@ -263,13 +263,6 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 # ---- gradients
-def sync_gradients(model: nn.Module, now: bool) -> None:
-    """Whether the next backward pass of a sharded model adds up gradients over the ranks. Until the last part of a step
-    they are kept whole, which takes memory and saves communication."""
-    if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(now)
-
-
 def add_up_gradients(model: nn.Module) -> None:
     """Add up the gradients of a model that every rank has whole; those of a sharded one are added up already."""
     if not is_sharded(model):

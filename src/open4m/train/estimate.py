@@ -130,10 +130,10 @@ def estimate(
     batch = random_batch(config, masking, SAMPLES)
     with torch.device("meta"):
         model = FourMTransformer(config)
+    if restrict is not None:
+        restrict(model)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model.to_empty(device="cpu")
-        if restrict is not None:
-            restrict(model)
     model.embeddings.reset_buffers()  # real ones: what is computed under the mode must not stay in any cache
     with mode:
         few, more = (_kept(model, random_batch(config, masking, n), train.precision, mode) for n in ROWS)
@@ -154,7 +154,7 @@ def estimate(
             weights=4 * _size(model.parameters()) / shards,
             gradients=4 * _size(trainable) / shards,
             optimizer=4 * _moments(model, train) / shards,
-            average=(0 if train.ema is None else 4 * _size(model.parameters())) / shards,
+            average=(4 * _size(trainable) if train.ema is not None or train.tail_average is not None else 0) / shards,
             gathered=_gathered(model, sharding, train.precision),
             activations=kept,
         ),

@@ -34,7 +34,7 @@ from open4m.train.meter import Meter
 from open4m.train.passes import Passes, check_divisible
 from open4m.train.smoke import smoke_test
 from open4m.train.stability import Guard
-from open4m.train.start import announce, announce_speed, built
+from open4m.train.start import announce, announce_speed, built, check_fits
 from open4m.train.stopping import Interrupted, Stop, ignore_stop_signals, own_child_handler, stop_signals
 from open4m.train.task import Task
 from open4m.types import Open4MError, Preempted
@@ -104,6 +104,7 @@ def _train(
     model = built(task, device) if model is None else model
     if prepare is not None:
         prepare(model, begins)
+    check_fits(task, model, config)
     place = next(model.parameters()).device
     if place.type == "cpu":
         keep_freed_memory()
@@ -113,6 +114,7 @@ def _train(
     scaler = torch.amp.GradScaler(place.type, enabled=config.precision == "fp16")
     state = checkpoint.resume(directory, model, optimizer, average.values) or {"step": 0, "tokens": 0}
     start, tokens = state["step"], state["tokens"]
+    average.count = state.get("averaged", max(0, start - (config.averages_from or 0)))  # of older runs: by their steps
     steps = config.steps
     config.check_resuming(start, state.get("decays_at"))
     last = min(steps, stop_at) if stop_at is not None else steps
@@ -135,7 +137,7 @@ def _train(
 
     def save() -> None:
         now = {"tokens": tokens, "decays_at": config.decays_at}
-        now |= {"guard": guard.state(), "scaler": scaler.state_dict()}
+        now |= {"guard": guard.state(), "scaler": scaler.state_dict(), "averaged": average.count}
         log.sync()
         checkpoints.save(done, model, optimizer, now, average.values)
 
@@ -177,7 +179,7 @@ def _train(
                     values = {
                         "loss": cost,
                         "gradient_norm": norm,
-                        "lr": optimizer.param_groups[0]["lr"],
+                        **optim.rates(optimizer),
                         "tokens": tokens,
                         **meter.metrics(),
                         **guard.metrics(),

@@ -64,6 +64,11 @@ def build(model: torch.nn.Module, config: OptimConfig, batch_size: int = 256) ->
     return MuonAdamW([g for g in groups if g["params"]], betas=config.betas)
 
 
+def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The learning rates now, as metrics: ``lr`` of AdamW, and ``lr/muon``."""
+    return {"lr/muon" if group.get("muon") else "lr": group["lr"] for group in optimizer.param_groups}
+
+
 def matrices_of_blocks(model: torch.nn.Module) -> dict[int, int]:
     """How many matrices each weight of a linear layer of a block consists of, by the weight's id."""
     layers = [layer for block in blocks(model) for layer in block.modules() if isinstance(layer, torch.nn.Linear)]

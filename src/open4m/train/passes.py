@@ -22,8 +22,11 @@ REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def check_divisible(task: Task, config: TrainConfig) -> None:
     """Raise :class:`Open4MError`, on every rank, if the steps of a task cannot be divided as a configuration says."""
-    if config.precision == "fp16" and ranks.count() > 1:
-        raise Open4MError("precision: fp16 is for one process, since each would scale the loss on its own; use bf16")
+    if config.precision == "fp16" and config.sharding != "none" and ranks.count() > 1:
+        raise Open4MError(
+            "precision: fp16 cannot be sharded, since each rank sees only its part of a gradient that overflows; use "
+            "bf16, or sharding=none"
+        )
     if not isinstance(task, DivisibleTask):
         if ranks.count() > 1 or config.micro_batch_size is not None:
             raise Open4MError(f"{task.name}: its batches cannot be divided: one process, without micro_batch_size")
@@ -58,13 +61,13 @@ class Passes:
     def run(self, step: int, parts: Sequence[Any]) -> tuple[Tensor, dict[str, Any], int]:
         """Add up the gradient of a step, whose ``parts`` are batches of :attr:`rows`.
 
-        Returns the loss of the whole step; this rank's part of what the task logs; and how many tokens the model saw,
-        on all ranks.
+        Gradients of a sharded model are divided among the ranks after each part: whole ones would take more memory than
+        all else. Returns the loss of the whole step; this rank's part of what the task logs; and how many tokens the
+        model saw, on all ranks.
         """
         counts, tokens = self._counts(parts)
         losses, logged = [], []
-        for number, (rows, part) in enumerate(zip(self.rows, parts, strict=True), 1):
-            distributed.sync_gradients(self.model, now=number == len(parts))
+        for rows, part in zip(self.rows, parts, strict=True):
             with self._autocast():
                 loss, details = self._loss(step, rows, part, counts)
             self.scaler.scale(loss).backward()

@@ -74,6 +74,7 @@ def render(job: SlurmJob, directory: Path) -> str:
         header="\n".join([*header, "#SBATCH --requeue"]),
         directory=shlex.quote(str(directory)),
         setup="\n".join(job.setup),
+        cpus=job.cpus_per_node,  # which steps do not take from their job, since SLURM 22.05
         threads=max(1, job.cpus_per_node // processes // 2),
         first=FIRST_PORT,
         ports=PORTS,
@@ -97,7 +98,7 @@ asked=0
 trap 'asked=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' TERM
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun torchrun --nnodes={nodes} --nproc-per-node={processes} \\
+srun --cpus-per-task={cpus} torchrun --nnodes={nodes} --nproc-per-node={processes} \\
     --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$head:$(({first} + SLURM_JOB_ID % {ports}))" \\
     --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT --shutdown-timeout={patience} \\
     --module open4m train {words} &

@@ -8,6 +8,7 @@ import os
 import torch
 from torch import nn
 
+from open4m import ranks
 from open4m.nn.products import multiplies_bfloat16
 from open4m.progress import clock
 from open4m.train.config import TrainConfig
@@ -16,8 +17,8 @@ from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
 
-BYTES_PER_PARAMETER = 16
-"""In float32: the weight, its gradient and two moments of the optimizer."""
+WEIGHT_BYTES, TRAINED_BYTES = 4, 12
+"""Of a parameter in float32, and of its gradient and two moments of the optimizer if it is trained."""
 
 CORE_FLOPS = 3e10
 """What a core of a processor does in a second, for a rough estimate before anything was measured."""
@@ -30,17 +31,31 @@ LONG_SECONDS = 7 * 24 * 3600.0
 
 
 def built(task: Task, device: torch.device | str) -> nn.Module:
-    """The task's model on a device. Raises :class:`Open4MError`, before anything is allocated, if training it needs
-    more memory than the device has."""
+    """The task's model on a device. Raises :class:`Open4MError`, before anything is allocated, if its weights need more
+    memory than the device has."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in task.build_model().parameters())
-    needed, there = BYTES_PER_PARAMETER * parameters, memory(torch.device(device))
-    if needed > there:
+    _check_memory(task, parameters, WEIGHT_BYTES * parameters, torch.device(device))
+    return task.build_model().to(device)
+
+
+def check_fits(task: Task, model: nn.Module, config: TrainConfig) -> None:
+    """Raise :class:`Open4MError` if training a model, or this rank's part of it, needs more memory than its device has:
+    for weights, gradients and moments alone."""
+    held = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shards = 1 if config.sharding == "none" else min(config.shards or ranks.count(), ranks.count())
+    needed = (WEIGHT_BYTES * held + TRAINED_BYTES * trained) / shards
+    _check_memory(task, held, needed, next(model.parameters()).device)
+
+
+def _check_memory(task: Task, parameters: int, needed: float, device: torch.device) -> None:
+    if needed > (there := memory(device)):
         raise Open4MError(
             f"{task.name}: {parameters / 1e6:,.0f}M parameters need {needed / 1e9:,.0f} GB to be trained, {device} has "
-            f"{there / 1e9:,.0f} GB: train a smaller model, or on a larger device (--device)"
+            f"{there / 1e9:,.0f} GB: train a smaller model, on a larger device (--device), or on several "
+            "(train.sharding=zero3)"
         )
-    return task.build_model().to(device)
 
 
 def memory(device: torch.device) -> float:

@@ -118,6 +118,20 @@ def test_a_cool_down_gives_weights_and_leaves_the_run_as_it_is(folder, tmp_path,
     assert cool_downs(tmp_path / "run") == [cooled]
 
 
+def test_the_tail_average_of_a_cool_down_is_of_its_decay_alone(folder, tmp_path, monkeypatch):
+    """As if the run had been so short, with the same share of a shorter decay averaged."""
+    parts = (folder / "tokens", folder / "tokenizers")
+    config = configs.override(config_of(folder, "400 steps", "30 steps"), ["train.tail_average=15 steps"])
+    with monkeypatch.context() as patch:
+        patch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=20))
+        pretrain(config, *parts, tmp_path / "run")
+    cooled = cool_down(config, *parts, tmp_path / "run")
+    short = configs.override(config_of(folder, "24 steps", "4 steps"), ["train.tail_average=2 steps"])
+    pretrain(short, *parts, tmp_path / "short")
+    expected, found = (load_file(path / "model" / "model.safetensors") for path in (tmp_path / "short", cooled))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_an_interrupted_cool_down_is_finished_before_another_begins(folder, tmp_path, monkeypatch):
     parts = (folder / "tokens", folder / "tokenizers")
     config = config_of(folder, "40 steps", "2 steps")
@@ -398,6 +412,7 @@ def test_the_papers_settings(name):
     ) == PAPER[name]
     assert (t.optim.betas, t.optim.weight_decay, t.precision, config.repeats) == ((0.9, 0.95), 0.05, "bf16", 4)
     assert config.loss == "per_modality"
+    assert t.sharding == ("zero2" if t.activation_checkpointing else "none")  # C.2: what 4M-XL needed
 
 
 def test_the_ablations_reference_model_has_gelu_and_biases():
@@ -830,6 +845,15 @@ def test_a_stopped_run_has_the_weights_of_its_newest_checkpoint(two_runs):
     assert {*model.grids} == {"rgb"}
     assert model.text is not None
     assert not model.model.training
+
+
+def test_a_stopped_run_that_averages_its_tail_has_the_averages(folder, tmp_path, monkeypatch):
+    config = configs.override(config_of(folder, "6 steps", "null"), ["train.tail_average=5 steps"])
+    monkeypatch.setattr("open4m.train.recipes.pretrain.train", functools.partial(train, stop_at=4))
+    pretrain(config, folder / "tokens", folder / "tokenizers", tmp_path / "run")
+    state = open_run(tmp_path / "run").model.state_dict()
+    held = load_file(tmp_path / "run" / "checkpoints" / "step-00000004" / "average.safetensors")
+    assert all(torch.equal(held[name], state[name]) for name in held)
 
 
 def test_a_finished_run_has_its_model(two_runs):

@@ -136,6 +136,9 @@ def cool_down(
     step = checkpoint.step_of(directory)
     decay = min(length.decay_steps, max(1, step // 5))  # a longer one would be most of what the weights were trained on
     train = dataclasses.replace(config.train, length=Duration(step + decay, "steps"), decay=Duration(decay, "steps"))
+    if (averaged := length.averages_from) is not None:  # the same share of the decay, and nothing before it
+        tail = min(decay, round((length.steps - averaged) * decay / max(1, length.decay_steps)))
+        train = dataclasses.replace(train, tail_average=Duration(max(1, tail), "steps"))
     pretrain(dataclasses.replace(config, train=train), tokens, tokenizers, directory, device)
     return directory
 

@@ -59,7 +59,7 @@ def open_run(run: Path, device: str = "cpu") -> FourM:
     model = FourMTransformer(config)
     if (chosen := held["task"].get("trainable")) is not None:
         restrict(model, configs.from_dict(Trainable, chosen, str(run / RUN)), seeded(0))
-    average = Average(model, train.ema)
+    average = Average(model, train.ema, train.averages_from)
     checkpoint.restore(newest, model, optim.build(model, train.optim, train.batch_size), average.values)
     with torch.no_grad():
         for name, value in average.values.items():
