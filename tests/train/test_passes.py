@@ -148,7 +148,7 @@ def test_what_cannot_be_divided_is_refused_before_the_run_begins(tmp_path, parts
 def test_fp16_of_sharded_models_is_refused(parts, monkeypatch):
     monkeypatch.setattr(ranks, "count", lambda: 2)
     check_divisible(make_task(parts), dataclasses.replace(CONFIG, precision="fp16"))
-    with pytest.raises(Open4MError, match="fp16 cannot be sharded, .* use bf16, or sharding=none"):
+    with pytest.raises(Open4MError, match=r"fp16 cannot be sharded, .* use bf16, or sharding=none"):
         check_divisible(make_task(parts), dataclasses.replace(CONFIG, precision="fp16", sharding="zero3"))
 
 

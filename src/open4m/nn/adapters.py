@@ -33,7 +33,8 @@ class LowRank(nn.Module):
         self.to(layer.weight.device, layer.weight.dtype)
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):  # as exact as the weight that is saved
+        kind = "cpu" if weight.is_meta else weight.device.type
+        with torch.autocast(kind, enabled=False):  # as exact as the weight that is saved
             return torch.addmm(weight, self.up.weight, self.down.weight, alpha=self.scale)
 
 
