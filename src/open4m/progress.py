@@ -88,6 +88,10 @@ class Progress:
             self._reported = now
             logger.info("%s", self._line(now, note))
 
+    def begin(self) -> None:
+        """Time begins now: what was before, such as a rehearsal, says nothing of how long the steps take."""
+        self._began = time.monotonic()
+
     def close(self) -> None:
         """Remove the bar. Where the total was not known, say how many there were."""
         if self._bar is not None:

@@ -102,13 +102,18 @@ class Stages(Generic[Config]):
             near = difflib.get_close_matches(unknown[0], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise Open4MError(f"unknown stage {unknown[0]!r}{hint} (stages: {', '.join(known)})")
-        ranks.on_first(lambda: claim(self.directory, self.config))
+        ranks.on_first(lambda: claim(self.directory, self.config, open_parts=self._not_begun()))
         stages = tuple(only or self.STAGES[: self.STAGES.index(until or self.STAGES[-1]) + 1])
         for number, stage in enumerate(stages, 1):
             logger.info("%s: stage %d of %d, %s", self.config.name, number, len(stages), stage)
             method = getattr(self, stage)
             with owned(self.directory, f".{stage}.running"):
                 method() if stage in self.SHARED else ranks.on_first(partial(_silent, method), long=True)
+
+    def _not_begun(self) -> list[str]:
+        """The trainings that have not begun, as fields of the configuration: they may still be configured anew."""
+        runs = {"pretrain": "4m", **{f"tokenizers.{name}": f"tokenizers/{name}" for name in self.config.tokenizers}}
+        return [field for field, folder in runs.items() if not (self.directory / folder).exists()]
 
     def raw(self, split: str, names: Sequence[str]) -> RawDataset:
         return RawDataset(self.raw_root / split, names)

@@ -15,6 +15,9 @@ from open4m.model.fourm import FourMTransformer
 from open4m.store.tokens import TokenStore
 from open4m.train.tasks.fourm import FourMTask
 
+MOST_FORGOTTEN = 0.02
+"""By what share the loss of an old modality may rise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -42,7 +45,24 @@ class Comparison:
         new = {name: rounded(value) for name, value in self.new.items()}
         lines.append(f"| **{self.modality}** | {new['unigram']} (unigram) | {new['after']} | new |")
         said = f"{self.modality}: {new['uniform']} nats if all tokens were alike, {new['unigram']} by their frequencies"
-        return "\n".join([*lines, "", f"{said}, {new['warm-up']} after the warm-up, {new['after']} at the end"])
+        lines += ["", f"{said}, {new['warm-up']} after the warm-up, {new['after']} at the end"]
+        return "\n".join([*lines, *self.wrong()])
+
+    def wrong(self) -> list[str]:
+        """What is wrong with the result, in words; nothing if it is as it should be."""
+        said = []
+        if self.new["after"] >= self.new["unigram"]:
+            said.append(
+                f"WRONG {self.modality} was not learned: its loss is not below that of the frequencies of its tokens; "
+                "train longer (warmup_length=..., length=...), or look at its data (open4m data inspect)"
+            )
+        for key, was in self.before.items():
+            if (rise := self.after[key] / was - 1) > MOST_FORGOTTEN:
+                said.append(
+                    f"WRONG {key} was forgotten in part: its loss rose by {100 * rise:.1f}%; train longer "
+                    "(length=...), or at a lower rate (lr=...)"
+                )
+        return said
 
 
 def losses_of(task: FourMTask, model: FourMTransformer) -> dict[str, float]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from open4m.types import Open4MError
 
+WIDE = 1000
+"""Characters of a line that is not shown on a terminal."""
+
 COMPARE, PLOT = "compare", "plot"
 
 WHAT = (
@@ -40,6 +43,8 @@ def run(options: Namespace) -> None:
     from open4m.evaluate import runs
 
     console = Console()
+    if not console.is_terminal:  # a pipe has no width: each run is a line
+        console = Console(width=WIDE)
     if first == COMPARE:
         for drawn in runs.comparison([Path(word) for word in others]):
             console.print(drawn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from open4m.types import Open4MError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METRICS = "metrics.jsonl"
+METRICS, PRETRAINING = "metrics.jsonl", "4m"
 VALIDATION = "validation/"
 UNITS = {"hours": 3600.0, "steps": 1.0}
 """What the horizontal axis counts, and by what the recorded numbers are divided for it."""
@@ -54,12 +54,17 @@ def read_curves(run: Path, contains: str = "loss") -> list[Curve]:
     return [Curve(str(run), name, *map(tuple, zip(*points, strict=True))) for name, points in found.items()]
 
 
+def training_of(run: Path) -> Path:
+    """The folder of a training: of a run of several stages, such as ``train mine`` makes, that of its 4M."""
+    return run / PRETRAINING if (run / PRETRAINING / METRICS).is_file() and not (run / METRICS).is_file() else run
+
+
 def entries(run: Path) -> Iterator[dict[str, Any]]:
     """What a training recorded, line by line, each with its ``step`` and ``seconds``; damaged lines are left out.
 
     Raises :class:`Open4MError` if there is no such record.
     """
-    path = run / METRICS
+    path = training_of(run) / METRICS
     if not path.is_file():
         raise Open4MError(f"{run}: has no {METRICS}; expected the folder of a training, such as runs/scenes/4m")
     for line in files.read_bytes(path).decode(errors="replace").splitlines():
@@ -95,9 +100,9 @@ def draw(curves: Sequence[Curve], unit: str = "hours") -> Image.Image:
         groups.setdefault(curve.metric.rpartition("/")[0] or "all", []).append(curve)
     figure = Figure(figsize=(5.5 * min(3, len(groups)), 4.0 * -(-len(groups) // 3)), layout="constrained")
     panels = figure.subplots(-(-len(groups) // 3), min(3, len(groups)), squeeze=False).flatten()
-    several = len({curve.run for curve in curves}) > 1
+    names = short_names([curve.run for curve in curves])
     for panel, (group, members) in zip(panels, groups.items(), strict=False):
-        _panel(panel, group, members, unit, several)
+        _panel(panel, group, members, unit, names)
     for panel in panels[len(groups) :]:
         panel.set_axis_off()
     canvas = FigureCanvasAgg(figure)
@@ -105,17 +110,39 @@ def draw(curves: Sequence[Curve], unit: str = "hours") -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _panel(panel: Axes, group: str, members: Sequence[Curve], unit: str, several: bool) -> None:
+def short_names(runs: Sequence[str]) -> dict[str, str]:
+    """What to call runs: as many of the last parts of their paths as tell them apart; nothing if there is only one."""
+    parts = {run: Path(run).parts for run in runs}
+    if len(parts) < 2:
+        return dict.fromkeys(parts, "")
+    for count in range(1, max(map(len, parts.values())) + 1):
+        names = {run: "/".join(own[-count:]) for run, own in parts.items()}
+        if len({*names.values()}) == len(names):
+            break
+    return names
+
+
+STYLES = ("-", "--", ":", "-.")
+"""Of the lines of one run after another. Colors are those of metrics, the same in all panels."""
+
+
+def _panel(panel: Axes, group: str, members: Sequence[Curve], unit: str, names: Mapping[str, str]) -> None:
+    metrics, runs = list(dict.fromkeys(curve.metric for curve in members)), list(names)
     for curve in members:
         label = curve.metric.rpartition("/")[2]
-        label = f"{Path(curve.run).name}: {label}" if several else label
         panel.plot(
-            curve.hours if unit == "hours" else curve.steps, curve.values, marker=".", linewidth=1, label=_plain(label)
+            curve.hours if unit == "hours" else curve.steps,
+            curve.values,
+            STYLES[runs.index(curve.run) % len(STYLES)],
+            color=f"C{metrics.index(curve.metric)}",
+            marker=".",
+            linewidth=1,
+            label=_plain(f"{names[curve.run]}: {label}" if names[curve.run] else label),
         )
     panel.set_title(_plain(group))
     panel.set_xlabel(f"{unit} of training")
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="x-small")
+    panel.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2)
 
 
 def _plain(name: str) -> str:

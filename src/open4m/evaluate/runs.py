@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from open4m import config as configs
-from open4m.evaluate.curves import METRICS, UNITS, entries, is_number
+from open4m.evaluate.curves import METRICS, UNITS, entries, is_number, training_of
 from open4m.train.config import FORMAT, RUN, TrainConfig
 from open4m.train.log import is_running
 from open4m.types import Open4MError
@@ -24,6 +24,9 @@ State = Literal["running", "stopped", "finished", "damaged"]
 
 INNER = ("checkpoints", "pictures", "tensorboard", "wandb", "model", "raw", "large", "tokens")
 """Folders of a run, or beside one, that hold no runs."""
+
+MIN_WIDTH = 10
+"""Characters of a line of a run's name on a narrow terminal."""
 
 LARGEST_HEADER = 1 << 26
 """Bytes of the largest header of a weights file that is read."""
@@ -110,11 +113,12 @@ def differences(one: Path, other: Path) -> list[tuple[str, str, str]]:
 
 
 def _described(folder: Path) -> dict[str, Any]:
+    folder = training_of(folder)
     if not (folder / RUN).is_file():
         raise Open4MError(f"{folder}: has no {RUN}; expected the folder of a training, such as runs/scenes/4m")
     held = configs.load(dict[str, Any], folder / RUN, FORMAT)
     if not isinstance(held.get("train"), dict):
-        raise Open4MError(f"{folder / RUN}: not the description of a training, or a damaged one")
+        raise Open4MError(f"{folder / RUN}: not the description of a training; name its folder, such as runs/scenes/4m")
     return held
 
 
@@ -124,7 +128,7 @@ def table(runs: Sequence[Run]) -> Table:
 
     drawn = Table(box=None, pad_edge=False)
     for name in ("run", "task", "state"):
-        drawn.add_column(name, overflow="fold")
+        drawn.add_column(name, overflow="fold", min_width=MIN_WIDTH)
     for name in ("step", "loss", "validation", "hours", "samples/s", "parameters", "disk"):
         drawn.add_column(name, justify="right", no_wrap=True)
     for run in runs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,7 +66,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         units = {duration.unit for duration in self._durations}
-        if len(units) == 1 and units != {"epochs"}:  # of others, what divides them may come later: see on_data
+        if units <= {"steps", "samples"} or units == {"tokens"}:  # what divides others may come later: see on_data
             self.check()
 
     def check(self) -> None:
@@ -76,10 +77,11 @@ class TrainConfig:
             raise Open4MError(f"length: expected at least one step, got {self.length}")
         if (within := self.warmup_steps + self.decay_steps) > self.steps:
             decay = "" if self.decay is None else f" and decay {self.decay}"
+            parts = {"warmup": self.warmup_steps, "decay": self.decay_steps}
+            shorter = " ".join(f'{name}="{self.steps // 5} steps"' for name, n in parts.items() if n > self.steps // 5)
             raise Open4MError(
                 f"warmup {self.warmup}{decay}: expected at most the steps of the whole run, {self.steps} (length "
-                f"{self.length}, batches of {self.batch_size} samples), got {within}; set a shorter warmup, as in "
-                f'warmup="{self.steps // 10} steps", or a longer length'
+                f"{self.length}, batches of {self.batch_size} samples), got {within}; set {shorter}, or a longer length"
             )
 
     @property
@@ -185,13 +187,14 @@ def described(directory: Path) -> dict[str, dict[str, Any]]:
     return held
 
 
-def claim(directory: Path, description: Any, finished: bool = False) -> None:
+def claim(directory: Path, description: Any, finished: bool = False, open_parts: Sequence[str] = ()) -> None:
     """Write what determines a run to its ``config.json``; of a directory that has one, compare all but :data:`FREE`.
 
     A field that is newer than the run had its default in it. A run with a ``decay`` may be made longer or shorter:
     nothing depends on its length until the decay begins (after that :func:`train` refuses it), unless it is
     ``finished``: nothing of it is left to do, so that another length would be ignored. A run that ended before its
     first step, since something was wrong with its settings, holds nothing to lose: the new one takes its place.
+    ``open_parts``: fields of which nothing was done yet, with all below them: they may differ.
 
     Raises :class:`Open4MError` if the directory holds a run with another configuration, or of a newer format.
     """
@@ -202,7 +205,8 @@ def claim(directory: Path, description: Any, finished: bool = False) -> None:
         return
     held = configs.completed(configs.load(dict[str, Any], path, FORMAT), description)
     ours = configs.to_dict(description)
-    if different := configs.differences(_determining(held, finished), _determining(ours, finished)):
+    different = configs.differences(_determining(held, finished), _determining(ours, finished))
+    if different := [line for line in different if not line.startswith(tuple(f"{part}." for part in open_parts))]:
         raise Open4MError(
             f"{directory} holds a run with another configuration ({'; '.join(different)}): "
             f"use another directory, or the same configuration{', whose run is finished' if finished else ' to resume'}"

@@ -6,6 +6,7 @@ The model's own code knows none of it, so that one file serves a laptop and a cl
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial, wraps
 from types import MethodType
@@ -120,6 +121,8 @@ def shard(
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    # The model's costs are slices of one tensor. Only work in place on them would be wrong, and there is none.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     reduced = {"param_dtype": dtype, "reduce_dtype": torch.float32, "cast_forward_inputs": False} if dtype else {}
     for block in blocks(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=not gather_once, mp_policy=MixedPrecisionPolicy(**reduced))

@@ -81,6 +81,10 @@ class RunLog:
         """Show that ``step`` steps are done."""
         self._progress.update(step, note)
 
+    def begin(self) -> None:
+        """The first step begins now: how long the rest takes is told by steps alone."""
+        self._progress.begin()
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record metrics of a step, but for those that are not finite: JSON has no such numbers."""
         values = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -151,6 +155,9 @@ class NoLog:
         self._bad_steps = directory / "bad_steps.jsonl"
 
     def progress(self, step: int, note: str) -> None:
+        pass
+
+    def begin(self) -> None:
         pass
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

@@ -149,6 +149,7 @@ def _train(
                     rehearse = partial(passes.run, *copy.deepcopy(first))
                     smoke_test(task, model, rehearse, passes.evaluate, directory / ".smoke", stop.on_first)
                 rehearsed = [first]
+            log.begin()
             model.train()
             for step, parts in stop.each(meter.timed(itertools.chain(rehearsed, batches))):
                 for group in optimizer.param_groups:

@@ -47,10 +47,26 @@ class SlurmJob:
             raise Open4MError("a job needs a training: the words after open4m train, such as 4m-7-b --out runs/b")
         if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time):
             raise Open4MError(f"time {self.time!r}: expected SLURM's form, such as 24:00:00 or 1-12:00:00")
+        if (seconds := _seconds(self.time)) <= self.grace:
+            raise Open4MError(
+                f"time {self.time}: is {seconds} seconds for SLURM; expected more than the {self.grace} in which a job "
+                "saves (--grace)"
+            )
         for field in ("name", "partition", "account"):
             value = getattr(self, field)
             if value is not None and not re.fullmatch(r"[\w.,@+-]+", value):
                 raise Open4MError(f"{field} {value!r}: expected letters, digits and . , @ + - _")
+
+
+def _seconds(time: str) -> int:
+    """Of a time as SLURM reads it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    else:
+        hours, minutes, seconds = ([0, *parts, 0] if len(parts) == 1 else [0, *parts])[-3:]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def render(job: SlurmJob, directory: Path) -> str:

@@ -32,6 +32,7 @@ def smoke_test(
     what the optimizer, which has no moments yet, will need.
     """
     phase, began = "loss and backward pass", time.monotonic()
+    logger.info("%s: one batch is tried on all that will be done, before the first step", task.name)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     devices = [d for d in {p.device for p in model.parameters()} if d.type == "cuda"]
 

@@ -76,7 +76,7 @@ def announce(task: Task, config: TrainConfig, model: nn.Module, start: int) -> N
     peak = config.optim.base_lr * config.batch_size / 256
     resumed = f", resuming from step {start:,}" if start else ""
     logger.info(
-        "%s: %s, %s, %s parameters, %s training samples, batch of %s, learning rate up to %.2g, %s steps%s",
+        "%s: %s, %s, %s parameters, %s training samples, batch of %s, learning rate up to %.2g%s, %s steps%s",
         task.name,
         device,
         config.precision,
@@ -84,6 +84,7 @@ def announce(task: Task, config: TrainConfig, model: nn.Module, start: int) -> N
         f"{task.samples:,}",
         f"{config.batch_size:,}",
         peak,
+        "" if config.optim.muon_lr is None else f" ({config.optim.muon_lr:.2g} of Muon)",
         f"{config.steps:,}",
         resumed,
     )
@@ -99,6 +100,13 @@ def announce(task: Task, config: TrainConfig, model: nn.Module, start: int) -> N
             "%s: this CPU has no instructions for %s, which is many times slower than fp32 here: train.precision=fp32",
             task.name,
             config.precision,
+        )
+    if config.warmup_steps > config.steps // 2:
+        logger.warning(
+            "%s: the learning rate warms up for %s of %s steps: shorten train.warmup with train.length",
+            task.name,
+            f"{config.warmup_steps:,}",
+            f"{config.steps:,}",
         )
     if 0 < peak < LOW_RATE:
         logger.warning(

@@ -87,6 +87,11 @@ def pretrain(
             "this training continues that of a model: init_from=MODEL (a directory, or a name on the hub); to begin "
             "with random weights all the same: requires_init_from=false"
         )
+    if config.trainable != EVERYTHING and config.init_from is None and checkpoint.latest(directory) is None:
+        raise Open4MError(
+            "trainable: a part of a model with random weights would be trained, and the rest stay random: "
+            "init_from=MODEL (a directory, or a name on the hub)"
+        )
     task = build_task(config, tokens, tokenizers, device)
     description = _description(config, task.config, task.samples)
 
