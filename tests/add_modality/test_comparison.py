@@ -1,5 +1,7 @@
 """The table of what was learned and what was forgotten."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -51,3 +53,12 @@ def test_the_baseline_knows_the_frequencies_of_training_tokens(tmp_path):
     assert unigram(train, validation, spec, np.array([0, 1])) == pytest.approx(
         -np.log([1 / 2, 1 / 4, 1 / 8, 1 / 8]).mean()
     )
+
+
+def test_what_went_wrong_is_said_below_the_table():
+    assert FOUND.wrong() == []
+    worse = dataclasses.replace(FOUND, new=FOUND.new | {"after": 5.0}, after={"rgb": 2.2, "depth": 1.01})
+    first, second = worse.wrong()
+    assert first.startswith("WRONG edges was not learned: its loss is not below that of the frequencies of its tokens")
+    assert second.startswith("WRONG rgb was forgotten in part: its loss rose by 10.0%")
+    assert worse.table().endswith(second)

@@ -73,3 +73,20 @@ def test_any_numbers_and_names_are_drawn(tmp_path):
     assert np.isfinite(found[0].values).tolist() == [True, False, False, False, False, True, True]
     record(tmp_path / "other", [1.0])
     curves.draw([*found, *curves.read_curves(tmp_path / "other")])
+
+
+def test_a_run_of_several_stages_is_drawn_by_its_4m(tmp_path):
+    (tmp_path / "mine").mkdir()
+    record(tmp_path / "mine" / "4m", [3.0, 2.0])
+    (curve,) = curves.read_curves(tmp_path / "mine")
+    assert curve.values == (3.0, 2.0)
+
+
+def test_runs_are_called_by_what_tells_them_apart():
+    assert curves.short_names(["runs/one/4m", "runs/two/4m"]) == {
+        "runs/one/4m": "one/4m",
+        "runs/two/4m": "two/4m",
+    }
+    assert curves.short_names(["a/x", "a/y", "a/x"]) == {"a/x": "x", "a/y": "y"}
+    assert curves.short_names(["a/x"]) == {"a/x": ""}
+    assert curves.short_names(["x", "a/x"]) == {"x": "x", "a/x": "a/x"}

@@ -158,3 +158,12 @@ def test_what_cannot_be_shown_is_said(words, message, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert main(["runs", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_in_a_pipe_each_run_is_a_line_with_its_whole_name(root):
+    folder = root / ("a-long-name-" * 6)
+    claim(folder / "4m", {"train": CONFIG, "task": {}})
+    done = subprocess.run(
+        [sys.executable, "-m", "open4m", "runs", str(root)], capture_output=True, text=True, check=True
+    )
+    assert any(str(folder.name) in line and "stopped" in line for line in done.stdout.splitlines())

@@ -68,3 +68,21 @@ def test_fields_that_are_newer_than_the_run_had_their_defaults(tmp_path):
     claim(tmp_path, {"train": CONFIG})
     with pytest.raises(Open4MError, match=r"train.decay: None -> 1 steps"):
         claim(tmp_path, {"train": dataclasses.replace(CONFIG, decay=Duration.parse("1 steps"))})
+
+
+def test_a_decay_in_samples_is_compared_with_a_length_in_steps_at_once():
+    with pytest.raises(Open4MError, match=r'decay 10k samples: .* got 2500; set decay="2 steps", or a longer length'):
+        TrainConfig(
+            length=Duration(10, "steps"), warmup=Duration(0, "steps"), decay=Duration.parse("10k samples"), batch_size=4
+        )
+
+
+def test_parts_of_which_nothing_was_done_may_differ(tmp_path):
+    (tmp_path / "4m").mkdir()
+    (tmp_path / "4m" / "made").write_text("something")
+    claim(tmp_path, {"size": 1, "pretrain": {"length": 5}})
+    claim(tmp_path, {"size": 1, "pretrain": {"length": 6}}, open_parts=["pretrain"])
+    with pytest.raises(Open4MError, match=r"another configuration \(pretrain\.length: 6 -> 7\)"):
+        claim(tmp_path, {"size": 1, "pretrain": {"length": 7}})
+    with pytest.raises(Open4MError, match=r"another configuration \(size: 1 -> 2\)"):
+        claim(tmp_path, {"size": 2, "pretrain": {"length": 7}}, open_parts=["pretrain"])

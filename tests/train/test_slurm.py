@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from open4m.cli.main import main
-from open4m.train.slurm import SlurmJob, render
+from open4m.train.slurm import SlurmJob, _seconds, render
 from open4m.types import Open4MError
 
 PROGRAMS = {
@@ -174,3 +174,16 @@ def test_the_command_writes_the_script(tmp_path, monkeypatch, capsys):
     assert "proceses" in capsys.readouterr().err
     assert main(["slurm", "--out", "b.sh", "--", "debug", "more"]) == 2
     assert not (tmp_path / "b.sh").exists()
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("1:30", 90), ("1:00:01", 3601), ("2-0", 172_800), ("1-2:03", 93_780), ("1-2:03:04", 93_784)],
+)
+def test_times_are_read_as_slurm_reads_them(time, seconds):
+    assert _seconds(time) == seconds
+    if seconds > 600:
+        SlurmJob(words=("debug",), time=time)
+    else:
+        with pytest.raises(Open4MError, match=rf"time {time}: is {seconds} seconds for SLURM; expected more than"):
+            SlurmJob(words=("debug",), time=time)

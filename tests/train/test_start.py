@@ -95,3 +95,13 @@ def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_made():
 
     with pytest.raises(Open4MError, match=r"line: 1,000,001M parameters need 4,000 GB to be trained, cpu has"):
         start.built(Huge(), "cpu")
+
+
+def test_a_warm_up_of_most_of_the_run_is_a_warning(caplog):
+    config = dataclasses.replace(CONFIG, length=Duration(20, "steps"), warmup=Duration(11, "steps"))
+    model = torch.nn.Linear(1, 1)
+    start.announce(LineTask(), config, model, 0)
+    assert "warms up for 11 of 20 steps" in caplog.text
+    caplog.clear()
+    start.announce(LineTask(), dataclasses.replace(config, warmup=Duration(10, "steps")), model, 0)
+    assert "warms up" not in caplog.text

@@ -884,3 +884,9 @@ def test_a_run_is_diagnosed_on_its_own_tokens(two_runs, tmp_path, capsys):
     held = json.loads(report.read_text())
     assert held["test_samples"] == 6
     assert {(d["source"], d["target"]) for d in held["directions"]} >= {("rgb_pixels", "rgb"), ("caption", "rgb")}
+
+
+def test_adapters_of_random_weights_are_refused(folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "run", *ADAPTED) == 2
+    assert "trainable: a part of a model with random weights would be trained" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
