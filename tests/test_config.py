@@ -362,3 +362,9 @@ def test_errors_and_differences_repeat_no_value_of_any_size(value):
     with pytest.raises(Open4MError) as caught:
         from_dict(Whole, {**values(), "z" * 10**5: 1})
     assert len(str(caught.value)) < 2200
+
+
+def test_a_configuration_of_any_size_is_not_read(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'{"a": "' + b"x" * (1 << 24) + b'"}')
+    with pytest.raises(Open4MError, match="larger than 16777216 bytes"):
+        load(dict[str, str], tmp_path / "config.json")

@@ -113,7 +113,7 @@ def _recorded(folder: Path) -> dict[str, str] | None:
     path = folder / FILE
     if not path.exists():
         return None
-    found: Any = files.read_json(path)
+    found: Any = files.read_json(path, files.LARGEST_CONFIG)
     if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
         raise Open4MError(f"{path}: expected the SHA-256 of files by name; {_restore()}")
     return found

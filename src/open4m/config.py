@@ -136,7 +136,7 @@ def load_versioned(cls: type[T], path: Path, newest: int | None = None) -> tuple
 
     Raises :class:`Open4MError` if the file is missing, is no such configuration, or has a version above ``newest``.
     """
-    values = files.read_json(path)
+    values = files.read_json(path, files.LARGEST_CONFIG)
     version = 1
     if newest is not None and isinstance(values, dict) and FORMAT in values:
         version = values.pop(FORMAT)

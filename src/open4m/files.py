@@ -24,6 +24,9 @@ from open4m.types import Open4MError, is_text, shown
 LARGEST_INPUT = 1 << 28
 """Bytes: files of users that are larger are refused before they are read."""
 
+LARGEST_CONFIG = 1 << 24
+"""Bytes of the largest configuration that is read: of JSON, a hundred times as much memory may be needed."""
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk without space, of a quota that is used up, and of a file as large as it may be."""
 
@@ -211,9 +214,9 @@ def path_of(value: Any, name: str) -> Path:
     return Path(found)
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file: :func:`read_bytes` and :func:`parse_json`."""
-    return parse_json(read_bytes(path), str(path))
+def read_json(path: Path, limit: int = LARGEST_INPUT) -> Any:
+    """The value of a JSON file of at most ``limit`` bytes: :func:`read_bytes` and :func:`parse_json`."""
+    return parse_json(read_bytes(path, limit), str(path))
 
 
 def parse_json(text: bytes | str, where: str) -> Any:

@@ -38,6 +38,10 @@ from open4m.tokenizers.text import TextTokenizer
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.types import Open4MError, Value, shown
 
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of its parent's threads: the first large product would wait for them without end.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
 VALUES = "values by modality, such as {'caption': 'a cube'}"
 
 Inputs = Mapping[str, Any] | Any | Iterable[Mapping[str, Any] | Any]

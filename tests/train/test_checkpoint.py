@@ -216,3 +216,12 @@ def test_what_fails_in_the_background_is_said_by_the_next_call(tmp_path, monkeyp
     checkpoints.save(3, model, optimizer, {})
     checkpoints.wait()
     assert [p.name for p in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000001", "step-00000003"]
+
+
+def test_an_optimizer_without_entries_is_a_damaged_checkpoint(tmp_path):
+    model, optimizer = make()
+    step(model, optimizer, 0)
+    path = checkpoint.save(tmp_path, 5, model, optimizer, {})
+    safetensors.torch.save_file({}, path / checkpoint.OPTIMIZER)
+    with pytest.raises(Open4MError, match=r"the content of optimizer\.safetensors has changed"):
+        checkpoint.restore(path, *make())

@@ -103,7 +103,7 @@ class Checkpoint:
     def json(self, name: str) -> Any:
         """The content of a JSON file of the model; None if it has no such file."""
         path = self.folder / name
-        return files.read_json(path) if path.is_file() else None
+        return files.read_json(path, files.LARGEST_CONFIG) if path.is_file() else None
 
     def network(self, auto: type, config: Any) -> torch.nn.Module:
         """The network of an Auto class of transformers, in float32 and for inference.

@@ -225,7 +225,7 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping
 
 def _restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping[str, Tensor] | None) -> dict:
     try:
-        state = files.read_json(path / STATE)
+        state = files.read_json(path / STATE, files.LARGEST_CONFIG)
         if not isinstance(state, dict) or type(state.get("step")) is not int:
             raise Open4MError(f"{STATE} says no step")
         tensors = _read(path, model, average)

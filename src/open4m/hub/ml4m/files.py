@@ -24,7 +24,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Python literals or JSON, never executed. Raises :class:`Open4MError` for a file that cannot be read.
     """
     if path.is_dir() and (path / CONFIG).is_file():
-        settings = files.read_json(path / CONFIG)
+        settings = files.read_json(path / CONFIG, files.LARGEST_CONFIG)
         if not isinstance(settings, dict):
             raise Open4MError(f"{path / CONFIG}: expected an object")
         return settings
