@@ -86,7 +86,7 @@ def check_shard(path: Path, digest: str) -> None:
     except FileNotFoundError:  # whoever opens it says so
         return
     about = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {digest}"
-    known = _memory() / f"{hashlib.sha256(about.encode('utf-8', 'surrogateescape')).hexdigest()}"
+    known = files.cache("verified", REMEMBERED) / hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()
     if _is_file(known):
         return
     if (found := files.sha256(path)) != digest:
@@ -99,10 +99,6 @@ def check_shard(path: Path, digest: str) -> None:
     with suppress(OSError):  # where nothing can be remembered, it is checked again
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()
-
-
-def _memory() -> Path:
-    return Path(os.environ.get(REMEMBERED) or Path.home() / ".cache" / "open4m" / "verified")
 
 
 def _restore() -> str:

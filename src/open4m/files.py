@@ -11,9 +11,11 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -150,6 +152,11 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def is_filled(folder: Path) -> bool:
+    """Whether a folder is there and holds something: what was written whole."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def check_new(folder: Path) -> None:
     """Raise :class:`Open4MError` if a folder that is to be written is a file, or is there and not empty."""
     try:
@@ -189,11 +196,8 @@ def read_bytes(path: Path, limit: int = LARGEST_INPUT) -> bytes:
     Raises :class:`Open4MError` if it cannot be read, is larger, or is not a regular file: opening a pipe may wait for
     ever.
     """
+    check_regular(path)
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise Open4MError(f"{path}: cannot be read, it is {kind}")
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except FileNotFoundError:
@@ -205,6 +209,28 @@ def read_bytes(path: Path, limit: int = LARGEST_INPUT) -> bytes:
     if len(data) > limit:
         raise Open4MError(f"{path}: larger than {limit} bytes, the most that is read")
     return data
+
+
+def cache(name: str, variable: str) -> Path:
+    """The folder that an environment variable names, or that of ``~/.cache/open4m``; of a user who has no home, one
+    among temporary files."""
+    if named := os.environ.get(variable):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "open4m" / name
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "open4m" / name
+
+
+def check_regular(path: Path) -> None:
+    """Raise :class:`Open4MError` for what is there and no regular file: opening a pipe may wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says so
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise Open4MError(f"{path}: cannot be read, it is {kind}")
 
 
 def path_of(value: Any, name: str) -> Path:
@@ -266,8 +292,16 @@ def _check_json(value: Any) -> None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what :func:`write_file` left in a folder when its process was killed. Only while nobody writes there."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

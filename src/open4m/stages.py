@@ -224,7 +224,7 @@ class Stages(Generic[Config]):
     # ---- parts
     def _trained(self, run: Path, config: TrainConfig | None = None, task_config: Any = None) -> bool:
         """Whether a training is done. Raises :class:`Open4MError` if it was one of another configuration."""
-        done = (run / "model").exists()
+        done = files.is_filled(run / "model")
         if done and config is not None:
             claim(run, {"train": config, "task": task_config}, finished=True)
         return done

@@ -59,6 +59,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    files.check_regular(path)
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -71,6 +72,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the tensors of a safetensors file, from its header. Raises as :func:`read_tensors`."""
     from safetensors import SafetensorError, safe_open
 
+    files.check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()

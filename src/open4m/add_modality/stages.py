@@ -51,7 +51,7 @@ class AddModality(Stages[AdditionConfig]):
 
     def _take_over(self) -> None:
         for key, tokenizer in parts.stored(self._old.grids).items():
-            if not (folder := self._tokenizers / key / "model").exists():
+            if not files.is_filled(folder := self._tokenizers / key / "model"):
                 files.write_folder(folder, tokenizer.save)
         if self._old.text is not None and not self._text_folder.exists():
             files.write_folder(self._text_folder, self._old.text.save)

@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -53,6 +54,12 @@ STOPPED = "stopped; what is done is kept, run the same command again to go on"
 OUT_OF_MEMORY = r"out of memory|can't allocate memory|not enough memory"
 """What torch says where Python has MemoryError."""
 
+LOST = r"gloo|NCCL|Connection (closed|reset) by peer|Timed out waiting|TCPStore|Broken pipe|Connection refused"
+"""What the libraries by which processes talk to each other say when one is gone."""
+
+REASON = 160
+"""Characters of what they say that are shown."""
+
 NOISY_LOGGERS = ("httpx", "huggingface_hub", "matplotlib", "PIL", "tensorboard", "torch", "transformers")
 """Loggers of libraries, whose warnings say nothing to users of this program. Others are heard from warnings on."""
 
@@ -62,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     3 if stopped and resumable."""
     if arguments is None:
         output.forgive()
+        signal.signal(signal.SIGTERM, _stop)
     words = sys.argv[1:] if arguments is None else arguments
     command = next((word for word in words if not word.startswith("-")), None)
     if command is None:
@@ -91,11 +99,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"open4m: {str(stopped) or STOPPED}", file=sys.stderr)
         return 3
     except (MemoryError, RuntimeError) as error:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and re.search(LOST, str(error)):
+            reason = str(error).strip().splitlines()[0][-REASON:]
+            advice = "what is saved is kept, run the same command again to go on"
+            print(f"open4m: another process of this run died or is not heard of ({reason}); {advice}", file=sys.stderr)
+            return 2
         if not (isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error))):
             raise
         reason = next(iter(str(error).strip().splitlines()), "of the machine")[:200]
         print(f"open4m: not enough memory ({reason}): smaller batches, images or models need less", file=sys.stderr)
         return 2
+
+
+def _stop(_number: int, _frame: object) -> None:
+    """SIGTERM is as good as Ctrl-C: what is unfinished is removed, and one line says how to go on."""
+    raise KeyboardInterrupt
 
 
 def _run(command: str, words: list[str]) -> int:

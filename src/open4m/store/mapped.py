@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from open4m import files
 from open4m.types import Open4MError
 
 
@@ -35,5 +36,6 @@ class Mapped:
 
 def mapped(path: Path) -> Mapped:
     """Map a whole file. Raises what opening it raises."""
+    files.check_regular(path)
     with pa.memory_map(str(path)) as file:
         return Mapped(path, file.read_buffer(), os.stat(path).st_ino)  # what is mapped outlives the file

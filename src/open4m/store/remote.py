@@ -57,8 +57,7 @@ class Cache:
         words = os.environ.get(BYTES_VARIABLE, str(DEFAULT_BYTES))
         if not words.isdecimal():
             raise Open4MError(f"{BYTES_VARIABLE}: expected a number of bytes, got {words!r}")
-        folder = os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "open4m" / "tokens"
-        return Cache(Path(folder), int(words))
+        return Cache(files.cache("tokens", FOLDER_VARIABLE), int(words))
 
     def fetch(self, url: str, entry: ShardEntry) -> Path:
         """The local file of a shard. Raises :class:`Open4MError` if it cannot be fetched, is larger than the cache, or

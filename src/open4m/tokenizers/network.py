@@ -57,7 +57,7 @@ class VQVAE(nn.Module):
         outputs = len(config.class_names) if config.categorical else config.channels
         with torch.random.fork_rng(devices=[]):  # layers draw first weights, which are replaced below
             if config.categorical:
-                self.cls_emb = nn.Embedding(outputs, config.channels)
+                self.cls_emb = nn.Embedding.from_pretrained(torch.empty(outputs, config.channels), freeze=False)
             if config.vector:
                 self.encoder = BottleneckMLP(config.encoder, config.channels, config.encoder.width)
             else:
@@ -95,6 +95,8 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator | None) -> None:
+        if next(self.parameters()).is_meta:  # where there is nothing to draw, torch would load its compiler to do so
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)

@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from open4m import checksums, files, ranks, weights
 from open4m.train import sharded
 from open4m.train.distributed import is_sharded
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
 
 logger = logging.getLogger("open4m")
 
@@ -135,7 +135,8 @@ class Checkpoints:
 
         files.write_folder(final, write)
         with files.writing(self.folder):
-            for old in _all(self.folder.parent)[: -self.kept]:
+            whole = [path for path in _all(self.folder.parent) if (path / checksums.FILE).is_file()]
+            for old in whole[: -self.kept]:
                 if self.keep_every is None or step_of(old) % self.keep_every:
                     shutil.rmtree(old)
 
@@ -200,17 +201,28 @@ def resume(
 
 def _newest(directory: Path) -> str | None:
     """The newest intact checkpoint, after those that are newer were set aside."""
+    damaged: dict[Path, str] = {}
     for path in reversed(_all(directory)):
         if (damage := _damage(path)) is None:
-            return str(path)
-        aside = path.with_name(DAMAGED + path.name)
-        shutil.rmtree(aside, ignore_errors=True)
-        with files.writing(path):
-            path.rename(aside)
-        logger.warning("%s is damaged (%s): set aside as %s; the one before it is used", path, damage, aside.name)
-    if lost := sorted((directory / FOLDER).glob(f"{DAMAGED}step-*")):
-        raise Open4MError(f"{lost[-1]}: the run has damaged checkpoints only; remove them to begin it again")
-    return None
+            break
+        damaged[path] = damage
+    else:
+        if damaged:
+            path, damage = next(iter(damaged.items()))
+            raise Open4MError(f"{path} is damaged ({damage}), as are all others; remove them to begin the run again")
+        if lost := sorted((directory / FOLDER).glob(f"{DAMAGED}step-*")):
+            raise Open4MError(f"{lost[-1]}: the run has damaged checkpoints only; remove them to begin it again")
+        return None
+    for wrong, damage in damaged.items():
+        aside = wrong.with_name(DAMAGED + wrong.name)
+        with files.writing(wrong):
+            if aside.is_dir() and not aside.is_symlink():
+                shutil.rmtree(aside)
+            else:
+                aside.unlink(missing_ok=True)
+            wrong.rename(aside)
+        logger.warning("%s is damaged (%s): set aside as %s; %s is used", wrong, damage, aside.name, path.name)
+    return str(path)
 
 
 def restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping[str, Tensor] | None = None) -> dict:
@@ -225,17 +237,30 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping
 
 def _restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mapping[str, Tensor] | None) -> dict:
     try:
-        state = files.read_json(path / STATE, files.LARGEST_CONFIG)
-        if not isinstance(state, dict) or type(state.get("step")) is not int:
-            raise Open4MError(f"{STATE} says no step")
+        state = _state(path)
         tensors = _read(path, model, average)
     except (OSError, ValueError, KeyError, RuntimeError, Open4MError) as error:
         raise Open4MError(f"{path}: not a checkpoint of this run ({error})") from error
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"
         values = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        if wrong := [k for k, v in values.items() if v.numel() != 1 and v.shape != parameter.shape]:
+            raise Open4MError(
+                f"{path}: not a checkpoint of this run ({OPTIMIZER}: {prefix}{wrong[0]} has another shape)"
+            )
         if values:
             optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in values.items()}
+    return state
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds besides tensors. Raises :class:`Open4MError` for what no run has written."""
+    state = files.read_json(path / STATE, files.LARGEST_CONFIG)
+    if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] < 0:
+        raise Open4MError(f"{STATE} says no step")
+    kinds = {"tokens": int, "averaged": int, "guard": dict, "scaler": dict}
+    if wrong := [name for name, kind in kinds.items() if name in state and not isinstance(state[name], kind)]:
+        raise Open4MError(f"{STATE}: {wrong[0]} is {shown(state[wrong[0]])}")
     return state
 
 
@@ -276,7 +301,7 @@ def _like_parameters(shapes: Mapping[str, tuple[int, ...]], parameters: Mapping[
 def _all(directory: Path) -> list[Path]:
     """The folders of checkpoints, the oldest first."""
     folder = directory / FOLDER
-    found = [path for path in folder.glob("step-*") if path.is_dir() and re.fullmatch(r"step-\d{8,}", path.name)]
+    found = [path for path in folder.glob("step-*") if path.is_dir() and re.fullmatch(r"step-[0-9]{8,12}", path.name)]
     return sorted(found, key=step_of)
 
 
@@ -289,6 +314,8 @@ def _damage(path: Path) -> str | None:
         if not whole and not parts:
             return f"{checksums.FILE} does not name its files"
         wrong = checksums.changed(path) if checksums.are_checked() else []
+        if not wrong and (step := _state(path)["step"]) != step_of(path):
+            return f"it is a copy of that of step {step}"
     except (OSError, Open4MError) as error:
         return str(error)
     return f"the content of {', '.join(wrong)} has changed" if wrong else None

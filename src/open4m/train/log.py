@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,6 +51,8 @@ def owned(directory: Path, lock: str = LOCK) -> Iterator[None]:
     busy = f"{directory}: another process works on it now; wait until it ends, or name another directory"
     with contextlib.ExitStack() as stack:
         ranks.on_first(lambda: stack.enter_context(files.held(directory / lock, busy)))
+        if lock == LOCK:
+            ranks.on_first(lambda: files.sweep(directory))
         yield
 
 
@@ -135,8 +138,13 @@ class RunLog:
 
     def sync(self) -> None:
         """Put the metrics on disk, before a checkpoint is: a run that resumes there does not record them again."""
-        with files.writing(self.directory / "metrics.jsonl"):
+        path = self.directory / "metrics.jsonl"
+        with files.writing(path):
             _sync(self._metrics)
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(self._metrics.fileno())):
+            raise Open4MError(
+                f"{path}: was removed or replaced while the run wrote to it; {self.directory} is incomplete"
+            )
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -197,6 +205,7 @@ def _seconds(path: Path) -> float:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a file, with their ends; what is no text in them, as it is where a machine died, is replaced."""
+    files.check_regular(path)
     return path.read_bytes().decode(errors="replace").splitlines(keepends=True)
 
 
@@ -215,4 +224,20 @@ def _tensorboard(directory: Path, start: int):
     except ImportError:
         logger.info("no TensorBoard events are written: pip install 'open4m[logging]'")
         return None
+    threading.excepthook = _quiet(threading.excepthook)
     return SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)
+
+
+def _quiet(hook: Any) -> Any:
+    """A hook for errors of threads that says nothing of those that write events: the next event says it in a line."""
+
+    def call(about: Any) -> None:
+        if type(about.thread).__name__ != "_AsyncWriterThread":
+            hook(about)
+
+    return hook if getattr(hook, "is_quiet", False) else _marked(call)
+
+
+def _marked(hook: Any) -> Any:
+    hook.is_quiet = True
+    return hook

@@ -113,9 +113,11 @@ def _train(
     average = Average(model, config.ema, config.averages_from)
     scaler = torch.amp.GradScaler(place.type, enabled=config.precision == "fp16")
     state = checkpoint.resume(directory, model, optimizer, average.values) or {"step": 0, "tokens": 0}
-    start, tokens = state["step"], state["tokens"]
+    start, tokens = state["step"], state.get("tokens", 0)
     average.count = state.get("averaged", max(0, start - (config.averages_from or 0)))  # of older runs: by their steps
     steps = config.steps
+    if start > steps:
+        raise Open4MError(f"{directory}: its checkpoint is of step {start}, the run has {steps}")
     config.check_resuming(start, state.get("decays_at"))
     last = min(steps, stop_at) if stop_at is not None else steps
     if start < last:
@@ -202,7 +204,7 @@ def _train(
             kept = f"saved in {directory}, run again to resume" if done else "nothing is lost, run again to begin"
             raise Preempted(f"{task.name}: stopped at step {done}; {kept}") from None
         checkpoints.wait()
-    if last == steps and ranks.on_first(lambda: not (directory / "model").exists()):
+    if last == steps and ranks.on_first(lambda: not files.is_filled(directory / "model")):
         model.eval()
         with average.applied():
             whole = distributed.usable(model, task.build_model)

@@ -14,7 +14,7 @@ import torch
 
 from open4m.train.config import TrainConfig
 from open4m.train.log import NoLog, RunLog
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
 
 logger = logging.getLogger("open4m")
 
@@ -60,7 +60,10 @@ class Guard:
         return {"skipped": self.skipped, "in_a_row": self.in_a_row, "spikes": self.spikes, "losses": [*self._losses]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state. Raises :class:`Open4MError` for what is none."""
+        counts, losses = [state.get(name) for name in ("skipped", "in_a_row", "spikes")], state.get("losses")
+        if not all(type(n) is int for n in counts) or not isinstance(losses, list):
+            raise Open4MError(f"{self.name}: the checkpoint's record of bad steps is damaged: {shown(state)}")
         self.skipped, self.in_a_row, self.spikes = state["skipped"], state["in_a_row"], state["spikes"]
         self._losses.extend(state["losses"])
 

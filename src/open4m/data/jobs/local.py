@@ -76,6 +76,7 @@ _job: Job | None = None  # one for all shards of the process, so that it opens i
 def _start_worker(job: Job, processes: int) -> None:
     global _job
     _job = job
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _share_cores(processes)

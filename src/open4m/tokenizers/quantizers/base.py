@@ -24,6 +24,13 @@ from open4m.rng import Part, generator_of
 from open4m.types import LARGEST_VOCABULARY, Open4MError
 
 
+def normal(shape: tuple[int, ...], generator: torch.Generator | None) -> torch.Tensor:
+    """Numbers of a standard normal distribution; none where a network is made without memory, since drawing them there
+    would load the compiler of torch, which takes seconds."""
+    drawn = torch.empty(shape)
+    return drawn if drawn.is_meta else drawn.normal_(generator=generator)
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
     """Settings of the codebook; the defaults are those of the paper's Table 3.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig
+from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, normal
 
 
 class MemoryQuantizer(Quantizer):
@@ -20,7 +20,7 @@ class MemoryQuantizer(Quantizer):
     def __init__(self, config: QuantizerConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
         size, dim = config.codebook_size, config.latent_dim
-        self.memory = nn.Parameter(torch.randn((size, dim), generator=generator))
+        self.memory = nn.Parameter(normal((size, dim), generator))
         for name in ("to_key", "to_value"):
             weight = torch.rand((dim, dim), generator=generator) * 2 - 1
             self.register_parameter(name, nn.Parameter(weight * dim**-0.5))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, pass_gradients
+from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, normal, pass_gradients
 
 TOWARDS_CODES = 0.25
 """The weight of the loss that draws vectors to codes, relative to the loss that draws codes to vectors."""
@@ -22,7 +22,7 @@ class SimVectorQuantizer(Quantizer):
 
     def __init__(self, config: QuantizerConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
-        codebook = torch.randn((config.codebook_size, config.latent_dim), generator=generator)
+        codebook = normal((config.codebook_size, config.latent_dim), generator)
         self.register_buffer("codebook", codebook / config.latent_dim**0.5)
         self.transform = nn.Parameter(torch.eye(config.latent_dim))
 

@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open4m import ranks
-from open4m.tokenizers.quantizers.base import Quantizer, QuantizerConfig, Restarts, draw_rows, pass_gradients, unit
+from open4m.tokenizers.quantizers.base import (
+    Quantizer,
+    QuantizerConfig,
+    Restarts,
+    draw_rows,
+    normal,
+    pass_gradients,
+    unit,
+)
 
 KMEANS_ITERATIONS = 10
 
@@ -66,7 +74,8 @@ class VectorQuantizer(Quantizer):
     def __init__(self, config: QuantizerConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
         shape = (config.codebook_size, config.latent_dim)
-        self.register_buffer("codebook", F.normalize(torch.randn(shape, generator=generator), dim=-1))
+        codes = normal(shape, generator)
+        self.register_buffer("codebook", codes if codes.is_meta else F.normalize(codes, dim=-1))
         self.register_buffer("counts", torch.ones(config.codebook_size))
         self.register_buffer("sums", self.codebook.clone())
         self.register_buffer("initialized", torch.tensor(not config.kmeans_init))

@@ -115,7 +115,7 @@ def pretrain(
 
 def _is_finished(config: PretrainConfig, directory: Path) -> bool:
     """Whether a run is done. Raises :class:`Open4MError` if it was one of another configuration."""
-    if not (directory / "model").exists():
+    if not files.is_filled(directory / "model"):
         return False
     model_config = FourMConfig.of(config.architecture, _recorded(config, directory), config.masking.directions)
     samples = described(directory)["train"].get("epoch_samples")
@@ -150,7 +150,7 @@ def cool_down(
 
 def _begin_cool_down(run: Path) -> str:
     """The directory of a cool-down that is not finished, or a new one with the newest checkpoint in it."""
-    unfinished = [path for path in cool_downs(run) if not (path / "model").exists()]
+    unfinished = [path for path in cool_downs(run) if not files.is_filled(path / "model")]
     if unfinished:
         return str(unfinished[0])
     newest = checkpoint.newest_intact(run)

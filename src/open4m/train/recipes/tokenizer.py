@@ -121,7 +121,7 @@ def fit_tokenizer(
     lengths = [stage.train.on_data(_count(fine if stage.resolutions else training, name)) for stage in config.stages]
 
     def claimed() -> bool:
-        finished = (directory / "model").exists()
+        finished = files.is_filled(directory / "model")
         claim(directory, {"tokenizer": config, "classes": classes}, finished)
         return finished
 
@@ -148,7 +148,7 @@ def fit_tokenizer(
 
 def _finished(run: Path, description: Any) -> bool:
     """Whether a stage is done. Raises :class:`Open4MError` if it was one of another configuration."""
-    done = (run / "model").exists()
+    done = files.is_filled(run / "model")
     if done:
         claim(run, description, finished=True)
     return done

@@ -50,7 +50,7 @@ def open_run(run: Path, device: str = "cpu") -> FourM:
     It has those of the run's tokenizers that are still where they were. Raises :class:`Open4MError` if the run holds
     neither a model nor a checkpoint.
     """
-    if (run / "model").is_dir():
+    if files.is_filled(run / "model"):
         return FourM.from_pretrained(run / "model", device)
     held = described(run)
     newest = checkpoint.newest_intact(run)
