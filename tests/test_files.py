@@ -10,6 +10,7 @@ import torch
 
 from open4m import files, weights
 from open4m.cli import main
+from open4m.store.mapped import mapped
 from open4m.types import Open4MError
 
 
@@ -124,3 +125,46 @@ def test_a_lock_that_was_left_is_removed_and_one_that_is_held_stays(tmp_path):
 
     files.write_folder(folder, write)
     assert not lock.exists()
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
+    for name in (".metrics.jsonl.0a1b2c3d.tmp", ".a.tmp", "b.0a1b2c3d.tmp", ".c.0a1b2c3d.txt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".d.0a1b2c3d.tmp").mkdir()
+    files.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".a.tmp",
+        ".c.0a1b2c3d.txt",
+        ".d.0a1b2c3d.tmp",
+        "b.0a1b2c3d.tmp",
+    ]
+
+
+def test_a_cache_is_where_the_user_says_at_home_or_among_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPEN4M_X", str(tmp_path))
+    assert files.cache("x", "OPEN4M_X") == tmp_path
+    monkeypatch.delenv("OPEN4M_X")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.cache("x", "OPEN4M_X") == tmp_path / ".cache" / "open4m" / "x"
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(files.Path, "home", homeless)
+    assert files.cache("x", "OPEN4M_X").parts[-2:] == ("open4m", "x")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (files.sha256, files.read_bytes, files.check_regular, mapped, weights.read_tensors, weights.shapes):
+        with pytest.raises(Open4MError, match="pipe: cannot be read, it is not a regular file"):
+            read(tmp_path / "pipe")
+    files.check_regular(tmp_path / "none")
+
+
+def test_a_filled_folder_is_one_with_something_in_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    found = [files.is_filled(path) for path in (tmp_path, tmp_path / "empty", tmp_path / "file", tmp_path / "none")]
+    assert found == [True, False, False, False]

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, exact, and only the two newest."""
 
+import shutil
 import threading
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_state_without_a_step_is_a_damaged_checkpoint(tmp_path, text):
     path = checkpoint.save(tmp_path, 5, *make(), {})
     (path / checkpoint.STATE).write_text(text)
     checksums.seal(path, checksums.recorded(path))
-    with pytest.raises(Open4MError, match="step-00000005: not a checkpoint of this run"):
+    with pytest.raises(Open4MError, match="step-00000005: a damaged checkpoint"):
         checkpoint.restore(path, *make())
 
 
@@ -137,9 +138,53 @@ def test_a_run_of_damaged_checkpoints_does_not_silently_begin_again(tmp_path):
     model, optimizer = make()
     for at in (5, 10):
         damage(checkpoint.save(tmp_path, at, model, optimizer, {}) / "state.json", "cut")
-    for _ in range(2):  # the second time they lie aside
-        with pytest.raises(Open4MError, match="damaged-step-00000010: the run has damaged checkpoints only"):
+    for _ in range(2):
+        with pytest.raises(Open4MError, match=r"step-00000010 is damaged \(.*\), as are all others; remove them"):
             checkpoint.resume(tmp_path, model, optimizer)
+    for path in list((tmp_path / "checkpoints").glob("step-*")):  # as older versions left them
+        path.rename(path.with_name(f"damaged-{path.name}"))
+    with pytest.raises(Open4MError, match="damaged-step-00000010: the run has damaged checkpoints only"):
+        checkpoint.resume(tmp_path, model, optimizer)
+
+
+def test_a_copy_of_a_checkpoint_under_another_number_is_none(tmp_path, caplog):
+    model, optimizer = make()
+    step(model, optimizer, 0)
+    first = checkpoint.save(tmp_path, 5, model, optimizer, {})
+    shutil.copytree(first, first.with_name("step-99999999"))
+    (first.parent / "damaged-step-99999999").write_text("a file in the way")
+    assert checkpoint.resume(tmp_path, *make())["step"] == 5
+    assert "step-99999999 is damaged (it is a copy of that of step 5)" in caplog.text
+    (first.parent / "step-88888888").mkdir()  # takes the place of none that is kept
+    (first.parent / f"step-{10**26}").mkdir()
+    for at in (10, 15):
+        checkpoint.save(tmp_path, at, model, optimizer, {})
+    assert checkpoint.newest_intact(tmp_path).name == "step-00000015"
+    assert {"step-00000010", "step-00000015"} <= {path.name for path in first.parent.iterdir()}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "text", ['{"step": -5}', '{"step": 5, "tokens": "x"}', '{"step": 5, "guard": []}', '{"step": 5, "scaler": 3}']
+)
+def test_what_no_run_has_written_is_damage_where_no_sums_are_read(tmp_path, text):
+    model, optimizer = make()
+    checkpoint.save(tmp_path, 3, model, optimizer, {})
+    path = checkpoint.save(tmp_path, 5, model, optimizer, {})
+    (path / checkpoint.STATE).write_text(text)
+    assert checkpoint.resume(tmp_path, *make())["step"] == 3
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_optimizer_of_other_shapes_is_refused(tmp_path):
+    model, optimizer = make()
+    step(model, optimizer, 0)
+    path = checkpoint.save(tmp_path, 5, model, optimizer, {})
+    held = safetensors.torch.load_file(path / checkpoint.OPTIMIZER)
+    name = next(name for name, tensor in held.items() if tensor.numel() > 1)
+    safetensors.torch.save_file({**held, name: torch.zeros(7)}, path / checkpoint.OPTIMIZER)
+    with pytest.raises(Open4MError, match=rf"not a checkpoint of this run .*{name} has another shape"):
+        checkpoint.restore(path, *make())
 
 
 def test_what_else_lies_among_checkpoints_disturbs_nothing(tmp_path):

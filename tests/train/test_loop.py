@@ -203,3 +203,20 @@ def test_without_a_decay_the_length_is_compared(tmp_path):
     train(LineTask(), CONFIG, tmp_path / "run", stop_at=3)
     with pytest.raises(Open4MError, match="length: 23 steps -> 31 steps"):
         train(LineTask(), dataclasses.replace(CONFIG, length=Duration(31, "steps")), tmp_path / "run")
+
+
+def test_an_empty_folder_of_a_model_is_no_finished_run(tmp_path):
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    train(LineTask(), CONFIG, tmp_path / "run")
+    assert (tmp_path / "run" / "model" / "weights").exists()
+
+
+def test_a_record_that_is_removed_meanwhile_ends_the_run(tmp_path):
+    class Removes(LineTask):
+        def batch(self, step, rows):
+            if step == 6:
+                (tmp_path / "run" / "metrics.jsonl").unlink()
+            return super().batch(step, rows)
+
+    with pytest.raises(Open4MError, match=r"metrics\.jsonl: was removed or replaced while the run wrote to it"):
+        train(Removes(), CONFIG, tmp_path / "run")

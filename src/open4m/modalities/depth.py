@@ -24,10 +24,6 @@ from open4m.pictures import color_bar, hatched, picture, ramp
 # From near (warm and light) to far (dark blue), perceptually ordered.
 _RAMP = np.array([[252, 253, 191], [254, 159, 109], [222, 73, 104], [140, 41, 129], [59, 15, 112], [0, 0, 4]])
 
-LARGEST = 1e9
-"""Of a distance, or its inverse. What renderers write for the sky is no distance, and one such pixel would be all that
-the mean and the deviation of a map see."""
-
 _UINT16 = 65535
 
 NEAREST = 1e-3
@@ -122,11 +118,11 @@ class Depth(TokenGrid):
         with np.errstate(over="ignore", invalid="ignore"):  # bytes may hold signaling NaNs, which are invalid to cast
             single = array.astype(np.float32)
             unmeasured = np.isnan(array) | (array == 0)
-            wrong = int((~(unmeasured | ((single > 0) & (single <= LARGEST)))).sum())
+            wrong = int((~(unmeasured | ((single > 0) & np.isfinite(single)))).sum())
         if wrong:
             raise self.error(
-                f"expected {what} above 0 and up to {LARGEST:g} {unit}, or 0 or NaN where there is no measurement; "
-                f"{wrong} of {array.size} pixels are neither"
+                f"expected finite {what} above 0 {unit}, or 0 or NaN where there is no measurement; {wrong} of "
+                f"{array.size} pixels are neither"
             )
         if unmeasured.all():
             raise self.error("no pixel holds a measurement: leave the map out of the sample")
