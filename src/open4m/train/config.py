@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from open4m import config as configs
 from open4m import files
 from open4m.config import Duration
-from open4m.ranges import Count, Decay, Positive, Range, Seed, Size, Steps, check_ranges
+from open4m.ranges import Count, Decay, Positive, Range, Seed, Share, Size, Steps, check_ranges
 from open4m.train import schedules
 from open4m.train.optim import OptimConfig
 from open4m.types import Open4MError
@@ -60,6 +60,8 @@ class TrainConfig:
     checkpoint_in_background: bool = True  # training goes on while one is written, from a copy in memory
     max_skips: Count = 100  # steps that may be skipped because loss or gradient is not finite; then the run ends
     max_skips_in_a_row: Count = 10
+    # Of the samples of raw data that may be damaged, so that others take their place; by default none.
+    allow_rejects: Share = field(default=0.0, metadata=configs.LATER)
     smoke_test: bool = True  # before the first step, rehearse the whole run with one batch
     wandb: str | None = field(default=None, metadata=configs.LATER)  # a project of Weights & Biases that records it too
 

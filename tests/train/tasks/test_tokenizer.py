@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from open4m import configs as named
+from open4m import modalities
 from open4m.config import Duration
 from open4m.data.jobs import local as jobs
 from open4m.data.render import Render
@@ -212,3 +213,19 @@ def test_data_without_any_sample_of_the_modality_are_refused(tmp_path):
         write_shard(tmp_path / split, "depth", 0, [("a", None)])
     with pytest.raises(Open4MError, match="train: holds no samples of depth"):
         fit_tokenizer(named.get("tokenizer-depth"), tmp_path, tmp_path / "run")
+
+
+def test_fault_15_a_damaged_image_is_left_out_of_a_training_where_some_may_be(tmp_path, caplog):
+    rgb = modalities.get("rgb")
+    images = [rgb.write(np.full((16, 16, 3), 20 * i, np.uint8)) for i in range(8)]
+    images[5] = images[5][:50]
+    write_shard(tmp_path, "rgb", 0, [(f"k{i}", content) for i, content in enumerate(images)])
+    vit, raw = ViTConfig(width=16, depth=1, heads=1), RawDataset(tmp_path, ["rgb"])
+    config = TokenizerConfig.of("rgb", image_size=16, patch_size=8, codebook_size=8, encoder=vit, decoder=vit)
+    with pytest.raises(Open4MError, match="key k5, modality rgb"):
+        TokenizerTask(config, raw, raw, batch_size=8, validation_samples=4).batch(0, range(8))
+    task = TokenizerTask(config, raw, raw, batch_size=8, validation_samples=4, allow_rejects=0.2)
+    found = {int(value.mean()) for value in task.batch(0, range(8)).values}
+    assert found == {20 * i for i in range(8) if i != 5}
+    assert "key k5" in caplog.text
+    assert "another one takes its place (1 of 8 samples so far)" in caplog.text

@@ -138,6 +138,7 @@ def fit_tokenizer(
                 validation,
                 batch_size=stage.train.batch_size,
                 seed=stage.train.seed,
+                allow_rejects=stage.train.allow_rejects,
             )
             logger.info("%s: stage %d of %d", name, number, len(stages))
             prepare = None if trained is None else partial(_start_from, trained)

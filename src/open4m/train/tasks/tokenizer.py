@@ -12,6 +12,7 @@ from PIL import Image
 
 from open4m import modalities
 from open4m.data.order import rows_for_step
+from open4m.data.readable import Readable
 from open4m.modalities.crops import Crop, augment
 from open4m.pictures import grid
 from open4m.rng import Part, seeded, stream
@@ -54,7 +55,9 @@ class TokenizerTask:
         seed: int = 0,
         flip: bool = True,
         validation_samples: int = 128,
+        allow_rejects: float = 0.0,
     ):
+        """``allow_rejects``: the share of training samples that may be damaged (:mod:`open4m.data.readable`)."""
         self.name = f"tokenizer {config.modality}"
         self.learns_in_forward = not config.frozen_encoder
         self.modality = modalities.get(config.modality)
@@ -62,6 +65,7 @@ class TokenizerTask:
         self.config, self.train_data, self.batch_size, self.seed = config, train, batch_size, seed
         self.flip, self.samples = flip, len(train)
         self._measured: dict[str, float] = {}  # in the last evaluation, with which the training loop ends
+        self._readable = Readable(train, allow_rejects)
         count = min(validation_samples, len(validation))
         self.validation = [self.modality.fit(validation[i][config.modality], config.image_size) for i in range(count)]
 
@@ -73,7 +77,10 @@ class TokenizerTask:
         resolutions."""
         order = rows_for_step(self.seed, step, self.batch_size, len(self.train_data))
         size = int(stream(self.seed, step).choice(self.config.resolutions or [self.config.image_size]))
-        samples = [self._tensor(int(order[row]), stream(self.seed, step, row), size) for row in rows]
+        samples = [
+            self._readable.use(int(order[row]), lambda i, row=row: self._tensor(i, stream(self.seed, step, row), size))
+            for row in rows
+        ]
         tensors, valid = zip(*samples, strict=True)
         if len({tensor.shape for tensor in tensors}) > 1:
             named = {
