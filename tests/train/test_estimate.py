@@ -7,7 +7,6 @@ import pytest
 import torch
 from tiny_model import FAMILIES, make_model
 
-from open4m.cli.main import main
 from open4m.config import Duration
 from open4m.configs import fourm
 from open4m.configs.fourm import any_to_any
@@ -162,29 +161,3 @@ def test_sizes_that_are_assumed_are_those_of_the_paper():
     assert (fine["rgb@448"].grid, fine["rgb@448"].vocab_size) == ((28, 28), 16384)
     every = {spec.key: spec for spec in fourm.assumed_specs(fourm.pretraining_21("B"))}
     assert (every["t5_caption"].family, every["dinov2_global"].length) == ("vectors", 16)
-
-
-def test_the_command_prints_and_writes_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "4m-7-ti", "--dry-run", "--ranks", "64", "--gpu", "h100", "train.sharding=zero3"]) == 0
-    printed = capsys.readouterr().out
-    assert "sharding zero3; 128 samples per step each" in printed
-    assert "steps           238,419" in printed
-    assert "989 TFLOP/s per rank (H100, from its data sheet), of which 40%" in printed
-    assert main(["train", "debug", "--dry-run", "--peak-tflops", "0.1", "--mfu", "0.25"]) == 0
-    assert "of which 25% are reached" in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["debug", "--gpu", "abacus"], "--gpu abacus: not known"),
-        (["debug", "--mfu", "2"], "--mfu: expected"),
-        (["debug", "--ranks", "9"], "ranks: expected 1 to 8"),
-        (["tokenizer-rgb-debug"], "no pre-training"),
-    ],
-)
-def test_mistakes_are_said(words, message, capsys):
-    assert main(["train", *words, "--dry-run"]) == 2
-    assert message in capsys.readouterr().err
