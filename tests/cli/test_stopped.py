@@ -16,7 +16,12 @@ from open4m.cli.main import main
 def test_a_signal_to_any_command_is_one_line_and_leaves_nothing_unfinished(tmp_path, number):
     out = tmp_path / "run"
     words = [sys.executable, "-m", "open4m", "reproduce", "debug", "--out", str(out), "--only", "render"]
-    process = subprocess.Popen([*words, "data.train=5000", "processes=2"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*words, "data.train=5000", "processes=2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which jobs in the background ignore
+    )
     for _ in range(600):
         if list(out.rglob("manifest.json")):
             break

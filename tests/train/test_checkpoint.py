@@ -270,3 +270,17 @@ def test_an_optimizer_without_entries_is_a_damaged_checkpoint(tmp_path):
     safetensors.torch.save_file({}, path / checkpoint.OPTIMIZER)
     with pytest.raises(Open4MError, match=r"the content of optimizer\.safetensors has changed"):
         checkpoint.restore(path, *make())
+
+
+def test_what_is_left_of_a_removal_that_was_interrupted_is_removed(tmp_path):
+    model, optimizer = make()
+    for at in (5, 10, 15):
+        checkpoint.save(tmp_path, at, model, optimizer, {})
+    part = tmp_path / "checkpoints" / "step-00000003"
+    part.mkdir()
+    (part / "model.safetensors").write_bytes(b"the rest")
+    checkpoint.save(tmp_path, 20, model, optimizer, {})
+    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step-*"))] == [
+        "step-00000015",
+        "step-00000020",
+    ]

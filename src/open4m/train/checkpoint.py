@@ -135,8 +135,10 @@ class Checkpoints:
 
         files.write_folder(final, write)
         with files.writing(self.folder):
-            whole = [path for path in _all(self.folder.parent) if (path / checksums.FILE).is_file()]
-            for old in whole[: -self.kept]:
+            found = _all(self.folder.parent)
+            whole = [path for path in found if (path / checksums.FILE).is_file()]
+            kept = whole[-self.kept :]
+            for old in found[: found.index(kept[0])]:  # a part of one as well, whose removal was interrupted
                 if self.keep_every is None or step_of(old) % self.keep_every:
                     shutil.rmtree(old)
 

@@ -116,9 +116,9 @@ def _train(
     start, tokens = state["step"], state.get("tokens", 0)
     average.count = state.get("averaged", max(0, start - (config.averages_from or 0)))  # of older runs: by their steps
     steps = config.steps
+    config.check_resuming(start, state.get("decays_at"))
     if start > steps:
         raise Open4MError(f"{directory}: its checkpoint is of step {start}, the run has {steps}")
-    config.check_resuming(start, state.get("decays_at"))
     last = min(steps, stop_at) if stop_at is not None else steps
     if start < last:
         announce(task, config, model, start)
