@@ -98,7 +98,7 @@ def draw(curves: Sequence[Curve], unit: str = "hours") -> Image.Image:
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
         groups.setdefault(curve.metric.rpartition("/")[0] or "all", []).append(curve)
-    figure = Figure(figsize=(5.5 * min(3, len(groups)), 4.0 * -(-len(groups) // 3)), layout="constrained")
+    figure = Figure(figsize=(6.5 * min(3, len(groups)), 4.0 * -(-len(groups) // 3)), layout="constrained")
     panels = figure.subplots(-(-len(groups) // 3), min(3, len(groups)), squeeze=False).flatten()
     names = short_names([curve.run for curve in curves])
     for panel, (group, members) in zip(panels, groups.items(), strict=False):
@@ -142,7 +142,7 @@ def _panel(panel: Axes, group: str, members: Sequence[Curve], unit: str, names: 
     panel.set_title(_plain(group))
     panel.set_xlabel(f"{unit} of training")
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2)
+    panel.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
 
 
 def _plain(name: str) -> str:
