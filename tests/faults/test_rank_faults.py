@@ -111,7 +111,7 @@ def stall(phase, hit):
         "step": (FourMTask, "loss", 4),
         "evaluation": (FourMTask, "evaluate", 2),
         "pictures": (RunLog, "pictures", 1),
-        "save": (checkpoint, "seal", 2) if not sharded_run(hit) else (sharded, "write", 2),
+        "save": (checkpoint, "_write_files", 2) if not sharded_run(hit) else (sharded, "write", 2),
         "resume": (checkpoint, "_restore", 1),
     }[phase]
     plain, calls = getattr(place, name), []
