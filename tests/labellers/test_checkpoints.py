@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_networks import glpn, segformer
 
 from open4m import labellers
-from open4m.labellers.checkpoints import Checkpoint
+from open4m.labellers.checkpoints import Checkpoint, check_config
 from open4m.labellers.depth import DepthLabeller
 from open4m.types import Open4MError
 
@@ -107,6 +107,12 @@ def test_modalities_find_their_labellers():
         labellers.named("sam_edge", "x/y")
     with pytest.raises(Open4MError, match="boxes: name the network that makes it"):
         labellers.named("boxes", "")
+
+
+def test_names_of_classes_are_no_fields():
+    check_config({"label2id": {"cd players": 5000, "depth gauge": 10**9}, "num_hidden_layers": 12}, "config.json")
+    with pytest.raises(Open4MError, match="num_hidden_layers is 5000, at most 1024"):
+        check_config({"text_config": {"num_hidden_layers": 5000}}, "config.json")
 
 
 def test_attention_of_a_downloaded_program_is_refused(tmp_path):

@@ -62,6 +62,14 @@ def test_files_of_known_form_are_read_as_the_library_reads_them(stored):
         assert found.encode(text).ids == expected.encode(text).ids
 
 
+def test_only_word_pieces_need_a_token_for_unknown_words():
+    for unknown in ("", None):
+        stored = {**CLIP, "model": {**CLIP["model"], "unk_token": unknown}}
+        assert word_files.build(stored, "file").encode("ab").tokens == ["<|startoftext|>", "ab</w>", "<|startoftext|>"]
+        with pytest.raises(Open4MError, match=r"no \[UNK\] token"):
+            word_files.build({**OURS, "model": {**OURS["model"], "unk_token": unknown}}, "file")
+
+
 def test_padding_and_truncation_are_left_out():
     stored = {**OURS, "padding": {"strategy": {"Fixed": 10**9}, "pad_id": 0}, "truncation": {"max_length": 1}}
     assert len(word_files.build(stored, "file").encode("a red cone").ids) == 3

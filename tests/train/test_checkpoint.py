@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, exact, and only the two newest."""
 
+import contextlib
 import shutil
 import threading
 
@@ -270,6 +271,16 @@ def test_an_optimizer_without_entries_is_a_damaged_checkpoint(tmp_path):
     safetensors.torch.save_file({}, path / checkpoint.OPTIMIZER)
     with pytest.raises(Open4MError, match=r"the content of optimizer\.safetensors has changed"):
         checkpoint.restore(path, *make())
+
+
+def test_a_copy_with_a_higher_number_never_takes_the_place_of_what_was_just_written(tmp_path):
+    model, optimizer = make()
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path, kept=1)) as checkpoints:
+        first = checkpoints.save(5, model, optimizer, {})
+        shutil.copytree(first, first.with_name("step-99999999"))
+        checkpoints.save(10, model, optimizer, {})
+    assert checkpoint.newest_intact(tmp_path).name == "step-00000010"
+    assert not first.exists()
 
 
 def test_what_is_left_of_a_removal_that_was_interrupted_is_removed(tmp_path):

@@ -101,8 +101,10 @@ def draw(curves: Sequence[Curve], unit: str = "hours") -> Image.Image:
     figure = Figure(figsize=(6.5 * min(3, len(groups)), 4.0 * -(-len(groups) // 3)), layout="constrained")
     panels = figure.subplots(-(-len(groups) // 3), min(3, len(groups)), squeeze=False).flatten()
     names = short_names([curve.run for curve in curves])
+    words = list(dict.fromkeys(_last(curve) for curve in curves))
+    colors = {word: f"C{number}" for number, word in enumerate(words)}
     for panel, (group, members) in zip(panels, groups.items(), strict=False):
-        _panel(panel, group, members, unit, names)
+        _panel(panel, group, members, unit, names, colors)
     for panel in panels[len(groups) :]:
         panel.set_axis_off()
     canvas = FigureCanvasAgg(figure)
@@ -123,18 +125,25 @@ def short_names(runs: Sequence[str]) -> dict[str, str]:
 
 
 STYLES = ("-", "--", ":", "-.")
-"""Of the lines of one run after another. Colors are those of metrics, the same in all panels."""
+"""Of the lines of one run after another. What a metric is of has one color in all panels, of ten in turn."""
 
 
-def _panel(panel: Axes, group: str, members: Sequence[Curve], unit: str, names: Mapping[str, str]) -> None:
-    metrics, runs = list(dict.fromkeys(curve.metric for curve in members)), list(names)
+def _last(curve: Curve) -> str:
+    """What a metric is of: the word behind the last "/"."""
+    return curve.metric.rpartition("/")[2]
+
+
+def _panel(
+    panel: Axes, group: str, members: Sequence[Curve], unit: str, names: Mapping[str, str], colors: Mapping[str, str]
+) -> None:
+    runs = list(names)
     for curve in members:
-        label = curve.metric.rpartition("/")[2]
+        label = _last(curve)
         panel.plot(
             curve.hours if unit == "hours" else curve.steps,
             curve.values,
             STYLES[runs.index(curve.run) % len(STYLES)],
-            color=f"C{metrics.index(curve.metric)}",
+            color=colors[label],
             marker=".",
             linewidth=1,
             label=_plain(f"{names[curve.run]}: {label}" if names[curve.run] else label),

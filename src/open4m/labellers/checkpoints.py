@@ -48,6 +48,9 @@ MOST_LAYERS, LARGEST_SIZE = 1 << 10, 1 << 28
 ATTENTIONS = frozenset(["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"])
 """Attention that transformers brings along. Other names are those of kernels on the hub: programs, which it fetches."""
 
+LABELS = ("label2id", "id2label")
+"""The fields of a configuration that name classes: their keys are words of all kinds, such as "layers" and "depth"."""
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -166,7 +169,7 @@ def check_config(stored: Any, where: str) -> None:
     while held:
         name, value = held.pop()
         if isinstance(value, dict):
-            held += value.items()
+            held += [] if name in LABELS else value.items()
         elif isinstance(value, list):
             held += [(name, inner) for inner in value]
         elif name.endswith("attn_implementation") and value is not None and value not in ATTENTIONS:

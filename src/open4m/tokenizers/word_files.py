@@ -73,7 +73,7 @@ def _check(stored: Any) -> None:
     added = _added(stored.get("added_tokens") or [])
     known = {**entries, **added}
     unknown = stored["model"].get("unk_token")
-    _expect(unknown in entries or (unknown is None and stored["model"].get("type") != "WordPiece"), "no [UNK] token")
+    _expect(unknown in entries or (not unknown and stored["model"].get("type") != "WordPiece"), "no [UNK] token")
     ids = {*entries.values(), *added.values()}
     _expect(len({*entries.values()}) == len(entries), "two entries of its vocabulary have one id")
     _expect(not ids or max(ids) < len(known), f"an id is beyond its {len(known)} entries")

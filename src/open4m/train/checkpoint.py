@@ -136,7 +136,7 @@ class Checkpoints:
         files.write_folder(final, write)
         with files.writing(self.folder):
             found = _all(self.folder.parent)
-            whole = [path for path in found if (path / checksums.FILE).is_file()]
+            whole = [path for path in found if _is_own(path)]
             kept = whole[-self.kept :]
             for old in found[: found.index(kept[0])]:  # a part of one as well, whose removal was interrupted
                 if self.keep_every is None or step_of(old) % self.keep_every:
@@ -253,6 +253,14 @@ def _restore(path: Path, model: nn.Module, optimizer: Optimizer, average: Mappin
         if values:
             optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in values.items()}
     return state
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a folder holds the checkpoint of the step that it is named after; its sums are not read."""
+    try:
+        return (path / checksums.FILE).is_file() and _state(path)["step"] == step_of(path)
+    except Open4MError:
+        return False
 
 
 def _state(path: Path) -> dict[str, Any]:
