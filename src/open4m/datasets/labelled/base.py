@@ -1,0 +1,128 @@
+"""Examples with labels that people made: what transfers are trained on and measured by (paper 3, D).
+
+A data set is one file in this folder that defines ``LABELLED``, a subclass of :class:`Labelled`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from open4m.types import Open4MError, shown
+
+IGNORED = 255
+"""The class of a pixel that nobody labelled."""
+
+Example = Mapping[str, Any]
+"""One labelled image: ``rgb``, (H, W, 3) uint8, and any of
+
+- ``label``: int, the class of the image, or float, a number;
+- ``semseg``: (H, W) uint8 or int32, the class of each pixel, :data:`IGNORED` where it is not known;
+- ``depth``: (H, W) float32, meters, NaN where it was not measured;
+- ``instances``: :class:`Instances`;
+- other maps, such as ``normals``, (H, W) or (H, W, C) float32, NaN where they were not measured.
+
+All of them show the same picture: they have its height and width.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """The n objects of an image of H × W pixels.
+
+    ``boxes``: (n, 4) float32, columns x_min, y_min, x_max, y_max in pixels; the first pixel covers 0 to 1.
+    ``classes``: (n,) int64, places in the names of the data set. ``masks``: (n, H, W) bool, None if the data have none.
+    ``crowd``: (n,) bool, regions of many objects: they are not learned, and what is found there is not counted as
+    wrong. ``area``: (n,) float32 pixels, by which COCO sorts objects into small, medium and large ones.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    masks: np.ndarray | None
+    crowd: np.ndarray
+    area: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        columns = {"classes": self.classes, "crowd": self.crowd, "area": self.area}
+        if self.masks is not None:
+            columns["masks"] = self.masks
+        for name, values in columns.items():
+            if len(values) != n:
+                raise Open4MError(f"instances: {n} boxes, but {len(values)} {name}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def chosen(self, keep: np.ndarray) -> Self:
+        """The instances that ``keep`` names: (n,) bool, or places."""
+        masks = None if self.masks is None else self.masks[keep]
+        return type(self)(
+            boxes=self.boxes[keep],
+            classes=self.classes[keep],
+            masks=masks,
+            crowd=self.crowd[keep],
+            area=self.area[keep],
+        )
+
+
+class Labelled(ABC):
+    """One split of a labelled data set, a sequence of examples; any process may open it again from its arguments.
+
+    ``name``: of its file. ``targets``: what its examples hold besides ``rgb``.
+    """
+
+    name: ClassVar[str]
+    targets: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abstractmethod
+    def fits(cls, root: Path) -> bool:
+        """Whether a folder looks like this data set. Reads little of it."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, root: Path, split: str) -> Self:
+        """The split ``train``, ``validation`` or ``test`` of what lies in ``root``.
+
+        Raises :class:`Open4MError` that names what was expected where, if it is not there.
+        """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Example:
+        """Example ``index``. Raises :class:`Open4MError`, which names its file, if it cannot be read."""
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """The name of an example, by which errors and predictions call it; without reading it."""
+
+    def classes(self, target: str) -> tuple[str, ...]:
+        """The names of the classes of a target, () if it has none."""
+        return ()
+
+
+def check_example(example: Example, key: str) -> None:
+    """Raise :class:`Open4MError` unless all maps of an example have the size of its image."""
+    size = example["rgb"].shape[:2]
+    for name, value in example.items():
+        shape = None
+        if isinstance(value, Instances):
+            shape = size if value.masks is None else value.masks.shape[1:]
+        elif isinstance(value, np.ndarray) and value.ndim >= 2:
+            shape = value.shape[:2]
+        if shape is not None and tuple(shape) != tuple(size):
+            raise Open4MError(f"{key}: rgb is of {size[0]}×{size[1]} pixels, {name} of {shape[0]}×{shape[1]}")
+
+
+def check_split(split: str) -> None:
+    """Raise :class:`Open4MError` unless it is the name of a split."""
+    if split not in ("train", "validation", "test"):
+        raise Open4MError(f"split: expected train, validation or test, got {shown(split)}")
