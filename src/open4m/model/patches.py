@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open4m.model.config import FourMConfig, ModalitySpec
+from open4m.model.config import Architecture, ModalitySpec
 from open4m.types import Open4MError
 
 
@@ -114,6 +114,6 @@ PATCHES = {"linear": LinearPatches, "whitened": WhitenedPatches, "conv": ConvPat
 """By the names of ``Architecture.patch_embedding``."""
 
 
-def make_patches(spec: ModalitySpec, config: FourMConfig) -> nn.Module:
+def make_patches(spec: ModalitySpec, config: Architecture) -> nn.Module:
     """The patch embedding of a modality."""
     return PATCHES[config.patch_embedding](spec, config.dim)

@@ -37,6 +37,8 @@ class TrainConfig:
     length: Duration
     warmup: Duration = Duration(0, "steps")
     decay: Duration | None = None  # of the learning rate at the end, which is constant before; None: a cosine
+    # Where the learning rate, constant else, falls to a tenth, as fractions of the length (paper Table 7).
+    milestones: tuple[Share, ...] = field(default=(), metadata=configs.LATER)
     batch_size: Size = 256  # samples per step, over all ranks
     tokens_per_sample: Positive = 256  # divides lengths in tokens; pre-training takes it from its masking
     epoch_samples: Steps | None = None  # of the training data; recipes fill it in where a length is in epochs
@@ -75,6 +77,8 @@ class TrainConfig:
         """Raise :class:`Open4MError` unless there is a step to train, and warm-up and decay are within the run."""
         if self.tail_average is not None and self.ema is not None:
             raise Open4MError("ema and tail_average are two ways to average weights: set one of them")
+        if self.milestones and self.decay is not None:
+            raise Open4MError("decay and milestones are two ways in which the learning rate falls: set one of them")
         if self.steps < 1:
             raise Open4MError(f"length: expected at least one step, got {self.length}")
         if (within := self.warmup_steps + self.decay_steps) > self.steps:
@@ -129,6 +133,8 @@ class TrainConfig:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as a fraction of its peak."""
+        if self.milestones:
+            return schedules.stepped(step, self.steps, self.warmup_steps, self.milestones)
         if self.decay is None:
             return schedules.cosine(step, self.steps, self.warmup_steps, self.optim.final_lr)
         return schedules.stable(step, self.steps, self.warmup_steps, self.decay_steps, self.optim.final_lr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def cosine(step: int, steps: int, warmup: int, final: float = 0.0) -> float:
@@ -23,3 +24,11 @@ def stable(step: int, steps: int, warmup: int, decay: int, final: float = 0.0) -
         return (step + 1) / warmup
     progress = min(1.0, max(0, step - (steps - decay)) / max(1, decay))
     return final + (1 - final) * (1 - math.sqrt(progress))
+
+
+def stepped(step: int, steps: int, warmup: int, milestones: Sequence[float]) -> float:
+    """Linear warm-up, then 1, and a tenth of the rate before from each of the ``milestones``, fractions of the run, on
+    (paper Table 7)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.1 ** sum(step >= part * steps for part in milestones)

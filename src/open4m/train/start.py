@@ -73,7 +73,7 @@ def announce(task: Task, config: TrainConfig, model: nn.Module, start: int) -> N
         raise Open4MError(f"{task.name}: no training samples")
     device = next(model.parameters()).device
     parameters = sum(p.numel() for p in model.parameters())
-    peak = config.optim.base_lr * config.batch_size / 256
+    peak = config.optim.peak(config.batch_size)
     resumed = f", resuming from step {start:,}" if start else ""
     logger.info(
         "%s: %s, %s, %s parameters, %s training samples, batch of %s, learning rate up to %.2g%s, %s steps%s",
@@ -108,7 +108,7 @@ def announce(task: Task, config: TrainConfig, model: nn.Module, start: int) -> N
             f"{config.warmup_steps:,}",
             f"{config.steps:,}",
         )
-    if 0 < peak < LOW_RATE:
+    if 0 < peak < LOW_RATE and config.optim.lr is None:
         logger.warning(
             "%s: the learning rate is low: base_lr %g is that of batches of 256 samples, and scales with the batch; "
             "with batches of %d set train.optim.base_lr, to %.1g for example",

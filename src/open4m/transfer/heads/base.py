@@ -65,6 +65,10 @@ class Head(nn.Module, ABC):
     def forward(self, features: Features) -> Any:
         """The outputs for a batch."""
 
+    def count(self, batch: Batch) -> int:
+        """What the loss is a mean over, such as samples or labelled pixels: by it, parts of a batch are weighed."""
+        return len(batch.placed)
+
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimize, and what to log. ``generator`` draws what is sampled."""
@@ -81,3 +85,7 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def draw(self, example: Example, prediction: Any) -> Image.Image:
         """The picture, the truth where the example has it, and the prediction, side by side."""
+
+    def summary(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, Image.Image]:
+        """Pictures of all predictions together, by name, such as a confusion matrix; by default none."""
+        return {}

@@ -1,0 +1,48 @@
+"""The configuration of a transfer: an encoder, a head, augmentations, and how both are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from open4m import config as configs
+from open4m.ranges import Steps, check_ranges
+from open4m.train.config import TrainConfig
+from open4m.transfer import heads
+from open4m.transfer.augment import Augmentation, Mixing
+from open4m.transfer.backbone import BackboneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """``kind``: the head, a name of :mod:`open4m.transfer.heads` or a Python file. ``head``: its configuration.
+
+    ``augment``: what is done with training examples, in this order; ``place``: with all others. ``mixing``: of pairs of
+    images and their labels. ``label``: which of several labels of the data is learned as ``label``, such as ``count``
+    of scenes. ``examples``: so many training examples, drawn at random; None: all. ``evaluate_samples``: validation
+    examples at most, while training. ``test_samples``: at the end.
+    """
+
+    kind: str
+    head: Any
+    backbone: BackboneConfig = BackboneConfig()
+    train: TrainConfig
+    augment: tuple[Augmentation, ...] = ()
+    place: tuple[Augmentation, ...] = ()
+    mixing: Mixing | None = None
+    label: str = ""
+    examples: Steps | None = None
+    evaluate_samples: Steps | None = None
+    test_samples: Steps | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        wanted = heads.get(self.kind).Config
+        if not isinstance(self.head, wanted):
+            object.__setattr__(self, "head", configs.from_dict(wanted, self.head, "head"))
+
+
+def of_dict(values: Mapping[str, Any], where: str = "config") -> TransferConfig:
+    """The configuration that JSON holds."""
+    return configs.from_dict(TransferConfig, dict(values), where)

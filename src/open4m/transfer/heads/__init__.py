@@ -1,0 +1,56 @@
+"""What is put on the encoder's features for a task: one file per head, of its name. ``base.py`` says what a file holds."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from open4m.transfer.heads.base import Head
+from open4m.types import Open4MError
+
+SHARED_FILES = ("__init__", "base", "convnext")
+
+
+def names() -> list[str]:
+    """The names of all heads that are here."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in SHARED_FILES)
+
+
+def get(name: str) -> type[Head]:
+    """The head of this name, or that of a user's Python file, ``my_head.py``, which defines ``HEAD``.
+
+    A file is a program, which this runs. Raises :class:`Open4MError`, which lists the names, if there is none.
+    """
+    if name.endswith(".py"):
+        return _of_file(Path(name))
+    if name not in names():
+        near = difflib.get_close_matches(str(name), names(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise Open4MError(f"unknown head {name!r}{hint} (heads: {', '.join(names())}; or a .py file that defines HEAD)")
+    return importlib.import_module(f"{__name__}.{name}").HEAD
+
+
+def target_of(kind: str, config: Any) -> str:
+    """What of an example a head learns: by its class, or as its configuration says."""
+    return getattr(config, "target", "") or get(kind).target
+
+
+def _of_file(path: Path) -> type[Head]:
+    if not path.is_file():
+        raise Open4MError(f"{path}: no such file")
+    module_name = f"open4m_user_head_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # so that processes that make batches find what it defines
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
+        raise Open4MError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+    head = getattr(module, "HEAD", None)
+    if not (isinstance(head, type) and issubclass(head, Head)):
+        raise Open4MError(f"{path}: expected HEAD, a subclass of open4m.transfer.heads.base.Head, got {head!r}")
+    return head

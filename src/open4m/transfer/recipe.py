@@ -1,0 +1,136 @@
+"""A whole transfer: an encoder, a head, labelled data; trained, measured, drawn, saved (paper 3, D)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from open4m import __version__, pictures, ranks
+from open4m import config as configs
+from open4m.datasets import labelled
+from open4m.datasets.labelled.base import Labelled
+from open4m.evaluate.intervals import Figures, measure
+from open4m.progress import track
+from open4m.train.loop import train
+from open4m.transfer import heads
+from open4m.transfer.config import TransferConfig
+from open4m.transfer.network import TransferNetwork
+from open4m.transfer.origin import open_origin
+from open4m.transfer.task import TransferTask, predictions
+from open4m.transfer.transferred import Transferred, described
+from open4m.types import Open4MError
+
+logger = logging.getLogger("open4m")
+
+EVALUATION = "evaluation.json"
+"""The file of a run directory with the figures of the trained network."""
+
+FORMAT = 1
+"""The version of its format."""
+
+DRAWN = 8
+"""Test examples in pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Figures of a transfer on ``samples`` examples, with 95% intervals. ``main``: the name of the one to compare."""
+
+    main: str
+    figures: Figures
+    samples: int
+    split: str
+
+    def text(self) -> str:
+        """One line per figure."""
+        rows = []
+        for name, value in self.figures.values.items():
+            low_high = self.figures.intervals.get(name)
+            rows.append(f"{name}: {value:.4g}" + ("" if low_high is None else f" ± {(low_high[1] - low_high[0]) / 2:.2g}"))
+        return "\n".join(rows)
+
+
+def transfer(
+    config: TransferConfig, model: str, data: Path, directory: Path, device: str = "cpu", layout: str = ""
+) -> Measured:
+    """Train, measure and save a transfer in ``directory``; resumes what is there.
+
+    ``model``: where the encoder comes from (:func:`~open4m.transfer.origin.open_origin`). ``data``: the folder of a
+    labelled data set, ``layout`` its name where that is not seen. Raises :class:`Open4MError` if anything of these does
+    not fit.
+    """
+    origin = open_origin(model, config.backbone)
+    config = dataclasses.replace(config, backbone=origin.config)
+    training, validation = (opened(data, split, config, layout) for split in ("train", "validation"))
+    target = heads.target_of(config.kind, config.head)
+    check_target(training, target, data)
+    check_classes(training, validation, target, data)
+    samples = min(len(training), config.examples or len(training))
+    config = dataclasses.replace(config, train=config.train.on_data(samples))
+    head_file = Path(config.kind) if config.kind.endswith(".py") else None
+
+    def save(network: TransferNetwork, folder: Path) -> None:
+        about = described(config, network, training.classes(target), __version__)
+        Transferred(about, network, origin.tokenizers).save(folder, head_file)
+
+    task = TransferTask(config, origin, training, validation, save)
+    train(task, config.train, directory, device=device, task_config=_task_config(config, model, data))
+    if (directory / EVALUATION).is_file():
+        return configs.load(Measured, directory / EVALUATION, FORMAT)
+    return ranks.on_first(lambda: _evaluated(config, data, directory, device, layout))
+
+
+def opened(data: Path, split: str, config: TransferConfig, layout: str) -> Labelled:
+    """A split of the data, with the label that is learned."""
+    return labelled.open_split(data, split, layout, label=config.label)
+
+
+def check_target(data: Labelled, target: str, root: Path) -> None:
+    """Raise :class:`Open4MError` if examples do not hold what a head learns."""
+    if not len(data):
+        raise Open4MError(f"{root}: no training examples")
+    if target not in data.targets:
+        raise Open4MError(f"{root}: {data.name} has no {target} (it has {', '.join(data.targets)}): another head is needed")
+
+
+def check_classes(training: Labelled, validation: Labelled, target: str, root: Path) -> None:
+    """Raise :class:`Open4MError` if the splits name other classes."""
+    if training.classes(target) != validation.classes(target):
+        raise Open4MError(f"{root}: training and validation data name other classes of {target}")
+
+
+def _task_config(config: TransferConfig, model: str, data: Path) -> dict[str, Any]:
+    about = configs.to_dict(config)
+    about.pop("train")
+    return {"transfer": about, "model": model, "data": str(data)}
+
+
+def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str, layout: str) -> Measured:
+    """The figures of the saved network on test data, or on validation data where there are none; writes them, and
+    pictures."""
+    held = Transferred.from_pretrained(directory / "model", device, trust=True)
+    try:
+        split, examples = "test", opened(data, "test", config, layout)
+    except Open4MError:
+        split, examples = "validation", opened(data, "validation", config, layout)
+    count = min(len(examples), config.test_samples or len(examples))
+    pairs = predictions(held.network, held.contents, held.place, examples, range(count), config.train.batch_size)
+    pairs = list(track(pairs, f"{held.config.kind}: {split} examples", count))
+    head = held.network.head
+
+    def metrics(indices) -> Mapping[str, float]:
+        return head.measure([pairs[i][1] for i in indices], [pairs[i][0] for i in indices])
+
+    figures = measure(metrics, len(pairs))
+    found = Measured(main=next(iter(figures.values)), figures=figures, samples=len(pairs), split=split)
+    for number, (example, prediction) in enumerate(pairs[:DRAWN]):
+        pictures.save(head.draw(example, prediction), directory / "test" / f"{number}.png")
+    for name, picture in head.summary([p for _, p in pairs], [e for e, _ in pairs]).items():
+        pictures.save(picture, directory / "test" / f"{name}.png")
+    configs.save(found, directory / EVALUATION, FORMAT)
+    return found
+

@@ -1,0 +1,199 @@
+"""A transfer as a task of the training loop: augmented batches, the head's loss, its figures and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from open4m.data.order import rows_for_step
+from open4m.datasets.labelled.base import Example, Labelled, check_example
+from open4m.rng import Part, generator_of, seeded, stream
+from open4m.transfer import heads
+from open4m.transfer.augment import Pipeline
+from open4m.transfer.config import TransferConfig
+from open4m.transfer.frames import Placed
+from open4m.transfer.heads.base import Batch
+from open4m.transfer.network import Contents, TransferNetwork
+from open4m.transfer.origin import Origin
+
+SHOWN = 6
+"""Validation examples in pictures."""
+
+
+@dataclass
+class TransferBatch:
+    """What the network reads, and what its head learns. ``keys``: of the examples."""
+
+    inputs: dict[str, Tensor]
+    batch: Batch
+    keys: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class TransferTask:
+    """``origin``: where the encoder comes from. ``save``: writes the trained network into a new folder."""
+
+    def __init__(
+        self,
+        config: TransferConfig,
+        origin: Origin,
+        train: Labelled,
+        validation: Labelled,
+        save: Callable[[TransferNetwork, Path], None],
+    ):
+        self.name = Path(config.kind).stem
+        self.config, self.train, self.validation = config, train, validation
+        self.origin, self._save = origin, save
+        self.seed, self.batch_size = config.train.seed, config.train.batch_size
+        self.target = heads.target_of(config.kind, config.head)
+        self.classes = train.classes(self.target)
+        with torch.device("meta"):  # only prepares contents and counts, for which it needs no weights
+            self.sketch = self._network()
+        self.learns_in_forward = any(True for m in self.sketch.modules() if isinstance(m, _BatchNorm))
+        self.contents = Contents(
+            self.sketch.backbone, config.backbone.inputs, origin.tokenizers, config.backbone.image_size
+        )
+        self.augment, self.place = Pipeline(config.augment), Pipeline(config.place)
+
+    def _network(self) -> TransferNetwork:
+        """The network without its weights."""
+        backbone = self.origin.make()
+        head = heads.get(self.config.kind)(self.config.head, backbone.width, self.classes, backbone.patch)
+        return TransferNetwork(backbone, head)
+
+    @cached_property
+    def chosen(self) -> np.ndarray:
+        """The places of the training examples that are used."""
+        order = stream(self.seed, len(self.train)).permutation(len(self.train))
+        return order[: self.config.examples]
+
+    @property
+    def samples(self) -> int:
+        return min(len(self.train), self.config.examples or len(self.train))
+
+    def build_model(self) -> TransferNetwork:
+        generator, network = seeded(self.seed), self._network()
+        self.origin.load(network.backbone, generator)
+        network.backbone.tune(self.config.backbone, generator)
+        network.head.initialize(generator)
+        return network
+
+    # ---- batches
+    def batch(self, step: int, rows: range) -> TransferBatch:
+        order = rows_for_step(self.seed, step, self.batch_size, self.samples)
+        examples, placed, keys = [], [], []
+        for row in rows:
+            example, where, key = self._example(step, row, order)
+            mixing = self.config.mixing
+            if mixing is not None:
+                example = mixing.apply(
+                    example,
+                    lambda other: self._example(step, other, order)[0],
+                    stream(self.seed, step),
+                    row,
+                    self.batch_size,
+                )
+            examples.append(example)
+            placed.append(where)
+            keys.append(key)
+        return TransferBatch(self.contents.of(examples), self._targets(examples, placed), keys)
+
+    def _example(self, step: int, row: int, order: np.ndarray) -> tuple[Example, Placed, str]:
+        """The augmented example of a row of a step, a pure function of (seed, step, row)."""
+        index = int(self.chosen[order[row]])
+        example, key = self.train[index], self.train.key(index)
+        check_example(example, key)
+        example, where = self.augment(example, stream(self.seed, step, row))
+        return self._labelled(example), where, key
+
+    def _labelled(self, example: Example) -> Example:
+        """The example with the class of the image as probabilities, which can be mixed."""
+        label = example.get("label")
+        if not isinstance(label, int | np.integer):
+            return example
+        probabilities = np.zeros(len(self.classes), np.float32)
+        probabilities[label] = 1.0
+        return {**example, "label": probabilities}
+
+    def _targets(self, examples: Sequence[Example], placed: Sequence[Placed]) -> Batch:
+        return Batch({self.target: [as_target(example[self.target]) for example in examples]}, placed)
+
+    # ---- what the loop asks
+    def counts(self, batch: TransferBatch) -> Sequence[int]:
+        return [self.sketch.head.count(batch.batch)]
+
+    def loss(
+        self,
+        model: TransferNetwork,
+        batch: TransferBatch,
+        generator: torch.Generator | Part,
+        counts: Sequence[int] | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        device = next(model.parameters()).device
+        outputs = model({key: content.to(device) for key, content in batch.inputs.items()}, generator)
+        cost, details = model.head.loss(outputs, batch.batch, generator_of(generator))
+        share = 1.0 if counts is None else model.head.count(batch.batch) / counts[0]
+        return cost * share, {name: value * share for name, value in details.items()}
+
+    def tokens(self, batch: TransferBatch) -> int:
+        return sum(content.shape[0] for content in batch.inputs.values())
+
+    def flops(self, batch: TransferBatch) -> float:
+        return 0.0
+
+    def samples_of(self, step: int) -> list[str]:
+        order = rows_for_step(self.seed, step, self.batch_size, self.samples)
+        return [self.train.key(int(self.chosen[place])) for place in order]
+
+    def evaluate(self, model: TransferNetwork) -> dict[str, float]:
+        count = min(len(self.validation), self.config.evaluate_samples or len(self.validation))
+        pairs = list(predictions(model, self.contents, self.place, self.validation, range(count), self.batch_size))
+        examples, found = [example for example, _ in pairs], [prediction for _, prediction in pairs]
+        return model.head.measure(found, examples)
+
+    def pictures(self, model: TransferNetwork) -> dict[str, Image.Image]:
+        places = range(min(SHOWN, len(self.validation)))
+        pairs = predictions(model, self.contents, self.place, self.validation, places, self.batch_size)
+        return {f"validation-{i}": model.head.draw(*pair) for i, pair in enumerate(pairs)}
+
+    def save(self, model: TransferNetwork, folder: Path) -> None:
+        self._save(model, folder)
+
+
+def as_target(value: Any) -> Any:
+    """A target as a tensor: maps (H, W) or (C, H, W), numbers and probabilities; what is no array stays."""
+    if isinstance(value, np.ndarray):
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        return tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor
+    return value
+
+
+@torch.inference_mode()
+def predictions(
+    model: TransferNetwork,
+    contents: Contents,
+    place: Pipeline,
+    data: Sequence[Example],
+    indices: Sequence[int],
+    batch_size: int,
+) -> Iterator[tuple[Example, Any]]:
+    """Examples with their predictions, in order, batch by batch."""
+    model.eval()
+    device = next(model.parameters()).device
+    for first in range(0, len(indices), batch_size):
+        examples = [data[i] for i in indices[first : first + batch_size]]
+        placed = [place(example, stream(0)) for example in examples]
+        inputs = contents.of([example for example, _ in placed])
+        outputs = model({key: content.to(device) for key, content in inputs.items()})
+        yield from zip(examples, model.head.predict(outputs, [where for _, where in placed]), strict=True)
