@@ -141,7 +141,7 @@ class Backbone(nn.Module):
             image_size=image_size,
         )
         backbone = cls(encoder, config.pooling)
-        backbone.check_size(config.image_size)
+        backbone.check_size(config.image_size or image_size)
         backbone.copy_from(model)
         return backbone
 
