@@ -45,7 +45,9 @@ def _add_predict(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="what open4m transfer wrote")
     parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     parser.add_argument("--out", type=Path, default=Path("out/predict"), help="folder to write (default: out/predict)")
-    parser.add_argument("--trust", action="store_true", help="run the head's file that the model carries: read it first")
+    parser.add_argument(
+        "--trust", action="store_true", help="run the head's file that the model carries: read it first"
+    )
     parser.set_defaults(run=predict)
 
 

@@ -41,12 +41,10 @@ class BackboneConfig:
     """How a pre-trained encoder is used.
 
     ``inputs``: the modalities that it reads, by the names under which they are given: ``rgb`` is read as pixels where
-    the model reads those, ``rgb@tokens`` as tokens. ``image_size``: H = W of the square that it sees, in pixels; None: that
-    of pre-training.
-    ``drop_path``: stochastic depth (paper D); None: that of pre-training. ``pooling``: what stands for the whole image,
-    the mean of its tokens or of the register tokens. ``tune``: what is trained of it: all, nothing, or low-rank
-    adapters of all its linear layers, of rank ``lora_rank``.
-    """
+    the model reads those, ``rgb@tokens`` as tokens. ``image_size``: H = W of the square that it sees, in pixels; None:
+    that of pre-training. ``drop_path``: stochastic depth (paper D); None: that of pre-training. ``pooling``: what
+    stands for the whole image, the mean of its tokens or of the register tokens. ``tune``: what is trained of it: all,
+    nothing, or low-rank adapters of all its linear layers, of rank ``lora_rank``."""
 
     inputs: tuple[str, ...] = ("rgb",)
     image_size: Size | None = None

@@ -32,6 +32,9 @@ EVALUATION = "evaluation.json"
 FORMAT = 1
 """The version of its format."""
 
+PHOTO = "rgb"
+"""What every example holds."""
+
 DRAWN = 8
 """Test examples in pictures."""
 
@@ -50,7 +53,9 @@ class Measured:
         rows = []
         for name, value in self.figures.values.items():
             low_high = self.figures.intervals.get(name)
-            rows.append(f"{name}: {value:.4g}" + ("" if low_high is None else f" ± {(low_high[1] - low_high[0]) / 2:.2g}"))
+            rows.append(
+                f"{name}: {value:.4g}" + ("" if low_high is None else f" ± {(low_high[1] - low_high[0]) / 2:.2g}")
+            )
         return "\n".join(rows)
 
 
@@ -64,10 +69,11 @@ def transfer(
     not fit.
     """
     origin = open_origin(model, config.backbone)
-    config = dataclasses.replace(config, backbone=origin.config)
+    config = config.on(origin.config)
     training, validation = (opened(data, split, config, layout) for split in ("train", "validation"))
+    if not len(training):
+        raise Open4MError(f"{data}: no training examples")
     target = heads.target_of(config.kind, config.head)
-    check_target(training, target, data)
     check_classes(training, validation, target, data)
     samples = min(len(training), config.examples or len(training))
     config = dataclasses.replace(config, train=config.train.on_data(samples))
@@ -85,16 +91,10 @@ def transfer(
 
 
 def opened(data: Path, split: str, config: TransferConfig, layout: str) -> Labelled:
-    """A split of the data, with the label that is learned."""
-    return labelled.open_split(data, split, layout, label=config.label)
-
-
-def check_target(data: Labelled, target: str, root: Path) -> None:
-    """Raise :class:`Open4MError` if examples do not hold what a head learns."""
-    if not len(data):
-        raise Open4MError(f"{root}: no training examples")
-    if target not in data.targets:
-        raise Open4MError(f"{root}: {data.name} has no {target} (it has {', '.join(data.targets)}): another head is needed")
+    """A split of the data, of whose examples only what is read and learned is taken."""
+    found = labelled.open_split(data, split, layout, label=config.label)
+    wanted = {heads.target_of(config.kind, config.head), *(name.partition("@")[0] for name in config.backbone.inputs)}
+    return found.only([name for name in wanted if name != PHOTO])
 
 
 def check_classes(training: Labelled, validation: Labelled, target: str, root: Path) -> None:
@@ -133,4 +133,3 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
         pictures.save(picture, directory / "test" / f"{name}.png")
     configs.save(found, directory / EVALUATION, FORMAT)
     return found
-

@@ -1,4 +1,5 @@
-"""Labelled data sets of others, for transfers: one file per data set, of its name. ``base.py`` says what a file holds."""
+"""Labelled data sets of others, for transfers: one file per data set, of its name. ``base.py`` says what a file
+holds."""
 
 from __future__ import annotations
 

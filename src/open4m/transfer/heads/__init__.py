@@ -1,4 +1,5 @@
-"""What is put on the encoder's features for a task: one file per head, of its name. ``base.py`` says what a file holds."""
+"""What is put on the encoder's features for a task: one file per head, of its name. ``base.py`` says what a file
+holds."""
 
 from __future__ import annotations
 

@@ -15,16 +15,15 @@ from torch import Tensor
 from open4m.datasets.labelled.base import Example
 from open4m.pictures import grid, heat, picture
 from open4m.ranges import Layers, Size, check_ranges
-from open4m.transfer.augment import restore_map
-from open4m.transfer.frames import Placed
+from open4m.transfer.frames import Placed, restore_map
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.transfer.heads.convnext import ConvNeXtLayers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """``target``: the name of the map in examples, of ``outputs`` channels. ``loss``: the mean absolute error, or the mean
-    square."""
+    """``target``: the name of the map in examples, of ``outputs`` channels. ``loss``: the mean absolute error, or the
+    mean square."""
 
     target: str = "edges"
     outputs: Size = 1
@@ -72,15 +71,16 @@ class Maps(Head):
         """(H, W) or (H, W, outputs) float32 of each picture."""
         found = []
         for values, where in zip(outputs.float(), placed, strict=True):
-            square = F.interpolate(values[None], size=(where.side, where.side), mode="bilinear")[0]
-            shown = restore_map(square, where).movedim(0, -1).cpu().numpy()
+            shown = restore_map(values, where, unseen=float("nan")).movedim(0, -1).cpu().numpy()
             found.append(shown[..., 0] if self.config.outputs == 1 else shown)
         return found
 
     def measure(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
-        """The share of the labels' variance that is explained, over all pixels together, and the mean absolute error."""
+        """The share of the labels' variance that is explained, over all pixels together, and the mean absolute
+        error."""
         pairs = [(p, e[self.target]) for p, e in zip(predictions, examples, strict=True)]
-        known = [(p[np.isfinite(t)].astype(np.float64), t[np.isfinite(t)].astype(np.float64)) for p, t in pairs]
+        shown = [(p, t, np.isfinite(t) & np.isfinite(p)) for p, t in pairs]
+        known = [(p[both].astype(np.float64), t[both].astype(np.float64)) for p, t, both in shown]
         predicted, truth = (np.concatenate(side) for side in zip(*known, strict=True))
         spread = max(float(((truth - truth.mean()) ** 2).sum()), 1e-12)
         return {
