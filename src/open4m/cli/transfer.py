@@ -105,6 +105,7 @@ def predict(options: Namespace) -> None:
     model = Transferred.from_pretrained(options.model, device.chosen(options), trust=options.trust)
     paths = _images(options.images)
     said: dict[str, Any] = {}
+    files.make_folder(options.out)
     for path in track(paths, "predict"):
         prediction = model.predict([path])[0]
         stem = options.out / path.stem

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open4m import __version__, pictures, ranks
+from open4m import __version__, files, pictures, ranks
 from open4m import config as configs
 from open4m.datasets import labelled
 from open4m.datasets.labelled.base import Labelled
@@ -18,9 +18,9 @@ from open4m.progress import track
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.network import TransferNetwork
+from open4m.transfer.network import TransferNetwork, predictions
 from open4m.transfer.origin import open_origin
-from open4m.transfer.task import TransferTask, predictions
+from open4m.transfer.task import TransferTask
 from open4m.transfer.transferred import Transferred, described
 from open4m.types import Open4MError
 
@@ -127,6 +127,7 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
 
     figures = measure(metrics, len(pairs))
     found = Measured(main=next(iter(figures.values)), figures=figures, samples=len(pairs), split=split)
+    files.make_folder(directory / "test")
     for number, (example, prediction) in enumerate(pairs[:DRAWN]):
         pictures.save(head.draw(example, prediction), directory / "test" / f"{number}.png")
     for name, picture in head.summary([p for _, p in pairs], [e for e, _ in pairs]).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,11 @@ from open4m.data.order import rows_for_step
 from open4m.datasets.labelled.base import Example, Labelled, check_example
 from open4m.rng import Part, generator_of, seeded, stream
 from open4m.transfer import heads
-from open4m.transfer.augment import Mixing, Pipeline, needed, partner
+from open4m.transfer.augment import Mixing, needed, partner
 from open4m.transfer.config import TransferConfig
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch
-from open4m.transfer.network import Contents, TransferNetwork
+from open4m.transfer.network import Contents, TransferNetwork, predictions
 from open4m.transfer.origin import Origin
 
 AUGMENTED, MIXED = 1, 2  # what random numbers are for
@@ -181,23 +181,3 @@ def as_target(value: Any) -> Any:
         tensor = torch.from_numpy(np.ascontiguousarray(value))
         return tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor
     return value
-
-
-@torch.inference_mode()
-def predictions(
-    model: TransferNetwork,
-    contents: Contents,
-    place: Pipeline,
-    data: Sequence[Example],
-    indices: Sequence[int],
-    batch_size: int,
-) -> Iterator[tuple[Example, Any]]:
-    """Examples with their predictions, in order, batch by batch."""
-    model.eval()
-    device = next(model.parameters()).device
-    for first in range(0, len(indices), batch_size):
-        examples = [data[i] for i in indices[first : first + batch_size]]
-        placed = [place(example) for example in examples]
-        inputs = contents.of([example for example, _ in placed])
-        outputs = model({key: content.to(device) for key, content in inputs.items()})
-        yield from zip(examples, model.head.predict(outputs, [where for _, where in placed]), strict=True)

@@ -21,8 +21,7 @@ from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.transfer import heads
 from open4m.transfer.augment import Pipeline
 from open4m.transfer.backbone import Backbone, EncoderConfig
-from open4m.transfer.network import Contents, TransferNetwork
-from open4m.transfer.task import predictions
+from open4m.transfer.network import Contents, TransferNetwork, predictions
 from open4m.types import Open4MError
 
 FORMAT = 1
