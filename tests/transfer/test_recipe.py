@@ -1,6 +1,5 @@
 """open4m.transfer.recipe: whole transfers of a tiny model."""
 
-
 import pytest
 from toy_labelled import Toy
 
