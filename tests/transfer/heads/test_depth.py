@@ -6,7 +6,7 @@ import torch
 
 from open4m.rng import seeded
 from open4m.transfer.frames import Placed
-from open4m.transfer.heads.base import Batch
+from open4m.transfer.heads.base import Batch, Features
 from open4m.transfer.heads.depth import Config, DepthEstimation, accuracy, berhu
 
 WHOLE = Placed((4, 4), (1.0, 1.0), (0.0, 0.0), 4)
@@ -54,7 +54,7 @@ def test_pixels_without_a_measurement_change_nothing(loss):
     assert (outputs.grad[1] == 0).all()
     assert (outputs.grad[0, 0, :2] == 0).all()
     alone, _ = made.loss(outputs[:1, :, 2:], Batch({"depth": [wanted[0, 2:]]}, [WHOLE]), seeded(0))
-    assert float(cost) == pytest.approx(float(alone), rel=1e-6)
+    assert cost.item() == pytest.approx(alone.item(), rel=1e-6)
 
 
 def test_what_the_square_does_not_show_is_not_predicted():
@@ -68,8 +68,6 @@ def test_depth_is_near_the_datas_from_the_start_and_never_behind_the_camera():
     made = head(mean=5.0, deviation=0.1)
     made.initialize(seeded(0))
     maps = torch.randn(2, 6, 2, 2, generator=seeded(1))
-    from open4m.transfer.heads.base import Features
-
     out = made(Features(map=maps, tokens=maps, pooled=maps))
     assert (out - 5).abs().max() < 1
     assert (made.predict(torch.full((1, 1, 4, 4), -3.0), [WHOLE])[0] == np.float32(1e-3)).all()

@@ -44,7 +44,7 @@ def test_the_loss_is_over_labelled_pixels_and_parts_add_up():
     cost, _ = made.loss(outputs, batch, seeded(0))
     logits = F.interpolate(outputs, size=(4, 4), mode="bilinear")
     each = [
-        -logits[b, :, y, x].log_softmax(0)[labels[b, y, x]]
+        -logits[b, :, y, x].log_softmax(0)[int(labels[b, y, x])]
         for b in range(3)
         for y in range(4)
         for x in range(4)
