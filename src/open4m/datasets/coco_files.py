@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,16 @@ def image_folder(source: Source, path: str, image: Any) -> str:
         f"{source.named(path)}: its image {image['file_name']} is in none of "
         f"{', '.join(source.named(folder) for folder in candidates)}"
     )
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Names of classes, a number behind those that were there before."""
+    found: list[str] = []
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return found
 
 
 def mask_of(shape: Any, size: tuple[int, int]) -> np.ndarray:

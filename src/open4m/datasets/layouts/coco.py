@@ -11,7 +11,7 @@ nobody annotated (with more classes, 65535).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -22,7 +22,7 @@ from open4m import modalities
 from open4m.datasets import tables
 from open4m.datasets.captions import FIELD
 from open4m.datasets.classes import Classes
-from open4m.datasets.coco_files import KINDS, MALFORMED, about, annotation_files, image_folder, mask_of
+from open4m.datasets.coco_files import KINDS, MALFORMED, about, annotation_files, image_folder, mask_of, unique
 from open4m.datasets.labelled.run_lengths import LARGEST_MASK
 from open4m.datasets.layouts.base import Layout, Part, Wanted, photo, split_of, text
 from open4m.datasets.source import Source
@@ -109,8 +109,8 @@ class Coco(Layout):
         named = list(self._categories.values())
         boxes = Classes(names=tuple(dict.fromkeys(name for name, thing in named if thing)))
         if self._is_panoptic:
-            return {_boxes().name: boxes, _map().name: Classes(names=tuple(_unique(name for name, _ in named)))}
-        return {_boxes().name: boxes, _map().name: Classes(names=tuple(_unique([BACKGROUND, *(n for n, _ in named)])))}
+            return {_boxes().name: boxes, _map().name: Classes(names=tuple(unique(name for name, _ in named)))}
+        return {_boxes().name: boxes, _map().name: Classes(names=tuple(unique([BACKGROUND, *(n for n, _ in named)])))}
 
     # ---- what is there
     @cached_property
@@ -209,14 +209,6 @@ class Coco(Layout):
         for number, mask in sorted(masks, key=lambda found: -int(found[1].sum())):
             classes[mask] = number
         return _map().convert(classes)
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    """Names of classes, a number behind those that were there before."""
-    found: list[str] = []
-    for name in names:
-        found.append(name if name not in found else f"{name} {found.count(name) + 1}")
-    return found
 
 
 def _boxes():
