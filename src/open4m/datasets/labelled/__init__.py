@@ -9,7 +9,7 @@ from pathlib import Path
 from open4m.datasets.labelled.base import Labelled
 from open4m.types import Open4MError
 
-SHARED_FILES = ("__init__", "base")
+SHARED_FILES = ("__init__", "base", "run_lengths")
 
 
 def names() -> list[str]:

@@ -24,6 +24,7 @@ from open4m import modalities
 from open4m.datasets import tables
 from open4m.datasets.captions import FIELD
 from open4m.datasets.classes import Classes
+from open4m.datasets.labelled.run_lengths import decode
 from open4m.datasets.layouts.base import Layout, Part, Wanted, photo, split_of, suffix_of, text
 from open4m.datasets.source import Source, Unreachable
 from open4m.modalities.codecs import decode_image
@@ -35,8 +36,6 @@ UNANNOTATED = ("captions", "panoptic", "stuff", "image_info")
 """Kinds of files of which an image without annotations was not looked at for objects."""
 LARGEST_MASK = 1 << 26
 """Pixels of a mask, at most."""
-LONGEST_RUN = 6
-"""Characters of one number in compressed run lengths, at most: 30 bits, above any mask's pixels."""
 MALFORMED = (ValueError, TypeError, LookupError, OverflowError)
 """What annotations of any other content raise when they are converted: JSON holds numbers of any size."""
 
@@ -236,7 +235,7 @@ class Coco(Layout):
 def mask_of(shape: Any, size: tuple[int, int]) -> np.ndarray:
     """The mask, bool (H, W), of polygons ``[[x0, y0, x1, y1, ...], ...]`` or of run lengths ``{"counts", "size"}``."""
     if isinstance(shape, Mapping):
-        return _of_runs(shape, size)
+        return decode(shape, size)
     image = Image.new("1", size[::-1])
     draw = ImageDraw.Draw(image)
     for polygon in shape:
@@ -244,37 +243,6 @@ def mask_of(shape: Any, size: tuple[int, int]) -> np.ndarray:
         if len(points) >= 3 and np.isfinite(points).all():
             draw.polygon([tuple(point) for point in (points.clip(-1e6, 1e6) - 0.5).tolist()], fill=1)
     return np.asarray(image)
-
-
-def _of_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Lengths of runs of 0 and 1 by turns, down the columns; in compressed form as a string."""
-    if tuple(shape["size"]) != size:
-        raise ValueError(f"a mask of {shape['size']} in an image of {list(size)}")
-    counts = shape["counts"]
-    counts = np.array(_unpacked(counts) if isinstance(counts, str) else counts, np.int64)
-    pixels = size[0] * size[1]
-    if counts.ndim != 1 or (counts < 0).any() or (counts > pixels).any() or counts.sum() != pixels:  # sums may wrap
-        raise ValueError("runs that are not as long as the mask")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
-
-
-def _unpacked(text: str) -> list[int]:
-    """Run lengths from COCO's string: 5 bits per character from 48, a sixth says that more follow, the last of the five
-    is the sign; from the third one on they are differences to the one before the last."""
-    counts: list[int] = []
-    at = 0
-    while at < len(text):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = ord(text[at]) - 48
-            if not 0 <= bits < 64 or shift >= 5 * LONGEST_RUN:
-                raise ValueError("not compressed run lengths")
-            value |= (bits & 31) << shift
-            more, shift, at = bool(bits & 32), shift + 5, at + 1
-            if not more and bits & 16:
-                value |= -1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-    return counts
 
 
 def _files(source: Source) -> list[str]:
