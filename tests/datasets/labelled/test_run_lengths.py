@@ -27,9 +27,23 @@ def test_strings_are_those_of_the_library_and_read_back(mask):
 
 def test_runs_are_counted_down_the_columns_and_begin_with_zeros():
     mask = np.array([[1, 0], [1, 0], [0, 1]], dtype=bool)
-    assert lengths(mask.T.ravel()).tolist() == [0, 2, 3, 1]
+    assert lengths(mask, (3, 2)).tolist() == [0, 2, 3, 1]
     assert unpacked(encode(mask)["counts"]) == [0, 2, 3, 1]
     assert unpacked(encode(~mask)["counts"]) == [2, 3, 1]
+
+
+def test_a_part_of_an_image_is_encoded_as_the_image_is():
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        height, width = rng.integers(1, 7, 2)
+        top, left = rng.integers(0, height + 1), rng.integers(0, width + 1)
+        bottom, right = rng.integers(top, height + 1), rng.integers(left, width + 1)
+        whole = np.zeros((height, width), dtype=bool)
+        whole[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice([0.5, 0.9, 1])
+        part = encode(whole[top:bottom, left:right], (int(height), int(width)), (top, left))
+        assert part == encode(whole)
+        theirs = library.encode(np.asfortranarray(whole.astype(np.uint8)))
+        assert part["counts"] == theirs["counts"].decode()
 
 
 def test_numbers_of_any_size_are_packed():

@@ -15,10 +15,13 @@ LONGEST_RUN = 6
 """Characters of one number in a string, at most: 30 bits, above any mask's pixels."""
 
 
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """``{"size": [H, W], "counts": string}`` of a mask (H, W) bool."""
-    height, width = mask.shape
-    return {"size": [height, width], "counts": packed(lengths(mask.T.ravel()))}
+def encode(mask: np.ndarray, size: tuple[int, int] | None = None, corner: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """``{"size": [H, W], "counts": string}`` of a mask (h, w) bool.
+
+    It may be a part of a mask of ``size``, with its first pixel at ``corner``, row and column, and nothing beyond it.
+    """
+    height, width = size or mask.shape
+    return {"size": [height, width], "counts": packed(lengths(mask, (height, width), corner))}
 
 
 def decode(runs: Mapping[str, Any], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -38,11 +41,16 @@ def decode(runs: Mapping[str, Any], size: tuple[int, int] | None = None) -> np.n
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
-def lengths(pixels: np.ndarray) -> np.ndarray:
-    """(runs,) int64: how many of the pixels (n,) bool are 0, then 1, then 0, and so on; the first may be no pixel."""
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    first = [0, 0] if len(pixels) and pixels[0] else [0]
-    return np.diff(np.concatenate([first, changes, [len(pixels)]]))
+def lengths(mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """(runs,) int64: how many pixels are 0, then 1, then 0, and so on; the first may be none. See :func:`encode`."""
+    height, width = size
+    columns = np.pad(mask.T, ((0, 0), (1, 1)))
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])  # by turns where ones begin and where they end
+    changes = (corner[1] + column) * height + corner[0] + row
+    apart = np.repeat(changes[1:-1:2] != changes[2::2], 2)  # ones may end at the bottom and go on at the top
+    changes = np.concatenate([changes[:1], changes[1:-1][apart], changes[-1:]]) if len(changes) else changes
+    ends = [] if len(changes) and changes[-1] == height * width else [height * width]
+    return np.diff(np.concatenate([[0], changes, ends]).astype(np.int64))
 
 
 def packed(counts: np.ndarray) -> str:
