@@ -1,4 +1,5 @@
-"""A tiny tree of each labelled data set, in the format that it has on disk; each has examples for train and validation."""
+"""A tiny tree of each labelled data set, in the format that it has on disk; each has examples for train and
+validation."""
 
 import io
 from pathlib import Path
@@ -46,7 +47,7 @@ def depth_map(number):
 
 
 def normals_map():
-    vectors = np.random.default_rng(0).normal(size=(HEIGHT, WIDTH, 3)) + [0, 0, 3]
+    vectors = [*np.random.default_rng(0).normal(size=(HEIGHT, WIDTH, 3)), 0, 0, 3]
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 

@@ -23,7 +23,7 @@ def decode(counts: str | bytes | Sequence[int], size: Sequence[int]) -> np.ndarr
     try:
         height, width = map(int, size)
         text = counts.encode("ascii") if isinstance(counts, str) else counts
-        runs = _unpacked(text) if isinstance(text, bytes) else np.array(text, np.int64)
+        runs = unpacked(text) if isinstance(text, bytes) else np.array(text, np.int64)
         pixels = height * width
         wrong = (
             runs.ndim != 1
@@ -39,19 +39,33 @@ def decode(counts: str | bytes | Sequence[int], size: Sequence[int]) -> np.ndarr
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask, bool (H, W): its ``size`` [H, W] and ``counts`` as a string."""
-    flat = np.concatenate([[False], np.asarray(mask, bool).T.ravel()])  # the first run is one of 0
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    runs = np.diff(np.concatenate([[0], changes, [flat.size - 1]]))
-    return {"size": list(mask.shape), "counts": _packed(runs).decode()}
+def encode(mask: np.ndarray, size: tuple[int, int] | None = None, corner: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask, bool (h, w): its ``size`` [H, W] and ``counts`` as a string.
+
+    It may be a part of a mask of ``size``, with its first pixel at ``corner``, row and column, and nothing beyond it.
+    """
+    height, width = size or mask.shape
+    return {"size": [height, width], "counts": packed(lengths(mask, (height, width), corner))}
+
+
+def lengths(mask: np.ndarray, size: tuple[int, int], corner: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """(runs,) int64: how many pixels are 0, then 1, then 0, and so on; the first may be none. See :func:`encode`."""
+    height, width = size
+    columns = np.pad(mask.T, ((0, 0), (1, 1)))
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])  # by turns where ones begin and where they end
+    changes = (corner[1] + column) * height + corner[0] + row
+    apart = np.repeat(changes[1:-1:2] != changes[2::2], 2)  # ones may end at the bottom and go on at the top
+    changes = np.concatenate([changes[:1], changes[1:-1][apart], changes[-1:]]) if len(changes) else changes
+    ends = [] if len(changes) and changes[-1] == height * width else [height * width]
+    return np.diff(np.concatenate([[0], changes, ends]).astype(np.int64))
 
 
 # In COCO's string, a character holds 5 bits from 48 on, the lowest first; a sixth bit says that more follow, the
 # highest of the last five is the sign. From the fourth number on, they are differences to the one before the last.
 
 
-def _unpacked(text: bytes) -> np.ndarray:
+def unpacked(text: bytes) -> np.ndarray:
+    """The run lengths (n,) int64 of COCO's string. Raises ValueError if it holds anything else."""
     bits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if ((bits < 0) | (bits >= 64)).any() or (bits.size and bits[-1] & 32):
         raise ValueError("not compressed run lengths")
@@ -67,7 +81,8 @@ def _unpacked(text: bytes) -> np.ndarray:
     return values
 
 
-def _packed(runs: np.ndarray) -> bytes:
+def packed(runs: np.ndarray) -> str:
+    """COCO's string of run lengths (n,) int64."""
     left = runs.astype(np.int64)
     left[3:] -= runs[1:-2]
     characters, written = [], []
@@ -78,4 +93,4 @@ def _packed(runs: np.ndarray) -> bytes:
         characters.append(48 + low + 32 * more)
         written.append(going)
         going = going & more
-    return np.stack(characters, 1)[np.stack(written, 1)].astype(np.uint8).tobytes()
+    return np.stack(characters, 1)[np.stack(written, 1)].astype(np.uint8).tobytes().decode()
