@@ -27,7 +27,11 @@ from open4m.transfer.augment import (
 )
 from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.heads import classification, depth, detection, semseg
+from open4m.transfer.detection.cascade import CascadeConfig
+from open4m.transfer.detection.masks import MasksConfig
+from open4m.transfer.detection.pyramid import PyramidConfig
+from open4m.transfer.detection.rpn import ProposalsConfig
+from open4m.transfer.heads import classification, depth, detection, maps, semseg
 
 LAYER_DECAY = {"b": 0.75, "l": 0.85}
 DROP_PATH = {"b": 0.1, "l": 0.2}
@@ -119,11 +123,27 @@ def nyuv2(size: str) -> TransferConfig:
 
 
 # ---- for any data, on a laptop
+SMALL_DETECTION = detection.Config(
+    pyramid=PyramidConfig(channels=64),
+    proposals=ProposalsConfig(
+        anchors=(8.0, 16.0, 32.0, 64.0, 128.0),
+        offset=0.5,
+        convolutions=1,
+        samples=64,
+        candidates=(200, 200),
+        kept=(100, 100),
+    ),
+    cascade=CascadeConfig(convolutions=1, channels=64, hidden=128, canonical=56.0, samples=32, detections=50),
+    mask=MasksConfig(convolutions=2, channels=64),
+)
+"""Of pictures of 128 pixels, a quarter of COCO's here: anchors and levels are a quarter too."""
+
 SMALL_HEADS: Mapping[str, Any] = {
     "classification": classification.Config(),
-    "detection": detection.SMALL,
+    "detection": SMALL_DETECTION,
     "semseg": semseg.Config(depth=2, channels=48),
     "depth": depth.Config(channels=48),
+    "maps": maps.Config(channels=48),
 }
 """Of encoders of some million weights."""
 
