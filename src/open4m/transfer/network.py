@@ -65,8 +65,9 @@ class Contents:
         values = [example[modality] for example in examples]
         if self.content[key] == "pixels":
             return torch.from_numpy(np.stack(values)).movedim(-1, 1).contiguous()
-        own = modalities.get(modality)
-        return torch.from_numpy(self.tokenizers[key].encode_batch([own.convert(value) for value in values]))
+        own, tokenizer = modalities.get(modality), self.tokenizers[key]
+        ids = torch.from_numpy(tokenizer.encode_batch([own.convert(value) for value in values]))
+        return ids.unflatten(1, tokenizer.config.grid)
 
 
 @torch.inference_mode()
