@@ -1,5 +1,4 @@
-"""A tiny tree of each labelled data set, in the format that it has on disk; each has examples for train and
-validation."""
+"""A tiny tree of each labelled data set, in its format on disk, with examples for train and validation."""
 
 import io
 from pathlib import Path
@@ -47,7 +46,7 @@ def depth_map(number):
 
 
 def normals_map():
-    vectors = [*np.random.default_rng(0).normal(size=(HEIGHT, WIDTH, 3)), 0, 0, 3]
+    vectors = np.random.default_rng(0).normal((0, 0, 3), 1, (HEIGHT, WIDTH, 3))
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 

@@ -23,6 +23,7 @@ NAMES_MODALITIES = {
     "evaluate/suites/": "a suite measures what one data set holds",
     "configs/": "a configuration chooses modalities",
     "datasets/captions.py": "the field of COCO's annotations",
+    "datasets/labelled/": "what an example holds is called like the modality that it is",
     "datasets/layouts/folder.py": "what others call the file that describes their data",
     "hub/ml4m/": "our names for those in the authors' checkpoints",
     "labellers/": "a labeller says what it reads and what it makes",

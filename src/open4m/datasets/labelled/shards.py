@@ -58,9 +58,7 @@ class Shards(Labelled):
         check_split(split)
         if not (root / split / photo().name / FILE).is_file():
             there = [name for name in reading.folders_in(root) if (root / name / photo().name / FILE).is_file()]
-            raise Open4MError(
-                f"{root}: no shards of {photo().name} for {split} (there is: {', '.join(there) or 'none'})"
-            )
+            raise Open4MError(f"{root}: no {photo().name} for {split} (there is: {', '.join(there) or 'none'})")
         sources = {}
         for name in reading.folders_in(root / split):
             if (root / split / name / FILE).is_file() and modalities.is_known(name):

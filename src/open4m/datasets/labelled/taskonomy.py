@@ -35,11 +35,11 @@ from open4m.types import Open4MError
 
 UNIT, UNMEASURED = 512, 65535
 PLACES = (
+    "{building}_{domain}/{domain}",
     "{building}/{domain}",
     "{domain}/{building}",
     "{domain}/taskonomy/{building}",
     "{building}_{domain}",
-    "{building}_{domain}/{domain}",
 )
 PHOTOS, DEPTHS = "rgb", "depth_zbuffer"
 VIEW = "point_{}_view_{}_domain_"
@@ -98,19 +98,20 @@ def _normals(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Domain:
-    """Where a target comes from. ``of_surface``: it is unknown where no surface was scanned."""
+    """Where a target comes from. ``channels``: numbers per pixel of a file, any of these. ``of_surface``: it is unknown
+    where no surface was scanned."""
 
     name: str
     convert: Callable[[np.ndarray], np.ndarray]
-    channels: int = 1
+    channels: tuple[int, ...] = (1,)
     of_surface: bool = False
 
 
 DOMAINS = {
     "depth": _Domain(DEPTHS, lambda values: values / np.float32(UNIT), of_surface=True),
-    "normals": _Domain("normal", _normals, 3, of_surface=True),
-    "principal_curvature": _Domain("principal_curvature", _curvature, 3, of_surface=True),
-    "reshading": _Domain("reshading", _of_gray, of_surface=True),
+    "normals": _Domain("normal", _normals, (3, 4), of_surface=True),
+    "principal_curvature": _Domain("principal_curvature", _curvature, (3, 4), of_surface=True),
+    "reshading": _Domain("reshading", _of_gray, (1, 3, 4), of_surface=True),
     "edge_texture": _Domain("edge_texture", _of_16_bits),
     "edge_occlusion": _Domain("edge_occlusion", _of_16_bits, of_surface=True),
     "keypoints2d": _Domain("keypoints2d", _of_16_bits),
@@ -176,8 +177,9 @@ class Taskonomy(Labelled):
         for target, domain in domains.items():
             path = self._path(index, domain.name)
             values = reading.numbers(path)
-            if values.ndim < 2 + (domain.channels > 1) or values.shape[2:3] < (domain.channels,)[: domain.channels > 1]:
-                raise Open4MError(f"{path}: expected {domain.channels} numbers per pixel, got {values.shape}")
+            if (channels := values.shape[2] if values.ndim > 2 else 1) not in domain.channels:
+                expected = " or ".join(map(str, domain.channels))
+                raise Open4MError(f"{path}: expected {expected} numbers per pixel, got {channels}")
             value = domain.convert(values)
             if known is not None and domain.of_surface and known.shape == value.shape[:2]:
                 value = np.where(known.reshape(*known.shape, *[1] * (value.ndim - 2)), value, np.float32(np.nan))
@@ -198,13 +200,8 @@ def _found(root: Path) -> Iterator[tuple[str, list[str]]]:
     ending = f"_{PHOTOS}"
     inside = reading.folders_in(root)
     joint = [name.removesuffix(ending) for name in inside if name.endswith(ending)]
-    candidates = (
-        inside,
-        reading.folders_in(root / PHOTOS),
-        reading.folders_in(root / PHOTOS / "taskonomy"),
-        joint,
-        joint,
-    )
+    below = [reading.folders_in(root / PHOTOS / folder) for folder in ("", "taskonomy")]
+    candidates = (joint, inside, *below, joint)
     for place, names in zip(PLACES, candidates, strict=True):
         folders = {name: root / place.format(building=name, domain=PHOTOS) for name in names}
         found = [name for name, folder in folders.items() if next(folder.glob(f"{VIEW.format('*', '*')}*.png"), None)]
