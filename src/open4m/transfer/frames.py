@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ def restore_map(values: Tensor, placed: Placed, unseen: float | None = None) -> 
     Only what shows the picture is mixed, and nothing of the empty part of the square. ``unseen``: the value of pixels
     of the picture that the square does not show, NaN for instance; by default they get that of the nearest one shown.
     """
+    import torch  # here: configurations of augmentations need none
+
     for axis in (0, 1):
         length, cells = placed.size[axis], values.shape[1 + axis]
         places = _places(placed, axis)
@@ -48,6 +51,8 @@ def restore_map(values: Tensor, placed: Placed, unseen: float | None = None) -> 
 
 def restore_boxes(boxes: Tensor, placed: Placed) -> Tensor:
     """Boxes (n, 4), x_min, y_min, x_max, y_max in pixels of the square, in pixels of the picture, clipped to it."""
+    import torch
+
     (vertical, horizontal), (down, right) = placed.scale, placed.offset
     scale, offset = (boxes.new_tensor(pair * 2) for pair in ((horizontal, vertical), (right, down)))
     corners = ((boxes - offset) / scale).reshape(*boxes.shape[:-1], 2, 2)
@@ -58,6 +63,8 @@ def restore_boxes(boxes: Tensor, placed: Placed) -> Tensor:
 
 def _places(placed: Placed, axis: int) -> Tensor:
     """Where the middles of the picture's rows (axis 0) or columns (axis 1) lie in the square, float64."""
+    import torch
+
     middles = torch.arange(placed.size[axis], dtype=torch.float64) + 0.5
     return middles * placed.scale[axis] + placed.offset[axis]
 

@@ -97,7 +97,7 @@ def draw_instances(rgb: np.ndarray, instances: Instances, tile: int, classes: Se
     left, top = ((tile - max(1, round(length * scale))) // 2 for length in (width, height))
     draw = ImageDraw.Draw(image)
     for box, crowd, label, color in zip(instances.boxes, instances.crowd, instances.classes, colors, strict=True):
-        x0, y0, x1, y1 = drawn_corners(box * (scale / tile), (tile, tile))
+        x0, y0, x1, y1 = map(round, drawn_corners(box * (scale / tile), (tile, tile)))
         corners = (left + x0, top + y0, left + x1, top + y1)
         if crowd:
             _dashed(draw, corners, color)

@@ -30,9 +30,7 @@ Operation = Callable[[Image.Image, float], Image.Image]
 
 def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     """Place (x, y) shows what was at the place that the first and the second row of a 2 × 3 matrix give."""
-    return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_EMPTY, fill=1
-    )
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_EMPTY)
 
 
 def _rotated(image: Image.Image, level: float) -> Image.Image:
