@@ -24,8 +24,8 @@ class CascadeConfig:
     ``convolutions``, ``channels``, ``hidden``: of its layers, on ``bins`` × ``bins`` features of a box. ``canonical``:
     pixels of a box that is pooled at stride 16.
 
-    ``samples`` proposals per image are learned from, at most the share ``objects`` of them objects. What is reported has
-    a score above ``score``. Of boxes of one class with an IoU above ``overlap`` one is reported, and at most so many
+    ``samples`` proposals per image are learned from, at most the share ``objects`` of them objects. What is reported
+    has a score above ``score``. Of boxes of one class with an IoU above ``overlap`` one is reported, at most so many
     ``detections`` per image."""
 
     overlaps: tuple[Share, ...] = (0.5, 0.6, 0.7)
