@@ -25,8 +25,8 @@ class CascadeConfig:
     pixels of a box that is pooled at stride 16.
 
     ``samples`` proposals per image are learned from, at most the share ``objects`` of them objects. What is reported
-    has a score above ``score``. Of boxes of one class with an IoU above ``overlap`` one is reported, and at most so
-    many ``detections`` per image."""
+    has a score above ``score``. Of boxes of one class with an IoU above ``overlap`` one is reported, at most so many
+    ``detections`` per image."""
 
     overlaps: tuple[Share, ...] = (0.5, 0.6, 0.7)
     weights: tuple[tuple[Positive, Positive, Positive, Positive], ...] = (

@@ -118,14 +118,14 @@ def _axis(start: Tensor, length: Tensor, cells: Tensor, bins: int, samples: int)
     counts = wanted.clamp(min=0).long()
     box, place = _ragged(bins * counts)
     per_bin = counts[box]
-    inner = (place % per_bin + 0.5) / per_bin
+    inner = ((place % per_bin).to(start.dtype) + 0.5) / per_bin
     at = start[box] + (place // per_bin + inner) * (length / bins)[box]
     last = cells[box] - 1
     on_map = (at >= -1) & (at <= last + 1)
     at = at.clamp(min=0)
     low = torch.minimum(at.floor().long(), last)
     share = torch.where(low < last, at - low, 0)
-    weights = torch.stack([1 - share, share], 1) * (on_map / per_bin)[:, None]
+    weights = torch.stack([1 - share, share], 1) * (on_map.to(start.dtype) / per_bin)[:, None]
     neighbors = torch.stack([low, torch.minimum(low + 1, last)], 1)
     return _Axis(counts, 2 * bins * (counts.cumsum(0) - counts), neighbors.flatten(), weights.flatten())
 
