@@ -28,6 +28,7 @@ NAMES_MODALITIES = {
     "hub/ml4m/": "our names for those in the authors' checkpoints",
     "labellers/": "a labeller says what it reads and what it makes",
     "train/tasks/clip.py": "the task is called after the network that it trains",
+    "transfer/heads/": "a head is called after what it predicts",
     "reproduce.py": "a folder, called after the network that it holds",
 }
 """Where a modality's name may stand in a comparison, a default or a constant, and why."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m import modalities
+from open4m.datasets.labelled.base import PICTURE
 from open4m.model.config import Architecture, ModalitySpec
 from open4m.model.embeddings import module_name
 from open4m.model.fourm import FourMTransformer
@@ -46,7 +47,7 @@ class BackboneConfig:
     stands for the whole image, the mean of its tokens or of the register tokens. ``tune``: what is trained of it: all,
     nothing, or low-rank adapters of all its linear layers, of rank ``lora_rank``."""
 
-    inputs: tuple[str, ...] = ("rgb",)
+    inputs: tuple[str, ...] = (PICTURE,)
     image_size: Size | None = None
     drop_path: Decay | None = None
     pooling: Literal["tokens", "registers"] = "tokens"

@@ -12,7 +12,7 @@ from typing import Any
 from open4m import __version__, files, pictures, ranks
 from open4m import config as configs
 from open4m.datasets import labelled
-from open4m.datasets.labelled.base import Labelled
+from open4m.datasets.labelled.base import PICTURE, Labelled
 from open4m.evaluate.intervals import Figures, measure
 from open4m.progress import track
 from open4m.train.loop import train
@@ -31,9 +31,6 @@ EVALUATION = "evaluation.json"
 
 FORMAT = 1
 """The version of its format."""
-
-PHOTO = "rgb"
-"""What every example holds."""
 
 DRAWN = 8
 """Test examples in pictures."""
@@ -94,7 +91,7 @@ def opened(data: Path, split: str, config: TransferConfig, layout: str) -> Label
     """A split of the data, of whose examples only what is read and learned is taken."""
     found = labelled.open_split(data, split, layout, label=config.label)
     wanted = {heads.target_of(config.kind, config.head), *(name.partition("@")[0] for name in config.backbone.inputs)}
-    return found.only([name for name in wanted if name != PHOTO])
+    return found.only([name for name in wanted if name != PICTURE])
 
 
 def check_classes(training: Labelled, validation: Labelled, target: str, root: Path) -> None:

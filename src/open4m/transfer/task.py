@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from open4m.data.order import rows_for_step
-from open4m.datasets.labelled.base import Example, Labelled, check_example
+from open4m.datasets.labelled.base import PICTURE, Example, Labelled, check_example
 from open4m.rng import Part, generator_of, seeded, stream
 from open4m.transfer import heads
 from open4m.transfer.augment import Mixing, needed, partner
@@ -26,7 +26,7 @@ from open4m.transfer.network import Contents, TransferNetwork, predictions
 from open4m.transfer.origin import Origin
 
 AUGMENTED, MIXED = 1, 2  # what random numbers are for
-PICTURE, LABEL = "rgb", "label"
+LABEL = "label"
 PLAIN = Mixing(mixup=0.0, cutmix=0.0, smoothing=0.0)
 """No mixing: labels are as they are."""
 

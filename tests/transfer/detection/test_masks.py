@@ -70,8 +70,8 @@ def test_run_lengths_are_those_of_the_pixels_above_the_threshold():
     for threshold in (0.2, 0.5):
         found = runs(masks, boxes, size, threshold)
         for mask, box, each in zip(masks, boxes, found, strict=True):
-            np.testing.assert_array_equal(decode(each, size), whole(mask, box, size) >= threshold)
-    full = decode(runs(np.ones((1, 4, 4)), np.float32([[2, 3, 12, 9]]), size, 0.5)[0])
+            np.testing.assert_array_equal(decode(**each), whole(mask, box, size) >= threshold)
+    full = decode(**runs(np.ones((1, 4, 4)), np.float32([[2, 3, 12, 9]]), size, 0.5)[0])
     assert full.sum() == 60  # all pixels of the box and no others
     assert full[3:9, 2:12].all()
 

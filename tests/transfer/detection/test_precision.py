@@ -96,7 +96,7 @@ def stored():
     """Detections, objects and sizes as the library has them."""
     found, true, sizes = [], [], [tuple(each["size"]) for each in STORED["true"]]
     for size, objects, detections in zip(sizes, STORED["true"], STORED["found"], strict=True):
-        masks = [decode({"size": size, "counts": counts}) for counts in objects["masks"]]
+        masks = [decode(counts, size) for counts in objects["masks"]]
         true.append(
             Instances(
                 boxes=np.array(objects["boxes"], np.float32).reshape(-1, 4),

@@ -19,6 +19,9 @@ from open4m.types import Open4MError, shown
 IGNORED = 255
 """The class of a pixel that nobody labelled."""
 
+PICTURE = "rgb"
+"""What every example holds."""
+
 Example = Mapping[str, Any]
 """One labelled image: ``rgb``, (H, W, 3) uint8, and any of
 
