@@ -41,17 +41,17 @@ class BackboneConfig:
     """How a pre-trained encoder is used.
 
     ``inputs``: the modalities that it reads, by the names under which they are given: ``rgb`` is read as pixels where
-    the model reads those, ``rgb@tokens`` as tokens. ``image_size``: H = W of the square that it sees, in pixels; None: that
-    of pre-training.
+    the model reads those, ``rgb@tokens`` as tokens. ``image_size``: H = W of the square that it sees, in pixels; None:
+    that of pre-training.
     ``drop_path``: stochastic depth (paper D); None: that of pre-training. ``pooling``: what stands for the whole image,
-    the mean of its tokens or of the register tokens. ``tune``: what is trained of it: all, nothing, or low-rank
-    adapters of all its linear layers, of rank ``lora_rank``.
+    the mean of its tokens or of the register tokens, or the class token, which Vision Transformers of others have.
+    ``tune``: what is trained of it: all, nothing, or low-rank adapters of all its linear layers, of rank ``lora_rank``.
     """
 
     inputs: tuple[str, ...] = ("rgb",)
     image_size: Size | None = None
     drop_path: Decay | None = None
-    pooling: Literal["tokens", "registers"] = "tokens"
+    pooling: Literal["tokens", "registers", "class"] = "tokens"
     tune: Literal["all", "nothing", "lora"] = "all"
     lora_rank: Length = 8
 
@@ -111,6 +111,8 @@ class Backbone(nn.Module):
             )
             self.encoder = nn.ModuleList([EncoderBlock(model) for _ in range(model.encoder_depth)])
             self.encoder_norm = norm(model)
+        if pooling == "class":
+            raise Open4MError("backbone.pooling: a 4M has no class token; pool tokens or registers")
         if pooling == "registers" and self.registers is None:
             raise Open4MError("backbone.pooling: the model has no register tokens; pool tokens")
         for spec in config.inputs:
