@@ -368,3 +368,36 @@ def test_a_configuration_of_any_size_is_not_read(tmp_path):
     (tmp_path / "config.json").write_bytes(b'{"a": "' + b"x" * (1 << 24) + b'"}')
     with pytest.raises(Open4MError, match="larger than 16777216 bytes"):
         load(dict[str, str], tmp_path / "config.json")
+
+
+# ---- classes that a constant field tells apart
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cat:
+    lives: int = 9
+    kind: Literal["cat"] = "cat"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dog:
+    lives: int = 1
+    kind: Literal["dog"] = "dog"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Home:
+    pets: tuple[Cat | Dog, ...] = ()
+    best: Cat | Dog | None = None
+
+
+def test_a_constant_field_says_which_of_several_classes_with_the_same_fields_is_meant():
+    home = Home(pets=(Dog(lives=3), Cat(lives=3)), best=Dog())
+    assert from_dict(Home, json.loads(json.dumps(to_dict(home)))) == home
+    assert from_dict(Home, {"best": None}) == Home()
+    assert from_dict(Home, {"best": Cat()}).best == Cat()
+    for kind in ({"kind": "cow"}, {}, {"kind": None}, {"kind": ["cat"]}):
+        with pytest.raises(Open4MError, match=r"config.best.kind: expected one of cat, dog, got "):
+            from_dict(Home, {"best": {"lives": 3, **kind}})
+    with pytest.raises(Open4MError, match=r"config.pets\[0\].lives: expected int, got 'x'"):
+        from_dict(Home, {"pets": [{"kind": "cat", "lives": "x"}]})

@@ -23,11 +23,13 @@ NAMES_MODALITIES = {
     "evaluate/suites/": "a suite measures what one data set holds",
     "configs/": "a configuration chooses modalities",
     "datasets/captions.py": "the field of COCO's annotations",
+    "datasets/labelled/": "what an example holds is called like the modality that it is",
     "datasets/layouts/folder.py": "what others call the file that describes their data",
     "hub/ml4m/": "our names for those in the authors' checkpoints",
     "labellers/": "a labeller says what it reads and what it makes",
     "transfer/vision_transformers/": "types of networks in transformers",
     "train/tasks/clip.py": "the task is called after the network that it trains",
+    "transfer/heads/": "a head is called after what it predicts",
     "reproduce.py": "a folder, called after the network that it holds",
 }
 """Where a modality's name may stand in a comparison, a default or a constant, and why."""

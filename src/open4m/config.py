@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -297,6 +298,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
+        if isinstance(value, dict) and (told := _told_apart(arguments)):
+            name, classes = told
+            meant = value.get(name)
+            if not isinstance(meant, str) or meant not in classes:
+                raise Open4MError(f"{where}.{name}: expected one of {', '.join(classes)}, got {shown(meant)}")
+            return _convert(classes[meant], value, where)
         failures = []
         for argument in arguments:
             if argument is not type(None):
@@ -338,6 +345,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise Open4MError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {shown(value)}")
     return value
+
+
+@cache
+def _told_apart(choices: tuple[Any, ...]) -> tuple[str, dict[str, type]] | None:
+    """The field by whose constant text several classes differ, such as ``kind``, and the class of each text."""
+    classes = [choice for choice in choices if choice is not type(None)]
+    if len(classes) < 2 or not all(map(dataclasses.is_dataclass, classes)):
+        return None
+    hints = [typing.get_type_hints(cls) for cls in classes]
+    for name, hint in hints[0].items():
+        constants = [typing.get_args(h[name]) for h in hints if typing.get_origin(h.get(name)) is typing.Literal]
+        texts = [one[0] for one in constants if len(one) == 1 and isinstance(one[0], str)]
+        if typing.get_origin(hint) is typing.Literal and len(set(texts)) == len(classes):
+            return name, dict(zip(texts, classes, strict=True))
+    return None
 
 
 def _shared_fields(cls: Any, values: Any) -> int:

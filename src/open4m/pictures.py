@@ -197,6 +197,13 @@ def hatched(image: Image.Image, valid: np.ndarray | None) -> Image.Image:
     return Image.fromarray(array)
 
 
+def outline(mask: np.ndarray, width: int) -> np.ndarray:
+    """The pixels of a mask (H, W) that are at most ``width`` away from what is none of it, bool."""
+    from scipy.ndimage import binary_erosion
+
+    return mask & ~binary_erosion(mask, np.ones((3, 3), dtype=bool), iterations=width)
+
+
 def noted(image: Image.Image, words: str) -> None:
     """Write into the middle of an image what it lacks, such as "no people"."""
     middle, points = (image.width / 2, image.height / 2), max(8, image.width // 16)

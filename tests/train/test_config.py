@@ -86,3 +86,10 @@ def test_parts_of_which_nothing_was_done_may_differ(tmp_path):
         claim(tmp_path, {"size": 1, "pretrain": {"length": 7}})
     with pytest.raises(Open4MError, match=r"another configuration \(size: 1 -> 2\)"):
         claim(tmp_path, {"size": 2, "pretrain": {"length": 7}}, open_parts=["pretrain"])
+
+
+def test_milestones_are_fractions_of_the_run_and_no_decay_stands_beside_them():
+    config = TrainConfig(length=Duration.parse("100 steps"), milestones=(0.5,))
+    assert [config.rate(step) for step in (0, 49, 50, 99)] == pytest.approx([1.0, 1.0, 0.1, 0.1])
+    with pytest.raises(Open4MError, match="decay and milestones"):
+        TrainConfig(length=Duration.parse("100 steps"), milestones=(0.5,), decay=Duration.parse("10 steps"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open4m.train.schedules import cosine, stable
+from open4m.train.schedules import cosine, stable, stepped
 
 
 def test_warm_up_is_linear_and_reaches_the_peak():
@@ -42,3 +42,11 @@ def test_the_rate_rises_then_falls_and_stays_within_its_bounds(steps, warmup, de
         assert all(0 <= r <= 1 + 1e-12 for r in rates)
         for s in range(1, steps):
             assert rates[s] > rates[s - 1] if s < warmup else rates[s] <= rates[s - 1] + 1e-12
+
+
+def test_a_stepped_rate_falls_to_a_tenth_at_each_milestone():
+    rates = [stepped(step, 100, 4, (0.89, 0.96)) for step in range(100)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert set(rates[4:89]) == {1.0}
+    assert rates[89:96] == pytest.approx([0.1] * 7)
+    assert rates[96:] == pytest.approx([0.01] * 4)

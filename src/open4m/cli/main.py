@@ -41,6 +41,8 @@ COMMANDS = {
     "tokenize": ("tokenize", "turn raw data into the token stores that a model is trained on"),
     "tokenizer": ("tokenizer", "fit a text tokenizer, or measure one of a dense modality"),
     "train": ("train", "everything up to a pre-trained model; resumes where it stopped"),
+    "transfer": ("transfer", "train a classifier, detector, segmenter or depth estimator on a model's encoder"),
+    "predict": ("transfer", "say what a transferred model sees in images"),
     "add-modality": ("add_modality", "teach a trained model one more modality; resumes where it stopped"),
     "reproduce": ("train", "everything from nothing to a measured model; resumes where it stopped"),
     "data": ("data", "import images and labels of your own, look at them, and check data sets"),

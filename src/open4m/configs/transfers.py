@@ -13,10 +13,25 @@ from typing import Any
 from open4m.config import Duration
 from open4m.train.config import TrainConfig
 from open4m.train.optim import OptimConfig
-from open4m.transfer import augment, heads
+from open4m.transfer import heads
+from open4m.transfer.augment import (
+    Augmentations,
+    CenterCrop,
+    Fit,
+    Flip,
+    LargeScaleJitter,
+    Pipeline,
+    RandomResizedCrop,
+    Stretch,
+    lists,
+)
 from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.heads import classification, depth, detection, semseg
+from open4m.transfer.detection.cascade import CascadeConfig
+from open4m.transfer.detection.masks import MasksConfig
+from open4m.transfer.detection.pyramid import PyramidConfig
+from open4m.transfer.detection.rpn import ProposalsConfig
+from open4m.transfer.heads import classification, depth, detection, maps, semseg
 
 LAYER_DECAY = {"b": 0.75, "l": 0.85}
 DROP_PATH = {"b": 0.1, "l": 0.2}
@@ -52,20 +67,19 @@ def imagenet(size: str, intermediate: bool) -> TransferConfig:
     betas = (0.9, 0.95) if intermediate else (0.9, 0.999)
     return TransferConfig(
         kind="classification",
-        head=classification.Config(label_smoothing=0.1),
+        head=classification.Config(),
         backbone=BackboneConfig(image_size=224, drop_path=DROP_PATH[size]),
         train=_train(
             20 if short else 50, 2, 4096, base_lr=1e-4, weight_decay=0.05, layer_decay=LAYER_DECAY[size], betas=betas
         ),
-        augment=augment.IMAGENET_21K if intermediate else augment.IMAGENET_1K,
-        place=augment.IMAGENET_PLACE,
-        mixing=augment.Mixing(),
+        augment=lists.imagenet_21k() if intermediate else lists.imagenet_1k(),
         evaluate_samples=10_000,
     )
 
 
 def coco(size: str) -> TransferConfig:
-    """Cascade Mask R-CNN at 512²: Table 7. The learning rate is absolute, and falls to a tenth after epochs 89 and 96."""
+    """Cascade Mask R-CNN at 512²: Table 7. The learning rate is absolute, and falls to a tenth after epochs 89 and
+    96."""
     large = size == "l"
     return TransferConfig(
         kind="detection",
@@ -81,8 +95,7 @@ def coco(size: str) -> TransferConfig:
             milestones=(0.89, 0.96),
             activation_checkpointing=True,
         ),
-        augment=augment.COCO,
-        place=augment.COCO_PLACE,
+        augment=lists.coco(),
         evaluate_samples=500,
     )
 
@@ -94,8 +107,7 @@ def ade20k(size: str) -> TransferConfig:
         head=semseg.Config(),
         backbone=BackboneConfig(image_size=512, drop_path=DROP_PATH[size]),
         train=_train(64, 1, 64, lr=2e-4, weight_decay=0.05, layer_decay=LAYER_DECAY[size]),
-        augment=augment.ADE20K,
-        place=augment.ADE20K_PLACE,
+        augment=lists.ade20k(),
     )
 
 
@@ -106,19 +118,50 @@ def nyuv2(size: str) -> TransferConfig:
         head=depth.Config(),
         backbone=BackboneConfig(image_size=256, drop_path=DROP_PATH[size]),
         train=_train(1000, 100, 128, lr=1e-4, weight_decay=1e-4, layer_decay=LAYER_DECAY[size]),
-        augment=augment.NYUV2,
-        place=augment.NYUV2_PLACE,
+        augment=lists.nyuv2(),
     )
 
 
 # ---- for any data, on a laptop
+SMALL_DETECTION = detection.Config(
+    pyramid=PyramidConfig(channels=64),
+    proposals=ProposalsConfig(
+        anchors=(8.0, 16.0, 32.0, 64.0, 128.0),
+        offset=0.5,
+        convolutions=1,
+        samples=64,
+        candidates=(200, 200),
+        kept=(100, 100),
+    ),
+    cascade=CascadeConfig(convolutions=1, channels=64, hidden=128, canonical=56.0, samples=32, detections=50),
+    mask=MasksConfig(convolutions=2, channels=64),
+)
+"""Of pictures of 128 pixels, a quarter of COCO's here: anchors and levels are a quarter too."""
+
 SMALL_HEADS: Mapping[str, Any] = {
     "classification": classification.Config(),
-    "detection": detection.SMALL,
+    "detection": SMALL_DETECTION,
     "semseg": semseg.Config(depth=2, channels=48),
     "depth": depth.Config(channels=48),
+    "maps": maps.Config(channels=48),
 }
 """Of encoders of some million weights."""
+
+
+SIDE = 128
+"""Stands for the size of the backbone's images, which augmentations get."""
+
+CROPPED = Augmentations(
+    train=Pipeline(steps=(RandomResizedCrop(side=SIDE, scale=(0.5, 1.0)), Flip())),
+    evaluation=Pipeline(steps=(Stretch(side=SIDE),)),
+)
+WHOLE = Augmentations(train=Pipeline(steps=(Flip(), Fit(side=SIDE))), evaluation=Pipeline(steps=(Fit(side=SIDE),)))
+SMALL_AUGMENTATIONS: Mapping[str, Augmentations] = {
+    "detection": dataclasses.replace(
+        WHOLE, train=Pipeline(steps=(Flip(), LargeScaleJitter(side=SIDE, scale=(0.5, 1.5))))
+    ),
+    "depth": dataclasses.replace(CROPPED, evaluation=Pipeline(steps=(CenterCrop(side=SIDE),))),
+}
 
 
 def small(kind: str, head: Any = None, image_size: int | None = None) -> TransferConfig:
@@ -139,8 +182,7 @@ def small(kind: str, head: Any = None, image_size: int | None = None) -> Transfe
             evaluate_every=500,
             checkpoint_every=500,
         ),
-        augment=augment.small(kind),
-        place=augment.small_place(kind),
+        augment=SMALL_AUGMENTATIONS.get(kind, CROPPED),
         evaluate_samples=200,
     )
 

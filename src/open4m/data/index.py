@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from open4m import files, modalities
-from open4m.datasets.layouts.base import SPLITS, Layout, Link, Part, key_of, photo
+from open4m.datasets.layouts.base import SPLITS, Layout, Link, Part, key_of, photo, share_of
 from open4m.datasets.source import Unreachable
 from open4m.progress import Progress, track
 from open4m.store import manifest
@@ -333,8 +333,8 @@ class _Builder:
         mixed = self._division.split == "hash" or self._db.execute("select 1 from clashes").fetchone()
         if few or mixed or self._division.limit or self._db.execute(DISORDER).fetchone():
             return {}
-        first = min(counts, key=lambda file: _share(f"split:{file}"))
-        self._validation = {f for f in counts if f == first or _share(f"split:{f}") < self._division.validation}
+        first = min(counts, key=lambda file: share_of(f"split:{file}"))
+        self._validation = {f for f in counts if f == first or share_of(f"split:{f}") < self._division.validation}
         return endings
 
     def _assign(self, linked: bool) -> dict[str, Any]:
@@ -352,9 +352,9 @@ class _Builder:
             key = link.key if link else key_of(name)
             split = "" if by_hash else max(part[5] for part in parts)
             if split in ("", TRAIN) and not has_validation:
-                chosen = link.file in self._validation if link else _share(f"split:{key}") < self._division.validation
+                chosen = link.file in self._validation if link else share_of(f"split:{key}") < self._division.validation
                 split = VALIDATION if chosen and self._division.validation else TRAIN
-            rank = min(part[6] for part in parts) if self._layout.packed else int(_share(f"order:{key}") * (1 << 62))
+            rank = min(part[6] for part in parts) if self._layout.packed else int(share_of(f"order:{key}") * (1 << 62))
             size = next(part[4] for part in parts if part[1] == self._main)
             row = (sample, key, split or TRAIN, rank, link.file if link else "", size)
             if not self._db.execute("insert or ignore into samples values (?, ?, ?, ?, ?, ?, null)", row).rowcount:
@@ -397,8 +397,3 @@ def _bytes(name: str) -> bytes:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogatepass")
-
-
-def _share(text: str) -> float:
-    """A number in [0, 1) that a text determines."""
-    return int.from_bytes(hashlib.sha256(_bytes(text)).digest()[:6]) / (1 << 48)

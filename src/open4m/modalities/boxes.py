@@ -236,14 +236,24 @@ def _select(value: Boxes, corners: np.ndarray, keep: np.ndarray) -> Boxes:
     return Boxes(corners[chosen], tuple(value.labels[i] for i in chosen), scores, value.malformed)
 
 
-def draw_boxes(image: Image.Image, value: Boxes) -> Image.Image:
-    """A copy of the image with the boxes and their labels drawn on it."""
+def color_of(label: str, names: Sequence[str]) -> str:
+    """The color of a class, whose place in ``names`` it follows."""
+    return OBJECT_COLORS[names.index(label) % len(OBJECT_COLORS)]
+
+
+def draw_boxes(image: Image.Image, value: Boxes, names: Sequence[str] = (), with_scores: bool = False) -> Image.Image:
+    """A copy of the image with the boxes and their labels drawn on it.
+
+    ``names``: all classes, whose colors are the same in each picture then. ``with_scores``: scores are beside labels.
+    """
     image = image.copy()
     draw = ImageDraw.Draw(image)
-    names = sorted(set(value.labels))
-    for row, label in zip(value.corners, value.labels, strict=True):
-        text, font = lettered(label, max(10, image.width // 20))
-        color = OBJECT_COLORS[names.index(label) % len(OBJECT_COLORS)]
+    names = names or sorted(set(value.labels))
+    scores = value.scores if with_scores and value.scores is not None else (None,) * len(value)
+    for row, label, score in zip(value.corners, value.labels, scores, strict=True):
+        said = label if score is None else f"{label} {score:.2f}"
+        text, font = lettered(said, max(10, image.width // 20))
+        color = color_of(label, names)
         x0, y0, x1, y1 = drawn_corners(row, image.size)
         draw.rectangle((x0, y0, x1, y1), outline=color, width=max(1, image.width // 100))
         x = max(2, min(x0 + 2, image.width - 4 - int(font.getlength(text))))  # so that the label is in the picture

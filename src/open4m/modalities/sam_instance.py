@@ -25,7 +25,7 @@ from open4m.modalities.symbols import (
     numbers_of,
     split,
 )
-from open4m.pictures import OBJECT_COLORS, drawn_corners, noted
+from open4m.pictures import OBJECT_COLORS, drawn_corners, noted, outline
 
 if TYPE_CHECKING:
     from open4m.tokenizers.tokenizer import Tokenizer
@@ -203,7 +203,7 @@ class SAMInstances(SymbolSequence):
             if instance.mask is None:
                 draw.rectangle(corners, outline=color, width=width)
             else:
-                image.paste(color, (0, 0), Image.fromarray(_outline(_placed(instance, image.size), width)))
+                image.paste(color, (0, 0), Image.fromarray(outline(_placed(instance, image.size), width)))
         for point in value.points:
             x, y = point.place[0] * image.width, point.place[1] * image.height
             radius = 2 * width
@@ -335,13 +335,6 @@ def _placed(instance: Instance, size: tuple[int, int]) -> np.ndarray:
     mask = np.ones((1, 1), dtype=bool) if instance.mask is None else instance.pixels
     placed[y0 : y0 + shape[0], x0 : x0 + shape[1]] = resample(mask, Crop(size=shape), "nearest")
     return placed
-
-
-def _outline(mask: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of a mask that are at most ``width`` away from what is none of it, bool."""
-    from scipy.ndimage import binary_erosion
-
-    return mask & ~binary_erosion(mask, np.ones((3, 3), dtype=bool), iterations=width)
 
 
 MODALITY = SAMInstances(

@@ -22,13 +22,12 @@ MATRICES = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
 class OptimConfig:
     """AdamW. ``base_lr`` is for a batch of 256; the learning rate scales linearly with the batch (paper [46]).
 
-    ``lr``: the learning rate itself, whatever the batch, instead (paper Tables 7 to 9). ``layer_decay``: the factor by which
-    the rate falls from one block to the one below it, with that of the embeddings the lowest (paper D, [26]); for models
-    that say at which depth their weights lie.
-    ``muon_lr``: the peak learning rate of Muon for the linear layers of blocks, whatever the batch; None: AdamW for
-    all. ``muon_iterations``: of its orthogonalization, which takes a large part of the time where batches are small.
-    ``muon_precision``: of its matrix products; None: bf16 on GPUs, fp32 elsewhere.
-    """
+    ``lr``: the learning rate itself, whatever the batch, instead (paper Tables 7 to 9). ``layer_decay``: the factor by
+    which the rate falls from one block to the one below it, with that of the embeddings the lowest (paper D, [26]); for
+    models that say at which depth their weights lie. ``muon_lr``: the peak learning rate of Muon for the linear layers
+    of blocks, whatever the batch; None: AdamW for all. ``muon_iterations``: of its orthogonalization, which takes a
+    large part of the time where batches are small. ``muon_precision``: of its matrix products; None: bf16 on GPUs, fp32
+    elsewhere."""
 
     base_lr: Amount = 1e-4
     betas: tuple[Decay, Decay] = (0.9, 0.95)
@@ -80,9 +79,8 @@ def build(model: torch.nn.Module, config: OptimConfig, batch_size: int = 256) ->
 def by_depth(model: torch.nn.Module, groups: list[dict[str, Any]], config: OptimConfig) -> list[dict[str, Any]]:
     """The same groups, divided by the depth of weights, with lower peaks further down.
 
-    Raises :class:`Open4MError` for a model that does not say how deep its weights lie, and for Muon, which has a rate of
-    its own.
-    """
+    Raises :class:`Open4MError` for a model that does not say how deep its weights lie, and for Muon, which has a rate
+    of its own."""
     if not hasattr(model, "depth_of") or config.muon_lr is not None:
         raise Open4MError("optim.layer_decay: is for transfers, trained by AdamW; set 1 here")
     depths = {id(parameter): model.depth_of(name) for name, parameter in model.named_parameters()}

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open4m import modalities
+from open4m.datasets.labelled.base import PICTURE
 from open4m.model.config import Architecture, ModalitySpec
 from open4m.model.embeddings import module_name
 from open4m.model.fourm import FourMTransformer
@@ -42,13 +43,12 @@ class BackboneConfig:
 
     ``inputs``: the modalities that it reads, by the names under which they are given: ``rgb`` is read as pixels where
     the model reads those, ``rgb@tokens`` as tokens. ``image_size``: H = W of the square that it sees, in pixels; None:
-    that of pre-training.
-    ``drop_path``: stochastic depth (paper D); None: that of pre-training. ``pooling``: what stands for the whole image,
-    the mean of its tokens or of the register tokens, or the class token, which Vision Transformers of others have.
-    ``tune``: what is trained of it: all, nothing, or low-rank adapters of all its linear layers, of rank ``lora_rank``.
-    """
+    that of pre-training. ``drop_path``: stochastic depth (paper D); None: that of pre-training. ``pooling``: what
+    stands for the whole image, the mean of its tokens, that of the register tokens, or the class token of Vision
+    Transformers of others. ``tune``: what is trained of it: all, nothing, or low-rank adapters of all its linear
+    layers, of rank ``lora_rank``."""
 
-    inputs: tuple[str, ...] = ("rgb",)
+    inputs: tuple[str, ...] = (PICTURE,)
     image_size: Size | None = None
     drop_path: Decay | None = None
     pooling: Literal["tokens", "registers", "class"] = "tokens"
@@ -143,7 +143,7 @@ class Backbone(nn.Module):
             image_size=image_size,
         )
         backbone = cls(encoder, config.pooling)
-        backbone.check_size(config.image_size)
+        backbone.check_size(config.image_size or image_size)
         backbone.copy_from(model)
         return backbone
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from open4m import config as configs
 from open4m.ranges import Steps, check_ranges
 from open4m.train.config import TrainConfig
 from open4m.transfer import heads
-from open4m.transfer.augment import Augmentation, Mixing
+from open4m.transfer.augment import Augmentations, Pipeline
+from open4m.transfer.augment.base import Sizing
 from open4m.transfer.backbone import BackboneConfig
 
 
@@ -18,19 +19,16 @@ from open4m.transfer.backbone import BackboneConfig
 class TransferConfig:
     """``kind``: the head, a name of :mod:`open4m.transfer.heads` or a Python file. ``head``: its configuration.
 
-    ``augment``: what is done with training examples, in this order; ``place``: with all others. ``mixing``: of pairs of
-    images and their labels. ``label``: which of several labels of the data is learned as ``label``, such as ``count``
-    of scenes. ``examples``: so many training examples, drawn at random; None: all. ``evaluate_samples``: validation
-    examples at most, while training. ``test_samples``: at the end.
-    """
+    ``augment``: what is done with examples; its squares get the size of the backbone's images. ``label``: which of
+    several labels of the data is learned as ``label``, such as ``count`` of scenes. ``examples``: so many training
+    examples, drawn at random; None: all. ``evaluate_samples``: validation examples at most, while training.
+    ``test_samples``: at the end."""
 
     kind: str
     head: Any
     backbone: BackboneConfig = BackboneConfig()
     train: TrainConfig
-    augment: tuple[Augmentation, ...] = ()
-    place: tuple[Augmentation, ...] = ()
-    mixing: Mixing | None = None
+    augment: Augmentations
     label: str = ""
     examples: Steps | None = None
     evaluate_samples: Steps | None = None
@@ -42,7 +40,15 @@ class TransferConfig:
         if not isinstance(self.head, wanted):
             object.__setattr__(self, "head", configs.from_dict(wanted, self.head, "head"))
 
+    def on(self, backbone: BackboneConfig) -> TransferConfig:
+        """The same with a backbone whose size of image is known."""
 
-def of_dict(values: Mapping[str, Any], where: str = "config") -> TransferConfig:
-    """The configuration that JSON holds."""
-    return configs.from_dict(TransferConfig, dict(values), where)
+        def sized(pipeline: Pipeline) -> Pipeline:
+            side = backbone.image_size
+            return Pipeline(
+                steps=tuple(dataclasses.replace(s, side=side) if isinstance(s, Sizing) else s for s in pipeline.steps)
+            )
+
+        train, evaluation = sized(self.augment.train), sized(self.augment.evaluation)
+        augment = Augmentations(train=train, evaluation=evaluation, mixing=self.augment.mixing)
+        return dataclasses.replace(self, backbone=backbone, augment=augment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from open4m import modalities
 from open4m.datasets.labelled.base import Example
 from open4m.rng import Part
 from open4m.tokenizers.tokenizer import Tokenizer
+from open4m.transfer.augment import Pipeline
 from open4m.transfer.backbone import Backbone
 from open4m.transfer.heads.base import Head
 from open4m.types import Open4MError
@@ -64,5 +65,26 @@ class Contents:
         values = [example[modality] for example in examples]
         if self.content[key] == "pixels":
             return torch.from_numpy(np.stack(values)).movedim(-1, 1).contiguous()
-        own = modalities.get(modality)
-        return torch.from_numpy(self.tokenizers[key].encode_batch([own.convert(value) for value in values]))
+        own, tokenizer = modalities.get(modality), self.tokenizers[key]
+        ids = torch.from_numpy(tokenizer.encode_batch([own.convert(value) for value in values]))
+        return ids.unflatten(1, tokenizer.config.grid)
+
+
+@torch.inference_mode()
+def predictions(
+    model: TransferNetwork,
+    contents: Contents,
+    place: Pipeline,
+    data: Sequence[Example],
+    indices: Sequence[int],
+    batch_size: int,
+) -> Iterator[tuple[Example, Any]]:
+    """Examples with their predictions, in order, batch by batch."""
+    model.eval()
+    device = next(model.parameters()).device
+    for first in range(0, len(indices), batch_size):
+        examples = [data[i] for i in indices[first : first + batch_size]]
+        placed = [place(example) for example in examples]
+        inputs = contents.of([example for example, _ in placed])
+        outputs = model({key: content.to(device) for key, content in inputs.items()})
+        yield from zip(examples, model.head.predict(outputs, [where for _, where in placed]), strict=True)

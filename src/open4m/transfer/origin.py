@@ -38,6 +38,8 @@ class Origin:
 
     def load(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Give an encoder its weights: those of the origin, or new ones, which ``generator`` draws."""
+        if next(backbone.parameters()).is_meta:  # has shapes only
+            return
         backbone.load_state_dict(self._held.state_dict())
         if self._is_scratch:
             backbone.initialize(generator)

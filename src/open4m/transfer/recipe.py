@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open4m import __version__, pictures, ranks
+from open4m import __version__, files, pictures, ranks
 from open4m import config as configs
 from open4m.datasets import labelled
-from open4m.datasets.labelled.base import Labelled
+from open4m.datasets.labelled.base import PICTURE, Labelled
 from open4m.evaluate.intervals import Figures, measure
 from open4m.progress import track
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.network import TransferNetwork
+from open4m.transfer.network import TransferNetwork, predictions
 from open4m.transfer.origin import open_origin
-from open4m.transfer.task import TransferTask, predictions
+from open4m.transfer.task import TransferTask
 from open4m.transfer.transferred import Transferred, described
 from open4m.types import Open4MError
 
@@ -50,7 +50,9 @@ class Measured:
         rows = []
         for name, value in self.figures.values.items():
             low_high = self.figures.intervals.get(name)
-            rows.append(f"{name}: {value:.4g}" + ("" if low_high is None else f" ± {(low_high[1] - low_high[0]) / 2:.2g}"))
+            rows.append(
+                f"{name}: {value:.4g}" + ("" if low_high is None else f" ± {(low_high[1] - low_high[0]) / 2:.2g}")
+            )
         return "\n".join(rows)
 
 
@@ -64,10 +66,11 @@ def transfer(
     not fit.
     """
     origin = open_origin(model, config.backbone)
-    config = dataclasses.replace(config, backbone=origin.config)
+    config = config.on(origin.config)
     training, validation = (opened(data, split, config, layout) for split in ("train", "validation"))
+    if not len(training):
+        raise Open4MError(f"{data}: no training examples")
     target = heads.target_of(config.kind, config.head)
-    check_target(training, target, data)
     check_classes(training, validation, target, data)
     samples = min(len(training), config.examples or len(training))
     config = dataclasses.replace(config, train=config.train.on_data(samples))
@@ -85,16 +88,10 @@ def transfer(
 
 
 def opened(data: Path, split: str, config: TransferConfig, layout: str) -> Labelled:
-    """A split of the data, with the label that is learned."""
-    return labelled.open_split(data, split, layout, label=config.label)
-
-
-def check_target(data: Labelled, target: str, root: Path) -> None:
-    """Raise :class:`Open4MError` if examples do not hold what a head learns."""
-    if not len(data):
-        raise Open4MError(f"{root}: no training examples")
-    if target not in data.targets:
-        raise Open4MError(f"{root}: {data.name} has no {target} (it has {', '.join(data.targets)}): another head is needed")
+    """A split of the data, of whose examples only what is read and learned is taken."""
+    found = labelled.open_split(data, split, layout, label=config.label)
+    wanted = {heads.target_of(config.kind, config.head), *(name.partition("@")[0] for name in config.backbone.inputs)}
+    return found.only([name for name in wanted if name != PICTURE])
 
 
 def check_classes(training: Labelled, validation: Labelled, target: str, root: Path) -> None:
@@ -127,10 +124,10 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
 
     figures = measure(metrics, len(pairs))
     found = Measured(main=next(iter(figures.values)), figures=figures, samples=len(pairs), split=split)
+    files.make_folder(directory / "test")
     for number, (example, prediction) in enumerate(pairs[:DRAWN]):
         pictures.save(head.draw(example, prediction), directory / "test" / f"{number}.png")
     for name, picture in head.summary([p for _, p in pairs], [e for e, _ in pairs]).items():
         pictures.save(picture, directory / "test" / f"{name}.png")
     configs.save(found, directory / EVALUATION, FORMAT)
     return found
-

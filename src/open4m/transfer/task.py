@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,20 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from open4m.data.order import rows_for_step
-from open4m.datasets.labelled.base import Example, Labelled, check_example
+from open4m.datasets.labelled.base import PICTURE, Example, Labelled, check_example
 from open4m.rng import Part, generator_of, seeded, stream
 from open4m.transfer import heads
-from open4m.transfer.augment import Pipeline
+from open4m.transfer.augment import Mixing, needed, partner
 from open4m.transfer.config import TransferConfig
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch
-from open4m.transfer.network import Contents, TransferNetwork
+from open4m.transfer.network import Contents, TransferNetwork, predictions
 from open4m.transfer.origin import Origin
+
+AUGMENTED, MIXED = 1, 2  # what random numbers are for
+LABEL = "label"
+PLAIN = Mixing(mixup=0.0, cutmix=0.0, smoothing=0.0)
+"""No mixing: labels are as they are."""
 
 SHOWN = 6
 """Validation examples in pictures."""
@@ -64,7 +69,7 @@ class TransferTask:
         self.contents = Contents(
             self.sketch.backbone, config.backbone.inputs, origin.tokenizers, config.backbone.image_size
         )
-        self.augment, self.place = Pipeline(config.augment), Pipeline(config.place)
+        self.augment, self.place, self.mixing = config.augment.train, config.augment.evaluation, config.augment.mixing
 
     def _network(self) -> TransferNetwork:
         """The network without its weights."""
@@ -92,39 +97,38 @@ class TransferTask:
     # ---- batches
     def batch(self, step: int, rows: range) -> TransferBatch:
         order = rows_for_step(self.seed, step, self.batch_size, self.samples)
-        examples, placed, keys = [], [], []
-        for row in rows:
-            example, where, key = self._example(step, row, order)
-            mixing = self.config.mixing
-            if mixing is not None:
-                example = mixing.apply(
-                    example,
-                    lambda other: self._example(step, other, order)[0],
-                    stream(self.seed, step),
-                    row,
-                    self.batch_size,
-                )
-            examples.append(example)
-            placed.append(where)
-            keys.append(key)
-        return TransferBatch(self.contents.of(examples), self._targets(examples, placed), keys)
+        made = {row: self._example(step, row, order) for row in self._needed(rows)}
+        examples = [self._mixed(step, row, made) for row in rows]
+        batch = self._targets(examples, [made[row][1] for row in rows])
+        return TransferBatch(self.contents.of(examples), batch, [self.train.key(self._index(order[r])) for r in rows])
 
-    def _example(self, step: int, row: int, order: np.ndarray) -> tuple[Example, Placed, str]:
+    def _needed(self, rows: Sequence[int]) -> Sequence[int]:
+        return rows if self.mixing is None else needed(rows, self.batch_size)
+
+    def _index(self, place: int) -> int:
+        return int(self.chosen[place])
+
+    def _example(self, step: int, row: int, order: np.ndarray) -> tuple[Example, Placed]:
         """The augmented example of a row of a step, a pure function of (seed, step, row)."""
-        index = int(self.chosen[order[row]])
-        example, key = self.train[index], self.train.key(index)
-        check_example(example, key)
-        example, where = self.augment(example, stream(self.seed, step, row))
-        return self._labelled(example), where, key
+        index = self._index(order[row])
+        example = self.train[index]
+        check_example(example, self.train.key(index))
+        example, where = self.augment(example, stream(self.seed, step, row, AUGMENTED))
+        label = example.get(LABEL)
+        if isinstance(label, int | np.integer):
+            example = {**example, LABEL: (self.mixing or PLAIN).smoothed(int(label), len(self.classes))}
+        return example, where
 
-    def _labelled(self, example: Example) -> Example:
-        """The example with the class of the image as probabilities, which can be mixed."""
-        label = example.get("label")
-        if not isinstance(label, int | np.integer):
+    def _mixed(self, step: int, row: int, made: Mapping[int, tuple[Example, Placed]]) -> Example:
+        """The example of a row, mixed with that of its partner where images are mixed."""
+        example = made[row][0]
+        if self.mixing is None:
             return example
-        probabilities = np.zeros(len(self.classes), np.float32)
-        probabilities[label] = 1.0
-        return {**example, "label": probabilities}
+        other = made[partner(row, self.batch_size)][0]
+        image, label = self.mixing.mixed(
+            example[PICTURE], example[LABEL], other[PICTURE], other[LABEL], stream(self.seed, step, row, MIXED)
+        )
+        return {**example, PICTURE: image, LABEL: label}
 
     def _targets(self, examples: Sequence[Example], placed: Sequence[Placed]) -> Batch:
         return Batch({self.target: [as_target(example[self.target]) for example in examples]}, placed)
@@ -154,7 +158,7 @@ class TransferTask:
 
     def samples_of(self, step: int) -> list[str]:
         order = rows_for_step(self.seed, step, self.batch_size, self.samples)
-        return [self.train.key(int(self.chosen[place])) for place in order]
+        return [self.train.key(self._index(place)) for place in order]
 
     def evaluate(self, model: TransferNetwork) -> dict[str, float]:
         count = min(len(self.validation), self.config.evaluate_samples or len(self.validation))
@@ -177,23 +181,3 @@ def as_target(value: Any) -> Any:
         tensor = torch.from_numpy(np.ascontiguousarray(value))
         return tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor
     return value
-
-
-@torch.inference_mode()
-def predictions(
-    model: TransferNetwork,
-    contents: Contents,
-    place: Pipeline,
-    data: Sequence[Example],
-    indices: Sequence[int],
-    batch_size: int,
-) -> Iterator[tuple[Example, Any]]:
-    """Examples with their predictions, in order, batch by batch."""
-    model.eval()
-    device = next(model.parameters()).device
-    for first in range(0, len(indices), batch_size):
-        examples = [data[i] for i in indices[first : first + batch_size]]
-        placed = [place(example, stream(0)) for example in examples]
-        inputs = contents.of([example for example, _ in placed])
-        outputs = model({key: content.to(device) for key, content in inputs.items()})
-        yield from zip(examples, model.head.predict(outputs, [where for _, where in placed]), strict=True)

@@ -19,10 +19,9 @@ from open4m.modalities.given import taken
 from open4m.nn.adapters import plain_state
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.transfer import heads
-from open4m.transfer.augment import Augmentation, Pipeline
+from open4m.transfer.augment import Pipeline
 from open4m.transfer.backbone import Backbone, EncoderConfig
-from open4m.transfer.network import Contents, TransferNetwork
-from open4m.transfer.task import predictions
+from open4m.transfer.network import Contents, TransferNetwork, predictions
 from open4m.types import Open4MError
 
 FORMAT = 1
@@ -48,7 +47,7 @@ class TransferredConfig:
     names: tuple[str, ...]
     image_size: int
     classes: tuple[str, ...]
-    place: tuple[Augmentation, ...]
+    place: Pipeline
 
 
 def is_transfer(folder: Path) -> bool:
@@ -76,7 +75,7 @@ class Transferred:
         self.config, self.network = config, network
         self.names, self.image_size, self.classes = config.names, config.image_size, config.classes
         self.contents = Contents(network.backbone, config.names, tokenizers, config.image_size)
-        self.place = Pipeline(config.place)
+        self.place = config.place
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", *, trust: bool = False) -> Self:
@@ -160,5 +159,5 @@ def described(config: Any, network: TransferNetwork, classes: Sequence[str], ver
         names=config.backbone.inputs,
         image_size=config.backbone.image_size,
         classes=tuple(classes),
-        place=config.place,
+        place=config.augment.evaluation,
     )

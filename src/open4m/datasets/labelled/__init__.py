@@ -1,4 +1,4 @@
-"""Labelled data sets of others, for transfers: one file per data set, of its name. ``base.py`` says what a file holds."""
+"""Labelled data sets, for transfers: one file per data set, of its name. ``base.py`` says what a file holds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import difflib
 import importlib
 from pathlib import Path
 
-from open4m.datasets.labelled.base import Labelled
+from open4m.datasets.labelled.base import Labelled, check_label, check_split
 from open4m.types import Open4MError
 
-SHARED_FILES = ("__init__", "base")
+SHARED_FILES = ("__init__", "base", "reading", "run_lengths")
 
 
 def names() -> list[str]:
@@ -26,18 +26,32 @@ def get(name: str) -> type[Labelled]:
     return importlib.import_module(f"{__name__}.{name}").LABELLED
 
 
-def open_split(root: str | Path, split: str, name: str = "") -> Labelled:
-    """The split of what lies in ``root``: of the data set that is named, else of the one that it looks like.
+def find(root: str | Path, name: str = "") -> type[Labelled]:
+    """The data set that is named, else the one that a folder looks like; a general one only where no other does.
 
     Raises :class:`Open4MError` if none or several fit.
     """
     root = Path(root)
-    if not root.exists():
+    if not root.is_dir():
         raise Open4MError(f"{root}: no such folder")
     if name:
-        return get(name).open(root, split)
-    fitting = [found for found in map(get, names()) if found.fits(root)]
+        return get(name)
+    kinds = [get(known) for known in names()]
+    fitting = [kind for kind in kinds if not kind.general and kind.fits(root)]
+    fitting = fitting or [kind for kind in kinds if kind.general and kind.fits(root)]
     if len(fitting) != 1:
-        seen = " or ".join(found.name for found in fitting) or "no data set that is known"
+        seen = " or ".join(kind.name for kind in fitting) or "no data set that is known"
         raise Open4MError(f"{root}: looks like {seen}; say which by --layout (allowed: {', '.join(names())})")
-    return fitting[0].open(root, split)
+    return fitting[0]
+
+
+def open_split(root: str | Path, split: str, name: str = "", label: str = "") -> Labelled:
+    """The split of what lies in ``root``: of the data set that is named, else of the one that it looks like.
+
+    ``label``: which of the data set's ``labels`` is the ``label`` of its examples. Raises :class:`Open4MError` if no
+    data set or several fit, and for what it does not have.
+    """
+    check_split(split)
+    kind = find(root, name)
+    check_label(label, kind)
+    return kind.open(Path(root), split, label=label) if label else kind.open(Path(root), split)

@@ -5,8 +5,9 @@ A data set is one file in this folder that defines ``LABELLED``, a subclass of :
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,6 +18,9 @@ from open4m.types import Open4MError, shown
 
 IGNORED = 255
 """The class of a pixel that nobody labelled."""
+
+PICTURE = "rgb"
+"""What every example holds."""
 
 Example = Mapping[str, Any]
 """One labelled image: ``rgb``, (H, W, 3) uint8, and any of
@@ -74,11 +78,15 @@ class Instances:
 class Labelled(ABC):
     """One split of a labelled data set, a sequence of examples; any process may open it again from its arguments.
 
-    ``name``: of its file. ``targets``: what its examples hold besides ``rgb``.
+    ``name``: of its file. ``targets``: what its examples hold besides ``rgb``; of the class, what they may hold.
+    ``labels``: which of several things ``label`` may be, the first unless :meth:`open` is told by ``label=``; () if
+    there is one, or none. ``general``: it fits much, and is taken where no other data set fits.
     """
 
     name: ClassVar[str]
-    targets: ClassVar[tuple[str, ...]]
+    targets: tuple[str, ...]
+    labels: ClassVar[tuple[str, ...]] = ()
+    general: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -88,7 +96,8 @@ class Labelled(ABC):
     @classmethod
     @abstractmethod
     def open(cls, root: Path, split: str) -> Self:
-        """The split ``train``, ``validation`` or ``test`` of what lies in ``root``.
+        """The split ``train``, ``validation`` or ``test`` of what lies in ``root``. Data sets with ``labels`` take one
+        of them as ``label``.
 
         Raises :class:`Open4MError` that names what was expected where, if it is not there.
         """
@@ -108,6 +117,17 @@ class Labelled(ABC):
         """The names of the classes of a target, () if it has none."""
         return ()
 
+    def only(self, targets: Collection[str]) -> Self:
+        """The same split, whose examples hold these targets: others are not read. Raises :class:`Open4MError` for a
+        target that it does not have."""
+        if missing := [target for target in targets if target not in self.targets]:
+            raise Open4MError(
+                f"{self.name}: no {', '.join(missing)} in these data (there is {', '.join(self.targets) or 'nothing'})"
+            )
+        found = copy.copy(self)
+        object.__setattr__(found, "targets", tuple(target for target in self.targets if target in targets))
+        return found
+
 
 def check_example(example: Example, key: str) -> None:
     """Raise :class:`Open4MError` unless all maps of an example have the size of its image."""
@@ -126,3 +146,11 @@ def check_split(split: str) -> None:
     """Raise :class:`Open4MError` unless it is the name of a split."""
     if split not in ("train", "validation", "test"):
         raise Open4MError(f"split: expected train, validation or test, got {shown(split)}")
+
+
+def check_label(label: str, kind: type[Labelled]) -> str:
+    """The ``label`` that is meant, the first of a data set's if it is "". Raises :class:`Open4MError` for others."""
+    if label not in ("", *kind.labels):
+        allowed = ", ".join(kind.labels) or "it has one kind of label, or none: leave it out"
+        raise Open4MError(f"{kind.name}: unknown label {shown(label)} (allowed: {allowed})")
+    return label or (kind.labels[0] if kind.labels else "")

@@ -169,10 +169,20 @@ def key_of(sample: str) -> str:
     return f"{kept.lstrip('_') or 'sample'}-{digest}"
 
 
+def share_of(text: str) -> float:
+    """A number in [0, 1) that a text determines, as if it were drawn at random."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6]) / (1 << 48)
+
+
 def split_of(word: str) -> str:
     """The split that a folder's or file's name says, "" for none: ``train``, ``val2017``, ``validation-00000``."""
     first = re.match(r"[A-Za-z]+", word)
     return next((split for split, words in SPLITS.items() if first and first[0].lower() in words), "")
+
+
+def split_in(name: str) -> str:
+    """The split that one of the words of a name says: ``imagenet21k_train``, ``my-valid-set``."""
+    return next((split for word in re.findall("[A-Za-z]+", name) if (split := split_of(word))), "")
 
 
 def split_among(path: str) -> str:

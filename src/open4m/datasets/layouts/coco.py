@@ -11,34 +11,27 @@ nobody annotated (with more classes, 65535).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from open4m import modalities
 from open4m.datasets import tables
 from open4m.datasets.captions import FIELD
 from open4m.datasets.classes import Classes
-from open4m.datasets.layouts.base import Layout, Part, Wanted, photo, split_of, suffix_of, text
-from open4m.datasets.source import Source, Unreachable
+from open4m.datasets.coco_files import KINDS, MALFORMED, about, annotation_files, image_folder, mask_of, unique
+from open4m.datasets.labelled.run_lengths import LARGEST_MASK
+from open4m.datasets.layouts.base import Layout, Part, Wanted, photo, split_of, text
+from open4m.datasets.source import Source
 from open4m.modalities.codecs import decode_image
 from open4m.types import Boxes, Open4MError, Value, shown
 
 BACKGROUND = "background"
-KINDS = ("instances", "captions", "panoptic", "person_keypoints", "stuff", "image_info")
 UNANNOTATED = ("captions", "panoptic", "stuff", "image_info")
 """Kinds of files of which an image without annotations was not looked at for objects."""
-LARGEST_MASK = 1 << 26
-"""Pixels of a mask, at most."""
-LONGEST_RUN = 6
-"""Characters of one number in compressed run lengths, at most: 30 bits, above any mask's pixels."""
-MALFORMED = (ValueError, TypeError, LookupError, OverflowError)
-"""What annotations of any other content raise when they are converted: JSON holds numbers of any size."""
 
 
 class Coco(Layout):
@@ -46,11 +39,11 @@ class Coco(Layout):
 
     @classmethod
     def fits(cls, source: Source, wanted: Wanted) -> bool:
-        return bool(_files(source))
+        return bool(annotation_files(source))
 
     def parts(self) -> Iterator[Part]:
         for path in self._paths:
-            kind, group = _about(path)
+            kind, group = about(path)
             split, numbers = split_of(group), count()
             for section, item in tables.items(self.source, path):
                 if section == "images":
@@ -116,19 +109,19 @@ class Coco(Layout):
         named = list(self._categories.values())
         boxes = Classes(names=tuple(dict.fromkeys(name for name, thing in named if thing)))
         if self._is_panoptic:
-            return {_boxes().name: boxes, _map().name: Classes(names=tuple(_unique(name for name, _ in named)))}
-        return {_boxes().name: boxes, _map().name: Classes(names=tuple(_unique([BACKGROUND, *(n for n, _ in named)])))}
+            return {_boxes().name: boxes, _map().name: Classes(names=tuple(unique(name for name, _ in named)))}
+        return {_boxes().name: boxes, _map().name: Classes(names=tuple(unique([BACKGROUND, *(n for n, _ in named)])))}
 
     # ---- what is there
     @cached_property
     def _paths(self) -> list[str]:
-        if not (found := _files(self.source)):
+        if not (found := annotation_files(self.source)):
             raise Open4MError(f"{self.source.url}: no JSON file with 'images' and 'annotations' in it, as COCO's have")
         return found
 
     @cached_property
     def _is_panoptic(self) -> bool:
-        return any(_about(path)[0] == "panoptic" for path in self._paths)
+        return any(about(path)[0] == "panoptic" for path in self._paths)
 
     @cached_property
     def _categories(self) -> dict[int, tuple[str, bool]]:
@@ -154,23 +147,8 @@ class Coco(Layout):
         found = {}
         for path in self._paths:
             first = next((i for section, i in tables.items(self.source, path) if section == "images"), None)
-            if first is None or not isinstance(first, Mapping) or not isinstance(first.get("file_name"), str):
-                raise Open4MError(f"{self.source.named(path)}: lists no image with a 'file_name'")
-            found[path] = self._folder(path, first["file_name"])
+            found[path] = image_folder(self.source, path, first)
         return found
-
-    def _folder(self, path: str, file: str) -> str:
-        group, own = _about(path)[1], path.rpartition("/")[0]
-        above = own.rpartition("/")[0]
-        inside = ["", "images/", f"{group}/", f"images/{group}/", f"{group}/images/"]
-        candidates = [f"{base}{'/' * bool(base)}{folder}" for base in dict.fromkeys((own, above)) for folder in inside]
-        for folder in candidates:
-            if self.source.exists(folder + file):
-                return folder
-        raise Open4MError(
-            f"{self.source.named(path)}: its image {file} is in none of "
-            f"{', '.join(self.source.named(folder) for folder in candidates)}"
-        )
 
     # ---- values
     def _size(self, image: Mapping[str, Any]) -> tuple[int, int]:
@@ -225,101 +203,12 @@ class Coco(Layout):
         for part in parts:
             try:
                 masks.append((self._ids[part["category"]], mask_of(part["shape"], size)))
-            except MALFORMED as error:
+            except (*MALFORMED, Open4MError) as error:
                 raise Open4MError(f"{where}: not a segmentation of a known category ({error})") from error
         classes = np.zeros(size, np.int32)
         for number, mask in sorted(masks, key=lambda found: -int(found[1].sum())):
             classes[mask] = number
         return _map().convert(classes)
-
-
-def mask_of(shape: Any, size: tuple[int, int]) -> np.ndarray:
-    """The mask, bool (H, W), of polygons ``[[x0, y0, x1, y1, ...], ...]`` or of run lengths ``{"counts", "size"}``."""
-    if isinstance(shape, Mapping):
-        return _of_runs(shape, size)
-    image = Image.new("1", size[::-1])
-    draw = ImageDraw.Draw(image)
-    for polygon in shape:
-        points = np.array(polygon, np.float64).reshape(-1, 2)
-        if len(points) >= 3 and np.isfinite(points).all():
-            draw.polygon([tuple(point) for point in (points.clip(-1e6, 1e6) - 0.5).tolist()], fill=1)
-    return np.asarray(image)
-
-
-def _of_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Lengths of runs of 0 and 1 by turns, down the columns; in compressed form as a string."""
-    if tuple(shape["size"]) != size:
-        raise ValueError(f"a mask of {shape['size']} in an image of {list(size)}")
-    counts = shape["counts"]
-    counts = np.array(_unpacked(counts) if isinstance(counts, str) else counts, np.int64)
-    pixels = size[0] * size[1]
-    if counts.ndim != 1 or (counts < 0).any() or (counts > pixels).any() or counts.sum() != pixels:  # sums may wrap
-        raise ValueError("runs that are not as long as the mask")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
-
-
-def _unpacked(text: str) -> list[int]:
-    """Run lengths from COCO's string: 5 bits per character from 48, a sixth says that more follow, the last of the five
-    is the sign; from the third one on they are differences to the one before the last."""
-    counts: list[int] = []
-    at = 0
-    while at < len(text):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = ord(text[at]) - 48
-            if not 0 <= bits < 64 or shift >= 5 * LONGEST_RUN:
-                raise ValueError("not compressed run lengths")
-            value |= (bits & 31) << shift
-            more, shift, at = bool(bits & 32), shift + 5, at + 1
-            if not more and bits & 16:
-                value |= -1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-    return counts
-
-
-def _files(source: Source) -> list[str]:
-    """The annotation files of a source: JSON files that begin with an object in which images are listed."""
-    candidates = [e.path for folder in _annotation_folders(source) for e in source.entries(folder) if not e.is_folder]
-    return sorted(path for path in candidates if suffix_of(path) == ".json" and _lists_images(source, path))
-
-
-def _annotation_folders(source: Source) -> list[str]:
-    folders = [entry.path for entry in source.entries() if entry.is_folder]
-    return ["", *(folder for folder in folders if split_of(folder) or folder.lower().startswith("annotations"))]
-
-
-def _lists_images(source: Source, path: str) -> bool:
-    sections = set()
-    try:
-        for section, item in tables.items(source, path):
-            sections.add(section)
-            if not section or len(sections) > 16:
-                return False
-            if section in ("images", "annotations"):
-                return isinstance(item, Mapping) and ("id" in item or "image_id" in item)
-    except Unreachable:
-        raise
-    except Open4MError:
-        return False
-    return False
-
-
-def _about(path: str) -> tuple[str, str]:
-    """The kind of an annotation file and what it is about: ``instances_train2017.json`` → instances, train2017."""
-    folder, _, name = path.removesuffix(".json").rpartition("/")
-    kind = next((kind for kind in KINDS if name.startswith(kind)), "instances")
-    rest = re.sub(r"^[_-]+", "", name.removeprefix(kind))
-    return kind, rest if split_of(rest) else folder.rpartition("/")[2] if split_of(
-        folder.rpartition("/")[2]
-    ) else "images"
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    """Names of classes, a number behind those that were there before."""
-    found: list[str] = []
-    for name in names:
-        found.append(name if name not in found else f"{name} {found.count(name) + 1}")
-    return found
 
 
 def _boxes():

@@ -1,7 +1,9 @@
-"""What is put on the encoder's features for a task: one file per head, of its name. ``base.py`` says what a file holds."""
+"""What is put on the encoder's features for a task: one file per head, of its name. ``base.py`` says what a file
+holds."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
@@ -32,6 +34,19 @@ def get(name: str) -> type[Head]:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise Open4MError(f"unknown head {name!r}{hint} (heads: {', '.join(names())}; or a .py file that defines HEAD)")
     return importlib.import_module(f"{__name__}.{name}").HEAD
+
+
+def defines_head(path: Path) -> bool:
+    """Whether a Python file defines ``HEAD``, and no ``config()`` of its own; without running it."""
+    if not path.is_file():
+        raise Open4MError(f"{path}: no such file")
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise Open4MError(f"{path}: not a Python file ({error})") from error
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assigned = {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    return "HEAD" in assigned and "config" not in functions
 
 
 def target_of(kind: str, config: Any) -> str:

@@ -1,8 +1,8 @@
 """What a head is: one file with its configuration, layers, loss, predictions, figures and pictures.
 
 A head is put on the features of a :class:`~open4m.transfer.backbone.Backbone` (paper 3: "attaching transfer
-task-specific heads to the encoder"). To add one, write a file with a subclass as ``HEAD``; ``docs/transfer.md`` shows it.
-"""
+task-specific heads to the encoder"). To add one, write a file with a subclass as ``HEAD``; ``docs/transfer.md`` shows
+it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.config, self.width, self.classes, self.patch = config, width, classes, patch
 
-    def initialize(self, generator: torch.Generator) -> None:  # noqa: B027 – layers may have defaults that do
+    def initialize(self, generator: torch.Generator) -> None:
         """Draw the initial weights, which depend on the generator alone."""
 
     @abstractmethod

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from open4m.datasets.labelled.base import Example
 from open4m.pictures import noted, picture
-from open4m.ranges import Decay, check_ranges
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.types import Open4MError
@@ -25,14 +24,10 @@ SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """``label_smoothing``: the share of the label that goes to all classes (Table 6). ``norm``: what the pooled features
-    go through; "batch", without weights of its own, is usual for linear probes of frozen encoders."""
+    """``norm``: what the pooled features go through; "batch", without weights of its own, is usual for linear probes of
+    frozen encoders. Smoothing of labels is a matter of augmentation."""
 
-    label_smoothing: Decay = 0.0
     norm: Literal["none", "batch"] = "none"
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class Classification(Head):
@@ -59,7 +54,7 @@ class Classification(Head):
     def loss(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy with probabilities of classes, which are mixed where images are (Mixup, CutMix)."""
         wanted = torch.stack([torch.as_tensor(label) for label in batch.targets[self.target]]).to(outputs.device)
-        cost = F.cross_entropy(outputs.float(), wanted.float(), label_smoothing=self.config.label_smoothing)
+        cost = F.cross_entropy(outputs.float(), wanted.float())
         right = (outputs.argmax(1) == wanted.argmax(1)).float().mean()
         return cost, {"accuracy": right.detach()}
 

@@ -50,10 +50,11 @@ class ConvNeXtLayers(nn.Module):
         self.out = nn.Conv2d(channels, out, 1)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw the initial weights, which depend on the generator alone."""
+        """Draw the initial weights, which depend on the generator alone: what a layer says varies as what it reads, so
+        that narrow heads learn as soon as wide ones."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:

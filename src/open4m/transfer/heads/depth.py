@@ -16,8 +16,7 @@ from open4m import modalities
 from open4m.datasets.labelled.base import Example
 from open4m.pictures import grid, picture
 from open4m.ranges import Finite, Layers, Positive, Size, check_ranges
-from open4m.transfer.augment import restore_map
-from open4m.transfer.frames import Placed
+from open4m.transfer.frames import Placed, restore_map
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.transfer.heads.convnext import ConvNeXtLayers
 
@@ -72,16 +71,15 @@ class DepthEstimation(Head):
         return total / measured.sum().clamp(min=1), {"error": error.detach().sum() / measured.sum().clamp(min=1)}
 
     def predict(self, outputs: Tensor, placed: Sequence[Placed]) -> list[np.ndarray]:
-        """Depth (H, W) float32 of each picture, in meters."""
-        found = []
-        for depth, where in zip(outputs.float(), placed, strict=True):
-            square = F.interpolate(depth[None], size=(where.side, where.side), mode="bilinear")[0]
-            found.append(restore_map(square, where)[0].clamp(min=NEAREST).cpu().numpy())
-        return found
+        """Depth (H, W) float32 of each picture, in meters; NaN where the square does not show it."""
+        pairs = zip(outputs.float(), placed, strict=True)
+        return [
+            restore_map(depth, where, unseen=float("nan"))[0].clamp(min=NEAREST).cpu().numpy() for depth, where in pairs
+        ]
 
     def measure(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
-        """δ1, the share of pixels whose ratio to the truth is below 1.25; AbsRel; RMSE in meters: means over images, each
-        over its measured pixels."""
+        """δ1, the share of pixels whose ratio to the truth is below 1.25; AbsRel; RMSE in meters: means over images,
+        each over its pixels that were measured and are predicted."""
         figures = [accuracy(p, e[self.target]) for p, e in zip(predictions, examples, strict=True)]
         known = [figure for figure in figures if figure is not None]
         return {name: float(np.mean([k[name] for k in known])) for name in ("delta1", "abs_rel", "rmse")}
@@ -103,7 +101,7 @@ def berhu(error: Tensor) -> Tensor:
 
 def accuracy(predicted: np.ndarray, depth: np.ndarray) -> dict[str, float] | None:
     """The figures of one map (H, W); None if nothing was measured."""
-    measured = np.isfinite(depth) & (depth > 0)
+    measured = np.isfinite(depth) & (depth > 0) & np.isfinite(predicted)
     if not measured.any():
         return None
     p, t = predicted[measured].astype(np.float64), depth[measured].astype(np.float64)

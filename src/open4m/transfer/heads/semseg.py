@@ -15,8 +15,7 @@ from open4m import modalities
 from open4m.datasets.labelled.base import IGNORED, Example
 from open4m.pictures import grid, picture
 from open4m.ranges import Layers, Size, check_ranges
-from open4m.transfer.augment import restore_map
-from open4m.transfer.frames import Placed
+from open4m.transfer.frames import Placed, restore_map
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.transfer.heads.convnext import ConvNeXtLayers
 from open4m.types import Open4MError
@@ -24,8 +23,8 @@ from open4m.types import Open4MError
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """``depth``: ConvNeXt blocks. Each token becomes ``finer`` × ``finer`` places of ``channels`` channels: 6,144 numbers
-    per token at the defaults, as in MultiMAE."""
+    """``depth``: ConvNeXt blocks. Each token becomes ``finer`` × ``finer`` places of ``channels`` channels: 6,144
+    numbers per token at the defaults, as in MultiMAE."""
 
     depth: Layers = 4
     channels: Size = 384
@@ -69,11 +68,8 @@ class Segmentation(Head):
     def predict(self, outputs: Tensor, placed: Sequence[Placed]) -> list[np.ndarray]:
         """Class ids (H, W) uint8 or int32 of each picture."""
         kind = np.uint8 if len(self.classes) < IGNORED else np.int32
-        found = []
-        for logits, where in zip(outputs.float(), placed, strict=True):
-            square = F.interpolate(logits[None], size=(where.side, where.side), mode="bilinear")[0]
-            found.append(restore_map(square, where).argmax(0).cpu().numpy().astype(kind))
-        return found
+        pairs = zip(outputs.float(), placed, strict=True)
+        return [restore_map(logits, where).argmax(0).cpu().numpy().astype(kind) for logits, where in pairs]
 
     def measure(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
         """Mean intersection over union of the classes that occur, and the accuracy of pixels."""

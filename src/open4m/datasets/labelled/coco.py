@@ -1,0 +1,212 @@
+"""Objects with boxes and masks in COCO's JSON files, such as ``instances_train2017.json`` (Lin et al., 2014).
+
+The files and their images are found as an import finds them (:mod:`open4m.datasets.coco_files`). Categories become
+classes in ascending order of their ids, which have gaps. Images without annotations are kept: no object is in them.
+Boxes without extent are left out. There are masks if every object has an outline or run lengths.
+
+A tenth of the images are for validation if no file is about validation images.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from open4m.datasets import tables
+from open4m.datasets.coco_files import MALFORMED, about, annotation_files, image_folder, mask_of, unique
+from open4m.datasets.labelled import reading
+from open4m.datasets.labelled.base import Example, Instances, Labelled, check_split
+from open4m.datasets.labelled.run_lengths import LARGEST_MASK
+from open4m.datasets.layouts.base import split_in
+from open4m.datasets.source import Source
+from open4m.types import Open4MError, shown
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Coco(Labelled):
+    """``images``: their files below ``root``, in the order of the JSON file. ``sizes``: (n, 2) int32, their heights and
+    widths, 0 where it does not say them. ``objects``: JSON of all annotations, [category, crowd, area, box, shape]
+    each, number j from ``ends[j]`` to ``ends[j + 1]``; those of image i have the numbers
+    ``order[first[i]:first[i + 1]]``. ``class_of``: class by category."""
+
+    name = "coco"
+    targets = ("instances",)
+
+    root: Path
+    images: tuple[str, ...]
+    sizes: np.ndarray
+    objects: bytearray
+    ends: np.ndarray
+    order: np.ndarray
+    first: np.ndarray
+    class_of: Mapping[int, int]
+    class_names: tuple[str, ...]
+    has_masks: bool
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        return bool(_instance_files(Source(str(root))))
+
+    @classmethod
+    def open(cls, root: Path, split: str) -> Self:
+        check_split(split)
+        source = Source(str(root))
+        by_split: dict[str, list[str]] = {}
+        for path in _instance_files(source):
+            folder, _, name = path.rpartition("/")
+            by_split.setdefault(split_in(name) or split_in(folder.rpartition("/")[2]), []).append(path)
+        own, lends = split, False
+        if split not in by_split and split != "test":  # one file about all, or none about validation
+            own, lends = "" if "" in by_split else "train", True
+        if own == "train" and "validation" not in by_split:
+            lends = True
+        found = by_split.get(own, [])
+        if len(found) != 1:
+            held = ", ".join(path for paths in by_split.values() for path in paths) or "none"
+            raise Open4MError(
+                f"{root}: expected one JSON file with the objects of {split} images, such as "
+                f"annotations/instances_{split}.json; got {len(found)} for it (there: {held})"
+            )
+        return _Reader(source, found[0]).read(cls, root, split if lends else "")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        height, width = map(int, self.sizes[index])
+        path = self.root / self.key(index)
+        rgb = reading.photo(path, (height, width) if height else None)
+        if height and rgb.shape[:2] != (height, width):
+            raise Open4MError(
+                f"{path}: {rgb.shape[0]}×{rgb.shape[1]} pixels (height × width), {height}×{width} by its annotations"
+            )
+        if not self.targets:
+            return {"rgb": rgb}
+        try:
+            return {"rgb": rgb, "instances": self._instances(index, rgb.shape[:2])}
+        except (*MALFORMED, Open4MError) as error:
+            raise Open4MError(f"{path}: its annotations are no boxes and masks ({error})") from error
+
+    def key(self, index: int) -> str:
+        return self.images[index]
+
+    def classes(self, target: str) -> tuple[str, ...]:
+        return self.class_names if target == "instances" else ()
+
+    def _instances(self, index: int, size: tuple[int, int]) -> Instances:
+        index = range(len(self))[index]
+        rows = [
+            json.loads(self.objects[self.ends[part] : self.ends[part + 1]])
+            for part in self.order[self.first[index] : self.first[index + 1]]
+        ]
+        masks = [mask_of(shape, size) for *_, shape in rows] if self.has_masks else None
+        stacked = None if masks is None else np.array(masks, bool).reshape(-1, *size)
+        corners = [_corners(row[3], mask) for row, mask in zip(rows, masks or [None] * len(rows), strict=True)]
+        boxes = np.array(corners, np.float64).reshape(-1, 4).clip(0, size[::-1] * 2).astype(np.float32)
+        extents = boxes[:, 2:] - boxes[:, :2]
+        areas = [extent.prod() if row[2] is None else row[2] for row, extent in zip(rows, extents, strict=True)]
+        found = Instances(
+            boxes=boxes,
+            classes=np.array([self.class_of[row[0]] for row in rows], np.int64),
+            masks=stacked,
+            crowd=np.array([row[1] for row in rows], bool),
+            area=np.array(areas, np.float32),
+        )
+        if not np.isfinite(boxes).all():
+            raise ValueError("a box that is not finite")
+        return found.chosen((extents > 0).all(1))
+
+
+class _Reader:
+    """Goes through an annotation file once; its objects become compact JSON, so that memory is that of their text."""
+
+    def __init__(self, source: Source, path: str) -> None:
+        self._source, self._path = source, path
+        self._images: dict[Any, tuple[str, int, int]] = {}
+        self._categories: dict[int, str] = {}
+        self._objects, self._ends = bytearray(), array("q", [0])
+        self._of_image: list[Any] = []
+        self._used: set[int] = set()
+        self._shapes = 0
+
+    def read(self, kind: type[Coco], root: Path, lent_to: str) -> Coco:
+        """``lent_to``: the split for which a part of the images is taken; "" for all of them."""
+        takes = {"images": self._image, "annotations": self._object, "categories": self._category}
+        for section, item in tables.items(self._source, self._path):
+            if section in takes:
+                try:
+                    takes[section](item)
+                except (*MALFORMED, AttributeError) as error:
+                    raise self._error(f"not one of the {section}: {shown(item)} ({error!r})") from error
+        chosen = reading.lent(lent_to) if lent_to else lambda name: True
+        kept = {image: about for image, about in self._images.items() if chosen(about[0])}
+        if not kept:
+            share = f" (of each, the share for it is {reading.VALIDATION:g})" if lent_to else ""
+            raise self._error(f"lists {len(self._images)} images, none of them for {lent_to or 'its split'}{share}")
+        if unknown := self._used - self._categories.keys():
+            raise self._error(f"annotations of the category {shown(min(unknown))}, which it does not name")
+        if unlisted := [image for image in self._of_image if image not in self._images]:
+            raise self._error(f"annotations of the image {shown(unlisted[0])}, which it does not list")
+        folder = image_folder(self._source, self._path, {"file_name": next(iter(kept.values()))[0]})
+        place_of = {image: place for place, image in enumerate(kept)}
+        places = np.array([place_of.get(image, len(kept)) for image in self._of_image], np.int64)
+        return kind(
+            root=root,
+            images=tuple(folder + file for file, *_ in kept.values()),
+            sizes=np.array([size for _, *size in kept.values()], np.int32),
+            objects=self._objects,
+            ends=np.array(self._ends),
+            order=np.argsort(places, kind="stable"),
+            first=np.searchsorted(np.sort(places), np.arange(len(kept) + 1)),
+            class_of={category: number for number, category in enumerate(sorted(self._categories))},
+            class_names=tuple(unique(self._categories[category] for category in sorted(self._categories))),
+            has_masks=0 < self._shapes == len(self._of_image),
+        )
+
+    def _image(self, item: Mapping[str, Any]) -> None:
+        height, width = item.get("height") or 0, item.get("width") or 0
+        if height and not (0 < height * width <= LARGEST_MASK and height < 1 << 26 and width < 1 << 26):
+            raise ValueError(f"at most {LARGEST_MASK} pixels are read")
+        file = item["file_name"].removeprefix("./")
+        if file.startswith("/") or ".." in file.split("/"):
+            raise ValueError("its file is not below the folder of the images")
+        self._images[item["id"]] = (file, int(height), int(width))
+
+    def _object(self, item: Mapping[str, Any]) -> None:
+        category, shape = int(item["category_id"]), item.get("segmentation") or None
+        kept = [category, bool(item.get("iscrowd", 0)), item.get("area"), item.get("bbox"), shape]
+        self._of_image.append(item["image_id"])
+        self._used.add(category)
+        self._shapes += shape is not None
+        self._objects += json.dumps(kept, separators=(",", ":")).encode()
+        self._ends.append(len(self._objects))
+
+    def _category(self, item: Mapping[str, Any]) -> None:
+        self._categories[int(item["id"])] = str(item["name"])
+
+    def _error(self, message: str) -> Open4MError:
+        return Open4MError(f"{self._source.named(self._path)}: {message}")
+
+
+def _instance_files(source: Source) -> list[str]:
+    return [path for path in annotation_files(source) if about(path)[0] == "instances"]
+
+
+def _corners(box: Any, mask: np.ndarray | None) -> list[float]:
+    """x_min, y_min, x_max, y_max of COCO's x, y, width and height; where there are none, of what the mask spans."""
+    if box is not None:
+        x, y, width, height = map(float, box)
+        return [x, y, x + width, y + height]
+    if mask is None or not mask.any():
+        raise ValueError("an object without a box")
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+LABELLED = Coco
