@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -12,11 +13,19 @@ from safetensors.torch import save_file
 from tiny_networks import saved
 
 from open4m import config as configs
+from open4m.config import Duration
 from open4m.datasets.labelled.base import Example
 from open4m.nn.adapters import plain_state
 from open4m.rng import Part, seeded
+from open4m.train.config import TrainConfig
+from open4m.train.optim import OptimConfig
+from open4m.transfer.augment import lists
 from open4m.transfer.backbone import BackboneConfig
+from open4m.transfer.config import TransferConfig
 from open4m.transfer.network import Contents
+from open4m.transfer.origin import open_origin
+from open4m.transfer.recipe import transfer
+from open4m.transfer.transferred import Transferred
 from open4m.transfer.vision_transformers import naming, network, opening
 from open4m.transfer.vision_transformers.network import VisionTransformer, VisionTransformerConfig, distance_places
 from open4m.transfer.vision_transformers.opening import is_vision_transformer, open_vision_transformer
@@ -132,10 +141,7 @@ def pixels(side, batch=3, width=None):
 
 def opened(name, **config):
     """The loaded encoder of what is named."""
-    origin = open_vision_transformer(name, BackboneConfig(**config))
-    backbone = origin.make()
-    origin.load(backbone, seeded(0))
-    return backbone.eval()
+    return open_vision_transformer(name, BackboneConfig(**config))[0].eval()
 
 
 def features_of(backbone, images):
@@ -493,7 +499,8 @@ def test_what_is_written_to_convert_pickles_works(tmp_path):
 def test_a_vision_transformer_is_told_from_a_model_of_ours(hub, tmp_path):
     assert is_vision_transformer(hub[vit][1])
     assert is_vision_transformer("vit:facebook/vit-mae-base")
-    assert is_vision_transformer("deit.safetensors?heads=6")
+    assert is_vision_transformer("vit:deit.safetensors?heads=6")
+    assert not is_vision_transformer("deit.safetensors")  # may be one of ours
     assert not is_vision_transformer("scenes")
     assert not is_vision_transformer("scratch:vit:facebook/vit-mae-base")
     (tmp_path / "config.json").write_text('{"format": 1, "dim": 8}')
@@ -509,9 +516,8 @@ def test_other_inputs_than_images_are_refused(hub):
 
 
 def test_sizes_are_whole_patches(hub):
-    origin = open_vision_transformer(hub[vit][1], BackboneConfig())
-    assert origin.config.image_size == 32
-    assert open_vision_transformer(hub[vit][1], BackboneConfig(image_size=48)).config.image_size == 48
+    assert open_vision_transformer(hub[vit][1], BackboneConfig())[1].image_size == 32
+    assert open_vision_transformer(hub[vit][1], BackboneConfig(image_size=48))[1].image_size == 48
     with pytest.raises(Open4MError, match="expected a multiple of 8 pixels, got 44"):
         open_vision_transformer(hub[vit][1], BackboneConfig(image_size=44))
     with pytest.raises(Open4MError, match="expected a multiple of 8 pixels, got 30"):
@@ -541,11 +547,8 @@ def test_a_saved_configuration_makes_the_same_network(hub, tmp_path, make):
 
 @pytest.mark.parametrize("make", [beit_shared, dinov2_registers, dinov2_giant])
 def test_weights_from_scratch_depend_on_the_generator_alone(hub, make):
-    origin = open_vision_transformer(hub[make][1], BackboneConfig())
-    trained = origin.make()
-    origin.load(trained, seeded(0))
-    origin._is_scratch = True
-    drawn = []
+    origin = open_origin(f"scratch:{hub[make][1]}", BackboneConfig())
+    trained, drawn = opened(hub[make][1]), []
     for seed, glob in ((3, 0), (3, 1), (4, 0)):
         torch.manual_seed(glob)
         before = torch.get_rng_state()
@@ -647,3 +650,33 @@ def test_configurations_of_no_network_are_refused():
         VisionTransformerConfig(**{**sizes, "std": (0.0, 1.0, 1.0)})
     with pytest.raises(Open4MError, match="no class token; pool tokens"):
         VisionTransformer(VisionTransformerConfig(**sizes, extra_tokens=0), "class")
+
+
+def test_a_transfer_of_one_is_saved_and_needs_nothing_else(hub, toy_data, tmp_path):
+    """Then its encoder begins another transfer, also with another rate of stochastic depth."""
+    train = TrainConfig(
+        length=Duration(6, "steps"),
+        batch_size=8,
+        optim=OptimConfig(lr=1e-3, layer_decay=0.8),
+        precision="fp32",
+        workers=0,
+        evaluate_every=6,
+        checkpoint_every=6,
+    )
+    backbone = BackboneConfig(image_size=16, pooling="class", drop_path=0.1)
+    config = TransferConfig(kind="classification", head={}, train=train, augment=lists.plain(16), backbone=backbone)
+    folder = shutil.copytree(hub[beit][1], tmp_path / "beit")
+    transfer(config, f"vit:{folder}", toy_data, tmp_path / "run")
+    shutil.rmtree(folder)
+    held = Transferred.from_pretrained(tmp_path / "run")
+    assert held.config.encoder == dataclasses.replace(opened(hub[beit][1]).config, drop_path=0.1)
+    assert isinstance(held.network.backbone, VisionTransformer)
+    assert held.network.backbone.pooling == "class"
+    assert len(held.predict([np.zeros((32, 32, 3), np.uint8)])) == 1
+    again = open_origin(tmp_path / "run", dataclasses.replace(backbone, drop_path=0.3))
+    encoder = again.make()
+    again.load(encoder, seeded(0))
+    assert encoder.config.drop_path == 0.3
+    trained, before = encoder.state_dict(), opened(hub[beit][1]).state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in held.network.backbone.state_dict().items())
+    assert not torch.equal(trained["encoder.2.distances"], before["encoder.2.distances"])

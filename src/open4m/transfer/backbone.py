@@ -74,6 +74,14 @@ class EncoderConfig:
     finest: Length = 0
     image_size: Size = 224
 
+    def backbone(self, pooling: str) -> Backbone:
+        """The encoder without its weights."""
+        return Backbone(self, pooling)
+
+    def dropping(self, rate: float) -> EncoderConfig:
+        """The same with another rate of stochastic depth."""
+        return dataclasses.replace(self, architecture=dataclasses.replace(self.architecture, drop_path=rate))
+
 
 class Backbone(nn.Module):
     """Reads contents by the key of their modality: pixels (B, C, H, W), uint8 or normalized; ids (B, h, w) of a grid;

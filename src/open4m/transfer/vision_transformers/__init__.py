@@ -5,16 +5,11 @@ weights :mod:`.naming` reads from the files of transformers and timm.
 """
 
 from open4m.transfer.vision_transformers.network import VisionTransformer, VisionTransformerConfig
-from open4m.transfer.vision_transformers.opening import (
-    VisionTransformerOrigin,
-    is_vision_transformer,
-    open_vision_transformer,
-)
+from open4m.transfer.vision_transformers.opening import is_vision_transformer, open_vision_transformer
 
 __all__ = [
     "VisionTransformer",
     "VisionTransformerConfig",
-    "VisionTransformerOrigin",
     "is_vision_transformer",
     "open_vision_transformer",
 ]

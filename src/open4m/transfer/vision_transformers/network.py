@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from open4m import modalities
+from open4m.datasets.labelled.base import PICTURE
 from open4m.model.config import ModalitySpec
 from open4m.model.patches import normalized
 from open4m.nn.adapters import add_low_rank
@@ -94,6 +95,14 @@ class VisionTransformerConfig:
         """Relative positions between the places of the trained grid, and those of the class token."""
         return (2 * self.grid - 1) ** 2 + OTHER_DISTANCES
 
+    def backbone(self, pooling: str) -> VisionTransformer:
+        """The network without its weights."""
+        return VisionTransformer(self, pooling)
+
+    def dropping(self, rate: float) -> VisionTransformerConfig:
+        """The same with another rate of stochastic depth."""
+        return dataclasses.replace(self, drop_path=rate)
+
 
 class Block(nn.Module):
     """Self-attention and feed-forward of x (B, N, D), pre-norm, of a grid of h × w patches."""
@@ -161,7 +170,7 @@ def distance_places(h: int, w: int) -> Tensor:
 
 
 class VisionTransformer(nn.Module):
-    """Reads images by the key of the photo: (B, 3, H, W), uint8, or normalized floating-point numbers.
+    """Reads pictures (B, 3, H, W), uint8, or normalized floating-point numbers.
 
     ``specs``: its one input. ``width``: of its features. ``patch``: pixels of the image per place of its map.
     ``pooling``: what stands for the whole image, the mean of the patches' tokens or the class token.
@@ -175,9 +184,9 @@ class VisionTransformer(nn.Module):
             raise Open4MError("backbone.pooling: the network has no class token; pool tokens")
         self.config, self.pooling = config, pooling
         self.width, self.patch = config.width, config.patch
-        photo, grid = modalities.of_role("photo").name, (config.grid, config.grid)
-        spec = ModalitySpec(key=photo, family="pixels", grid=grid, patch_size=config.patch, channels=CHANNELS)
-        self.specs = {photo: spec}
+        grid = (config.grid, config.grid)
+        spec = ModalitySpec(key=PICTURE, family="pixels", grid=grid, patch_size=config.patch, channels=CHANNELS)
+        self.specs = {PICTURE: spec}
         with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made; the caller sees none of it
             self.patches = nn.Conv2d(CHANNELS, config.width, config.patch, stride=config.patch)
             self.extra = nn.Parameter(torch.zeros(config.extra_tokens, config.width))
@@ -237,7 +246,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor], generator: torch.Generator | Part | None = None) -> Features:
         """``generator`` draws what stochastic depth drops; without one nothing is dropped."""
-        pixels = inputs[next(iter(self.specs))]
+        pixels = inputs[PICTURE]
         for side in pixels.shape[2:]:
             self.check_size(side)
         read = normalized(pixels.flatten(2), self.scale.float()).unflatten(2, pixels.shape[2:])

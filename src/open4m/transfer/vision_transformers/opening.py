@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import torch
 from torch import Tensor
 
-from open4m import files, modalities, weights
+from open4m import files, weights
+from open4m.datasets.labelled.base import PICTURE
 from open4m.labellers.checkpoints import CONFIG, Checkpoint, check_config
 from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.vision_transformers.naming import Told, read
-from open4m.transfer.vision_transformers.network import VisionTransformer, VisionTransformerConfig
+from open4m.transfer.vision_transformers.network import VisionTransformer
 from open4m.types import Open4MError, shown
 
 PREFIX = "vit:"
@@ -60,63 +60,39 @@ OPTIONS = ("heads", "epsilon", "activation", "colors")
 """What may be said after a name, as in ``vit:model.safetensors?heads=6&colors=half``."""
 
 
-class VisionTransformerOrigin:
-    """A Vision Transformer and its weights, with what a transfer uses of an ``Origin``.
-
-    ``config``: with the size of image filled in. ``tokenizers``: none.
-    """
-
-    def __init__(
-        self, name: str, config: BackboneConfig, network: VisionTransformerConfig, state: Mapping[str, Tensor]
-    ):
-        self.name, self.config, self.tokenizers = name, config, {}
-        self.network, self._state, self._is_scratch = network, state, False
-
-    def make(self) -> VisionTransformer:
-        """The encoder without its weights."""
-        return VisionTransformer(self.network, self.config.pooling)
-
-    def load(self, backbone: VisionTransformer, generator: torch.Generator) -> None:
-        """Give an encoder its weights: those of the origin, or new ones, which ``generator`` draws."""
-        backbone.load_state_dict(self._state)
-        if self._is_scratch:
-            backbone.initialize(generator)
-
-
 def is_vision_transformer(name: str | Path) -> bool:
-    """Whether a name means a Vision Transformer of others: it begins with ``vit:``, is a safetensors file, or a folder
-    whose configuration is one of transformers or timm."""
-    path = Path(str(name).partition("?")[0])
-    if str(name).startswith(PREFIX) or path.suffix == SUFFIX:
+    """Whether a name means a Vision Transformer of others: it begins with ``vit:``, or is a folder whose configuration
+    is one of transformers or timm."""
+    if str(name).startswith(PREFIX):
         return True
-    if not (path / CONFIG).is_file():
-        return False
-    held = files.read_json(path / CONFIG, files.LARGEST_CONFIG)
+    path = Path(str(name).partition("?")[0]) / CONFIG
+    held = files.read_json(path, files.LARGEST_CONFIG) if path.is_file() else None
     return isinstance(held, dict) and ("model_type" in held or "pretrained_cfg" in held)
 
 
-def open_vision_transformer(name: str | Path, config: BackboneConfig) -> VisionTransformerOrigin:
-    """The Vision Transformer that is named: by a folder or a name on the hub in the format of transformers or timm, or
-    by a safetensors file in the naming of timm or MultiMAE; with or without ``vit:`` before it, and options after it.
+def open_vision_transformer(name: str | Path, config: BackboneConfig) -> tuple[VisionTransformer, BackboneConfig]:
+    """The Vision Transformer that is named, and the configuration with the size of image filled in.
 
-    Raises :class:`Open4MError` if there is none, it is not read, or it does not fit the configuration.
+    It is named by a folder or a name on the hub in the format of transformers or timm, or by a safetensors file in the
+    naming of timm or MultiMAE; with or without ``vit:`` before it, and options after it. Raises :class:`Open4MError` if
+    there is none, it is not read, or it does not fit the configuration.
     """
     place, _, rest = str(name).removeprefix(PREFIX).partition("?")
     options = _options(rest, name)
-    photo = modalities.of_role("photo").name
-    if tuple(config.inputs) != (photo,):
-        raise Open4MError(f"backbone.inputs: a Vision Transformer reads {photo} alone, got {', '.join(config.inputs)}")
+    if tuple(config.inputs) != (PICTURE,):
+        raise Open4MError(
+            f"backbone.inputs: a Vision Transformer reads {PICTURE} alone, got {', '.join(config.inputs)}"
+        )
     tensors, told = _of_file(Path(place)) if _is_file(Path(place)) else _of_folder(Checkpoint(place))
     network, state = read(tensors, dataclasses.replace(told, **options), place)
     if config.drop_path is not None:
-        network = dataclasses.replace(network, drop_path=config.drop_path)
+        network = network.dropping(config.drop_path)
     if config.image_size is None:
         config = dataclasses.replace(config, image_size=network.image_size)
-    with torch.device("meta"):
-        backbone = VisionTransformer(network, config.pooling)
+    backbone = network.backbone(config.pooling)
     backbone.check_size(config.image_size)
-    weights.checked(Path(place), state, backbone.state_dict())
-    return VisionTransformerOrigin(str(name), config, network, state)
+    backbone.load_state_dict(weights.checked(Path(place), state, backbone.state_dict()))
+    return backbone, config
 
 
 def _options(text: str, name: str | Path) -> dict[str, Any]:
