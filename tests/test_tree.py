@@ -27,6 +27,7 @@ NAMES_MODALITIES = {
     "datasets/layouts/folder.py": "what others call the file that describes their data",
     "hub/ml4m/": "our names for those in the authors' checkpoints",
     "labellers/": "a labeller says what it reads and what it makes",
+    "transfer/vision_transformers/": "types of networks in transformers",
     "train/tasks/clip.py": "the task is called after the network that it trains",
     "transfer/heads/": "a head is called after what it predicts",
     "reproduce.py": "a folder, called after the network that it holds",

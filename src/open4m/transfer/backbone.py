@@ -44,13 +44,14 @@ class BackboneConfig:
     ``inputs``: the modalities that it reads, by the names under which they are given: ``rgb`` is read as pixels where
     the model reads those, ``rgb@tokens`` as tokens. ``image_size``: H = W of the square that it sees, in pixels; None:
     that of pre-training. ``drop_path``: stochastic depth (paper D); None: that of pre-training. ``pooling``: what
-    stands for the whole image, the mean of its tokens or of the register tokens. ``tune``: what is trained of it: all,
-    nothing, or low-rank adapters of all its linear layers, of rank ``lora_rank``."""
+    stands for the whole image, the mean of its tokens, that of the register tokens, or the class token of Vision
+    Transformers of others. ``tune``: what is trained of it: all, nothing, or low-rank adapters of all its linear
+    layers, of rank ``lora_rank``."""
 
     inputs: tuple[str, ...] = (PICTURE,)
     image_size: Size | None = None
     drop_path: Decay | None = None
-    pooling: Literal["tokens", "registers"] = "tokens"
+    pooling: Literal["tokens", "registers", "class"] = "tokens"
     tune: Literal["all", "nothing", "lora"] = "all"
     lora_rank: Length = 8
 
@@ -72,6 +73,14 @@ class EncoderConfig:
     inputs: tuple[ModalitySpec, ...]
     finest: Length = 0
     image_size: Size = 224
+
+    def backbone(self, pooling: str) -> Backbone:
+        """The encoder without its weights."""
+        return Backbone(self, pooling)
+
+    def dropping(self, rate: float) -> EncoderConfig:
+        """The same with another rate of stochastic depth."""
+        return dataclasses.replace(self, architecture=dataclasses.replace(self.architecture, drop_path=rate))
 
 
 class Backbone(nn.Module):
@@ -110,6 +119,8 @@ class Backbone(nn.Module):
             )
             self.encoder = nn.ModuleList([EncoderBlock(model) for _ in range(model.encoder_depth)])
             self.encoder_norm = norm(model)
+        if pooling == "class":
+            raise Open4MError("backbone.pooling: a 4M has no class token; pool tokens or registers")
         if pooling == "registers" and self.registers is None:
             raise Open4MError("backbone.pooling: the model has no register tokens; pool tokens")
         for spec in config.inputs:

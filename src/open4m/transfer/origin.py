@@ -13,6 +13,7 @@ from open4m.fourm import FourMBase
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.transfer import transferred
 from open4m.transfer.backbone import Backbone, BackboneConfig
+from open4m.transfer.vision_transformers import is_vision_transformer, open_vision_transformer
 from open4m.types import Open4MError
 
 SCRATCH = "scratch"
@@ -34,7 +35,7 @@ class Origin:
 
     def make(self) -> Backbone:
         """The encoder without its weights."""
-        return Backbone(self._held.config, self.config.pooling)
+        return self._held.config.backbone(self.config.pooling)
 
     def load(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Give an encoder its weights: those of the origin, or new ones, which ``generator`` draws."""
@@ -47,7 +48,7 @@ class Origin:
 
 def open_origin(name: str | Path, config: BackboneConfig) -> Origin:
     """The encoder of what is named: a model of any kind that loads, a directory that a transfer wrote (D.2: its head is
-    replaced), or ``scratch:`` and either.
+    replaced), a Vision Transformer of others (``vit:NAME``), or ``scratch:`` and any of these.
 
     Raises :class:`Open4MError` if there is none, or it does not fit the configuration.
     """
@@ -58,6 +59,8 @@ def open_origin(name: str | Path, config: BackboneConfig) -> Origin:
         return found
     if transferred.is_transfer(Path(str(name))):
         return _of_transfer(Path(str(name)), config)
+    if is_vision_transformer(name):
+        return Origin(str(name), *open_vision_transformer(name, config), {})
     return _of_model(FourMBase.from_pretrained(name), str(name), config)
 
 
@@ -87,6 +90,5 @@ def _of_transfer(folder: Path, config: BackboneConfig) -> Origin:
     config = config if config.image_size is not None else dataclasses.replace(config, image_size=held.image_size)
     backbone.check_size(config.image_size)
     if config.drop_path is not None:
-        architecture = dataclasses.replace(backbone.config.architecture, drop_path=config.drop_path)
-        backbone.config = dataclasses.replace(backbone.config, architecture=architecture)
+        backbone.config = backbone.config.dropping(config.drop_path)
     return Origin(f"{folder / weights.CONFIG}", backbone, config, held.contents.tokenizers)

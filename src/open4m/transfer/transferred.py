@@ -20,8 +20,9 @@ from open4m.nn.adapters import plain_state
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.transfer import heads
 from open4m.transfer.augment import Pipeline
-from open4m.transfer.backbone import Backbone, EncoderConfig
+from open4m.transfer.backbone import EncoderConfig
 from open4m.transfer.network import Contents, TransferNetwork, predictions
+from open4m.transfer.vision_transformers import VisionTransformerConfig
 from open4m.types import Open4MError
 
 FORMAT = 1
@@ -42,7 +43,7 @@ class TransferredConfig:
     transfer: str  # marks the file: the version of open4m that wrote it
     kind: str
     head: Any
-    encoder: EncoderConfig
+    encoder: EncoderConfig | VisionTransformerConfig
     pooling: str
     names: tuple[str, ...]
     image_size: int
@@ -138,7 +139,7 @@ class Transferred:
 
 def assembled(config: TransferredConfig) -> TransferNetwork:
     """The network without its weights."""
-    backbone = Backbone(config.encoder, config.pooling)
+    backbone = config.encoder.backbone(config.pooling)
     head = heads.get(config.kind)(config.head, backbone.width, config.classes, backbone.patch)
     return TransferNetwork(backbone, head)
 
