@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks import recipe
 from scipy.special import stdtrit
 
-from benchmarks import recipe
 from open4m import config as configs
 from open4m import configs as named
 from open4m import files
