@@ -86,3 +86,16 @@ def test_parts_of_which_nothing_was_done_may_differ(tmp_path):
         claim(tmp_path, {"size": 1, "pretrain": {"length": 7}})
     with pytest.raises(Open4MError, match=r"another configuration \(size: 1 -> 2\)"):
         claim(tmp_path, {"size": 2, "pretrain": {"length": 7}}, open_parts=["pretrain"])
+
+
+def test_evaluations_are_every_few_steps_and_at_the_end_or_at_named_steps():
+    config = TrainConfig(length=Duration(7, "steps"), evaluate_every=3)
+    assert [done for done in range(1, 8) if config.evaluates(done)] == [3, 6, 7]
+    named = dataclasses.replace(config, evaluate_at=(2, 5))
+    assert [done for done in range(1, 8) if named.evaluates(done)] == [2, 5]
+    assert not any(dataclasses.replace(config, evaluate_at=()).evaluates(done) for done in range(1, 8))
+
+
+def test_a_constant_learning_rate_is_a_decay_of_no_steps():
+    config = TrainConfig(length=Duration(9, "steps"), warmup=Duration(3, "steps"), decay=Duration(0, "steps"))
+    assert [config.rate(step) for step in range(9)] == pytest.approx([1 / 3, 2 / 3, *[1] * 7])
