@@ -235,7 +235,9 @@ def test_named_steps_are_evaluated_and_a_task_hears_of_each(tmp_path):
 
     task = Heard()
     train(task, dataclasses.replace(CONFIG, ema=0.9, evaluate_at=(3, 7, 22)), tmp_path / "run")
-    recorded = {line["step"]: line["validation/bias"] for line in metrics(tmp_path / "run") if "validation/bias" in line}
+    recorded = {
+        line["step"]: line["validation/bias"] for line in metrics(tmp_path / "run") if "validation/bias" in line
+    }
     assert [*recorded] == [3, 7, 22]
     assert task.heard == [(step, value, value) for step, value in recorded.items()]
 

@@ -152,7 +152,7 @@ def _train(
                     smoke_test(task, model, rehearse, passes.evaluate, directory / ".smoke", stop.on_first)
                 rehearsed = [first]
             log.begin()
-            if 0 < start and config.evaluates(start) and ranks.on_first(lambda: log.lacks_evaluation):
+            if start and config.evaluates(start) and ranks.on_first(lambda: log.lacks_evaluation):
                 with stop.together(model), average.applied():
                     _evaluate(passes, log, start, stop)
             model.train()
