@@ -196,6 +196,17 @@ def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, traine
     return known
 
 
+def classes_of(root: Path, name: str) -> Classes:
+    """The classes of a modality's tokenizer: those that raw data name, else the modality's own, or numbers."""
+    modality = grid_modality(name)
+    if not modality.categorical:
+        return NO_CLASSES
+    if (known := of_data(root, name)).names:
+        return known
+    own = modality.class_names
+    return Classes(names=own) if own else numbered(RawDataset(root, [name]), name)
+
+
 def numbered(raw: RawDataset, name: str) -> Classes:
     """Classes of a categorical modality that are called by their numbers, up to the highest in the data; the mark of
     pixels without a class is none."""
