@@ -114,6 +114,8 @@ def test_a_limit_takes_the_first_examples_and_a_side_makes_all_maps_smaller_alik
     assert len(data) == 2
     assert [data[0][name].shape[:2] for name in names[:3]] == [(6, 10)] * 3
     np.testing.assert_allclose(data[0]["boxes"].corners, [[0.25, 0.25, 0.5, 0.75]])
+    jobs.run(job(*names))  # makes the shard anew that the limit cut
+    assert len(RawDataset(job().root, names)) == SAMPLES - 1
 
 
 def test_more_unreadable_examples_than_allowed_end_the_job(job):

@@ -22,7 +22,7 @@ from open4m.modalities.families import Modality
 from open4m.modalities.rgb import encode_jpeg
 from open4m.modalities.semseg import LARGEST_ID, VOID
 from open4m.progress import within
-from open4m.store.manifest import folder_of, is_committed
+from open4m.store.manifest import entry_of, folder_of
 from open4m.store.shards import HEADER, write_shard
 from open4m.types import Boxes, Open4MError, Value
 
@@ -63,10 +63,14 @@ class FromLabelled(Job):
 
     def shards(self) -> range:
         for name in self.names:
-            if self._key(name) not in (*self._data.targets, modalities.of_role("photo").name):
+            if not self.holds(name):
                 held = ", ".join((modalities.of_role("photo").name, *self._data.targets))
                 raise Open4MError(f"{self.source}: {self._data.name} has no {name} (it has {held})")
         return range(-(-self._count // self.shard_rows))
+
+    def holds(self, name: str) -> bool:
+        """Whether the data set has a modality."""
+        return self._key(name) in (*self._data.targets, modalities.of_role("photo").name)
 
     def is_done(self, shard: int) -> bool:
         return not self._missing(shard)
@@ -81,10 +85,8 @@ class FromLabelled(Job):
 
     def run(self, shard: int) -> None:
         missing, rejects = self._missing(shard), self.rejects.of_shard(shard)
-        first = shard * self.shard_rows
         rows: dict[str, list[tuple[str, bytes | None]]] = {name: [] for name in missing}
-        parts = batches(range(first, min(self._count, first + self.shard_rows)))
-        for i in chain.from_iterable(within(parts, "examples")):
+        for i in chain.from_iterable(within(batches(self._rows(shard)), "examples")):
             key = key_of(self._data.key(i))
             try:
                 example = self._data[i]
@@ -120,8 +122,15 @@ class FromLabelled(Job):
         factor = self.side / min(extent)
         return modality.crop(value, Crop(size=tuple(round(length * factor) for length in extent)))
 
+    def _rows(self, shard: int) -> range:
+        return range(shard * self.shard_rows, min(self._count, (shard + 1) * self.shard_rows))
+
     def _missing(self, shard: int) -> list[str]:
-        return [name for name in self.names if not is_committed(self.root, name, shard)]
+        """The modalities that the shard lacks, or has of fewer examples, since a limit cut it."""
+        entries = {name: entry_of(self.root, name, shard) for name in self.names}
+        lost = sum(reject.samples for reject in self.rejects.read(shard)) if any(entries.values()) else 0
+        expected = len(self._rows(shard)) - lost
+        return [name for name, entry in entries.items() if entry is None or entry.rows < expected]
 
     def _header(self, name: str) -> dict[str, Any]:
         header = dict(HEADER)
