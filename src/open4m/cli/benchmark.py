@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open4m.cli import device, trust
+from open4m.cli import device, overrides, trust
 from open4m.types import Open4MError
 
 if TYPE_CHECKING:
@@ -92,6 +92,9 @@ def _benchmark(options: Namespace) -> Benchmark:
     from open4m.configs.transfers_tokens import DEVIATIONS, SCENES_TASKS, TASKS
     from open4m.transfer.tokens.benchmark import Benchmark, chosen
 
+    _separate(options)
+    if not options.model:
+        raise Open4MError("--model: name at least one model, such as scenes, a directory, or NAME=MODEL")
     tasks = chosen((*TASKS, *SCENES_TASKS), options.tasks) if options.tasks else TASKS
     data = _data(options, tasks)
     own = [word for word in options.overrides if word.partition(".")[0] not in data]
@@ -111,6 +114,26 @@ def _benchmark(options: Namespace) -> Benchmark:
     )
 
 
+def _separate(options: Namespace) -> None:
+    """Give the words behind ``--tasks`` and ``--model`` that are overrides back: argparse takes all of them. A model
+    may be named with an equals sign as well, but not by the name of a field."""
+    import dataclasses
+
+    from open4m.configs.transfers_tokens import DATA
+    from open4m.transfer.tokens.config import TokenTransfer
+
+    fields = {field.name for field in dataclasses.fields(TokenTransfer)}
+
+    def assigns(word: str) -> bool:
+        name = word.partition("=")[0]
+        return name in fields or (overrides.is_override(word) and name.partition(".")[0] in DATA and "." in name)
+
+    for name, is_other in (("tasks", overrides.is_override), ("model", assigns)):
+        words = getattr(options, name)
+        options.overrides += [word for word in words if is_other(word)]
+        setattr(options, name, [word for word in words if not is_other(word)])
+
+
 def _data(options: Namespace, tasks: tuple[TokenTransfer, ...]) -> dict[str, TransferData]:
     """The data sets of these tasks, with limits."""
     import dataclasses
@@ -128,8 +151,6 @@ def _starts(options: Namespace) -> tuple[Start, ...]:
     """The models by their names, and random weights of the first one's architecture."""
     from open4m.transfer.tokens.recipe import start_of
 
-    if not options.model:
-        raise Open4MError("--model: name at least one model, such as scenes, a directory, or NAME=MODEL")
     found = []
     for word in options.model:
         name, equals, model = word.partition("=")

@@ -1,5 +1,7 @@
 """A tiny model, and tokens of other tokenizers than its own, for transfers of a few steps."""
 
+import sys
+
 import pytest
 from addition_data import write_raw
 from small_model import image, model, segments  # noqa: F401
@@ -9,6 +11,14 @@ from open4m.data.encoders import outputs_of
 from open4m.data.jobs import local as jobs
 from open4m.data.tokenize import Tokenize
 from open4m.transfer.tokens.recipe import Tokens
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_tensorboard():
+    """It takes seconds to import, and trainings go without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        yield
 
 
 @pytest.fixture(scope="session")
