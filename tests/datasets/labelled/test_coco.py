@@ -255,7 +255,7 @@ def read_all(root, split):
 
 
 @given(damaged(json.dumps(TINY).encode()))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_refused_in_words(tiny, document):
     save(tiny / "objects.json", document)
     for split in ("train", "validation"):
