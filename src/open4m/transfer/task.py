@@ -178,6 +178,6 @@ class TransferTask:
 def as_target(value: Any) -> Any:
     """A target as a tensor: maps (H, W) or (C, H, W), numbers and probabilities; what is no array stays."""
     if isinstance(value, np.ndarray):
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        tensor = torch.from_numpy(np.array(value))  # a copy: what was decoded may be read-only
         return tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor
     return value
