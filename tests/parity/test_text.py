@@ -15,11 +15,11 @@ from open4m.types import Boxes, Open4MError
 
 @pytest.fixture(scope="module")
 def text():
-    return ml4m.load(folder_of("text", copied=True).parent / TEXT.name)
+    return ml4m.load(folder_of("text").parent / TEXT.name)
 
 
 def of_kind(kind, *names):
-    cases = json.loads((folder_of("text", copied=True) / "case.json").read_text())["cases"]
+    cases = json.loads((folder_of("text") / "case.json").read_text())["cases"]
     found = [case for case in cases if case["kind"] == kind and (not names or case["modality"] in names)]
     assert found
     return found
