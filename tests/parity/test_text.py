@@ -126,6 +126,7 @@ def test_spans_are_merged(text):
 def test_their_tokenizer_is_saved_and_loaded_like_any(text, tmp_path):
     text.save(tmp_path)
     loaded = type(text).load(tmp_path)
+    assert text.fingerprint == TEXT.fingerprint
     assert (loaded.fingerprint, loaded.settings, loaded.sentinels) == (text.fingerprint, text.settings, text.sentinels)
     assert (text.sentinels[0], text.vocab_size, len(text.class_names), text.settings.axes[0]) == (5, 30000, 80, "v0")
     for case in of_kind("encode_text"):
