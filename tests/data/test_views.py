@@ -334,6 +334,7 @@ def test_the_command_tokenizes_what_there_are_data_and_a_tokenizer_for(root, tmp
     assert "validation: 3 samples" in said
     assert TokenStore(tmp_path / "out" / "train", ["caption"]).header("caption").max_length == 12
     more = ["--modalities", "rgb@32", "rgb_pixels@32", "rgb", "--crops", "2", "--flip", "--crop-scale", "0.5", "1"]
+    more += ["--color", "0.2"]
     words[2] = str(tmp_path / "views")
     assert main(["tokenize", *words, *more]) == 0
     assert "train: 6 samples of 2 views: rgb@32, rgb_pixels@32, rgb" in capsys.readouterr().out
@@ -350,6 +351,8 @@ def test_the_command_tokenizes_what_there_are_data_and_a_tokenizer_for(root, tmp
         (["--max-length", "caption"], "--max-length: expected NAME=VALUE, got caption"),
         (["--max-length", "caption=0"], "--max-length: expected a whole number from 1, got 0"),
         (["--flip"], "are about random crops: say how many"),
+        (["--color", "0.3"], "--color and --network are about random crops"),
+        (["--crops", "2", "--color", "3"], "crops: color: expected"),
         (["--limit", "-1"], "--limit: expected a number of samples, got -1"),
     ],
 )

@@ -10,6 +10,7 @@ from tiny_transfers import short
 
 from open4m import FourM
 from open4m import config as configs
+from open4m.evaluate import runs
 from open4m.fourm import FourMBase
 from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.model.fourm import FourMTransformer
@@ -201,8 +202,8 @@ def test_the_model_of_the_best_evaluation_gives_its_loss_again(done, base, token
 
 def test_only_records_and_the_best_model_stay(done):
     _, folder, _ = done
-    assert not list(folder.glob("f*/model")) + list(folder.glob("f*/checkpoints"))
-    assert (folder / FULL / "metrics.jsonl").is_file()
+    assert [path.name for path in folder.rglob("*.safetensors") if BEST not in path.parts] == []
+    assert sorted((run.name, run.state) for run in runs.find(folder)) == [(FROZEN, "finished"), (FULL, "finished")]
 
 
 def test_a_finished_transfer_is_not_made_again_and_another_one_is_refused(done, tokens, start, monkeypatch):

@@ -263,7 +263,10 @@ def seconds_of(run: Path) -> float:
 
 
 def clear(folder: Path) -> None:
-    """Remove the weights of a transfer that is done: what is compared is its losses."""
+    """Remove the weights of a transfer that is done: what is compared is its losses. Empty folders say that trainings
+    are finished."""
     for part in (FROZEN, FULL):
         for name in ("checkpoints", "model"):
-            shutil.rmtree(folder / part / name, ignore_errors=True)
+            if (folder / part / name).is_dir():
+                shutil.rmtree(folder / part / name)
+                files.make_folder(folder / part / name)
