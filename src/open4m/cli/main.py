@@ -44,6 +44,10 @@ COMMANDS = {
     "train": ("train", "everything up to a pre-trained model; resumes where it stopped"),
     "transfer": ("transfer", "train a classifier, detector, segmenter or depth estimator on a model's encoder"),
     "predict": ("transfer", "say what a transferred model sees in images"),
+    "probe-features": (
+        "probe_features",
+        "say how well frozen features tell classes apart: neighbors, linear, retrieval",
+    ),
     "add-modality": ("add_modality", "teach a trained model one more modality; resumes where it stopped"),
     "reproduce": ("train", "everything from nothing to a measured model; resumes where it stopped"),
     "data": ("data", "import images and labels of your own, look at them, and check data sets"),
