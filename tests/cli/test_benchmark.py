@@ -63,7 +63,7 @@ def test_a_dry_run_says_what_would_be_done(pretrained, tmp_path, capsys):
     words = ["--model", str(pretrained), "--tasks", "scenes-*", "--out", str(tmp_path / "out"), "--dry-run"]
     assert main(["benchmark", "transfers", *words, "--limit-train", "50", "batch_size=8"]) == 0
     out = capsys.readouterr().out
-    assert "data scenes: 50 + 96 rendered scenes" in out
+    assert "data scenes: 50 + 64 rendered scenes" in out
     assert "batches of 8" in out
     assert "12 of 12 transfers are to be made" in out
     assert not (tmp_path / "out").exists()

@@ -93,6 +93,9 @@ def test_pixels_and_tokens_of_the_models_own_tokenizers_are_known_and_all_else_i
     assert fresh_of(base, store, pretrained=False) == keys
     other = FourMBase(base.model, {**base.grids}, None)
     assert fresh_of(other, store) == ("depth", "edges_2d", "boxes")
+    specs = tuple(dataclasses.replace(s, target_positions=256 * (s.key == "boxes")) for s in base.config.modalities)
+    odd = FourMTransformer(dataclasses.replace(base.config, modalities=specs))  # as public models
+    assert fresh_of(FourMBase(odd, {**base.grids}, base.text), store) == ("depth", "edges_2d", "boxes")
 
 
 def test_a_fresh_target_begins_with_random_embeddings_and_the_frozen_part_changes_nothing_else(

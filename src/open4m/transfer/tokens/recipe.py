@@ -164,17 +164,20 @@ def pretraining(config: TokenTransfer, model: FourMConfig, store: TokenStore, im
 def fresh_of(base: FourMBase, store: TokenStore, pretrained: bool = True) -> tuple[str, ...]:
     """The modalities of a store of which a model does not know the tokens: it lacks them, or another tokenizer made
     them. Of a model with random weights, all."""
-    found = []
-    for key in store.modalities:
+
+    def is_known(key: str) -> bool:
         header = store.header(key)
         if not pretrained or key not in base.config.keys:
-            found.append(key)
-        elif header.vocab_size is not None:
-            spec = base.config.spec(key)
-            own = None if spec.vocab_size != header.vocab_size else base.text if spec.is_causal else base.grids.get(key)
-            if own is None or own.fingerprint != header.tokenizer:
-                found.append(key)
-    return tuple(found)
+            return False
+        if header.vocab_size is None:
+            return True
+        spec = base.config.spec(key)
+        if spec.vocab_size != header.vocab_size or spec.target_positions:  # an oddity that transfers do without
+            return False
+        own = base.text if spec.is_causal else base.grids.get(key)
+        return own is not None and own.fingerprint == header.tokenizer
+
+    return tuple(key for key in store.modalities if not is_known(key))
 
 
 def start_of(name: str, model: str, pretrained: bool = True) -> Start:
