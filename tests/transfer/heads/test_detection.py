@@ -69,6 +69,8 @@ def stem_and_pictures(patch):
     for weight in stem.parameters():
         if weight.ndim > 1:
             nn.init.kaiming_normal_(weight, generator=generator)
+        else:
+            nn.init.zeros_(weight)  # which torch draws from its global generator
     pictures = np.stack([picture(scene, SIDE, i) for i, scene in enumerate(SCENES)])
     return stem, torch.tensor(pictures).permute(0, 3, 1, 2) / 127.5 - 1
 
@@ -125,7 +127,7 @@ def test_predictions_of_a_batch_are_those_of_its_samples(learned):
         for name in ("boxes", "classes", "scores"):
             np.testing.assert_allclose(each[name], alone[name], atol=1e-3)
         for first, second in zip(each["masks"], alone["masks"], strict=True):
-            assert (decode(first) ^ decode(second)).sum() <= 1
+            assert (decode(**first) ^ decode(**second)).sum() <= 1
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_predictions_lie_on_the_picture(learned, placed):
     made, given, _ = learned
     outputs = made(features(given.map[:1]))
     found, whole = made.predict(outputs, [placed])[0], made.predict(outputs, [WHOLE])[0]
-    sure = whole["scores"] > 0.8
+    sure = whole["scores"] > 0.4
     assert sure.sum() == 2
     for box, label, score in zip(*(whole[name][sure] for name in ("boxes", "classes", "scores")), strict=True):
         (height, width), (down, across), (top, left) = placed.size, placed.scale, placed.offset
@@ -150,7 +152,7 @@ def test_predictions_lie_on_the_picture(learned, placed):
         np.testing.assert_allclose(found["boxes"][nearest], expected, atol=2.5)  # other proposals led there
         assert found["classes"][nearest] == label
         assert abs(found["scores"][nearest] - score) < 0.15
-        mask = decode(found["masks"][nearest], placed.size)
+        mask = decode(**found["masks"][nearest])
         x0, y0, x1, y1 = found["boxes"][nearest]
         rows, columns = np.nonzero(mask)
         assert mask.sum() > 0.8 * (x1 - x0) * (y1 - y0)
