@@ -20,6 +20,7 @@ import torch
 
 from open4m import config as configs
 from open4m import configs as named
+from open4m import ranks
 from open4m.evaluate.suites import scenes as suite
 from open4m.generate.pipeline import FourM
 from open4m.masking.config import MaskingConfig
@@ -87,7 +88,7 @@ def train(
     """Train for the CPU time: the curve, whose validation data are masked by ``judged``, the CPU seconds and the
     steps."""
     optimizer = optim.build(model, config.optim, config.batch_size)
-    rows = distributed.rows_of_rank(config.batch_size)
+    rows = ranks.rows_of_rank(config.batch_size)
     budget, used, step, curve = 60 * options.minutes, 0.0, 0, []
     model.train()
     while used < budget:

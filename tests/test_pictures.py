@@ -11,6 +11,7 @@ from open4m.pictures import (
     grid,
     heat,
     legend,
+    outline,
     principal_axes,
     principal_components,
     ramp,
@@ -103,6 +104,16 @@ def test_swatches_show_every_name_beside_its_color():
     sheet = np.asarray(swatches([(f"class {i}", color) for i, color in enumerate(colors)], 150))
     assert all((sheet == color).all(-1).sum() > 20 for color in colors)
     assert swatches([("a", colors[0])] * 9, 40).height > swatches([("a", colors[0])] * 2, 40).height
+
+
+def test_an_outline_is_what_is_near_the_border_of_a_mask_and_of_the_picture():
+    mask = np.zeros((8, 9), dtype=bool)
+    mask[1:7, 2:9] = True
+    drawn = outline(mask, 1)
+    inner = np.zeros_like(mask)
+    inner[2:6, 3:8] = True
+    assert np.array_equal(drawn, mask & ~inner)
+    assert np.array_equal(outline(mask, 3), mask)
 
 
 def test_one_basis_gives_equal_features_equal_colors():

@@ -234,8 +234,8 @@ class FourMBase:
 
         Raises :class:`Open4MError` for what is no value of the modality.
         """
-        modality, tokenizer = modalities.get(name), self.grids.get(name)
-        return taken(modality, value, tokenizer.config.palette if tokenizer else ())
+        tokenizer = self.grids.get(name) if isinstance(value, InForm) else None  # whose palette a form may need
+        return taken(modalities.get(name), value, tokenizer.config.palette if tokenizer else ())
 
     @staticmethod
     def samples_of(inputs: Inputs) -> list[Mapping[str, Any]]:
@@ -420,8 +420,8 @@ class FourMBase:
         about = configs.to_dict(self.config, configs.counting)
         del about["directions"]
         tokenizers = self.grids.fingerprints(parts.needed(self.config))
-        if self.text is not None:
-            tokenizers[TEXT] = self.text.fingerprint
+        if self._text is not None:  # which may be known without being fetched
+            tokenizers[TEXT] = getattr(self._text, "fingerprint", "") or self.text.fingerprint
         rounded = {} if self.precision == "exact" else {"precision": self.precision}
         return weights.fingerprint(self.model.state_dict(), {"model": about, "tokenizers": tokenizers, **rounded})
 

@@ -28,7 +28,7 @@ from open4m.data.jobs import local as jobs
 from open4m.data.tokenize import Tokenize
 from open4m.data.views import Crops
 from open4m.datasets import captions
-from open4m.datasets.classes import Classes, of_data
+from open4m.datasets.classes import Classes, words_of
 from open4m.fourm import TEXT
 from open4m.generate.pipeline import FourM
 from open4m.ranges import Layers, Size, check_ranges
@@ -37,8 +37,8 @@ from open4m.tokenizers.text import TextTokenizer
 from open4m.train.config import TrainConfig, claim
 from open4m.train.log import owned
 from open4m.train.recipes.pretrain import PretrainConfig, cool_down, cool_downs, pretrain
-from open4m.train.recipes.tokenizer import TokenizerRun, fit_tokenizer, numbered
-from open4m.types import Boxes, Open4MError
+from open4m.train.recipes.tokenizer import TokenizerRun, classes_of, fit_tokenizer
+from open4m.types import Open4MError
 
 logger = logging.getLogger("open4m")
 
@@ -192,27 +192,11 @@ class Stages(Generic[Config]):
 
     def _object_classes(self) -> tuple[str, ...]:
         """What is one token in sequences: their own words, and the classes of boxes, which the data name or use."""
-        words: dict[str, None] = {}
-        for name in self.config.max_length:
-            if known := of_data(self.raw_root / "train", name).names:
-                words |= dict.fromkeys(known)
-            elif modalities.get(name).has_positions:
-                data = self.raw("train", [name]).having(name)
-                values = (data[i][name] for i in range(len(data)))
-                used = {label for value in values if isinstance(value, Boxes) for label in value.labels}
-                words |= dict.fromkeys(sorted(used))
-            words |= dict.fromkeys(modalities.get(name).words)
-        return tuple(words)
+        return words_of(self.raw_root / "train", list(self.config.max_length))
 
     def _classes(self, name: str) -> Classes:
         """The classes of a tokenizer: those that the data name, else the modality's own, or numbers."""
-        modality = modalities.get(name)
-        if not modality.categorical:
-            return Classes()
-        if (known := of_data(self.raw_root / "train", name)).names:
-            return known
-        own = modality.class_names
-        return Classes(names=own) if own else numbered(self.raw("train", [name]), name)
+        return classes_of(self.raw_root / "train", name)
 
     def _large(self, config: TokenizerRun) -> Path | None:
         """Raw data of larger values, for a tokenizer that is trained at several resolutions."""

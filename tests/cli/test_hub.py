@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import threading
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import tiny_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from PIL import Image
 from safetensors import safe_open
 from tiny_model import CONFIG
 
@@ -92,6 +94,18 @@ def test_parts_are_read_when_they_are_needed(owner, tmp_path):
     assert model.fingerprint == before
 
 
+def test_what_is_made_of_grids_alone_needs_no_text_tokenizer(owner, offline, tmp_path, monkeypatch):
+    """Not when it is saved either, though the record names the model with all of its parts."""
+    monkeypatch.setenv(locate.HUB_VARIABLE, str(tmp_path / "hub"))
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "photo.png")
+    for repository in (tiny_hub.BASE, table.tokenizer_of("semseg")):
+        shutil.copytree(owner / repository, tmp_path / "hub" / table.OWNER / repository)
+    how = ["--model", f"{table.OWNER}/{tiny_hub.BASE}", "--input", str(tmp_path / "photo.png"), "--steps", "1"]
+    assert main(["generate", *how, "--to", "semseg", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "result.json").is_file()
+    assert offline == []
+
+
 def test_an_import_is_an_ordinary_directory_that_makes_the_same(owner, imported):
     theirs, ours = FourM.from_pretrained(owner / tiny_hub.BASE), FourM.from_pretrained(imported)
     assert ours.config == theirs.config
@@ -105,6 +119,15 @@ def test_an_import_is_an_ordinary_directory_that_makes_the_same(owner, imported)
         assert words in card
     assert "EPFL-VILAB/4M_tokenizers_depth_8k_224-448" in card
     assert (imported / f"LICENSE-{tiny_hub.BASE}").read_text() == "Only for tests."
+
+
+def test_the_license_goes_with_the_export_of_an_import_and_its_import(imported, tmp_path):
+    assert main(["export", str(imported), str(tmp_path / "theirs")]) == 0
+    assert main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
+    again = tmp_path / "ours"
+    assert [text.name for text in again.glob("LICENSE*")] == [f"LICENSE-{tiny_hub.BASE}"]
+    assert "license_name: sample-code-license" in (again / weights.CARD).read_text()
+    assert json.loads((again / source.FILE).read_text())["license"] == "sample-code-license"
 
 
 def test_an_export_is_the_public_files_again(owner, imported, tmp_path, capsys):
@@ -165,6 +188,7 @@ def test_without_a_network_all_that_is_missing_is_listed(owner, offline, tmp_pat
     assert main(["import", str(folder), str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
     assert f"needs EPFL-VILAB/{table.tokenizer_of('rgb')}, " in message
+    assert message.count(tiny_hub.BASE) == 1 + message.count(f"HUB/EPFL-VILAB/{tiny_hub.BASE} here")  # it is here
     assert "the text tokenizer" in message
     assert table.SUPER_RESOLUTION in message
     assert not (tmp_path / "out").exists()
@@ -174,6 +198,25 @@ def test_without_a_network_all_that_is_missing_is_listed(owner, offline, tmp_pat
         Open4MError, match=r"4M_tokenizers_depth.* where there is a connection: hf download EPFL-VILAB/"
     ):
         model.generate(np.zeros((8, 8, 3), np.uint8), "depth")
+
+
+def test_what_is_here_need_not_be_downloaded_and_a_slip_is_told(owner, offline, tmp_path, monkeypatch, capsys):
+    hub = tmp_path / "hub"
+    shutil.copytree(owner, hub / table.OWNER)
+    shutil.rmtree(hub / table.OWNER / tiny_hub.SECOND)
+    monkeypatch.setenv(locate.HUB_VARIABLE, str(hub))
+    how = ["generate", "--model", f"EPFL-VILAB/{tiny_hub.BASE}", "--caption", "a red cone", "--to", "rgb", "--upscale"]
+    assert main(["import", f"EPFL-VILAB/{tiny_hub.BASE}", str(tmp_path / "out")]) == 2
+    for message in (capsys.readouterr().err, main([*how, "--out", str(tmp_path / "out")]) and capsys.readouterr().err):
+        command = message.partition("where there is a connection: ")[2]
+        assert f"--local-dir {hub}/EPFL-VILAB/NAME for each NAME of " in command  # can be typed as it is
+        assert tiny_hub.SECOND in command
+        assert f"to {hub}/{table.TEXT.name}" in command
+        assert not any(name in command for name in (tiny_hub.BASE, *map(table.tokenizer_of, tiny_hub.CODES)))
+    assert main(["info", "EPFL-VILAB/4M-7_B_CC12"]) == 2
+    assert "did you mean EPFL-VILAB/4M-7_B_CC12M?" in capsys.readouterr().err
+    assert main(["info", "EPFL-VILAB/one"]) == 2
+    assert ", ".join(table.TRANSFORMERS) in capsys.readouterr().err
 
 
 def test_a_model_in_the_cache_of_the_hub_is_known_by_its_name(owner, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance
 
 from open4m import labellers, modalities
 from open4m.cli.main import _parser, main
@@ -18,7 +19,7 @@ from open4m.data.encoders import Output
 from open4m.data.jobs import local as jobs
 from open4m.data.label import label_header
 from open4m.data.tokenize import Tokenize
-from open4m.data.views import Crops, View
+from open4m.data.views import PADDING, Colors, Crops, View
 from open4m.labellers.base import Labeller
 from open4m.modalities.crops import Crop
 from open4m.modalities.frames import Frame
@@ -259,11 +260,70 @@ def test_maps_of_the_central_square_are_cropped_with_the_picture():
         ({"scale": (0.9, 0.5)}, "scale is the least and the most, got 0.9, 0.5"),
         ({"ratio": (1.0, 99.0)}, "ratio"),
         ({"seed": -1}, "seed"),
+        ({"color": 1.5}, "color"),
+        ({"resized": (2.0, 0.1)}, "resized is the least and the most, got 2.0, 0.1"),
+        ({"resized": (0.0, 1.0)}, "resized"),
     ],
 )
 def test_impossible_crops_are_refused(fields, message):
     with pytest.raises(Open4MError, match=f"crops.*{message}"):
         Crops(**fields)
+
+
+def test_colors_change_as_those_of_another_library_do():
+    """PIL rounds after each of the three steps: of one it is off by 1, of all three by up to 3."""
+    image = np.random.default_rng(0).integers(40, 160, (12, 9, 3), dtype=np.uint8)
+    for factors in ((1.3, 1.0, 1.0), (1.0, 0.6, 1.0), (1.0, 1.0, 1.4), (0.8, 1.2, 0.7)):
+        expected = Image.fromarray(image)
+        kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for kind, factor in zip(kinds, factors, strict=True):
+            expected = kind(expected).enhance(factor)
+        assert np.abs(Colors(*factors).of(image).astype(int) - np.asarray(expected)).max() <= 3
+    assert Colors().of(image) is image
+
+
+def test_color_jitter_is_of_images_alone_and_moves_no_crop(root, tmp_path):
+    names, plain = ("rgb_pixels", "depth"), Crops(count=3, seed=4)
+    colored = replace(plain, color=0.4)
+    shown = [job(root, tmp_path, *names, crops=crops)._views(0) for crops in (plain, colored)]
+    for number, (one, other) in enumerate(zip(*shown, strict=True)):
+        assert np.array_equal(one["depth"], other["depth"])
+        assert np.array_equal(one["rgb_pixels"], other["rgb_pixels"]) == (number == 0)  # the central square stays
+    factors = [crops.view("k0", 1, Frame(HEIGHT, WIDTH)).colors for crops in (colored, colored)]
+    assert factors[0] == factors[1] != colored.view("k0", 2, Frame(HEIGHT, WIDTH)).colors
+    for n in range(200):
+        found = colored.view("k", n, Frame(HEIGHT, WIDTH)).colors
+        assert all(0.6 <= f <= 1.4 for f in (found.brightness, found.contrast, found.saturation))
+
+
+def test_large_scale_jitter_enlarges_and_shrinks_the_picture_with_its_boxes(root, tmp_path):
+    crops = Crops(count=40, resized=(0.1, 2.0))
+    one = job(root, tmp_path, "rgb_pixels", "boxes", crops=crops)
+    sizes = []
+    for number, shown in enumerate(one._views(0)[1:], 1):
+        region = crops.view("k0", number, Frame(HEIGHT, WIDTH)).region
+        assert region.height * HEIGHT == pytest.approx(region.width * WIDTH)  # nothing is stretched
+        sizes.append(max(HEIGHT, WIDTH) / (region.width * WIDTH))
+        image, boxes = shown["rgb_pixels"], shown["boxes"].corners
+        assert image.shape == (16, 16, 3)
+        blue = image[..., 2] == PADDING  # which the picture never has
+        x0, x1 = (np.clip((edge - region.left) / region.width, 0, 1) * 16 for edge in (0, 1))
+        y0, y1 = (np.clip((edge - region.top) / region.height, 0, 1) * 16 for edge in (0, 1))
+        assert blue.sum() == pytest.approx(256 - (x1 - x0) * (y1 - y0), abs=18)  # up to half a pixel per side
+        inside = image[~blue]
+        assert len(inside)
+        for left, top, right, bottom in boxes:
+            assert x0 / 16 - 1e-6 <= left <= right <= x1 / 16 + 1e-6
+            assert y0 / 16 - 1e-6 <= top <= bottom <= y1 / 16 + 1e-6
+    assert min(sizes) < 0.3
+    assert max(sizes) > 1.7
+    assert 0.1 <= min(sizes) <= max(sizes) <= 2.0
+
+
+def test_a_map_cannot_be_shown_beyond_its_border(root, tmp_path):
+    one = job(root, tmp_path, "rgb_pixels", "depth", crops=Crops(count=2, resized=(0.5, 0.6)))
+    with pytest.raises(Open4MError, match="depth: large-scale jitter shows what lies beyond"):
+        one._views(0)
 
 
 def test_the_command_tokenizes_what_there_are_data_and_a_tokenizer_for(root, tmp_path, capsys):
@@ -274,6 +334,7 @@ def test_the_command_tokenizes_what_there_are_data_and_a_tokenizer_for(root, tmp
     assert "validation: 3 samples" in said
     assert TokenStore(tmp_path / "out" / "train", ["caption"]).header("caption").max_length == 12
     more = ["--modalities", "rgb@32", "rgb_pixels@32", "rgb", "--crops", "2", "--flip", "--crop-scale", "0.5", "1"]
+    more += ["--color", "0.2"]
     words[2] = str(tmp_path / "views")
     assert main(["tokenize", *words, *more]) == 0
     assert "train: 6 samples of 2 views: rgb@32, rgb_pixels@32, rgb" in capsys.readouterr().out
@@ -290,6 +351,8 @@ def test_the_command_tokenizes_what_there_are_data_and_a_tokenizer_for(root, tmp
         (["--max-length", "caption"], "--max-length: expected NAME=VALUE, got caption"),
         (["--max-length", "caption=0"], "--max-length: expected a whole number from 1, got 0"),
         (["--flip"], "are about random crops: say how many"),
+        (["--color", "0.3"], "--color and --network are about random crops"),
+        (["--crops", "2", "--color", "3"], "crops: color: expected"),
         (["--limit", "-1"], "--limit: expected a number of samples, got -1"),
     ],
 )

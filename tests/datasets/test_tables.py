@@ -65,3 +65,13 @@ def test_damaged_tables_name_the_file(tmp_path, name, content):
 def test_columns_are_found_in_any_case():
     assert tables.column({"Image ": 1, "Caption": 2}, ["text", "caption"]) == "Caption"
     assert tables.column({"a": 1}, ["text"]) is None
+
+
+def test_texts_are_the_json_of_items_and_their_values(tmp_path):
+    save(tmp_path / "x.json", '{"a": [1.50, {"b": [2 ]}], "c": "d"}')
+    source = Source(str(tmp_path))
+    found = list(tables.texts(source, "x.json"))
+    assert found == [("a", "1.50", 1.5), ("a", '{"b": [2 ]}', {"b": [2]}), ("c", '"d"', "d")]
+    save(tmp_path / "y.json", "[" + "9" * 5000 + "]")
+    with pytest.raises(Open4MError, match=r"y\.json: not readable as JSON"):
+        list(tables.texts(source, "y.json"))

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from open4m.generate import sampling
 from open4m.generate.sampling import Draws, entropy, guide, gumbel, least_kept, sample, sample_limited
 from open4m.generate.schemes import SCHEMES, first, halton_order
 from open4m.types import Open4MError
@@ -98,6 +99,44 @@ def test_the_ends_of_the_unit_interval_and_impossible_tokens():
         assert ((tokens >= 0) & (tokens < 1000)).all()
 
 
+def in_parallel(x, dim=-1):
+    """The cumulative sum of x (..., n) as devices add it up that look back from tile to tile: before each tile of 16
+    come the sums of the earlier ones, in an order of its own; within a tile one number after another."""
+    tiles = torch.nn.functional.pad(x, (0, -x.shape[-1] % 16)).unflatten(-1, (-1, 16))
+    whole = tiles.sum(-1)
+    last = torch.stack([whole[..., :n].flip(-1).sum(-1) for n in range(whole.shape[-1])], -1)
+    sums = []
+    for numbers in tiles.unbind(-1):
+        last = last + numbers
+        sums.append(last)
+    return torch.stack(sums, -1).flatten(-2)[..., : x.shape[-1]]
+
+
+@pytest.mark.parametrize("limit_first", [False, True])
+def test_no_token_of_probability_0_is_drawn_where_sums_are_added_up_in_parallel(monkeypatch, limit_first):
+    """Such sums rise where 0 is added. A number just there drew a token outside of the nucleus, whose log-probability
+    was -inf: so on a GPU generation could end, very rarely, with logits that were said to be not finite."""
+    monkeypatch.setattr(sampling, "IN_ORDER", ())
+    monkeypatch.setattr(torch.Tensor, "cumsum", in_parallel)
+    logits = torch.randn(1, 2000, generator=torch.Generator().manual_seed(0))
+    probability = sampling.truncated(logits, 1.0, 0, 0.9)
+    if limit_first:
+        probability = logits.masked_fill(probability == 0, -torch.inf).softmax(-1)
+    sums = probability.cumsum(-1)
+    uniform = (sums[0, :-1] / sums[0, -1]).nextafter(torch.tensor(2.0)).clamp(max=1 - 2**-24)
+    naive = torch.searchsorted(sums[0], uniform * sums[0, -1], right=True)
+    uniform = uniform[probability[0, naive] == 0][:20]
+    assert len(uniform) > 5
+    rows = logits.expand(len(uniform), -1)
+    draw = (lambda *how: sample_limited(*how)[0]) if limit_first else sample
+    token, log_probability = draw(rows, uniform, 1.0, 0, 0.9)
+    assert log_probability.isfinite().all()
+    assert (probability[0, token] > 0).all()
+    exact = probability[0].double().cumsum(0) / probability[0].double().sum()
+    assert (exact[token] + 1e-6 >= uniform).all()
+    assert (exact[token] - probability[0, token] / probability.sum() - 1e-6 <= uniform).all()
+
+
 def test_temperature_zero_takes_the_likeliest():
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 4.0]])
     tokens, log_probability = sample(logits, torch.tensor([0.99, 0.99]), 0, 0, 1.0)
@@ -129,8 +168,10 @@ def test_a_samples_draws_do_not_depend_on_the_others():
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
 @pytest.mark.parametrize("top_p", [0.05, 0.9, 0.9999])
-def test_a_nucleus_of_a_large_vocabulary_is_that_of_a_sort(spread, top_p):
-    """Unequal rows: some nuclei are small, some nearly everything."""
+@pytest.mark.parametrize("devices", [("cpu",), ()])
+def test_a_nucleus_of_a_large_vocabulary_is_that_of_a_sort(spread, top_p, devices, monkeypatch):
+    """Unequal rows: some nuclei are small, some nearly everything. As on CPUs, and as on other devices."""
+    monkeypatch.setattr(sampling, "IN_ORDER", devices)
     logits = torch.randn(5, 6000, generator=torch.Generator().manual_seed(3)) * spread * torch.arange(5)[:, None]
     probability = logits.double().softmax(-1)
     ordered, _ = probability.sort(descending=True)

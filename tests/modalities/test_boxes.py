@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageColor
 
 from open4m import modalities
+from open4m.modalities.boxes import color_of, draw_boxes
 from open4m.tokenizers.text import TextTokenizer
 from open4m.types import Boxes
 
@@ -186,3 +188,20 @@ def test_a_consensus_is_boxes_whose_scores_fall(found):
         merged = BOXES.consensus(values, by)
         assert list(merged.scores or ()) == sorted(merged.scores or (), reverse=True)
         assert len(merged) <= sum(map(len, values))
+
+
+def test_colors_follow_the_names_of_all_classes_and_scores_are_written_on_request():
+    """By default the first class of a picture has the first color, whatever the others are."""
+    names, image = ("cat", "dog", "horse"), Image.new("RGB", (200, 200), "white")
+    value = Boxes(np.float32([[0.2, 0.3, 0.8, 0.9]]), ("dog",), (0.75,))
+
+    def area(drawn, color):
+        return int((np.asarray(drawn) == ImageColor.getrgb(color)).all(-1).sum())
+
+    alone, among = draw_boxes(image, value), draw_boxes(image, value, names)
+    assert area(alone, color_of("cat", names)) == area(among, color_of("dog", names)) > 900
+    assert area(alone, color_of("dog", names)) == area(among, color_of("cat", names)) == 0
+    scored = draw_boxes(image, value, names, with_scores=True)
+    assert area(scored, color_of("dog", names)) > area(among, color_of("dog", names)) + 100
+    unscored = Boxes(value.corners, value.labels)
+    assert np.array_equal(np.asarray(draw_boxes(image, unscored, names, with_scores=True)), np.asarray(among))

@@ -249,6 +249,11 @@ def test_grids_refuse_what_they_are_not_by_name(name, bad):
         ("sam_mask", np.zeros((8, 8)), r"a bool array \(H, W\), got float64"),
         ("canny_edge", np.full((8, 8), 2.0), "strengths of edges"),
         ("canny_edge", np.zeros((8, 8), np.int64), "strengths of edges"),
+        ("keypoints_3d", np.full((8, 8), 2.0), r"strengths of keypoints \(H, W\)"),
+        ("reshading", np.full((8, 8), -0.1), r"brightness \(H, W\)"),
+        ("curvature", np.zeros((8, 8, 3)), r"two curvatures as floats \(H, W, 2\), got float64 \(8, 8, 3\)"),
+        ("curvature", np.full((8, 8, 2), 1e39), "that float32 holds"),
+        ("curvature", np.full((8, 8, 2), np.nan), "no pixel holds a measurement"),
     ],
 )
 def test_what_is_wrong_is_said(name, bad, message):
@@ -615,6 +620,7 @@ MARKED = {
     "depth": lambda valid: np.where(valid, np.float32(2), np.float32(np.nan)),
     "normals": lambda valid: np.float32([0, 0.6, 0.8]) * valid[..., None],
     "semseg": lambda valid: np.where(valid, 3, 255).astype(np.uint8),
+    "curvature": lambda valid: np.where(valid[..., None], np.float32([0.5, -2]), np.float32(np.nan)),
 }
 HOLE = np.ones((12, 12), bool)
 HOLE[2:7, 1:5] = False
@@ -648,7 +654,7 @@ def test_marks_are_kept_cropped_and_flipped_with_the_map_and_hatched(name):
 def test_metrics_and_constants_leave_out_what_was_not_measured(name):
     modality, label = modalities.get(name), MARKED[name](HOLE)
     right, wrong = MARKED[name](np.ones_like(HOLE)), MARKED[name](np.ones_like(HOLE))
-    wrong[~HOLE] = {"depth": 40, "normals": [1, 0, 0], "semseg": 7}[name]
+    wrong[~HOLE] = {"depth": 40, "normals": [1, 0, 0], "semseg": 7, "curvature": [9, 9]}[name]
     perfect = modality.metrics([right], [right])
     assert modality.metrics([wrong], [label]) == pytest.approx(perfect)
     assert modality.metrics([wrong, right], [label, right]) == pytest.approx(perfect)

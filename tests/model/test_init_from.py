@@ -120,3 +120,30 @@ def test_a_larger_grid_and_a_longer_sequence_keep_the_places_that_they_had():
         found.append(model.target_logits(pack(model.config, inputs, targets)))
     for key, expected in found[0].items():
         torch.testing.assert_close(found[1][key], expected, rtol=0, atol=1e-6)
+
+
+def test_what_is_fresh_keeps_its_own_weights_though_the_other_model_has_its_name():
+    """Its codebook may have another size, and its larger grid has no rows to take either (paper E.1)."""
+    codes = dataclasses.replace(RGB, vocab_size=6)
+    new, untouched = make(codes, FINER, CAPTION, PIXELS, seed=1), make(codes, FINER, CAPTION, PIXELS, seed=1)
+    old = make(RGB, CAPTION, PIXELS)
+    with pytest.raises(Open4MError, match="another rgb: vocab_size is 7, not 6"):
+        new.init_from(old)
+    assert new.init_from(old, fresh=("rgb", "rgb@448")) == ["rgb", "rgb@448"]
+    for key, source in (("rgb", untouched), ("rgb@448", untouched), ("caption", old), ("rgb_pixels", old)):
+        for name, weight in new.embeddings.of(key).items():
+            assert not len(weight) or torch.equal(weight, source.embeddings.of(key)[name]), (key, name)
+    assert torch.equal(new.encoder[0].mlp.down.weight, old.encoder[0].mlp.down.weight)
+
+
+def test_places_keep_their_angles_without_the_finest_grid_if_it_is_named():
+    fine = dataclasses.replace(RGB, key="depth", grid=(8, 8))
+    old = make(RGB, fine, CAPTION, rotary=True)
+    for finest, same in ((8, True), (0, False)):
+        new = make(RGB, CAPTION, rotary=True, finest=finest, seed=1)
+        new.init_from(old)
+        inputs, targets = [(0, 0, 1, 3), (0, 0, 3, 2)], [(0, 0, 2, -1, 5)]
+        keys = ["rgb", "caption"]
+        after = new.target_logits(pack(new.config, inputs, targets, modalities=keys))["rgb"]
+        before = old.target_logits(pack(old.config, inputs, targets, modalities=keys))["rgb"]
+        assert torch.allclose(after, before, rtol=0, atol=1e-5) == same

@@ -38,7 +38,7 @@ class Hub:
     """The models of the cases, what is given, and what is expected."""
 
     def __init__(self):
-        self.folder = folder_of("pipeline", copied=True)
+        self.folder = folder_of("pipeline")
         self.case = load_file(self.folder / "case.safetensors")
         self.about = json.loads((self.folder / "case.json").read_text())
         self.text = texts.load(self.folder / "text_tokenizer_4m_wordpiece.json")

@@ -1,7 +1,7 @@
 """The modalities of 4M-21: the same tokens, values and sequences as the authors' code.
 
-``cases/parts`` has small copies of the authors' cases, so that a clone proves this by itself; ``pipeline`` and ``text``
-of the reference cases are tested besides, where they are there.
+``cases/parts`` has small copies of the authors' cases, so that a clone proves this by itself; ``pipeline`` of the
+reference cases is tested besides, where it is there.
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ml4m_checkpoints import write
-from reference_cases import folder_of
+from reference_cases import REFERENCE, copy_of, folder_of
 from safetensors.torch import load_file
 
 from open4m import modalities
@@ -20,7 +20,7 @@ from open4m.hub.ml4m import text as public_text
 from open4m.hub.ml4m import tokenizer as ml4m
 from open4m.tokenizers.text import TextTokenizer
 
-OWN = Path(__file__).parent / "cases" / "parts"
+OWN = copy_of("parts")
 TOKENIZERS = {"dinov2_global": "tok_dinov2_global", "human_poses": "human_poses", "sam_instance": "sam_instance"}
 """The public domain of each case."""
 
@@ -32,9 +32,9 @@ SEQUENCES = {
 }
 
 
-@pytest.fixture(params=["own", "pipeline"])
+@pytest.fixture(params=[OWN, *filter(Path.is_dir, [REFERENCE / "pipeline"])], ids=lambda folder: folder.name)
 def pipeline(request):
-    return OWN if request.param == "own" else folder_of(request.param)
+    return request.param
 
 
 # ---- tokenizers

@@ -15,7 +15,7 @@ from open4m.generate.upscale import carried, larger
 
 @pytest.fixture(scope="module")
 def pipeline():
-    folder = folder_of("pipeline", copied=True)
+    folder = folder_of("pipeline")
     case = load_file(folder / "case.safetensors")
     about = json.loads((folder / "case.json").read_text())
     return FourM.from_pretrained(folder / "EPFL-VILAB" / "4M-7_B_CC12M"), case, about

@@ -15,11 +15,11 @@ from open4m.types import Boxes, Open4MError
 
 @pytest.fixture(scope="module")
 def text():
-    return ml4m.load(folder_of("text", copied=True).parent / TEXT.name)
+    return ml4m.load(folder_of("text").parent / TEXT.name)
 
 
 def of_kind(kind, *names):
-    cases = json.loads((folder_of("text", copied=True) / "case.json").read_text())["cases"]
+    cases = json.loads((folder_of("text") / "case.json").read_text())["cases"]
     found = [case for case in cases if case["kind"] == kind and (not names or case["modality"] in names)]
     assert found
     return found
@@ -126,6 +126,7 @@ def test_spans_are_merged(text):
 def test_their_tokenizer_is_saved_and_loaded_like_any(text, tmp_path):
     text.save(tmp_path)
     loaded = type(text).load(tmp_path)
+    assert text.fingerprint == TEXT.fingerprint
     assert (loaded.fingerprint, loaded.settings, loaded.sentinels) == (text.fingerprint, text.settings, text.sentinels)
     assert (text.sentinels[0], text.vocab_size, len(text.class_names), text.settings.axes[0]) == (5, 30000, 80, "v0")
     for case in of_kind("encode_text"):

@@ -27,7 +27,9 @@ def reference(name):
 def test_the_reference_cases_of_vit_decoders_are_met(name):
     model, case = reference(name)
     output = model.eval()(case["input"] if model.config.categorical else case["input"] * model.std + model.mean)
-    torch.testing.assert_close(output.reconstruction, case["expected/decoded"], rtol=0, atol=1e-4)
+    found, expected = output.reconstruction, case["expected/decoded"]
+    step = -(-found.shape[-1] // expected.shape[-1])  # 3 in the copy of the classes: offsets in patches of 16 all occur
+    torch.testing.assert_close(found[..., ::step, ::step], expected, rtol=0, atol=1e-4)
 
 
 def test_the_reference_case_of_a_diffusion_decoder_is_met():
@@ -67,12 +69,9 @@ PIPELINE = {
 }
 """The public tokenizers of several sizes, by our modalities."""
 
-COPIED = ("depth", "semseg", "clip")
-"""Those that a clone has copies of: of a diffusion decoder, of classes, and of features."""
-
 
 def of_pipeline(modality):
-    folder = folder_of("pipeline", copied=modality in COPIED)
+    folder = folder_of("pipeline")
     tokenizer = ml4m.load(folder / "EPFL-VILAB" / f"4M_tokenizers_{PIPELINE[modality]}", modality)
     return tokenizer, load_file(folder / "case.safetensors"), folder
 

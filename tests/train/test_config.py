@@ -93,3 +93,16 @@ def test_milestones_are_fractions_of_the_run_and_no_decay_stands_beside_them():
     assert [config.rate(step) for step in (0, 49, 50, 99)] == pytest.approx([1.0, 1.0, 0.1, 0.1])
     with pytest.raises(Open4MError, match="decay and milestones"):
         TrainConfig(length=Duration.parse("100 steps"), milestones=(0.5,), decay=Duration.parse("10 steps"))
+
+
+def test_evaluations_are_every_few_steps_and_at_the_end_or_at_named_steps():
+    config = TrainConfig(length=Duration(7, "steps"), evaluate_every=3)
+    assert [done for done in range(1, 8) if config.evaluates(done)] == [3, 6, 7]
+    named = dataclasses.replace(config, evaluate_at=(2, 5))
+    assert [done for done in range(1, 8) if named.evaluates(done)] == [2, 5]
+    assert not any(dataclasses.replace(config, evaluate_at=()).evaluates(done) for done in range(1, 8))
+
+
+def test_a_constant_learning_rate_is_a_decay_of_no_steps():
+    config = TrainConfig(length=Duration(9, "steps"), warmup=Duration(3, "steps"), decay=Duration(0, "steps"))
+    assert [config.rate(step) for step in range(9)] == pytest.approx([1 / 3, 2 / 3, *[1] * 7])

@@ -220,3 +220,42 @@ def test_a_record_that_is_removed_meanwhile_ends_the_run(tmp_path):
 
     with pytest.raises(Open4MError, match=r"metrics\.jsonl: was removed or replaced while the run wrote to it"):
         train(Removes(), CONFIG, tmp_path / "run")
+
+
+def test_named_steps_are_evaluated_and_a_task_hears_of_each(tmp_path):
+    """With the weights that were measured."""
+
+    class Heard(LineTask):
+        def __init__(self):
+            super().__init__()
+            self.heard = []
+
+        def evaluated(self, step, values, model):
+            self.heard.append((step, values["bias"], float(model[1].bias)))
+
+    task = Heard()
+    train(task, dataclasses.replace(CONFIG, ema=0.9, evaluate_at=(3, 7, 22)), tmp_path / "run")
+    recorded = {
+        line["step"]: line["validation/bias"] for line in metrics(tmp_path / "run") if "validation/bias" in line
+    }
+    assert [*recorded] == [3, 7, 22]
+    assert task.heard == [(step, value, value) for step, value in recorded.items()]
+
+
+@pytest.mark.parametrize("end", [20, 23])
+def test_an_evaluation_that_was_interrupted_is_made_up_for(tmp_path, uninterrupted, end):
+    """The checkpoint of its step was written before it; of the last step, there is nothing left to train."""
+
+    class Failing(LineTask):
+        def evaluate(self, model):
+            if len(self.steps) == end:
+                raise KeyError("the machine is gone")
+            return super().evaluate(model)
+
+    with pytest.raises(KeyError):
+        train(Failing(), CONFIG, tmp_path / "run")
+    task = LineTask()
+    train(task, CONFIG, tmp_path / "run")
+    assert task.steps == list(range(end, 23))
+    assert metrics(tmp_path / "run") == metrics(uninterrupted[0])
+    assert (tmp_path / "run" / "model" / "weights").exists()

@@ -1,15 +1,24 @@
 """open4m.transfer.recipe: whole transfers of a tiny model."""
 
+import dataclasses
+import json
+import sys
+from functools import partial
+
 import pytest
+from rank_processes import run_ranks
 from toy_labelled import Toy
 
 from open4m.config import Duration
+from open4m.datasets import labelled
 from open4m.train.config import TrainConfig
 from open4m.train.optim import OptimConfig
 from open4m.transfer.augment import lists
+from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.config import TransferConfig
 from open4m.transfer.recipe import transfer
 from open4m.transfer.transferred import Transferred
+from open4m.types import Open4MError
 
 HEADS = {
     "classification": {},
@@ -48,3 +57,53 @@ def test_a_head_learns_what_pictures_show_and_is_saved(kind, model_folder, toy_d
     again = held.network.head.measure(predictions, [validation[i] for i in range(12)])
     assert again == pytest.approx(found.figures.values)
     assert len(list((tmp_path / "run" / "test").glob("*.png"))) >= 8
+
+
+def losses(rank, root, *, folder, name):
+    """A transfer in ``root``/``name`` with stochastic depth: its losses by step."""
+    train = dataclasses.replace(config("semseg", steps=6).train, log_every=1)
+    whole = dataclasses.replace(config("semseg"), train=train, backbone=BackboneConfig(drop_path=0.3))
+    transfer(whole, str(folder), root, root / name)
+    lines = [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_two_processes_train_as_one(model_folder, toy_data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # takes seconds to import
+    one = losses(0, toy_data, folder=model_folder, name="one")
+    shared = partial(losses, folder=model_folder, name="two")
+    shared.__name__ = "losses"
+    two = run_ranks(shared, 2, toy_data)
+    assert len(one) == 6
+    assert len({round(value, 3) for value in one}) == 6
+    # sums of float32 numbers in another order, over 6 steps: measured 3e-7 relative
+    assert two[0] == pytest.approx(one, rel=1e-5)
+
+
+def test_a_run_that_was_stopped_goes_on_and_a_finished_one_is_read(model_folder, toy_data, tmp_path):
+    settings = config("classification", steps=6)
+    found = transfer(settings, str(model_folder), toy_data, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert transfer(settings, str(model_folder), toy_data, tmp_path / "run") == found
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(Open4MError, match="another configuration"):
+        transfer(dataclasses.replace(settings, examples=3), str(model_folder), toy_data, tmp_path / "run")
+
+
+def test_classes_that_splits_do_not_share_are_refused(model_folder, tmp_path, monkeypatch):
+    class Other(Toy):
+        def classes(self, target):
+            return ("red", "green", "gold")
+
+    def opened(root, split, name="", label=""):
+        return (Toy if split == "train" else Other).open(root, split, label)
+
+    monkeypatch.setattr(labelled, "open_split", opened)
+    with pytest.raises(Open4MError, match="name other classes of label"):
+        transfer(config("classification"), str(model_folder), tmp_path, tmp_path / "run")
+
+
+def test_data_without_what_a_head_learns_are_refused(model_folder, toy_data, tmp_path):
+    settings = dataclasses.replace(config("maps"), head={"target": "normals", "depth": 1, "channels": 8})
+    with pytest.raises(Open4MError, match=r"no normals in these data \(there is label, semseg, depth, edges\)"):
+        transfer(settings, str(model_folder), toy_data, tmp_path / "run")

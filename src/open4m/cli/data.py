@@ -32,6 +32,14 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
             description="Print counts, sizes, missing labels, and what labels say; draw a contact sheet.",
         )
     )
+    _add_scenes(
+        commands.add_parser(
+            "scenes",
+            help="say which rendered scenes a labelled data set has, for transfers",
+            description="Write scenes.json into a folder; the scenes, with labels that pre-training has not seen, are "
+            "rendered when they are first read, and kept.",
+        )
+    )
     text = "check shards, alignment, rows, values and statistics of raw data or tokens"
     verify.add_arguments(
         commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}."), "verify"
@@ -68,6 +76,25 @@ FORM = (
     "the form of its files: depth=millimeters, depth=meters/256 (numbers that give meters if divided by 256), "
     "normals=opencv, semseg=colors; may be repeated"
 )
+
+
+def _add_scenes(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="the folder to write")
+    add("--world", default="scenes", help="scenes or scenes-hard (default: scenes)")
+    for split, count in (("train", 2000), ("validation", 500), ("test", 500)):
+        add(f"--{split}", type=int, default=count, metavar="N", help=f"scenes of this split (default: {count})")
+    add("--image-size", type=int, default=128, metavar="PIXELS", help="height and width (default: 128)")
+    add("--seed", type=int, default=1, help="other than 0, that of pre-training (default: 1)")
+    parser.set_defaults(run=scenes)
+
+
+def scenes(options: Namespace) -> None:
+    """Say which scenes a labelled data set has, and where it is."""
+    from open4m.datasets.labelled.scenes import make
+
+    names = ("world", "train", "validation", "test", "image_size", "seed")
+    print(make(options.out, **{name: getattr(options, name) for name in names}))
 
 
 def _add_inspect(parser: ArgumentParser) -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "probe": ("generate", "generate from one condition after another, all else fixed"),
     "replay": ("replay", "make a result again, and say whether it is the same"),
     "evaluate": ("evaluate", "measure a model on held-out data: yours, or rendered scenes"),
+    "benchmark": ("benchmark", "compare pre-trained models by many transfers, as the paper's ablations do"),
     "tune": ("tune", "choose how a model generates, on validation data, and store it in its directory"),
     "diagnose": ("diagnose", "say in words what is wrong with a trained model, with numbers"),
     "slurm": ("slurm", "write a batch script that trains on many machines, and goes on after each job"),

@@ -39,6 +39,9 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     group.add_argument(
         "--flip", action="store_true", help="mirror half of the crops, where all of the sample stays true"
     )
+    group.add_argument(
+        "--color", type=float, default=0.0, metavar="SHARE", help="change brightness, contrast, saturation by up to it"
+    )
     group.add_argument("--crop-seed", type=int, default=0, help="of the crops (default: 0)")
     group.add_argument(
         "--network",
@@ -68,9 +71,11 @@ def tokenize(options: Namespace) -> None:
     lengths = {name: _number(word, "--max-length") for name, word in _pairs(options.max_length, "--max-length")}
     networks = dict(_pairs(options.network, "--network"))
     scale = tuple(options.crop_scale) if options.crop_scale else Crops.scale
-    crops = Crops(count=options.crops, scale=scale, flip=options.flip, seed=options.crop_seed)
-    if crops.count == 1 and (options.crop_scale or options.flip or networks):
-        raise Open4MError("--crop-scale, --flip and --network are about random crops: say how many, as --crops 10")
+    crops = Crops(count=options.crops, scale=scale, flip=options.flip, seed=options.crop_seed, color=options.color)
+    if crops.count == 1 and (options.crop_scale or options.flip or options.color or networks):
+        raise Open4MError(
+            "--crop-scale, --flip, --color and --network are about random crops: say how many, as --crops 10"
+        )
     where, on = executor.chosen(options), device.chosen(options)
     for raw, out in _splits(options.raw, options.out):
         found = outputs_of(

@@ -70,6 +70,7 @@ def _run(options: Namespace) -> None:
     from open4m.super_resolution import SuperResolution, SuperResolutionConfig
     from open4m.train.recipes.pretrain import PretrainConfig
     from open4m.train.recipes.tokenizer import TokenizerRun
+    from open4m.transfer.tokens.config import TokenTransfer
 
     overrides.separate_stages(options)
     config = named.get(options.config)
@@ -81,6 +82,10 @@ def _run(options: Namespace) -> None:
     if options.dry_run:
         dry_run.run(options, config)
         return
+    if isinstance(config, TokenTransfer):
+        raise Open4MError(
+            f"{options.config} is a transfer: open4m benchmark transfers --tasks {config.name} --model MODEL"
+        )
     whole_line = options.until == "evaluate" or options.only
     directory = options.out or Path("runs") / Path(options.config).stem
     if own:

@@ -6,6 +6,8 @@
 ``tokenizer-<modality>-448`` at 224² to 448² in steps of 32, one resolution per batch: ``init_from=FOLDER``. The data
 are your choice; lengths are those of the paper.
 
+Those of the further targets of the paper's benchmark (E.1) have 8,192 codes and a ViT decoder.
+
 The sizes of 4M-21's are those of the authors' public tokenizers, such as ``4M_tokenizers_DINOv2-B14-global_8k_16_224``.
 Theirs of single vectors have another quantizer, "memcodes".
 """
@@ -51,6 +53,8 @@ class Column:
     cells: range = range(14, 29, 2)  # tokens per side, at several resolutions
 
 
+TASKONOMY = ("curvature", "reshading", "occlusion_edges", "edges_2d", "keypoints_2d", "keypoints_3d")
+
 COLUMNS = {
     "rgb": Column(codebook_size=16384, diffusion=DiffusionConfig(), epochs=5),
     "normals": Column(codebook_size=8192, diffusion=DiffusionConfig()),
@@ -60,6 +64,8 @@ COLUMNS = {
     # of 4M-21, trained like CLIP's, whose settings the authors share with them; patches of 14 pixels
     "dinov2": Column(codebook_size=8192, batch_size=1024, unit=1, cells=range(16, 33)),
     "imagebind": Column(codebook_size=8192, batch_size=1024, unit=1, cells=range(16, 33)),
+    # of the benchmark's transfers (E.1), "in the same way as we did for pre-training"; sizes are ours
+    **dict.fromkeys(TASKONOMY, Column(codebook_size=8192)),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ class Tokenize(Job):
                 return [self._by_key(positioned(values, self._modalities, frame))]
             return [self._cropped(self._data.key(i), values, number, frame) for number in range(self.crops.count)]
         except Open4MError as error:
-            raise self._data.unreadable(i, ", ".join(values), error) from error
+            raise self._data.unreadable(i, next(iter(values)), error) from error
 
     def _by_key(self, values: Mapping[str, Value]) -> dict[str, Value]:
         return {key: values[name] for key, name in self._names.items() if name in values}
@@ -158,7 +158,7 @@ class Tokenize(Job):
         if number:
             side = min(frame.height, frame.width)
             view = self.crops.view(key, number, Frame(side, side) if squares else frame)
-            view = View(view.region.inside(frame.region), view.flip) if squares else view
+            view = replace(view, region=view.region.inside(frame.region)) if squares else view
             view = view.flipped_if(values, self._modalities)
         shown: dict[str, Any] = {}
         for output, name in self._names.items():

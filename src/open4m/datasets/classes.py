@@ -4,12 +4,15 @@ the manifests of raw data."""
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from open4m import modalities
 from open4m.datasets import captions
 from open4m.store.manifest import FILE, Manifest, folder_of
-from open4m.types import Open4MError
+from open4m.store.shards import RawDataset
+from open4m.types import Boxes, Open4MError
 
 _COLORED = re.compile(r"(?P<name>.*\S)\s+(?P<red>\d+),\s*(?P<green>\d+),\s*(?P<blue>\d+)", re.ASCII)
 
@@ -32,6 +35,22 @@ def of_data(root: str | Path, modality: str) -> Classes:
         return Classes(names=tuple(map(str, header.get("classes", ()))), palette=palette)
     except (TypeError, ValueError) as error:
         raise Open4MError(f"{folder_of(root, modality) / FILE}: not a list of classes ({error})") from error
+
+
+def words_of(root: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """What is one token each in sequences of raw data: their modalities' own words, and the classes of boxes, which the
+    data name or use."""
+    words: dict[str, None] = {}
+    for name in names:
+        if known := of_data(root, name).names:
+            words |= dict.fromkeys(known)
+        elif modalities.get(name).has_positions:
+            data = RawDataset(root, [name]).having(name)
+            values = (data[i][name] for i in range(len(data)))
+            used = {label for value in values if isinstance(value, Boxes) for label in value.labels}
+            words |= dict.fromkeys(sorted(used))
+        words |= dict.fromkeys(modalities.get(name).words)
+    return tuple(words)
 
 
 def read(path: Path) -> Classes:

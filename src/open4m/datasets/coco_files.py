@@ -95,30 +95,40 @@ def _inside(points: np.ndarray, size: Sequence[int]) -> np.ndarray:
     changes sides.
     """
     height, width = size
-    start = np.trunc(OUTLINE_STEPS * points + 0.5).astype(np.int64)
+    start = (OUTLINE_STEPS * points + 0.5).astype(np.int64)  # toward zero
     end = np.roll(start, -1, 0)
-    across = np.abs(end - start)
-    longer = (across[:, 1] > across[:, 0]).astype(int)  # the axis along which an edge has one point per step
+    extent = np.abs(end - start)
+    is_steep = extent[:, 1] > extent[:, 0]
+    along, aside = is_steep.astype(int), 1 - is_steep  # an edge has one point per step along its longer axis
     rows = np.arange(len(start))
-    is_back = start[rows, longer] > end[rows, longer]
+    is_back = start[rows, along] > end[rows, along]
     low, high = np.where(is_back[:, None], end, start), np.where(is_back[:, None], start, end)
-    steps = across[rows, longer]
-    slope = (high - low)[rows, 1 - longer] / np.maximum(steps, 1)
-    edge = np.repeat(rows, steps + 1)
-    step = np.arange(len(edge)) - np.repeat(np.cumsum(steps + 1) - (steps + 1), steps + 1)
-    step = np.where(is_back[edge], steps[edge] - step, step)
-    walked = np.empty((len(edge), 2), np.int64)
-    at, axis = np.arange(len(edge)), longer[edge]
-    walked[at, axis] = low[edge, axis] + step
-    walked[at, 1 - axis] = np.trunc(low[edge, 1 - axis] + slope[edge] * step + 0.5).astype(np.int64)
+    steps = extent[rows, along]
+    slope = (high - low)[rows, aside] / np.maximum(steps, 1)
 
-    (x, y), (next_x, next_y) = walked[:-1].T, walked[1:].T
-    column = (np.where(next_x < x, next_x, next_x - 1) + 0.5) / OUTLINE_STEPS - 0.5
-    crosses = (next_x != x) & (column == np.floor(column)) & (column >= 0) & (column <= width - 1)
-    row = np.ceil(((np.minimum(y, next_y) + 0.5) / OUTLINE_STEPS - 0.5).clip(0, height))
-    changes = column[crosses].astype(np.int64) * height + row[crosses].astype(np.int64)
-    sides = np.bincount(changes, minlength=height * width + 1)[:-1].cumsum() % 2 == 1
-    return sides.reshape(width, height).T
+    def walked(per_edge: np.ndarray) -> np.ndarray:
+        """What belongs to each edge, for each of its points."""
+        return np.repeat(per_edge, steps + 1)
+
+    step = np.arange(int((steps + 1).sum())) - walked(np.cumsum(steps + 1) - (steps + 1))
+    step = np.where(walked(is_back), walked(steps) - step, step)
+    longer = walked(low[rows, along]) + step
+    shorter = (walked(low[rows, aside]) + walked(slope) * step + 0.5).astype(np.int64)
+    x = np.where(walked(is_steep), shorter, longer)
+    y = np.where(walked(is_steep), longer, shorter)
+
+    before = np.flatnonzero(x[1:] != x[:-1])
+    column = (np.minimum(x[before], x[before + 1]) + 0.5) / OUTLINE_STEPS - 0.5
+    crosses = (column == np.floor(column)) & (column >= 0) & (column <= width - 1)
+    before, column = before[crosses], column[crosses].astype(np.int64)
+    mask = np.zeros(size, bool)
+    if len(before):
+        row = ((np.minimum(y[before], y[before + 1]) + 0.5) / OUTLINE_STEPS - 0.5).clip(0, height)
+        left, right = column.min(), column.max() + 1
+        changes = (column - left) * height + np.ceil(row).astype(np.int64)
+        sides = np.bincount(changes, minlength=(right - left) * height + 1)[:-1].cumsum() % 2 == 1
+        mask[:, left:right] = sides.reshape(right - left, height).T
+    return mask
 
 
 def _folders(source: Source) -> list[str]:

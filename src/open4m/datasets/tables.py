@@ -98,25 +98,34 @@ def items(source: Source, path: str) -> Iterator[tuple[str, Any]]:
 
     Raises :class:`Open4MError` for what is no such JSON.
     """
+    where = source.named(path)
+    yield from ((name, files.parse_json(text, where)) for name, text, _ in texts(source, path))
+
+
+def texts(source: Source, path: str) -> Iterator[tuple[str, str, Any]]:
+    """As :func:`items`: the name, the JSON of an item, and its value, which may hold what no float64 and no file can.
+
+    For files of many items, which are read in half of the time.
+    """
     with source.open(path) as file, io.TextIOWrapper(file, "utf-8-sig") as text:
         reader = _Reader(text, source.named(path))
         opened = reader.take("[{")
         if opened == "[":
-            yield from (("", item) for item in reader.list())
+            yield from (("", *item) for item in reader.list())
             return
         while (mark := reader.peek()) != "}":
             if mark == ",":
                 reader.take(",")
                 continue
-            name = reader.value()
+            name = files.parse_json(reader.value()[0], source.named(path))
             if not isinstance(name, str):
                 raise reader.error(f"a name, got {shown(name)}")
             reader.take(":")
             if reader.peek() == "[":
                 reader.take("[")
-                yield from ((name, item) for item in reader.list())
+                yield from ((name, *item) for item in reader.list())
             else:
-                yield name, reader.value()
+                yield name, *reader.value()
 
 
 class _Reader:
@@ -147,7 +156,7 @@ class _Reader:
         self._at += 1
         return mark
 
-    def list(self) -> Iterator[Any]:
+    def list(self) -> Iterator[tuple[str, Any]]:
         """The items of a list whose bracket was taken."""
         while (mark := self.peek()) != "]":
             if mark == ",":
@@ -156,18 +165,17 @@ class _Reader:
                 yield self.value()
         self.take("]")
 
-    def value(self) -> Any:
-        """The next value, checked as all JSON of others is."""
+    def value(self) -> tuple[str, Any]:
+        """The JSON of the next value, and the value."""
         self.peek()
         while True:
             try:
-                _, end = self._decoder.raw_decode(self._buffer, self._at)
-            except (json.JSONDecodeError, RecursionError):
+                value, end = self._decoder.raw_decode(self._buffer, self._at)
+            except (ValueError, RecursionError):  # also of a number of too many digits
                 end = None
             if end is not None and (end < len(self._buffer) or self._ended):  # a number may go on
-                found = files.parse_json(self._buffer[self._at : end], self._where)
-                self._at = end
-                return found
+                text, self._at = self._buffer[self._at : end], end
+                return text, value
             if len(self._buffer) - self._at > LONGEST_ITEM or not self._more():
                 raise self.error("a value")
 

@@ -81,7 +81,9 @@ TOKENIZER = """
 
 NO_TERMS = "Its source states no terms of use: ask its makers before you share it."
 
-LARGEST_LICENSE = 1 << 20
+LICENSE, LARGEST_LICENSE = "LICENSE", 1 << 20
+"""The file of a public repository, and the most bytes that it may have. Of what is not in such a repository it is
+``LICENSE-`` and the name of that one."""
 
 
 @dataclass
@@ -94,9 +96,10 @@ class _Provenance:
     def keep(self, folder: Path, public: Path, made: Mapping[str, Tensor]) -> None:
         """Note that what ``folder`` holds is from a public file."""
         origins.write(folder, public, table.repository_of(public), license_of(public), made)
-        text = (public if public.is_dir() else public.parent) / "LICENSE"
-        if text.is_file():
-            self.licenses.setdefault(files.read_bytes(text, LARGEST_LICENSE), f"LICENSE-{table.repository_of(public)}")
+        for text in licenses_in(public):
+            is_named = text.name.startswith(f"{LICENSE}-")
+            name = text.name if is_named else f"{text.stem}-{table.repository_of(public)}{text.suffix}"
+            self.licenses.setdefault(files.read_bytes(text, LARGEST_LICENSE), name)
 
     def write(self, whole: Path) -> None:
         for text, name in self.licenses.items():
@@ -208,7 +211,7 @@ def _fetch(source: str, found: parts.Parts) -> None:
         except Open4MError:
             missing.append(name)
     if missing:
-        how = table.downloads(f"{table.OWNER}/{table.repository_of(found.folder)}")
+        how = table.downloads(f"{table.OWNER}/{table.repository_of(found.folder)}", found.folder)
         raise Open4MError(
             f"{source}: needs {', '.join(missing)}, which are not here and cannot be downloaded; {how}; or take the "
             "transformer alone: --alone"
@@ -298,9 +301,18 @@ def _import_tokenizer(source: str, folder: Path, out: Path, modality: str, class
 # ---- what is said of it
 
 
+def licenses_in(public: Path) -> list[Path]:
+    """The texts of licenses in the folder of a public repository, or of what was exported in its format."""
+    folder = public if public.is_dir() else public.parent
+    return [text for text in sorted(folder.glob(f"{LICENSE}*")) if text.is_file()]
+
+
 def license_of(public: Path) -> str:
-    """The license of a public repository's weights: that of the authors, or what its card says; "" if it says none."""
-    if table.repository_of(public) in {*table.TRANSFORMERS, *table.TOKENIZERS.values()}:
+    """The license of a public repository's weights: that of the authors, also of a transformer that was exported with
+    its text, or what its card says; "" if it says none."""
+    exported = {text.name.removeprefix(f"{LICENSE}-") for text in licenses_in(public)} - {table.SUPER_RESOLUTION}
+    own = table.repository_of(public)
+    if own in {*table.TRANSFORMERS, *table.TOKENIZERS.values()} or not exported.isdisjoint(table.TRANSFORMERS):
         return table.LICENSE.name
     own = (public if public.is_dir() else public.parent) / weights.CARD
     return front_matter(own).get("license", "") if own.is_file() else ""

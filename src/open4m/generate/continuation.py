@@ -19,12 +19,13 @@ from open4m.model.fourm import FourMTransformer
 class Cache:
     """The pattern in which x (rows, D), the next token of each row, sees itself and all tokens before it.
 
-    Holds their keys and values, (rows, heads, n, D/heads), with room for ``length``.
+    Holds their keys and values, (rows, heads, n, D/heads), with room for ``length``: zeros at first, since a kernel
+    that reads whole tiles multiplies what lies beyond the ``n`` by 0, which must be finite.
     """
 
     def __init__(self, rows: int, length: int, heads: int, like: Tensor):
         shape = (rows, heads, length, like.shape[-1])
-        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
+        self.k, self.v = like.new_zeros(shape), like.new_empty(shape)
         self.length = 0
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

@@ -13,6 +13,9 @@ from open4m.rng import seeded
 from open4m.types import Open4MError
 
 COLDEST = 1e-30  # below this temperature the likeliest token is taken
+IN_ORDER = ("cpu",)
+"""The devices that add up one number after another, and whose tensors NumPy reads. Others add up in parallel, in
+whatever order their threads come: a cumulative sum may rise by a rounding error where 0 is added, or fall."""
 
 
 class Drawn(NamedTuple):
@@ -43,6 +46,8 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
     else:
         probability = truncated(logits, temperature, top_k, top_p)
         cumulative = probability.cumsum(-1)
+        if cumulative.device.type not in IN_ORDER:  # an entry of probability 0 must not be drawn
+            cumulative = cumulative.masked_fill(probability == 0, 0).cummax(-1).values
         mass = cumulative[..., -1:]
         below = torch.minimum(uniform[..., None] * mass, mass.nextafter(torch.zeros_like(mass)))
         token = torch.searchsorted(cumulative, below, right=True)  # the first entry whose cumulated mass is above
@@ -83,7 +88,7 @@ def truncated(logits: Tensor, temperature: float, top_k: int, top_p: float) -> T
     if top_p == 1:
         return probability
     least = least_kept(probability.topk(top_k, -1).values if limited else probability, top_p)
-    if probability.device.type == "cpu":  # NumPy multiplies by truth values in a fifth of torch's time
+    if probability.device.type in IN_ORDER:  # NumPy multiplies by truth values in a fifth of torch's time
         values = probability.numpy()
         return torch.from_numpy(values * (values >= least.numpy()))
     return probability * (probability >= least)
@@ -103,7 +108,7 @@ def gumbel(uniform: Tensor) -> Tensor:
 
 def least_kept(values: Tensor, top_p: float) -> Tensor:
     """The least (..., 1) of the fewest largest of ``values`` (..., n) that have a mass of ``top_p``; one at least."""
-    if values.device.type == "cpu":
+    if values.device.type in IN_ORDER:
         rows = values.numpy().reshape(-1, values.shape[-1])
         least = np.array([_least_kept(row, top_p) for row in rows], dtype=rows.dtype)
         return torch.from_numpy(least).reshape(*values.shape[:-1], 1)

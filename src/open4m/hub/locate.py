@@ -166,5 +166,6 @@ def downloaded(name: str) -> Path:
 
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Open4MError(
-            f"{name}: not a directory here, and not downloaded from the hub ({reason}); {table.downloads(name)}"
+            f"{name}: not a directory here, and not downloaded from the hub ({reason}); "
+            f"{table.nearest(name)}{table.downloads(name)}"
         ) from error

@@ -340,14 +340,14 @@ def _public(folder: Path, listed: bool, chosen: Chosen) -> Parts:
         elif repository and ((place := table.here(repository, beside)) or listed):
             found[key] = _named(key, spec, place or f"{table.OWNER}/{repository}", shared, folder)
     text_file = _public_text(beside, listed) if chosen.text is None else None
-    fetched = None if text_file is None else (lambda: public_text.load(text_file()))
+    known = table.TEXT.fingerprint if text_file is public_text.fetched else ""
     second = chosen.second(lambda: _public_second(beside, listed))
     return Parts(
         folder=folder,
         config=imported.config,
         read_weights=lambda: imported.weights,
         grids=Grids(found),
-        text=_text(chosen.text) or fetched,
+        text=_text(chosen.text) or (None if text_file is None else public_text.Unread(text_file, known)),
         plans=Plans(),
         read_super_resolution=None if second is None else partial(opened, second),
         text_file=text_file or (None if chosen.text is None else partial(Path, chosen.text)),

@@ -156,6 +156,9 @@ def channels_last(array: np.ndarray, *counts: int) -> np.ndarray:
     return array[..., 0] if counts == (1,) and array.ndim == 3 and array.shape[2] == 1 else array
 
 
+LUMA = (0.299, 0.587, 0.114)
+"""How bright red, green and blue are (ITU-R BT.601)."""
+
 LARGE = 1 << 24
 """Pixels above which a PNG is compressed in a hurry: a second for 24 million of them, instead of several."""
 

@@ -1,4 +1,4 @@
-"""Maps of edges: how strong an edge there is at each pixel."""
+"""Maps of strengths: how strong an edge is at each pixel, how much it looks like a keypoint, how bright it is."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open4m.modalities.codecs import as_array, channels_last, decode_image, encode_png, loaded, on, upright
+from open4m.modalities.codecs import LUMA, as_array, channels_last, decode_image, encode_png, loaded, on, upright
 from open4m.modalities.families import TokenGrid
 from open4m.pictures import picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeMap(TokenGrid):
-    """A value is uint8 (H, W): 0 is no edge, 255 the strongest one.
+    """A value is uint8 (H, W): 0 is no edge, 255 the strongest one. ``measured``: what is, in an error.
 
     Users give such arrays, bool ones, floats in [0, 1], or gray pictures, white on black, whose transparent pixels are
     no edges. Pictures are turned as their EXIF data ask. A tokenizer that reads three channels is shown the same map in
@@ -24,6 +24,8 @@ class EdgeMap(TokenGrid):
     """
 
     better = {"mean_absolute_error": "lower"}
+
+    measured: str = "strengths of edges"
 
     def read(self, data: bytes) -> np.ndarray:
         return self.convert(decode_image(data, self.name))
@@ -46,7 +48,7 @@ class EdgeMap(TokenGrid):
             if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
                 return (array * 255).round().astype(np.uint8)
         raise self.error(
-            f"expected strengths of edges (H, W), uint8, bool or floats in [0, 1], got {array.dtype} {array.shape}"
+            f"expected {self.measured} (H, W), uint8, bool or floats in [0, 1], got {array.dtype} {array.shape}"
         )
 
     def tensor(self, value: np.ndarray) -> np.ndarray:
@@ -75,15 +77,31 @@ class EdgeMap(TokenGrid):
 
 def edge_map(name: str, description: str) -> EdgeMap:
     """A modality of edges, which the authors' tokenizer of edges reads."""
-    return EdgeMap(
-        name=name,
-        description=description,
-        extension=f"{name}.png",
-        channels=1,
-        repeated=True,
-        loss="mse",
-        resample="linear",
-        error_unit="of 255",
-        mean=(0.5,),
-        std=(0.5,),
-    )
+    return EdgeMap(name=name, description=description, **_fields(name), repeated=True)
+
+
+def strength_map(name: str, description: str, measured: str, made: type[EdgeMap] = EdgeMap, **more: Any) -> EdgeMap:
+    """A modality of other strengths, whose tokenizer reads one channel. ``more``: fields of the class."""
+    return made(name=name, description=description, measured=measured, **_fields(name), **more)
+
+
+def _fields(name: str) -> dict[str, Any]:
+    return {
+        "extension": f"{name}.png",
+        "channels": 1,
+        "loss": "mse",
+        "resample": "linear",
+        "error_unit": "of 255",
+        "mean": (0.5,),
+        "std": (0.5,),
+    }
+
+
+def strengths(array: np.ndarray) -> np.ndarray:
+    """A map of numbers (H, W) as a value: 0 and less is 0, 1 and more is 255."""
+    return (array.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def gray(image: np.ndarray) -> np.ndarray:
+    """The luma of an image, uint8 (H, W, 3), from 0 to 1, float64 (H, W)."""
+    return image @ np.array(LUMA) / 255

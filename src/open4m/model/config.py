@@ -114,6 +114,8 @@ class Architecture(BlockConfig):
     ``patch_norm``: a LayerNorm after it. ``aligned_attention``: half of the heads of cross-attention start with equal
     query and key weights, so that a query first reads what lies at its own place.
     ``rotary``: queries and keys of grids are turned by their place too, in every attention (:mod:`open4m.nn.rotary`).
+    ``finest``: cells per side of the grid whose cells are a quarter turn apart; 0: of the model's finest grid. What
+    starts from a model and lacks its finest grid names that one, so that a place keeps its angles.
     """
 
     encoder_depth: Layers
@@ -127,6 +129,7 @@ class Architecture(BlockConfig):
     patch_norm: bool = False
     aligned_attention: bool = False
     rotary: bool = False
+    finest: Length = field(default=0, metadata=configs.LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,6 +182,11 @@ class FourMConfig(Architecture):
     @property
     def keys(self) -> list[str]:
         return [m.key for m in self.modalities]
+
+    @property
+    def finest_grid(self) -> int:
+        """Cells per side of the grid that sets the angles of ``rotary``."""
+        return self.finest or max((max(m.grid) for m in self.modalities if m.has_places), default=1)
 
     @property
     def inputs(self) -> list[str]:

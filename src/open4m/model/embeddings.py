@@ -260,9 +260,8 @@ def _positions(spec: ModalitySpec, config: FourMConfig) -> Tensor:
 def _angles(config: FourMConfig, fixed: Sequence[int], learned: int) -> Tensor:
     """The angles of all rows of positions: 0 for what has no place in the image. ``fixed``: rows of each modality."""
     width = config.dim // config.heads // 2
-    finest = max((max(m.grid) for m in config.modalities if m.has_places), default=1)
     parts = [
-        angles_2d(*m.grid, width, finest) if m.has_places else torch.zeros(rows, width, device=CPU)
+        angles_2d(*m.grid, width, config.finest_grid) if m.has_places else torch.zeros(rows, width, device=CPU)
         for m, rows in zip(config.modalities, fixed, strict=True)
     ]
     return torch.cat([*parts, torch.zeros(learned, width, device=CPU)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -58,7 +58,7 @@ class FourMTransformer(nn.Module):
         return self
 
     @torch.no_grad()
-    def init_from(self, other: FourMTransformer) -> list[str]:
+    def init_from(self, other: FourMTransformer, fresh: Collection[str] = ()) -> list[str]:
         """Start from a trained model of the same architecture (paper A.1, A.2): its blocks, and the embeddings of the
         modalities that both have. Returns the modalities that it lacks, which keep their weights.
 
@@ -68,11 +68,14 @@ class FourMTransformer(nn.Module):
         an input (or a target) of this model only, its input (or output) weights stay as they are; if of the other model
         only, those weights are left out, as in super-resolution (A.1). A larger grid of the same codebook that the
         other model lacks, ``rgb@448`` of its ``rgb``, begins with the rows of the smaller one: codes mean the same.
+
+        ``fresh``: modalities that count as lacking even if the other model has some of their names, since their tokens
+        mean something else, as those of another tokenizer do (E.1).
         """
-        for name in (f.name for f in fields(Architecture) if f.name != "drop_path"):
+        for name in (f.name for f in fields(Architecture) if f.name not in ("drop_path", "finest")):
             if (was := getattr(other.config, name)) != (now := getattr(self.config, name)):
                 raise Open4MError(f"the model to start from has another architecture: {name} is {was}, not {now}")
-        shared = [key for key in self.config.keys if key in other.config.keys]
+        shared = [key for key in self.config.keys if key in other.config.keys and key not in fresh]
         for key in shared:
             then, spec = other.config.spec(key), self.config.spec(key)
             depends = spec.learned_positions or self.config.position_deviation is not None  # on the number of places
@@ -85,7 +88,8 @@ class FourMTransformer(nn.Module):
             if name in ("embeddings.mask_token", "embeddings.registers") or not name.startswith("embeddings."):
                 weight.copy_(theirs[name])
         new = [key for key in self.config.keys if key not in shared]
-        larger = {key: stem for key in new if (stem := _smaller(self.config.spec(key), other.config)) is not None}
+        unknown = [self.config.spec(key) for key in new if key not in fresh]
+        larger = {spec.key: stem for spec in unknown if (stem := _smaller(spec, other.config)) is not None}
         for key, stem in {**{key: key for key in shared}, **larger}.items():
             source = other.embeddings.of(stem)
             for name, weight in self.embeddings.of(key).items():

@@ -56,6 +56,7 @@ class TrainConfig:
     workers: Annotated[int, Range(0, 256)] = 1  # processes that make batches; 0: the training process itself
     log_every: Steps = 20
     evaluate_every: Steps = 500
+    evaluate_at: tuple[Steps, ...] | None = field(default=None, metadata=configs.LATER)  # these steps, and no others
     checkpoint_every: Steps = 500
     checkpoints_kept: Size = 2  # the newest ones
     keep_every: Steps | None = None  # checkpoints of multiples of so many steps are kept, too
@@ -139,6 +140,12 @@ class TrainConfig:
             return schedules.cosine(step, self.steps, self.warmup_steps, self.optim.final_lr)
         return schedules.stable(step, self.steps, self.warmup_steps, self.decay_steps, self.optim.final_lr)
 
+    def evaluates(self, done: int) -> bool:
+        """Whether there is an evaluation after so many steps: by default every few, and at the end."""
+        if self.evaluate_at is not None:
+            return done in self.evaluate_at
+        return done % self.evaluate_every == 0 or done == self.steps
+
     @property
     def decays_at(self) -> int | None:
         """The step from which the learning rate falls; None without a ``decay``, when it always does."""
@@ -168,6 +175,7 @@ FREE = (
     "processes",
     "log_every",
     "evaluate_every",
+    "evaluate_at",
     "checkpoint_every",
     "checkpoints_kept",
     "keep_every",

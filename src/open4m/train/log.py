@@ -59,8 +59,9 @@ def owned(directory: Path, lock: str = LOCK) -> Iterator[None]:
 class RunLog:
     """Writes ``metrics.jsonl``, ``bad_steps.jsonl``, TensorBoard events and ``pictures/`` of a run, and shows progress.
 
-    On resuming at ``start``, lines of later steps are dropped: those steps are computed again. Every line has the time
-    of training so far, in seconds. ``wandb``: a project of Weights & Biases that gets the same; None: none does.
+    On resuming at ``start``, lines of later steps are dropped: those steps are computed again. ``lacks_evaluation``:
+    whether none is recorded of ``start``, since the run was stopped in it. Every line has the time of training so far,
+    in seconds. ``wandb``: a project of Weights & Biases that gets the same; None: none does.
     """
 
     def __init__(self, directory: Path, description: str, steps: int, start: int = 0, wandb: str | None = None):
@@ -69,6 +70,7 @@ class RunLog:
         for path in (directory / "metrics.jsonl", self._bad_steps):
             _keep(path, start)
         self._began = time.monotonic() - _seconds(directory / "metrics.jsonl")
+        self.lacks_evaluation = not _is_evaluated(directory / "metrics.jsonl", start)
         with files.writing(directory):
             self._metrics = (directory / "metrics.jsonl").open("a")
             self._writer = _tensorboard(directory, start)
@@ -159,6 +161,8 @@ class RunLog:
 class NoLog:
     """What :class:`RunLog` is on ranks other than the first: it records nothing."""
 
+    lacks_evaluation = False  # the first rank's word counts
+
     def __init__(self, directory: Path):
         self._bad_steps = directory / "bad_steps.jsonl"
 
@@ -194,6 +198,12 @@ def _keep(path: Path, step: int) -> None:
     if path.exists():
         lines = _lines(path)
         files.write_text(path, "".join(line for line in lines if _step(line) <= step))
+
+
+def _is_evaluated(path: Path, step: int) -> bool:
+    """Whether validation metrics of a step are among the lines of a file."""
+    entries = [files.parse_json(line, str(path)) for line in _lines(path)] if path.exists() else []
+    return any(entry["step"] == step and any(name.startswith("validation/") for name in entry) for entry in entries)
 
 
 def _seconds(path: Path) -> float:

@@ -152,6 +152,9 @@ def _train(
                     smoke_test(task, model, rehearse, passes.evaluate, directory / ".smoke", stop.on_first)
                 rehearsed = [first]
             log.begin()
+            if start and config.evaluates(start) and ranks.on_first(lambda: log.lacks_evaluation):
+                with stop.together(model), average.applied():
+                    _evaluate(passes, log, start, stop)
             model.train()
             for step, parts in stop.each(meter.timed(itertools.chain(rehearsed, batches))):
                 for group in optimizer.param_groups:
@@ -175,7 +178,7 @@ def _train(
                 log.progress(done, f"loss {cost:.3f}, {meter.samples_per_second:.3g} samples/s")
                 if meter.steps + 1 == done - start == FIRST_STEPS:
                     announce_speed(task, meter.seconds_per_step, last - done)
-                evaluates = done % config.evaluate_every == 0 or done == steps
+                evaluates = config.evaluates(done)
                 if done % config.log_every == 0 or done == last or evaluates:
                     details = passes.of_all_ranks(details)
                 if done % config.log_every == 0 or done == last:
@@ -220,6 +223,8 @@ def _evaluate(passes: Passes, log: RunLog | NoLog, step: int, stop: Stop) -> Non
         log.metrics(step, {f"validation/{name}": value for name, value in values.items()})
         whole = distributed.usable(model, task.build_model)
         stop.on_first(lambda: log.pictures(step, task.pictures(whole)))
+        if (evaluated := getattr(task, "evaluated", None)) is not None:
+            stop.on_first(lambda: evaluated(step, values, whole))
     model.train()
     shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(DETAILS))
     logger.info("%s step %d: %s", task.name, step, shown)

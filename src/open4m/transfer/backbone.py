@@ -143,11 +143,10 @@ class Backbone(nn.Module):
         own = {f.name: getattr(model.config, f.name) for f in dataclasses.fields(Architecture)}
         if config.drop_path is not None:
             own["drop_path"] = config.drop_path
-        finest = max((max(m.grid) for m in model.config.modalities if m.has_places), default=1)
         encoder = EncoderConfig(
             architecture=Architecture(**own),
             inputs=specs,
-            finest=finest if model.config.rotary else 0,
+            finest=model.config.finest_grid if model.config.rotary else 0,
             image_size=image_size,
         )
         backbone = cls(encoder, config.pooling)

@@ -116,7 +116,7 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
         split, examples = "validation", opened(data, "validation", config, layout)
     count = min(len(examples), config.test_samples or len(examples))
     pairs = predictions(held.network, held.contents, held.place, examples, range(count), config.train.batch_size)
-    pairs = list(track(pairs, f"{held.config.kind}: {split} examples", count))
+    pairs = list(track(pairs, f"{held.network.head.name}: {split} examples", count))
     head = held.network.head
 
     def metrics(indices) -> Mapping[str, float]:

@@ -148,7 +148,7 @@ class TransferTask:
         outputs = model({key: content.to(device) for key, content in batch.inputs.items()}, generator)
         cost, details = model.head.loss(outputs, batch.batch, generator_of(generator))
         share = 1.0 if counts is None else model.head.count(batch.batch) / counts[0]
-        return cost * share, {name: value * share for name, value in details.items()}
+        return cost * share, {name: torch.as_tensor(value).detach() * share for name, value in details.items()}
 
     def tokens(self, batch: TransferBatch) -> int:
         return sum(content.shape[0] for content in batch.inputs.values())
@@ -178,6 +178,6 @@ class TransferTask:
 def as_target(value: Any) -> Any:
     """A target as a tensor: maps (H, W) or (C, H, W), numbers and probabilities; what is no array stays."""
     if isinstance(value, np.ndarray):
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        tensor = torch.from_numpy(np.array(value))  # a copy: what was decoded may be read-only
         return tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor
     return value

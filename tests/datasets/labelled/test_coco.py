@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 from faster_coco_eval import mask as masks
+from hostile import damaged
+from hypothesis import HealthCheck, given, settings
 from labelled_trees import turned_jpeg
 from layout_trees import coco, image_bytes, pixels, rle, save
 
@@ -215,3 +217,47 @@ def test_names_that_occur_twice_are_told_apart(tmp_path):
         tmp_path, lambda content: content["categories"].extend([{"id": 1, "name": "cat"}, {"id": 40, "name": "cat"}])
     )
     assert labelled.open_split(tmp_path, "train").classes("instances") == ("cat", "cat 2", "dog", "cat 3")
+
+
+TINY = {
+    "images": [{"id": i, "file_name": f"{i}.png", "height": 4, "width": 6} for i in range(2)],
+    "annotations": [
+        {
+            "id": 1,
+            "image_id": 0,
+            "category_id": 1,
+            "bbox": [1, 1, 2, 2],
+            "area": 4,
+            "segmentation": [[1, 1, 3, 1, 3, 3]],
+        },
+        {"id": 2, "image_id": 1, "category_id": 1, "iscrowd": 1, "segmentation": {"counts": [3, 21], "size": [4, 6]}},
+    ],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny")
+    for i in range(2):
+        save(root / f"{i}.png", image_bytes(pixels(i, 4, 6)))
+    return root
+
+
+def read_all(root, split):
+    """What is wrong with the data, in words; "" if all of it can be read."""
+    try:
+        data = labelled.get("coco").open(root, split)
+        assert all(np.isfinite(data[i]["instances"].boxes).all() for i in range(len(data)))
+    except Open4MError as error:
+        return str(error)
+    return ""
+
+
+@given(damaged(json.dumps(TINY).encode()))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_is_refused_in_words(tiny, document):
+    save(tiny / "objects.json", document)
+    for split in ("train", "validation"):
+        message = read_all(tiny, split)
+        assert not message or str(tiny) in message

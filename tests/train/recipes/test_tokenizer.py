@@ -37,6 +37,10 @@ TABLE_3 = {
     "clip": (8192, ViTConfig, 1024, "bf16"),
     "dinov2": (8192, ViTConfig, 1024, "bf16"),  # of 4M-21, like CLIP's
     "imagebind": (8192, ViTConfig, 1024, "bf16"),
+    **dict.fromkeys(  # of the benchmark's transfers
+        ("curvature", "reshading", "occlusion_edges", "edges_2d", "keypoints_2d", "keypoints_3d"),
+        (8192, ViTConfig, 640, "bf16"),
+    ),
 }
 # Codebook size and tokens of the authors' public tokenizers, by their names: ..._8k_16_224, human-poses_1k_8
 VECTORS = {"dinov2_global": (8192, 16), "imagebind_global": (8192, 16), "human_pose": (1024, 8)}

@@ -39,11 +39,11 @@ def raw(tmp_path):
     return RawDataset(tmp_path, ["normals"])
 
 
-def make_task(raw, flip=True, resolutions=()):
+def make_task(raw, flip=True, resolutions=(), **options):
     vit = ViTConfig(width=16, depth=1, heads=1)
     sizes = {"image_size": 24, "patch_size": 8, "codebook_size": 8, "resolutions": resolutions}
     return TokenizerTask(
-        TokenizerConfig.of("normals", encoder=vit, decoder=vit, **sizes), raw, raw, batch_size=6, flip=flip
+        TokenizerConfig.of("normals", encoder=vit, decoder=vit, **sizes), raw, raw, batch_size=6, flip=flip, **options
     )
 
 
@@ -53,6 +53,19 @@ def test_a_batch_is_a_function_of_the_step(raw):
     assert not torch.equal(task.batch(4, ROWS).values, task.batch(5, ROWS).values)
     assert task.batch(0, ROWS).values.shape == (6, 3, 24, 24)
     assert task.batch(0, ROWS).valid is None
+
+
+def test_crops_are_as_small_as_is_said(raw):
+    """Ramps that rise over the whole width rise by as much less as a crop is narrower."""
+    whole = float(np.sin(0.4))  # of the steepest ramp
+
+    def widest(scale):
+        values = torch.cat([make_task(raw, crop_scale=scale).batch(step, ROWS).values[:, 0] for step in range(20)])
+        return float((values.amax((1, 2)) - values.amin((1, 2))).max()) / whole
+
+    assert widest((1.0, 1.0)) > 0.9
+    assert widest((0.2, 0.25)) < 0.6
+    assert make_task(raw).crop_scale == (0.8, 1.0)
 
 
 def test_rows_of_a_split_batch_are_those_of_the_whole_one(raw):

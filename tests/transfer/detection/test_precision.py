@@ -120,7 +120,7 @@ def stored():
 def test_figures_are_those_of_pycocotools():
     """With crowds, equal scores, images without objects or detections or either, and more than 100 detections."""
     found, true, sizes = stored()
-    figures = average_precision(found, true, sizes, NAMES)
+    figures = average_precision(found, zip(true, sizes, strict=True), NAMES)
     expected = dict(zip(FIGURES, STORED["figures"]["bbox"], strict=True))
     expected |= {f"mask_{name}": value for name, value in zip(FIGURES, STORED["figures"]["segm"], strict=True)}
     assert list(figures) == list(expected)
@@ -130,7 +130,7 @@ def test_figures_are_those_of_pycocotools():
     assert 0.05 < min(expected.values()) <= max(expected.values()) < 0.95
     assert any(len(each["boxes"]) > 100 for each in found)
     without = [{name: value for name, value in each.items() if name != "masks"} for each in found]
-    assert average_precision(without, true, sizes, NAMES) == {name: figures[name] for name in FIGURES}
+    assert average_precision(without, zip(true, sizes, strict=True), NAMES) == {name: figures[name] for name in FIGURES}
 
 
 def one(box, label=0, crowd=False):
@@ -148,7 +148,9 @@ def detection(*boxes, label=0):
 
 
 def test_a_perfect_detection_scores_one_and_sizes_that_no_object_has_are_not_known():
-    figures = average_precision([detection([10, 10, 50, 50])], [one([10, 10, 50, 50])], [(64, 64)], NAMES)
+    figures = average_precision(
+        [detection([10, 10, 50, 50])], zip([one([10, 10, 50, 50])], [(64, 64)], strict=True), NAMES
+    )
     assert [figures[name] for name in ("ap", "ap50", "ap75", "ap_medium")] == [1, 1, 1, 1]
     assert math.isnan(figures["ap_small"])
     assert math.isnan(figures["ap_large"])
@@ -157,9 +159,9 @@ def test_a_perfect_detection_scores_one_and_sizes_that_no_object_has_are_not_kno
 
 def test_without_any_detection_the_figures_are_zero_and_without_any_object_they_are_not_known():
     empty = one([0, 0, 1, 1]).chosen(np.array([], dtype=int))
-    assert average_precision([detection()], [one([10, 10, 50, 50])], [(64, 64)], NAMES)["ap"] == 0
+    assert average_precision([detection()], zip([one([10, 10, 50, 50])], [(64, 64)], strict=True), NAMES)["ap"] == 0
     for found in (detection(), detection([10, 10, 50, 50])):
-        assert all(map(math.isnan, average_precision([found], [empty], [(64, 64)], NAMES).values()))
+        assert all(map(math.isnan, average_precision([found], zip([empty], [(64, 64)], strict=True), NAMES).values()))
 
 
 def test_what_is_found_in_a_crowd_is_not_wrong():
@@ -173,8 +175,8 @@ def test_what_is_found_in_a_crowd_is_not_wrong():
         masks=None,
     )
     found = detection([5, 5, 40, 40], [30, 30, 80, 80], [100, 0, 140, 40])
-    assert average_precision([found], [both], [(100, 150)], NAMES)["ap"] == 1
-    assert average_precision([found], [true[0]], [(100, 150)], NAMES)["ap"] < 0.4
+    assert average_precision([found], zip([both], [(100, 150)], strict=True), NAMES)["ap"] == 1
+    assert average_precision([found], zip([true[0]], [(100, 150)], strict=True), NAMES)["ap"] < 0.4
 
 
 def test_areas_are_those_of_the_annotations_and_of_masks():
@@ -188,7 +190,7 @@ def test_areas_are_those_of_the_annotations_and_of_masks():
         area=np.float32([60]),
     )
     found = detection([0, 0, 60, 60], label=1) | {"masks": [encode(mask[0])]}
-    figures = average_precision([found], [true], [(60, 60)], NAMES)
+    figures = average_precision([found], zip([true], [(60, 60)], strict=True), NAMES)
     assert figures["ap_small"] == figures["mask_ap_small"] == 1
     assert math.isnan(figures["mask_ap_medium"])
 
@@ -196,4 +198,4 @@ def test_areas_are_those_of_the_annotations_and_of_masks():
 def test_without_the_extra_its_name_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(Open4MError, match=r"open4m\[evaluate\]"):
-        average_precision([], [], [], NAMES)
+        average_precision([], [], NAMES)

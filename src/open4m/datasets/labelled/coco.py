@@ -25,15 +25,15 @@ from open4m.datasets.labelled.base import Example, Instances, Labelled, check_sp
 from open4m.datasets.labelled.run_lengths import LARGEST_MASK
 from open4m.datasets.layouts.base import split_in
 from open4m.datasets.source import Source
-from open4m.types import Open4MError, shown
+from open4m.types import Open4MError, is_text, shown
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coco(Labelled):
     """``images``: their files below ``root``, in the order of the JSON file. ``sizes``: (n, 2) int32, their heights and
-    widths, 0 where it does not say them. ``objects``: JSON of all annotations, [category, crowd, area, box, shape]
-    each, number j from ``ends[j]`` to ``ends[j + 1]``; those of image i have the numbers
-    ``order[first[i]:first[i + 1]]``. ``class_of``: class by category."""
+    widths, 0 where it does not say them. ``objects``: the JSON of all annotations, number j from ``ends[j]`` to
+    ``ends[j + 1]``; those of image i have the numbers ``order[first[i]:first[i + 1]]``. ``class_of``: class by
+    category."""
 
     name = "coco"
     targets = ("instances",)
@@ -105,17 +105,18 @@ class Coco(Labelled):
             json.loads(self.objects[self.ends[part] : self.ends[part + 1]])
             for part in self.order[self.first[index] : self.first[index + 1]]
         ]
-        masks = [mask_of(shape, size) for *_, shape in rows] if self.has_masks else None
-        stacked = None if masks is None else np.array(masks, bool).reshape(-1, *size)
-        corners = [_corners(row[3], mask) for row, mask in zip(rows, masks or [None] * len(rows), strict=True)]
+        masks = [mask_of(row["segmentation"], size) if self.has_masks else None for row in rows]
+        corners = [_corners(row.get("bbox"), mask) for row, mask in zip(rows, masks, strict=True)]
         boxes = np.array(corners, np.float64).reshape(-1, 4).clip(0, size[::-1] * 2).astype(np.float32)
         extents = boxes[:, 2:] - boxes[:, :2]
-        areas = [extent.prod() if row[2] is None else row[2] for row, extent in zip(rows, extents, strict=True)]
+        areas = [
+            extent.prod() if row.get("area") is None else row["area"] for row, extent in zip(rows, extents, strict=True)
+        ]
         found = Instances(
             boxes=boxes,
-            classes=np.array([self.class_of[row[0]] for row in rows], np.int64),
-            masks=stacked,
-            crowd=np.array([row[1] for row in rows], bool),
+            classes=np.array([self.class_of[int(row["category_id"])] for row in rows], np.int64),
+            masks=np.array(masks, bool).reshape(-1, *size) if self.has_masks else None,
+            crowd=np.array([bool(row.get("iscrowd")) for row in rows], bool),
             area=np.array(areas, np.float32),
         )
         if not np.isfinite(boxes).all():
@@ -124,7 +125,7 @@ class Coco(Labelled):
 
 
 class _Reader:
-    """Goes through an annotation file once; its objects become compact JSON, so that memory is that of their text."""
+    """Goes through an annotation file once, and keeps the text of its objects: values would take five times as much."""
 
     def __init__(self, source: Source, path: str) -> None:
         self._source, self._path = source, path
@@ -138,10 +139,10 @@ class _Reader:
     def read(self, kind: type[Coco], root: Path, lent_to: str) -> Coco:
         """``lent_to``: the split for which a part of the images is taken; "" for all of them."""
         takes = {"images": self._image, "annotations": self._object, "categories": self._category}
-        for section, item in tables.items(self._source, self._path):
+        for section, text, item in tables.texts(self._source, self._path):
             if section in takes:
                 try:
-                    takes[section](item)
+                    takes[section](item, text)
                 except (*MALFORMED, AttributeError) as error:
                     raise self._error(f"not one of the {section}: {shown(item)} ({error!r})") from error
         chosen = reading.lent(lent_to) if lent_to else lambda name: True
@@ -169,26 +170,28 @@ class _Reader:
             has_masks=0 < self._shapes == len(self._of_image),
         )
 
-    def _image(self, item: Mapping[str, Any]) -> None:
+    def _image(self, item: Mapping[str, Any], text: str) -> None:
         height, width = item.get("height") or 0, item.get("width") or 0
         if height and not (0 < height * width <= LARGEST_MASK and height < 1 << 26 and width < 1 << 26):
             raise ValueError(f"at most {LARGEST_MASK} pixels are read")
         file = item["file_name"].removeprefix("./")
-        if file.startswith("/") or ".." in file.split("/"):
+        if not is_text(file) or "\0" in file or file.startswith("/") or ".." in file.split("/"):
             raise ValueError("its file is not below the folder of the images")
         self._images[item["id"]] = (file, int(height), int(width))
 
-    def _object(self, item: Mapping[str, Any]) -> None:
-        category, shape = int(item["category_id"]), item.get("segmentation") or None
-        kept = [category, bool(item.get("iscrowd", 0)), item.get("area"), item.get("bbox"), shape]
-        self._of_image.append(item["image_id"])
-        self._used.add(category)
-        self._shapes += shape is not None
-        self._objects += json.dumps(kept, separators=(",", ":")).encode()
+    def _object(self, item: Mapping[str, Any], text: str) -> None:
+        image = item["image_id"]
+        hash(image)  # of lists there is none
+        self._of_image.append(image)
+        self._used.add(int(item["category_id"]))
+        self._shapes += bool(item.get("segmentation"))
+        self._objects += text.encode("utf-8", "replace")
         self._ends.append(len(self._objects))
 
-    def _category(self, item: Mapping[str, Any]) -> None:
-        self._categories[int(item["id"])] = str(item["name"])
+    def _category(self, item: Mapping[str, Any], text: str) -> None:
+        if not is_text(name := str(item["name"])):
+            raise ValueError("its name is no text")
+        self._categories[int(item["id"])] = name
 
     def _error(self, message: str) -> Open4MError:
         return Open4MError(f"{self._source.named(self._path)}: {message}")

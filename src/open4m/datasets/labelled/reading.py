@@ -34,18 +34,23 @@ class Names(Sequence[str]):
     """Names of files, one after another in memory: millions of them take little more than their letters."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        letters, ends = bytearray(), []
-        for name in names:
-            letters += os.fsencode(name)
-            ends.append(len(letters))
-        self._letters, self._ends = bytes(letters), np.array(ends, np.int64)
+        letters = bytearray()
+
+        def ends() -> Iterator[int]:
+            for name in names:
+                letters.extend(os.fsencode(name))
+                yield len(letters)
+
+        self._ends = np.fromiter(ends(), np.int64)
+        self._letters = letters
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> str:
         index = range(len(self))[index]
-        return os.fsdecode(self._letters[int(self._ends[index - 1]) if index else 0 : int(self._ends[index])])
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(bytes(self._letters[start : self._ends[index]]))
 
 
 def images_in(folder: Path) -> list[str]:

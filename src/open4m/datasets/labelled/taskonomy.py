@@ -144,7 +144,8 @@ class Taskonomy(Labelled):
         place, buildings = next(_found(root), (None, []))
         if place is None:
             raise Open4MError(f"{root}: expected {VIEW.format(0, 0)}{PHOTOS}.png in a folder like {', '.join(PLACES)}")
-        own = [building for building in buildings if building.lower() in _split(root, split)]
+        wanted = _split(root, split)
+        own = [building for building in buildings if building.lower() in wanted]
         counts: list[int] = []
         views = reading.Names(_views(root, place, own, counts))
         if not len(views):

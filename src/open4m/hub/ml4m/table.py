@@ -3,6 +3,7 @@ makes, and a model of super-resolution. The text tokenizer of all of them is on 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -53,10 +54,14 @@ SUPER_RESOLUTION = "4M-7-SR_L_CC12M"
 
 @dataclass(frozen=True)
 class Text:
-    """The file of the text tokenizer, which is in no repository of the hub but in that of the authors' code."""
+    """The file of the text tokenizer, which is in no repository of the hub but in that of the authors' code.
+
+    ``fingerprint``: of the tokenizer that it is, so that a model's fingerprint needs no download.
+    """
 
     url: str
     sha256: str
+    fingerprint: str
 
     @property
     def name(self) -> str:
@@ -67,6 +72,7 @@ TEXT = Text(
     "https://raw.githubusercontent.com/apple/ml-4m/cda590f/fourm/utils/tokenizer/trained/"
     "text_tokenizer_4m_wordpiece_30k.json",
     "8e684e9a0673e39f70702a698869f909ba697f871a0c6b2a07b5f61e91b3526e",
+    "3c96e69465f04d52",
 )
 
 
@@ -132,18 +138,36 @@ def text_here(beside: Path) -> Path | None:
     return None
 
 
-def downloads(name: str) -> str:
-    """What to type where there is a connection to get a model by its name on the hub, whole, and where it goes."""
+def is_here(repository: str, beside: Path | None = None) -> bool:
+    """Whether a repository is on disk: beside the folder of another one, among the downloads, or in the hub's cache."""
+    name = f"{OWNER}/{repository}"
+    found = locate.on_disk(name) if beside is None else here(repository, beside)
+    return (found or locate.cached(name)) is not None
+
+
+def downloads(name: str, beside: Path | None = None) -> str:
+    """What to type where there is a connection to get a model by its name on the hub, whole, and where it goes: all
+    that is not here, or not ``beside`` the folder of a part of it."""
     owner, _, repository = name.rpartition("/")
-    listed, text_too = [repository], ""
+    listed, text_too, own = [repository], "", os.environ.get(locate.HUB_VARIABLE)
+    hub = own or "HUB"
     if owner == OWNER and repository in TRANSFORMERS:
         listed += dict.fromkeys(TOKENIZERS[domain] for domain in TRANSFORMERS[repository])
         listed += [SUPER_RESOLUTION] * (repository != SUPER_RESOLUTION)
-        text_too = f", and {TEXT.url} to HUB/{TEXT.name}"
-    one = len(listed) == 1
-    which = repository if one else "NAME"
-    each = "" if one else f" for each NAME of {', '.join(listed)}{text_too}"
-    return (
-        f"where there is a connection: hf download {owner}/{which} --local-dir HUB/{owner}/{which}{each}; then set "
-        f"{locate.HUB_VARIABLE}=HUB, or name HUB/{owner}/{repository} here"
-    )
+        listed = [part for part in listed if not is_here(part, beside)] or listed
+        text_too = "" if text_here(beside or Path(hub, name)) else f"{TEXT.url} to {hub}/{TEXT.name}"
+    which = listed[0] if len(listed) == 1 else "NAME"
+    each = f" for each NAME of {', '.join(listed)}" * (len(listed) > 1)
+    fetched = f"hf download {owner}/{which} --local-dir {hub}/{owner}/{which}{each}" * bool(listed)
+    then = "" if own else f"; then set {locate.HUB_VARIABLE}=HUB, or name HUB/{owner}/{repository} here"
+    return f"where there is a connection: {', and '.join(filter(None, (fetched, text_too)))}{then}"
+
+
+def nearest(name: str) -> str:
+    """Which of the authors' models may have been meant by a name on the hub that is none of them; "" if it is one."""
+    owner, _, repository = name.rpartition("/")
+    known = [*TRANSFORMERS, *TOKENIZERS.values()]
+    if owner != OWNER or repository in known:
+        return ""
+    near = difflib.get_close_matches(repository, known, n=1)
+    return f"did you mean {OWNER}/{near[0]}? " if near else f"the authors' models are {', '.join(TRANSFORMERS)}; "

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
@@ -76,6 +78,20 @@ def _settings(names: list[str], added: dict[str, Any]) -> Settings:
         open_classes=True,
         keeps_end=False,
     )
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A text tokenizer that is read when it is called, from a file that may be fetched then.
+
+    ``fingerprint``: what it will have, "" if that is not known before.
+    """
+
+    file: Callable[[], Path]
+    fingerprint: str = ""
+
+    def __call__(self) -> TextTokenizer:
+        return load(self.file())
 
 
 def fetched(source: str = TEXT.url, digest: str = TEXT.sha256) -> Path:

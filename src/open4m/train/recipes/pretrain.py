@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,8 @@ class PretrainConfig:
     train: TrainConfig
     loss: Aggregation = "per_modality"
     init_from: str | None = None  # a model of the same architecture to start from; None: random weights
+    # Modalities whose embeddings begin anew, since their tokens are not those of the model to start from (paper E.1).
+    fresh: tuple[str, ...] = field(default=(), metadata=configs.LATER)
     requires_init_from: bool = False  # it continues a training: from random weights it would be another one
     repeats: Steps = 1  # how often a sample is masked anew in an epoch (paper E.7)
     image_size: Size = 224  # of pixel modalities
@@ -68,7 +70,12 @@ class PretrainConfig:
 
 
 def pretrain(
-    config: PretrainConfig, tokens: str | Path | None, tokenizers: Path, directory: Path, device: str = "cpu"
+    config: PretrainConfig,
+    tokens: str | Path | None,
+    tokenizers: Path,
+    directory: Path,
+    device: str = "cpu",
+    make: Callable[..., FourMTask] = FourMTask,
 ) -> None:
     """Train a model in ``directory``, which holds it in ``model/`` when done; resumes what is there.
 
@@ -76,7 +83,8 @@ def pretrain(
     several. ``tokenizers``: a folder with ``text`` and
     one tokenizer, or the training run that made it, per grid modality; they are saved with the model. Modalities that
     have no file in this package need no tokenizer: they are trained on the tokens that the store holds. So are those
-    that the configuration lists as ``tokens_only``, if their tokenizer is not there.
+    that the configuration lists as ``tokens_only``, if their tokenizer is not there. ``make``: of what task, if it is
+    another way to evaluate the same one.
     Raises :class:`Open4MError` if tokens and tokenizers do not fit, and for a finished run of another configuration.
     """
     config = restricted(config)
@@ -92,7 +100,7 @@ def pretrain(
             "trainable: a part of a model with random weights would be trained, and the rest stay random: "
             "init_from=MODEL (a directory, or a name on the hub)"
         )
-    task = build_task(config, tokens, tokenizers, device)
+    task = build_task(config, tokens, tokenizers, device, make)
     description = _description(config, task.config, task.samples)
 
     if ranks.is_first():
@@ -106,7 +114,7 @@ def pretrain(
         if begins:
             task.fit_patches(model)
         if begins and config.init_from is not None:
-            new = model.init_from(FourMBase.from_pretrained(config.init_from).model)
+            new = model.init_from(FourMBase.from_pretrained(config.init_from).model, config.fresh)
             logger.info("starting from %s; new modalities: %s", config.init_from, ", ".join(new) or "none")
         restrict(model, config.trainable, seeded(config.train.seed))
 
@@ -169,6 +177,7 @@ def _description(config: PretrainConfig, model: FourMConfig, samples: int | None
     """What determines a pre-training of a model on so many samples, as its directory holds it."""
     task = {name: getattr(config, name) for name in ("masking", "repeats", "loss", "init_from")}
     task |= {"mixture": config.mixture} if config.mixture else {}
+    task |= {"fresh": config.fresh} if config.fresh else {}
     task |= {"trainable": config.trainable} if config.trainable != EVERYTHING else {}
     return {"train": _length(config, samples), "task": {"model": model, **task}}
 
@@ -254,7 +263,13 @@ def _check_use(store: TokenStore | Mixture, masking: MaskingConfig) -> None:
             )
 
 
-def build_task(config: PretrainConfig, tokens: str | Path | None, tokenizers: Path, device: str = "cpu") -> FourMTask:
+def build_task(
+    config: PretrainConfig,
+    tokens: str | Path | None,
+    tokenizers: Path,
+    device: str = "cpu",
+    make: Callable[..., FourMTask] = FourMTask,
+) -> FourMTask:
     """The task that :func:`pretrain` trains. Raises :class:`Open4MError` if tokens and tokenizers do not fit."""
     stores = {split: store_of(config, tokens, split) for split in ("train", "validation")}
     _check_use(stores["train"], config.masking)
@@ -274,7 +289,7 @@ def build_task(config: PretrainConfig, tokens: str | Path | None, tokenizers: Pa
     parts = [key for key in parts_of(specs) if (tokenizers / key).is_dir()]
     grids |= {key: _tokenizer(tokenizers, key, device, loaded) for key in parts}
     text = TextTokenizer.load(tokenizers / TEXT) if any(s.is_causal for s in specs) else None
-    return FourMTask(
+    return make(
         model_config,
         config.masking,
         stores["train"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from open4m import config as configs
 from open4m import files, modalities, ranks
 from open4m.datasets.classes import Classes, of_data
 from open4m.modalities.features import Vector
@@ -17,7 +18,7 @@ from open4m.nn.mlp import MLPConfig
 from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
 from open4m.progress import track
-from open4m.ranges import Count, Size, check_ranges
+from open4m.ranges import Count, Share, Size, check_ranges
 from open4m.store.shards import RawDataset
 from open4m.tokenizers.config import TokenizerConfig, grid_modality
 from open4m.tokenizers.diffusion import DiffusionConfig
@@ -36,7 +37,10 @@ NO_CLASSES = Classes()
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerStage:
-    """One training, which starts from the tokenizer of the stage before. Fields are those of ``TokenizerConfig``."""
+    """One training, which starts from the tokenizer of the stage before. Fields are those of ``TokenizerConfig``.
+
+    ``crop_scale``: the least and the most area of a training crop; None: that of the modality (Table 3).
+    """
 
     decoder: ViTConfig | UNetConfig | MLPConfig
     train: TrainConfig
@@ -44,6 +48,7 @@ class TokenizerStage:
     frozen_encoder: bool = False
     continuous_steps: Count = 0
     resolutions: tuple[Size, ...] = ()
+    crop_scale: tuple[Share, Share] | None = field(default=None, metadata=configs.LATER)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -139,6 +144,7 @@ def fit_tokenizer(
                 batch_size=stage.train.batch_size,
                 seed=stage.train.seed,
                 allow_rejects=stage.train.allow_rejects,
+                crop_scale=stage.crop_scale,
             )
             logger.info("%s: stage %d of %d", name, number, len(stages))
             prepare = None if trained is None else partial(_start_from, trained)
@@ -188,6 +194,17 @@ def _fields(config: TokenizerRun, training: RawDataset, classes: Classes, traine
     if trained is not None:  # its encoder knows values of this normalization only
         known |= {name: getattr(trained.config, name) for name in ("mean", "std", "standardize")}
     return known
+
+
+def classes_of(root: Path, name: str) -> Classes:
+    """The classes of a modality's tokenizer: those that raw data name, else the modality's own, or numbers."""
+    modality = grid_modality(name)
+    if not modality.categorical:
+        return NO_CLASSES
+    if (known := of_data(root, name)).names:
+        return known
+    own = modality.class_names
+    return Classes(names=own) if own else numbered(RawDataset(root, [name]), name)
 
 
 def numbered(raw: RawDataset, name: str) -> Classes:

@@ -56,11 +56,14 @@ class TokenizerTask:
         flip: bool = True,
         validation_samples: int = 128,
         allow_rejects: float = 0.0,
+        crop_scale: tuple[float, float] | None = None,
     ):
-        """``allow_rejects``: the share of training samples that may be damaged (:mod:`open4m.data.readable`)."""
+        """``allow_rejects``: the share of training samples that may be damaged (:mod:`open4m.data.readable`).
+        ``crop_scale``: the least and the most area of a crop, by default those of the modality."""
         self.name = f"tokenizer {config.modality}"
         self.learns_in_forward = not config.frozen_encoder
         self.modality = modalities.get(config.modality)
+        self.crop_scale = crop_scale or self.modality.crop_scale
         train, validation = (data.having(config.modality) for data in (train, validation))
         self.config, self.train_data, self.batch_size, self.seed = config, train, batch_size, seed
         self.flip, self.samples = flip, len(train)
@@ -108,7 +111,7 @@ class TokenizerTask:
         extent = self.modality.extent(sample[name])
         if extent is None:
             return sample[name]
-        crop = Crop.random(*extent, size, generator, self.modality.crop_scale)
+        crop = Crop.random(*extent, size, generator, self.crop_scale)
         return augment(sample, {name: self.modality}, crop, self.flip and generator.random() < 0.5)[name]
 
     def counts(self, batch: TokenizerBatch) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,12 @@ MOST = 100
 
 
 def average_precision(
-    found: Sequence[Detections], true: Sequence[Instances], sizes: Sequence[tuple[int, int]], names: Sequence[str]
+    found: Sequence[Detections], true: Iterable[tuple[Instances, tuple[int, int]]], names: Sequence[str]
 ) -> dict[str, float]:
     """:data:`FIGURES` of boxes and, with ``mask_`` before their names, of masks, if there are any.
 
-    ``sizes``: (H, W) of the pictures. ``names``: of the classes. What is found in crowds counts neither as right nor as
-    wrong. A figure is NaN if no object is of its size.
+    ``true``: of each picture the objects and its size (H, W); they are read one after another. ``names``: of the
+    classes. What is found in crowds counts neither as right nor as wrong. A figure is NaN if no object is of its size.
 
     Raises :class:`Open4MError` if the extra ``evaluate`` is not installed.
     """
@@ -38,18 +38,22 @@ def average_precision(
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         raise Open4MError("the AP of detections needs the extra: pip install 'open4m[evaluate]'") from error
-    masked = [each for each in true if len(each)]
-    with_masks = all("masks" in each for each in found) and all(each.masks is not None for each in masked)
-    frame = {
-        "info": {},
-        "images": [{"id": i, "height": int(h), "width": int(w)} for i, (h, w) in enumerate(sizes, 1)],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(names, 1)],
-    }
-    figures: dict[str, float] = {}
+    images, objects = [], []
+    with_masks = all("masks" in each for each in found)
+    for number, (instances, (height, width)) in enumerate(true, 1):
+        images.append({"id": number, "height": int(height), "width": int(width)})
+        with_masks = with_masks and (instances.masks is not None or not len(instances))
+        objects += [{"image_id": number, **row} for row in _true(instances, with_masks)]
+    categories = [{"id": k, "name": name} for k, name in enumerate(names, 1)]
+
+    def coco(rows: Iterable[dict]) -> COCO:
+        annotations = [{"id": number, **row} for number, row in enumerate(rows, 1)]
+        return COCO({"info": {}, "images": images, "categories": categories, "annotations": annotations})
+
+    truth, figures = coco(objects), {}
     for kind, prefix in (("bbox", ""), ("segm", "mask_"))[: 1 + with_masks]:
-        annotations = (_rows(true, _true, kind), _rows(found, _found, kind))
-        truth, detections = (COCO({**frame, "annotations": rows}) for rows in annotations)
-        evaluation = COCOeval_faster(truth, detections, kind, print_function=_say_nothing)
+        rows = ({"image_id": i, **row} for i, each in enumerate(found, 1) for row in _found(each, kind == "segm"))
+        evaluation = COCOeval_faster(truth, coco(rows), kind, print_function=_say_nothing)
         evaluation.params.maxDets = [1, 10, MOST]
         evaluation.run()
         named = zip(FIGURES, evaluation.stats, strict=False)
@@ -57,25 +61,21 @@ def average_precision(
     return figures
 
 
-def _rows(values: Sequence[Any], rows_of: Callable[[Any, str], Iterator[dict]], kind: str) -> list[dict]:
-    """COCO's annotations of what is in each picture, numbered from 1."""
-    rows = ({"image_id": i, **row} for i, value in enumerate(values, 1) for row in rows_of(value, kind))
-    return [{"id": number, **row} for number, row in enumerate(rows, 1)]
-
-
-def _true(instances: Instances, kind: str) -> Iterator[dict]:
+def _true(instances: Instances, with_masks: bool) -> Iterator[dict]:
+    """COCO's annotations of objects."""
     for i, (box, label) in enumerate(zip(instances.boxes, instances.classes, strict=True)):
         row = {"category_id": int(label) + 1, "iscrowd": int(instances.crowd[i]), "area": float(instances.area[i])}
-        if kind == "segm":
+        if with_masks:
             row["segmentation"] = encode(instances.masks[i])
         yield {**row, "bbox": _corner_and_size(box)}
 
 
-def _found(detections: Detections, kind: str) -> Iterator[dict]:
+def _found(detections: Detections, with_masks: bool) -> Iterator[dict]:
+    """COCO's results: their area is that of the mask, if masks are measured."""
     for i, (box, label) in enumerate(zip(detections["boxes"], detections["classes"], strict=True)):
         row = {"category_id": int(label) + 1, "iscrowd": 0, "score": float(detections["scores"][i])}
         x, y, width, height = _corner_and_size(box)
-        if kind == "segm":
+        if with_masks:
             runs = detections["masks"][i]
             row |= {"segmentation": dict(runs), "area": float(sum(unpacked(runs["counts"].encode())[1::2]))}
         else:

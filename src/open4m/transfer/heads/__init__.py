@@ -8,6 +8,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def target_of(kind: str, config: Any) -> str:
 def _of_file(path: Path) -> type[Head]:
     if not path.is_file():
         raise Open4MError(f"{path}: no such file")
+    return _loaded(path.resolve(), path.stat().st_mtime_ns)
+
+
+@cache
+def _loaded(path: Path, _time: int) -> type[Head]:
+    """The head of a file as it is at a time: of one file there is one class, by which configurations are told."""
     module_name = f"open4m_user_head_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     module = importlib.util.module_from_spec(spec)

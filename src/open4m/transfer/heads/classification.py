@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from open4m.datasets.labelled.base import Example
 from open4m.pictures import noted, picture
+from open4m.transfer.charts import confusion, draw_confusion
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.types import Open4MError
@@ -78,6 +79,12 @@ class Classification(Head):
         truth = f"; true: {self.classes[example[self.target]]}" if self.target in example else ""
         noted(image, f"{best} {score:.0%}{truth}")
         return image
+
+    def summary(self, predictions: Sequence[dict[str, Any]], examples: Sequence[Example]) -> dict[str, Image.Image]:
+        """The confusion matrix."""
+        true = np.array([example[self.target] for example in examples])
+        said = np.array([prediction["classes"][0] for prediction in predictions])
+        return {"confusion": draw_confusion(confusion(true, said, len(self.classes)), self.classes)}
 
 
 HEAD = Classification

@@ -123,16 +123,16 @@ class Detection(Head):
         """COCO's average precision, of boxes first, at most 100 per picture: ``ap``, ``ap50``, ``ap75``, ``ap_small``,
         ``ap_medium`` and ``ap_large``, and of masks ``mask_ap`` and so on. NaN where there is no object of that size.
         """
-        true = [example[self.target] for example in examples]
-        sizes = [example["rgb"].shape[:2] for example in examples]
-        return average_precision(predictions, true, sizes, self.classes)
+        each = (examples[i] for i in range(len(examples)))  # masks of all at once would take much memory
+        true = ((example[self.target], example["rgb"].shape[:2]) for example in each)
+        return average_precision(predictions, true, self.classes)
 
     def draw(self, example: Example, prediction: Any) -> Image.Image:
         """The picture, its objects where they are known, and those that were found, side by side."""
         return draw(example, prediction, self.classes)
 
     def _targets(self, instances: Sequence[Instances], device: torch.device) -> Targets:
-        if self.mask_head is not None and any(each.masks is None and len(each) for each in instances):
+        if self.mask_head is not None and any(each.masks is None and not all(each.crowd) for each in instances):
             raise Open4MError(f"{self.name}: the objects have no masks; say masks=false to learn boxes alone")
         return Targets.of(instances, device, with_masks=self.mask_head is not None)
 

@@ -15,6 +15,7 @@ from open4m import modalities
 from open4m.datasets.labelled.base import IGNORED, Example
 from open4m.pictures import grid, picture
 from open4m.ranges import Layers, Size, check_ranges
+from open4m.transfer.charts import confusion, draw_confusion
 from open4m.transfer.frames import Placed, restore_map
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.transfer.heads.convnext import ConvNeXtLayers
@@ -81,6 +82,14 @@ class Segmentation(Head):
         style = modality.style(maps, self.classes)
         shown = [picture(example["rgb"], 256), *(modality.render(value, 256, style) for value in maps)]
         return grid([shown], ["image", "prediction", "truth"][: len(shown)])
+
+    def summary(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Image.Image]:
+        """The confusion matrix of pixels, in thousands."""
+        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        for prediction, example in zip(predictions, examples, strict=True):
+            labelled = example[self.target] != IGNORED
+            counts += confusion(example[self.target][labelled], prediction[labelled], len(self.classes))
+        return {"confusion": draw_confusion(np.ceil(counts / 1000).astype(np.int64), self.classes)}
 
 
 HEAD = Segmentation

@@ -1,0 +1,74 @@
+"""Pictures of all predictions together: which classes are taken for which, and what is found at which precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from open4m.fonts import lettered
+from open4m.pictures import OBJECT_COLORS, heat
+
+MOST_CLASSES = 40
+"""Classes of a matrix: of more, those that occur most."""
+
+CELL, POINTS, GAP = 22, 12, 6  # pixels
+_INK = (30, 30, 40)
+
+
+def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) int64: how often class i is taken for class j; of true and predicted classes (n,)."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (true, predicted), 1)
+    return counts
+
+
+def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """Rows are true classes, columns predicted ones; the darker, the larger the share of the row."""
+    order = np.argsort(-counts.sum(1), kind="stable")[:MOST_CLASSES]
+    chosen = np.sort(order)
+    counts, names = counts[np.ix_(chosen, chosen)], [names[i] for i in chosen]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = CELL * len(names)
+    written = [lettered(name, POINTS) for name in names]
+    left = int(max(font.getlength(text) for text, font in written)) + 2 * GAP
+    sheet = Image.new("RGB", (left + side + GAP, left + side + GAP), "white")
+    sheet.paste(heat(shares, 1.0).resize((side, side), Image.Resampling.NEAREST), (left, left))
+    draw = ImageDraw.Draw(sheet)
+    for i, (text, font) in enumerate(written):
+        middle = left + CELL * i + CELL // 2
+        draw.text((left - GAP, middle), text, fill=_INK, font=font, anchor="rm")
+        label = Image.new("RGB", (left - 2 * GAP, CELL), "white")
+        ImageDraw.Draw(label).text((0, CELL // 2), text, fill=_INK, font=font, anchor="lm")
+        sheet.paste(label.rotate(90, expand=True), (middle - CELL // 2, GAP))
+        for j, count in enumerate(counts[i]):
+            if count:
+                ink = "white" if shares[i, j] > 0.6 else _INK
+                draw.text(
+                    (left + CELL * j + CELL // 2, middle), str(count), fill=ink, font=lettered("0", 9)[1], anchor="mm"
+                )
+    return sheet
+
+
+def draw_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], across: str, up: str, side: int = 320
+) -> Image.Image:
+    """Lines through points (n,), (n,), both from 0 to 1, by their names."""
+    left, top = 4 * POINTS, 2 * POINTS
+    sheet = Image.new("RGB", (left + side + 14 * POINTS, top + side + 3 * POINTS), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((left, top, left + side, top + side), outline=(150, 150, 150))
+    font = lettered("0", POINTS)[1]
+    for part in (0.0, 0.5, 1.0):
+        draw.text((left + part * side, top + side + GAP), f"{part:g}", fill=_INK, font=font, anchor="mt")
+        draw.text((left - GAP, top + (1 - part) * side), f"{part:g}", fill=_INK, font=font, anchor="rm")
+    draw.text((left + side / 2, top + side + 2 * POINTS), across, fill=_INK, font=font, anchor="mt")
+    draw.text((left, top - GAP), up, fill=_INK, font=font, anchor="lb")
+    for number, (name, (x, y)) in enumerate(curves.items()):
+        color = OBJECT_COLORS[number % len(OBJECT_COLORS)]
+        points = [(left + a * side, top + (1 - b) * side) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+        draw.line(points, fill=color, width=2)
+        text, letters = lettered(name, POINTS)
+        draw.text((left + side + 2 * GAP, top + number * 1.4 * POINTS), text, fill=color, font=letters, anchor="lt")
+    return sheet

@@ -1,0 +1,69 @@
+"""The commands of docs/transfer.md, with the shipped model, on few scenes and in few steps."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from open4m import config as configs
+from open4m import configs as named
+from open4m.cli.main import main
+from open4m.datasets import labelled
+from open4m.transfer import heads
+from open4m.transfer.config import TransferConfig
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "transfer.md").read_text()
+FEW = ("train.length=2 steps", "train.warmup=1 steps", "train.batch_size=2", "test_samples=4", "evaluate_samples=2")
+
+
+def lines(mark):
+    """The commands of all blocks with a mark."""
+    blocks = re.findall(rf"<!-- test: {mark} -->\n```bash\n(.*?)```", PAGE, re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.replace("\\\n", "").splitlines()]
+
+
+def test_the_papers_commands_name_configurations_that_are_there():
+    found = lines("parse")
+    assert len(found) >= 6
+    for words in found:
+        command = words[words.index("open4m") + 1 :]
+        assert command[0] == "transfer"
+        assert isinstance(named.get(command[1]), TransferConfig)
+        assert {"--model", "--data"} <= set(command)
+
+
+def test_tables_name_all_heads_layouts_and_fields():
+    assert set(re.findall(r"^\| `(\w+)` \| .*Table \d|^\| `(maps)`", PAGE, re.MULTILINE)) >= {
+        ("semseg", ""),
+        ("", "maps"),
+    }
+    for name in (*heads.names(), *labelled.names()):
+        assert f"`{name}`" in PAGE, name
+    fields = re.findall(r"^\| `((?:examples|backbone|train)[\w.]*)=?", PAGE, re.MULTILINE)
+    values = configs.to_dict(named.get("semseg"))
+    for field in fields:
+        place = values
+        for part in field.split("."):
+            assert part in place, field
+            place = place[part]
+
+
+@pytest.mark.slow
+def test_the_page_as_a_newcomer_follows_it(tmp_path, monkeypatch, capsys):
+    for name in ("examples", "docs", "src"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    for program, *words in [*lines("scenes"), *lines("own")]:
+        assert program == ".venv/bin/open4m"
+        if words[0] == "data":
+            words = [*words[:3], "--train", "6", "--validation", "2", "--test", "4"]
+        assert main([*words, *(FEW if words[0] == "transfer" else ())]) == 0, words
+    said = capsys.readouterr().out
+    assert "miou" in said
+    assert "top1" in said
+    assert "mask_ap" in said
+    for place in ("out/objects/scene.png", "out/mean_color/scene.png", "runs/largest/test/confusion.png"):
+        assert Image.open(tmp_path / place).size[0] > 100
