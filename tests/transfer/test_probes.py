@@ -222,3 +222,5 @@ def test_probes_of_nothing_say_so():
     train = clusters(10)
     with pytest.raises(Open4MError, match="0 test features of 0 labels"):
         probe(train, (np.zeros((0, 6)), np.zeros(0)))
+    with pytest.raises(Open4MError, match="test features hold numbers that are not finite"):
+        probe(train, (np.full((1, 6), np.nan), np.zeros(1)))

@@ -1,5 +1,6 @@
 """Vision Transformers of others: transformers itself, and a naive one, say what they compute."""
 
+import argparse
 import dataclasses
 import json
 import math
@@ -393,6 +394,16 @@ def test_multimae_is_read_by_its_own_names(tmp_path):
     assert features_of(backbone, images).tokens.mean(-1).abs().max() > 0.1
 
 
+def test_dinov2_s_own_names_of_gated_layers_are_timm_s(tmp_path):
+    tensors = timm_tensors(gated=True)
+    own = {name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): t for name, t in tensors.items()}
+    own |= {"register_tokens": torch.ones(1, 2, 24), "mask_token": torch.zeros(1, 24)}
+    config, state = naming.read(own, dataclasses.replace(TOLD, heads=6), "here")
+    assert (config.activation, config.extra_tokens, config.grid) == ("swiglu", 3, 4)
+    assert torch.equal(state["encoder.1.mlp.down.weight"], tensors["blocks.1.mlp.fc2.weight"])
+    assert torch.equal(state["extra"][1:], torch.ones(2, 24))
+
+
 def test_several_files_are_read_by_their_index(tmp_path):
     tensors = timm_tensors(width=128)
     parts = [dict(list(tensors.items())[::2]), dict(list(tensors.items())[1::2])]
@@ -486,9 +497,10 @@ def test_names_that_mean_nothing_say_so(hub, tmp_path):
 
 
 def test_what_is_written_to_convert_pickles_works(tmp_path):
-    """The program that the error names, on a file as authors publish them: with weights in "model"."""
+    """The program that the error names, on a file as authors publish them: weights in "model", beside settings."""
     tensors = timm_tensors()
-    torch.save({"model": tensors, "epoch": 3}, tmp_path / "IN.pth")
+    held = {"model": tensors, "epoch": 3, "args": argparse.Namespace(lr=1e-3)}
+    torch.save(held, tmp_path / "IN.pth")
     program = opening.CONVERSION.partition('-c "')[2].rstrip('"')
     program = program.replace("IN.pth", str(tmp_path / "IN.pth")).replace("OUT", str(tmp_path / "OUT"))
     exec(program, {})

@@ -15,7 +15,7 @@ from open4m.datasets import labelled
 from open4m.datasets.labelled.base import PICTURE, Labelled
 from open4m.progress import track
 from open4m.ranges import Layers, Seed, Size, Steps, check_ranges
-from open4m.rng import stream
+from open4m.rng import seeded, stream
 from open4m.transfer.augment import CenterCrop, Pipeline
 from open4m.transfer.network import Contents
 from open4m.transfer.origin import Origin
@@ -127,9 +127,8 @@ class Frozen:
         self.name, config = origin.name, origin.config
         if any(name.partition("@")[0] != PICTURE for name in config.inputs):
             raise Open4MError(f"backbone.inputs: probes are of features of {PICTURE}, got {', '.join(config.inputs)}")
-        generator = torch.Generator().manual_seed(0)
         self.backbone = origin.make()
-        origin.load(self.backbone, generator)
+        origin.load(self.backbone, seeded(0))
         self.backbone.to(device).eval().requires_grad_(False)
         self.contents = Contents(self.backbone, config.inputs, origin.tokenizers, config.image_size)
         self.place, self.device = Pipeline(steps=(CenterCrop(side=config.image_size),)), device

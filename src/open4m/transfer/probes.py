@@ -2,7 +2,8 @@
 classifier, and retrieval.
 
 All functions are of features (n, D) and class ids (n,), and compute in float64. Intervals are of other test images: the
-training images stay the same.
+training images stay the same. Those of recall@k are 1.5 to 1.9 times as wide as they need be (150 simulated sets of 200
+images): each image that is left out changes who is nearest. Those of the other figures are right.
 """
 
 from __future__ import annotations
@@ -236,11 +237,13 @@ def probe(train: Labelled, test: Labelled, how: Normalization = "standardize", s
     """The accuracies of neighbors (``kNN``) and of a linear classifier (``linear``), and the figures of retrieval among
     the test images. A class that no training example has counts as wrong.
 
-    Raises :class:`Open4MError` if there are no examples.
+    Raises :class:`Open4MError` if there are no examples, or features are not finite.
     """
     for name, (features, labels) in (("training", train), ("test", test)):
         if not len(features) or len(features) != len(labels):
             raise Open4MError(f"probes: {len(features)} {name} features of {len(labels)} labels; expected some of each")
+        if not np.isfinite(features).all():
+            raise Open4MError(f"probes: {name} features hold numbers that are not finite: the encoder is broken")
     known, others = normalized(train[0], test[0], how)
     classifier = choose_logistic((known, train[1]), seed)
     right = {"kNN": neighbors((known, train[1]), others) == test[1], "linear": classifier(others) == test[1]}

@@ -44,7 +44,7 @@ RENAMED = tuple(
         (r"^(pooler\.layernorm|post_layernorm)\.", "fc_norm."),
         (r"^layernorm\.", "norm."),
         (r"^encoder\.relative_position_bias\.", "rel_pos_bias."),
-        # transformers: in blocks
+        # transformers, and DINOv2 itself: in blocks
         (r"^encoder\.layers?\.(\d+)\.", r"blocks.\1."),
         (r"^(blocks\.\d+)\.(layernorm_before|layer_norm1)\.", r"\1.norm1."),
         (r"^(blocks\.\d+)\.(layernorm_after|layer_norm2)\.", r"\1.norm2."),
@@ -52,8 +52,8 @@ RENAMED = tuple(
         (r"^(blocks\.\d+)\.self_attn\.([qkv])_proj\.", r"\1.attn.\2."),
         (r"^(blocks\.\d+)\.attn\.(query|key|value)\.", lambda found: f"{found[1]}.attn.{found[2][0]}."),
         (r"^(blocks\.\d+)\.(attention\.output\.dense|self_attn\.out_proj)\.", r"\1.attn.proj."),
-        (r"^(blocks\.\d+)\.(intermediate\.dense|mlp\.weights_in)\.", r"\1.mlp.fc1."),
-        (r"^(blocks\.\d+)\.(output\.dense|mlp\.weights_out)\.", r"\1.mlp.fc2."),
+        (r"^(blocks\.\d+)\.(intermediate\.dense|mlp\.(weights_in|w12))\.", r"\1.mlp.fc1."),
+        (r"^(blocks\.\d+)\.(output\.dense|mlp\.(weights_out|w3))\.", r"\1.mlp.fc2."),
         (r"^(blocks\.\d+)\.layer_scale([12])\.lambda1$", r"\1.ls\2.gamma"),
         (r"^(blocks\.\d+)\.(lambda|gamma)_([12])$", r"\1.ls\3.gamma"),
         # BEiT's attention

@@ -29,10 +29,12 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("*.pth", "*.pt", "*.bin", "*.pkl", "*.npz", "*.ckpt")
 
 CONVERSION = (
-    'convert it where you trust it: python -c "import torch; from safetensors.torch import save_file; '
+    'convert it: python -c "import argparse, torch; from safetensors.torch import save_file; '
+    "torch.serialization.add_safe_globals([argparse.Namespace]); "
     "s = torch.load('IN.pth', map_location='cpu', weights_only=True); s = s.get('model', s); "
     "save_file({k: v.contiguous() for k, v in s.items() if isinstance(v, torch.Tensor)}, 'OUT.safetensors')\""
 )
+"""How a pickle becomes a safetensors file: nothing in it is run, and tensors and authors' settings alone are read."""
 
 COLORS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
