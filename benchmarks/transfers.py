@@ -114,7 +114,8 @@ def pretrained(options: argparse.Namespace, name: str) -> str:
         input_budget=SHOWN,
         target_budget=64 if name == "clip" else 192,
     )
-    config = dataclasses.replace(base, masking=masking)
+    used = {key for s in masking.strategies for key in (*s.input_alpha, *s.target_alpha)}
+    config = dataclasses.replace(base, masking=masking, modalities=tuple(key for key in base.modalities if key in used))
     task = build_task(config, options.run / "tokens", options.tokenizers)
     model = task.build_model()
     task.fit_patches(model)
