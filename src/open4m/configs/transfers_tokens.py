@@ -16,7 +16,6 @@ from functools import partial
 from open4m.config import Duration
 from open4m.configs import scenes, tokenizers
 from open4m.data.views import Crops
-from open4m.nn.vit import ViTConfig
 from open4m.train.recipes.tokenizer import TokenizerRun
 from open4m.transfer.tokens.config import TokenTransfer, TransferData
 from open4m.transfer.tokens.table import AVERAGE
@@ -167,16 +166,6 @@ SCENES_TASKS = (
     scenes_transfer(ONE, ["normals"], "depth"),
     scenes_transfer(TWO, [PIXELS, "depth"], "normals"),
 )
-
-
-SCENES_MAPS = ("edges_2d", "occlusion_edges", "depth", "normals")
-
-
-def scenes_tokenizer(modality: str) -> TokenizerRun:
-    """About a minute on two cores: good enough to be predicted, not to be looked at."""
-    run, network = scenes.tokenizer(modality, 128, "300 steps", 50), ViTConfig(width=64, depth=2, heads=1)
-    stages = tuple(dataclasses.replace(stage, decoder=network) for stage in run.stages)
-    return dataclasses.replace(run, encoder=network, stages=stages)
 
 
 def scenes_data() -> TransferData:
