@@ -1,6 +1,9 @@
 """Detection and segmentation of objects: a Cascade Mask R-CNN on a simple feature pyramid (paper 3, D.3; ViTDet).
 
 The defaults are those of the paper's transfer to COCO at 512 pixels, where ViTDet's are known.
+
+Losses are means over the boxes that were drawn of the samples that are computed at once, as in ViTDet's code: several
+processes, and micro-batches, draw others and weigh them by samples, so that their loss is not that of one to the bit.
 """
 
 from __future__ import annotations
