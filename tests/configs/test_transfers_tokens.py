@@ -6,7 +6,7 @@ import pytest
 
 from open4m import configs, modalities
 from open4m.cli.main import main
-from open4m.configs.transfers_tokens import COLORED, CROPPED, DATA, RESIZED, SCENES_TASKS, TASKS
+from open4m.configs.transfers_tokens import COLORED, CROPPED, DATA, DEVIATIONS, RESIZED, SCENES_TASKS, TASKS
 from open4m.data.encoders import Output
 from open4m.types import Open4MError
 
@@ -26,6 +26,66 @@ def test_there_are_35_in_five_groups():
     }
     sets = [(group, data) for group in ("RGB→X", "X→Y", "X+Y→Z") for data in (TASKONOMY, HYPERSIM)]
     assert [sum((t.group, t.data) == one for t in TASKS) for one in sets] == [7, 3, 6, 5, 6, 6]
+
+
+# E.1 in its order; rgb_pixels is "RGB (pixels)", rgb "RGB (tokens)"
+PAPER = {
+    ("COCO Det.", "coco"): ["rgb_pixels → boxes"],
+    ("ADE20K Seg.", "ade20k"): ["rgb_pixels → semseg"],
+    ("RGB→X", TASKONOMY): [
+        "rgb_pixels → depth",
+        "rgb_pixels → curvature",
+        "rgb_pixels → reshading",
+        "rgb_pixels → occlusion_edges",
+        "rgb_pixels → edges_2d",
+        "rgb_pixels → keypoints_2d",
+        "rgb_pixels → keypoints_3d",
+    ],
+    ("RGB→X", HYPERSIM): ["rgb_pixels → normals", "rgb_pixels → semseg", "rgb_pixels → edges_2d"],
+    ("X→Y", TASKONOMY): [
+        "curvature → keypoints_2d",
+        "depth → normals",
+        "edges_2d → depth",
+        "normals → edges_2d",
+        "occlusion_edges → curvature",
+        "rgb → normals",
+    ],
+    ("X→Y", HYPERSIM): [
+        "rgb → semseg",
+        "edges_2d → semseg",
+        "normals → semseg",
+        "semseg → edges_2d",
+        "semseg → normals",
+    ],
+    ("X+Y→Z", TASKONOMY): [
+        "rgb_pixels + normals → depth",
+        "rgb_pixels + depth → reshading",
+        "reshading + keypoints_2d → normals",
+        "edges_2d + keypoints_3d → rgb",
+        "edges_2d + curvature → occlusion_edges",
+        "occlusion_edges + keypoints_2d → curvature",
+    ],
+    ("X+Y→Z", HYPERSIM): [
+        "rgb_pixels + depth → semseg",
+        "rgb_pixels + normals → semseg",
+        "rgb_pixels + semseg → depth",
+        "depth + semseg → rgb",
+        "keypoints_2d + normals → semseg",
+        "edges_2d + depth → semseg",
+    ],
+}
+
+
+def test_every_task_is_one_of_the_papers():
+    found = {}
+    for task in TASKS:
+        found.setdefault((task.group, task.data), []).append(f"{' + '.join(task.inputs)} → {task.target}")
+    assert found == PAPER
+
+
+def test_deviations_are_those_of_table_15():
+    expected = {"COCO Det.": 0.008, "ADE20K Seg.": 0.008, "RGB→X": 0.021, "X→Y": 0.018, "X+Y→Z": 0.016}
+    assert {**expected, "average loss": 0.010} == DEVIATIONS
 
 
 def test_groups_are_what_they_are_called():

@@ -1,6 +1,8 @@
 """Labelled examples as raw shards: values, holes, what is left out, and what is added later."""
 
 import io
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -75,14 +77,19 @@ def job(tmp_path, monkeypatch):
     return make
 
 
+def places_of(data):
+    """The examples of the rows of raw shards."""
+    found = [int(re.match(r"folder_(\d)_jpg-", key)[1]) for key in data.keys]
+    assert len({*found}) == len(found)
+    return found
+
+
 def test_examples_are_values_with_their_holes_and_classes(job):
     names = ("rgb", "depth", "semseg", "keypoints_3d", "boxes")
     jobs.run(job(*names))
     data = RawDataset(job().root, names)
     assert len(data) == SAMPLES - 1
-    assert data.key(0).startswith("folder_0_jpg-")
-    rows = [i for i in range(SAMPLES) if i != 4]
-    for place, i in enumerate(rows):
+    for place, i in enumerate(places_of(data)):
         found, given = data[place], example(i)
         assert np.abs(found["rgb"].astype(int) - given["rgb"]).mean() < 2  # JPEG
         assert Image.open(io.BytesIO(data.files(place)["rgb"])).format == "JPEG"
@@ -107,15 +114,20 @@ def test_a_modality_that_is_added_later_has_the_same_rows_and_finished_shards_st
     assert RawDataset(job().root, ["rgb", "depth"]).keys == RawDataset(job().root, ["rgb"]).keys
 
 
-def test_a_limit_takes_the_first_examples_and_a_side_makes_all_maps_smaller_alike(job):
+def test_a_limit_takes_random_examples_and_a_side_makes_all_maps_smaller_alike(job):
     names = ("rgb", "depth", "semseg", "boxes")
-    jobs.run(job(*names, limit=2, side=6))
+    jobs.run(job("rgb"))
+    everything = places_of(RawDataset(job().root, ["rgb"]))
+    assert sorted(everything) == [0, 1, 2, 3, 5, 6]
+    assert everything != sorted(everything)
+    shutil.rmtree(job().root)
+    jobs.run(job(*names, limit=2, side=6, allowed=0.5))
     data = RawDataset(job().root, names)
-    assert len(data) == 2
+    assert places_of(data) == everything[: len(data)]
     assert [data[0][name].shape[:2] for name in names[:3]] == [(6, 10)] * 3
     np.testing.assert_allclose(data[0]["boxes"].corners, [[0.25, 0.25, 0.5, 0.75]])
     jobs.run(job(*names))  # makes the shard anew that the limit cut
-    assert len(RawDataset(job().root, names)) == SAMPLES - 1
+    assert sorted(places_of(RawDataset(job().root, ["rgb"]))) == sorted(everything)
 
 
 def test_more_unreadable_examples_than_allowed_end_the_job(job):

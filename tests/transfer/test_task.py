@@ -22,6 +22,7 @@ from open4m.transfer.augment import (
 )
 from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.config import TransferConfig
+from open4m.transfer.network import spread, without_picture
 from open4m.transfer.origin import open_origin
 from open4m.transfer.task import TransferTask
 from open4m.types import Open4MError
@@ -149,3 +150,35 @@ def test_a_size_that_the_example_maps_do_not_share_is_named(make_task):
     task = make_task(data=Wrong(4))
     with pytest.raises(Open4MError, match="toy-"):
         task.batch(0, range(2))
+
+
+def test_examples_that_are_evaluated_are_spread_over_all(make_task, monkeypatch):
+    """Validation images of ImageNet are sorted by class: the first ones are of few classes."""
+    assert [*spread(10, None)] == [*spread(10, 12)] == [*range(10)]
+    assert [*spread(10, 3)] == [0, 3, 6]
+    task, seen = make_task(evaluate_samples=5), []
+    one = Toy.__getitem__
+    monkeypatch.setattr(Toy, "__getitem__", lambda self, index: seen.append(index) or one(self, index))
+    task.evaluate(task.build_model())
+    assert seen == [0, 2, 4, 6, 8]
+
+
+def test_stochastic_depth_gets_its_generator_in_training_and_none_in_evaluation(make_task):
+    task, seen = make_task(backbone=BackboneConfig(drop_path=0.4), evaluate_samples=3), []
+    model, generator = task.build_model(), seeded(0)
+    assert model.backbone.config.architecture.drop_path == 0.4
+    inner = model.backbone.forward
+    model.backbone.forward = lambda inputs, source=None: seen.append(source) or inner(inputs, source)
+    task.loss(model, task.batch(0, range(6)), generator)
+    task.evaluate(model)
+    assert seen == [generator, None]
+
+
+def test_a_picture_is_kept_only_for_heads_that_learn_it(make_task):
+    example, head = Toy(1)[0], make_task().sketch.head
+    light = without_picture(example, head)
+    assert light["rgb"].shape == example["rgb"].shape
+    assert light["rgb"].strides == (0, 0, 0)
+    assert light["semseg"] is example["semseg"]
+    head.target = "rgb"
+    assert without_picture(example, head) is example

@@ -22,9 +22,13 @@ from open4m.modalities.families import Modality
 from open4m.modalities.rgb import encode_jpeg
 from open4m.modalities.semseg import LARGEST_ID, VOID
 from open4m.progress import within
+from open4m.rng import stream
 from open4m.store.manifest import entry_of, folder_of
 from open4m.store.shards import HEADER, write_shard
 from open4m.types import Boxes, Open4MError, Value
+
+ORDER = 1
+"""Of random numbers, those that say the order of examples."""
 
 INSTANCES = "instances"
 """What examples call the objects of an image."""
@@ -34,8 +38,9 @@ INSTANCES = "instances"
 class FromLabelled(Job):
     """Write ``names`` of a split of a labelled data set as raw shards below ``root``.
 
-    ``source``, ``split``, ``dataset``: as :func:`open4m.datasets.labelled.open_split` takes them. ``limit``: only the
-    first examples; 0: all. ``side``: pictures whose shorter side is longer are made smaller, with all their maps; 0:
+    ``source``, ``split``, ``dataset``: as :func:`open4m.datasets.labelled.open_split` takes them. ``limit``: so many
+    examples; 0: all. They come in an order that is random, but the same for any limit: data sets are often sorted, as
+    Taskonomy is by building. ``side``: pictures whose shorter side is longer are made smaller, with all their maps; 0:
     none are. ``allowed``: the share of examples that may be unreadable; they are left out of all modalities.
 
     Images are stored as JPEG files, as in token stores. A map in which nothing was measured is missing.
@@ -86,7 +91,8 @@ class FromLabelled(Job):
     def run(self, shard: int) -> None:
         missing, rejects = self._missing(shard), self.rejects.of_shard(shard)
         rows: dict[str, list[tuple[str, bytes | None]]] = {name: [] for name in missing}
-        for i in chain.from_iterable(within(batches(self._rows(shard)), "examples")):
+        for row in chain.from_iterable(within(batches(self._rows(shard)), "examples")):
+            i = int(self._order[row])
             key = key_of(self._data.key(i))
             try:
                 example = self._data[i]
@@ -146,6 +152,11 @@ class FromLabelled(Job):
     @cached_property
     def _data(self) -> Labelled:
         return labelled.open_split(self.source, self.split, self.dataset)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """The places of all examples in the order of rows."""
+        return stream(ORDER, len(self._data)).permutation(len(self._data))
 
     @property
     def _count(self) -> int:

@@ -32,8 +32,8 @@ def check_divisible(task: Task, config: TrainConfig) -> None:
             raise Open4MError(f"{task.name}: its batches cannot be divided: one process, without micro_batch_size")
     elif config.micro_batch_size is not None and task.learns_in_forward:
         raise Open4MError(
-            f"{task.name}: micro_batch_size: its codebook learns from the whole batch of a step at once; leave it out, "
-            "and use activation_checkpointing or more processes"
+            f"{task.name}: micro_batch_size: its codebook or batch norm learns from the whole batch of a step at once; "
+            "leave it out, and use activation_checkpointing or more processes"
         )
     if config.shards is not None and (config.sharding == "none" or ranks.count() % config.shards):
         raise Open4MError(

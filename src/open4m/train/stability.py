@@ -99,8 +99,8 @@ class Guard:
         if self.in_a_row > self.config.max_skips_in_a_row or self.skipped > self.config.max_skips:
             raise Open4MError(
                 f"{what}, as in too many steps ({count}). {path} names the batches. Start another run with a lower "
-                "optim.base_lr or with optim.clip; to go on with this one, raise max_skips_in_a_row "
-                f"({self.config.max_skips_in_a_row}) or max_skips ({self.config.max_skips})"
+                "learning rate (optim.base_lr, or optim.lr if that is set) or with optim.clip; to go on with this one, "
+                f"raise max_skips_in_a_row ({self.config.max_skips_in_a_row}) or max_skips ({self.config.max_skips})"
             )
         logger.warning("%s; no update (%s), see %s", what, count, path)
         return False

@@ -21,8 +21,9 @@ class TransferConfig:
 
     ``augment``: what is done with examples; its squares get the size of the backbone's images. ``label``: which of
     several labels of the data is learned as ``label``, such as ``count`` of scenes. ``examples``: so many training
-    examples, drawn at random; None: all. ``evaluate_samples``: validation examples at most, while training.
-    ``test_samples``: at the end."""
+    examples, drawn at random by ``train.seed`` alone, so that all models of a seed learn from the same ones, and fewer
+    are a part of more; None: all. ``evaluate_samples``: validation examples at most, while training, spread over all of
+    them. ``test_samples``: at the end."""
 
     kind: str
     head: Any

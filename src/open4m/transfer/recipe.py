@@ -18,7 +18,7 @@ from open4m.progress import track
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.network import TransferNetwork, predictions
+from open4m.transfer.network import TransferNetwork, predictions, spread, without_picture
 from open4m.transfer.origin import open_origin
 from open4m.transfer.task import TransferTask
 from open4m.transfer.transferred import Transferred, described
@@ -114,20 +114,25 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
         split, examples = "test", opened(data, "test", config, layout)
     except Open4MError:
         split, examples = "validation", opened(data, "validation", config, layout)
-    count = min(len(examples), config.test_samples or len(examples))
-    pairs = predictions(held.network, held.contents, held.place, examples, range(count), config.train.batch_size)
-    pairs = list(track(pairs, f"{held.network.head.name}: {split} examples", count))
-    head = held.network.head
+    places, head = spread(len(examples), config.test_samples), held.network.head
+    drawn = {places[i] for i in spread(len(places), DRAWN)}
+    pairs = predictions(held.network, held.contents, held.place, examples, places, config.train.batch_size)
+    files.make_folder(directory / "test")
+    true, said = [], []
+    for place, (example, prediction) in zip(
+        places, track(pairs, f"{head.name}: {split} examples", len(places)), strict=True
+    ):
+        if place in drawn:
+            pictures.save(head.draw(example, prediction), directory / "test" / f"{place}.png")
+        true.append(without_picture(example, head))
+        said.append(prediction)
 
     def metrics(indices) -> Mapping[str, float]:
-        return head.measure([pairs[i][1] for i in indices], [pairs[i][0] for i in indices])
+        return head.measure([said[i] for i in indices], [true[i] for i in indices])
 
-    figures = measure(metrics, len(pairs))
-    found = Measured(main=next(iter(figures.values)), figures=figures, samples=len(pairs), split=split)
-    files.make_folder(directory / "test")
-    for number, (example, prediction) in enumerate(pairs[:DRAWN]):
-        pictures.save(head.draw(example, prediction), directory / "test" / f"{number}.png")
-    for name, picture in head.summary([p for _, p in pairs], [e for e, _ in pairs]).items():
+    figures = measure(metrics, len(said))
+    found = Measured(main=next(iter(figures.values)), figures=figures, samples=len(said), split=split)
+    for name, picture in head.summary(said, true).items():
         pictures.save(picture, directory / "test" / f"{name}.png")
     configs.save(found, directory / EVALUATION, FORMAT)
     return found

@@ -22,7 +22,7 @@ from open4m.transfer.augment import Mixing, needed, partner
 from open4m.transfer.config import TransferConfig
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch
-from open4m.transfer.network import Contents, TransferNetwork, predictions
+from open4m.transfer.network import Contents, TransferNetwork, predictions, spread, without_picture
 from open4m.transfer.origin import Origin
 
 AUGMENTED, MIXED = 1, 2  # what random numbers are for
@@ -161,13 +161,17 @@ class TransferTask:
         return [self.train.key(self._index(place)) for place in order]
 
     def evaluate(self, model: TransferNetwork) -> dict[str, float]:
-        count = min(len(self.validation), self.config.evaluate_samples or len(self.validation))
-        pairs = list(predictions(model, self.contents, self.place, self.validation, range(count), self.batch_size))
-        examples, found = [example for example, _ in pairs], [prediction for _, prediction in pairs]
+        places = spread(len(self.validation), self.config.evaluate_samples)
+        examples, found = [], []
+        for example, prediction in predictions(
+            model, self.contents, self.place, self.validation, places, self.batch_size
+        ):
+            examples.append(without_picture(example, model.head))
+            found.append(prediction)
         return model.head.measure(found, examples)
 
     def pictures(self, model: TransferNetwork) -> dict[str, Image.Image]:
-        places = range(min(SHOWN, len(self.validation)))
+        places = spread(len(self.validation), SHOWN)
         pairs = predictions(model, self.contents, self.place, self.validation, places, self.batch_size)
         return {f"validation-{i}": model.head.draw(*pair) for i, pair in enumerate(pairs)}
 

@@ -24,7 +24,7 @@ def contains(sheet, tile):
 def test_a_sheet_has_the_example_and_a_version_of_each_seed():
     rng = np.random.default_rng(0)
     example = {**coordinates(30, 40, [(2, 2, 20, 20)]), "rgb": rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)}
-    pipeline = lists.coco_tokens(64).train
+    pipeline = lists.ade20k(64).train
     sheet = contact_sheet(example, pipeline, seeds=(3, 5), tile=64)
     assert contains(sheet, picture(example["rgb"], 64))
     for seed in (3, 5):
@@ -43,7 +43,7 @@ def test_maps_without_measurements_and_examples_without_objects_are_drawn_too():
     for key in ("depth", "normals", "places"):
         example[key] = np.full_like(example[key], np.nan)
     example["semseg"] = np.full((30, 40), 255, np.uint8)
-    sheet = contact_sheet(example, lists.tokens(reads_picture=True, side=32).train, seeds=(0,), tile=48)
+    sheet = contact_sheet(example, lists.nyuv2(32).train, seeds=(0,), tile=48)
     assert sheet.width > 2 * 48
 
 

@@ -15,7 +15,7 @@ from open4m.transfer.augment import Augmentations, ColorJitter, LargeScaleJitter
 from open4m.transfer.augment import lists as paper
 
 LISTS = {
-    name: make(True) if name == "tokens" else make(224) if name == "plain" else make()
+    name: make(224) if name == "plain" else make()
     for name, make in inspect.getmembers(paper, inspect.isfunction)
     if make.__module__ == paper.__name__ and not name.startswith("_")
 }
@@ -26,23 +26,19 @@ def step(augmentations, cls):
 
 
 def test_they_are_what_the_tables_say():
-    assert {*LISTS} >= {"imagenet_21k", "imagenet_1k", "coco", "ade20k", "nyuv2", "coco_tokens", "ade20k_tokens"}
+    assert {*LISTS} == {"imagenet_21k", "imagenet_1k", "coco", "ade20k", "nyuv2", "plain"}
     sides = {name: made.train.side for name, made in LISTS.items()}
     assert sides["coco"] == sides["ade20k"] == 512
     assert sides["nyuv2"] == 256
-    assert {side for name, side in sides.items() if "tokens" in name or "imagenet" in name} == {224}
+    assert {side for name, side in sides.items() if "imagenet" in name} == {224}
     for name, smallest in (("imagenet_21k", 0.5), ("imagenet_1k", 0.08)):
         assert step(LISTS[name], RandomResizedCrop).scale == (smallest, 1)
         assert (step(LISTS[name], RandAugment).magnitude, step(LISTS[name], RandAugment).spread) == (9, 0.5)
         assert LISTS[name].mixing == Mixing(mixup=0.1, cutmix=1.0, smoothing=0.1)
-    for name in ("coco", "ade20k", "coco_tokens"):
+    for name in ("coco", "ade20k"):
         assert step(LISTS[name], LargeScaleJitter).scale == (0.1, 2.0)
-    for name in ("ade20k_tokens", "taskonomy_rgb_tokens", "hypersim_rgb_tokens", "tokens"):
-        crop = step(LISTS[name], RandomResizedCrop)
-        assert (crop.scale, crop.ratio) == ((0.2, 1.0), (0.75, 1.333))
     jittered = {name for name, made in LISTS.items() if step(made, ColorJitter)}
-    assert jittered == {"ade20k", "nyuv2", "coco_tokens", "hypersim_rgb_tokens", "tokens"}
-    assert step(paper.tokens(reads_picture=False), ColorJitter) is None
+    assert jittered == {"ade20k", "nyuv2"}
     assert not any(made.mixing for name, made in LISTS.items() if "imagenet" not in name)
 
 
@@ -68,7 +64,7 @@ def test_every_list_makes_squares_of_every_picture(name, size):
             assert (np.isnan(moved["depth"]) == (moved["semseg"] == 255))[moved["semseg"] != 255].all()
 
 
-@pytest.mark.parametrize("name", ["coco", "ade20k", "coco_tokens"])
+@pytest.mark.parametrize("name", ["coco", "ade20k"])
 def test_the_empty_part_stays_gray_and_below_or_right_of_the_picture(name):
     example = coordinates(60, 90)
     for seed in range(8):
@@ -81,7 +77,7 @@ def test_the_empty_part_stays_gray_and_below_or_right_of_the_picture(name):
 
 def test_colors_change_only_where_the_picture_is_shown():
     example = coordinates(60, 90)
-    seen = [LISTS["coco_tokens"].train(example, stream(seed))[0] for seed in range(10)]
+    seen = [LISTS["ade20k"].train(example, stream(seed))[0] for seed in range(10)]
     assert any((s["rgb"][..., 2][~np.isnan(s["depth"])] != 77).any() for s in seen)
 
 

@@ -85,7 +85,7 @@ import pytest
 
 from open4m.datasets.labelled.base import Instances
 from open4m.datasets.labelled.run_lengths import decode, encode
-from open4m.transfer.detection.precision import FIGURES, average_precision
+from open4m.transfer.detection.precision import FIGURES, average_precision, precision_recall
 from open4m.types import Open4MError
 
 STORED = json.loads(Path(__file__).with_name("pycocotools.json").read_text())
@@ -131,6 +131,19 @@ def test_figures_are_those_of_pycocotools():
     assert any(len(each["boxes"]) > 100 for each in found)
     without = [{name: value for name, value in each.items() if name != "masks"} for each in found]
     assert average_precision(without, zip(true, sizes, strict=True), NAMES) == {name: figures[name] for name in FIGURES}
+
+
+def test_the_mean_of_a_curve_is_the_average_precision_of_its_overlap():
+    found, true, sizes = stored()
+    figures = average_precision(found, zip(true, sizes, strict=True), NAMES)
+    curves = precision_recall(found, zip(true, sizes, strict=True), NAMES)
+    named = {"boxes, IoU 0.5": "ap50", "boxes, IoU 0.75": "ap75", "masks, IoU 0.5": "mask_ap50"}
+    assert list(curves) == [*list(named)[:2], "masks, IoU 0.5", "masks, IoU 0.75"]
+    for curve, figure in named.items():
+        recall, precision = curves[curve]
+        np.testing.assert_allclose(recall, np.linspace(0, 1, 101))
+        assert (np.diff(precision) <= 1e-9).all()
+        assert precision.mean() == pytest.approx(figures[figure], abs=1e-9)
 
 
 def one(box, label=0, crowd=False):

@@ -38,9 +38,23 @@ def test_means_are_over_images_not_pixels():
     assert found == {"delta1": 0.5, "abs_rel": 0.5, "rmse": 0.5}
 
 
-def test_berhu_is_absolute_below_a_fifth_of_the_largest_error_and_quadratic_above():
-    error = torch.tensor([0.0, 0.5, 1.0, 5.0])
-    torch.testing.assert_close(berhu(error), torch.tensor([0.0, 0.5, 1.0, (25 + 1) / 2]))
+def test_berhu_is_absolute_below_a_fifth_of_the_largest_error_of_an_image_and_quadratic_above():
+    error = torch.tensor([[[0.0, 0.5], [1.0, 5.0]], [[0.0, 0.1], [0.2, 0.5]]])
+    expected = [[[0.0, 0.5], [1.0, (25 + 1) / 2]], [[0.0, 0.1], [(0.04 + 0.01) / 0.2, (0.25 + 0.01) / 0.2]]]
+    torch.testing.assert_close(berhu(error), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("loss", ["l1", "berhu"])
+def test_the_loss_of_a_batch_is_that_of_its_parts_by_their_measured_pixels(loss):
+    made, outputs = head(loss=loss), 9 * torch.randn(3, 1, 4, 4, generator=seeded(0))
+    wanted = torch.rand(3, 4, 4, generator=seeded(1))
+    wanted[1, :3] = torch.nan
+    batches = [Batch({"depth": list(wanted[rows])}, [WHOLE] * len(wanted[rows])) for rows in (slice(3), [0], [1, 2])]
+    whole, first, rest = (
+        made.loss(outputs[rows], batch, seeded(0))[0].item() * made.count(batch)
+        for rows, batch in zip((slice(3), [0], [1, 2]), batches, strict=True)
+    )
+    assert whole == pytest.approx(first + rest, rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["l1", "berhu"])

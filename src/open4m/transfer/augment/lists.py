@@ -1,4 +1,5 @@
-"""The augmentations of the paper's transfers (D.2 to D.5, E.1), with the evaluation that belongs to each.
+"""The augmentations of the paper's transfers to labels (D.2 to D.5), with the evaluation that belongs to each. Those of
+transfers to tokens (E.1) are views that are stored: :class:`open4m.data.views.Crops`.
 
 The tables name no flips, and no strengths of color jitter. Flips with probability 1/2 are part of every list here:
 drop the step if left and right matter. The strengths are those of MultiMAE's published trainings, whose settings the
@@ -61,53 +62,15 @@ def coco(side: int = 512) -> Augmentations:
 
 def ade20k(side: int = 512) -> Augmentations:
     """Semantic segmentation of ADE20K (Table 8)."""
-    return _jittered_scale(side)
-
-
-def nyuv2(side: int = 256) -> Augmentations:
-    """Depth of NYUv2 (Table 9): the shorter side has the length of the square. It is measured in the middle square."""
-    return Augmentations(
-        train=Pipeline(steps=(RandomCrop(side=side), Flip(), INDOOR_JITTER)),
-        evaluation=Pipeline(steps=(CenterCrop(side=side),)),
-    )
-
-
-def coco_tokens(side: int = 224) -> Augmentations:
-    """Tokens of boxes of COCO (Table 10)."""
-    return _jittered_scale(side)
-
-
-def ade20k_tokens(side: int = 224) -> Augmentations:
-    """Tokens of segments of ADE20K (Table 11)."""
-    return _tokens(side, jitter=False)
-
-
-def taskonomy_rgb_tokens(side: int = 224) -> Augmentations:
-    """From RGB to tokens on Taskonomy-20K (Table 12)."""
-    return _tokens(side, jitter=False)
-
-
-def hypersim_rgb_tokens(side: int = 224) -> Augmentations:
-    """From RGB to tokens on Hypersim (Table 12)."""
-    return _tokens(side, jitter=True)
-
-
-def tokens(reads_picture: bool, side: int = 224) -> Augmentations:
-    """From one or two modalities to tokens (Table 13). ``reads_picture``: whether RGB is among the inputs; only then
-    do its colors change."""
-    return _tokens(side, jitter=reads_picture)
-
-
-def _jittered_scale(side: int) -> Augmentations:
     return Augmentations(
         train=Pipeline(steps=(JITTER, Flip(), LargeScaleJitter(side=side))),
         evaluation=Pipeline(steps=(Fit(side=side),)),
     )
 
 
-def _tokens(side: int, jitter: bool) -> Augmentations:
-    crop = RandomResizedCrop(side=side, scale=(0.2, 1.0), ratio=(0.75, 1.333))
+def nyuv2(side: int = 256) -> Augmentations:
+    """Depth of NYUv2 (Table 9): the shorter side has the length of the square. It is measured in the middle square."""
     return Augmentations(
-        train=Pipeline(steps=(crop, Flip(), *([JITTER] if jitter else []))),
+        train=Pipeline(steps=(RandomCrop(side=side), Flip(), INDOOR_JITTER)),
         evaluation=Pipeline(steps=(CenterCrop(side=side),)),
     )

@@ -20,6 +20,9 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 """Average precision of IoUs from 0.5 to 0.95, of two of these, and of objects of up to 32², of up to 96² and of more
 pixels."""
 
+CURVES = (0.5, 0.75)
+"""The IoUs of curves of precision."""
+
 MOST = 100
 """Detections per picture that count."""
 
@@ -34,6 +37,34 @@ def average_precision(
 
     Raises :class:`Open4MError` if the extra ``evaluate`` is not installed.
     """
+    figures = {}
+    for prefix, evaluation in _evaluated(found, true, names):
+        named = zip(FIGURES, evaluation.stats, strict=False)
+        figures |= {prefix + name: float(value) if value >= 0 else math.nan for name, value in named}
+    return figures
+
+
+def precision_recall(
+    found: Sequence[Detections], true: Iterable[tuple[Instances, tuple[int, int]]], names: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Recall (101,) and the precision (101,) that is reached at it or beyond, the mean over classes with objects, of
+    boxes and, if there are any, of masks at :data:`CURVES`. Arguments are those of :func:`average_precision`."""
+    curves = {}
+    for prefix, evaluation in _evaluated(found, true, names):
+        precision = evaluation.eval["precision"].reshape(evaluation.eval["counts"])[..., 0, -1]  # (IoU, recall, class)
+        known = precision[0, 0] > -1
+        for overlap in CURVES:
+            row = int(np.abs(evaluation.params.iouThrs - overlap).argmin())
+            if known.any():
+                kind = "masks" if prefix else "boxes"
+                curves[f"{kind}, IoU {overlap}"] = evaluation.params.recThrs, precision[row][:, known].mean(1)
+    return curves
+
+
+def _evaluated(
+    found: Sequence[Detections], true: Iterable[tuple[Instances, tuple[int, int]]], names: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    """COCO's evaluation of boxes and, with the prefix ``mask_``, of masks, if there are any."""
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
@@ -50,15 +81,13 @@ def average_precision(
         annotations = [{"id": number, **row} for number, row in enumerate(rows, 1)]
         return COCO({"info": {}, "images": images, "categories": categories, "annotations": annotations})
 
-    truth, figures = coco(objects), {}
+    truth = coco(objects)
     for kind, prefix in (("bbox", ""), ("segm", "mask_"))[: 1 + with_masks]:
         rows = ({"image_id": i, **row} for i, each in enumerate(found, 1) for row in _found(each, kind == "segm"))
         evaluation = COCOeval_faster(truth, coco(rows), kind, print_function=_say_nothing)
         evaluation.params.maxDets = [1, 10, MOST]
         evaluation.run()
-        named = zip(FIGURES, evaluation.stats, strict=False)
-        figures |= {prefix + name: float(value) if value >= 0 else math.nan for name, value in named}
-    return figures
+        yield prefix, evaluation
 
 
 def _true(instances: Instances, with_masks: bool) -> Iterator[dict]:

@@ -80,7 +80,8 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def measure(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
-        """The figures of predictions for examples with their true labels; the first one is what is compared."""
+        """The figures of predictions for examples with their true labels; the first one is what is compared. The
+        pictures of the examples are black, but of their true size, unless ``target`` is the picture."""
 
     @abstractmethod
     def draw(self, example: Example, prediction: Any) -> Image.Image:

@@ -93,9 +93,10 @@ class DepthEstimation(Head):
 
 
 def berhu(error: Tensor) -> Tensor:
-    """The reversed Huber loss of absolute errors (Laina et al., 2016): with c a fifth of the largest, e where e ≤ c,
-    else (e² + c²) / 2c."""
-    c = (error.detach().amax() / 5).clamp(min=1e-6)
+    """The reversed Huber loss of absolute errors (B, H, W) (Laina et al., 2016): with c a fifth of the largest of an
+    image, e where e ≤ c, else (e² + c²) / 2c. So an image's loss does not depend on the batch, nor on how it is
+    divided."""
+    c = (error.detach().amax((1, 2), keepdim=True) / 5).clamp(min=1e-6)
     return torch.where(error <= c, error, (error.square() + c * c) / (2 * c))
 
 

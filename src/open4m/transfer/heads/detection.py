@@ -1,11 +1,14 @@
 """Detection and segmentation of objects: a Cascade Mask R-CNN on a simple feature pyramid (paper 3, D.3; ViTDet).
 
 The defaults are those of the paper's transfer to COCO at 512 pixels, where ViTDet's are known.
+
+Losses are means over the boxes that were drawn of the samples that are computed at once, as in ViTDet's code: several
+processes, and micro-batches, draw others and weigh them by samples, so that their loss is not that of one to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +19,18 @@ from torch import Tensor
 
 from open4m.datasets.labelled.base import Example, Instances
 from open4m.ranges import check_ranges
+from open4m.transfer.charts import draw_curves
 from open4m.transfer.detection import masks
 from open4m.transfer.detection.boxes import clip
 from open4m.transfer.detection.cascade import Cascade, CascadeConfig, Found
 from open4m.transfer.detection.drawing import draw
 from open4m.transfer.detection.masks import MaskHead, MasksConfig
 from open4m.transfer.detection.matching import Targets
-from open4m.transfer.detection.precision import average_precision
+from open4m.transfer.detection.precision import average_precision, precision_recall
 from open4m.transfer.detection.pyramid import Pyramid, PyramidConfig
 from open4m.transfer.detection.roi_align import Maps
 from open4m.transfer.detection.rpn import ProposalsConfig, Proposer, Scored
-from open4m.transfer.frames import Placed
+from open4m.transfer.frames import Placed, restore_boxes
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.types import Open4MError
 
@@ -123,9 +127,16 @@ class Detection(Head):
         """COCO's average precision, of boxes first, at most 100 per picture: ``ap``, ``ap50``, ``ap75``, ``ap_small``,
         ``ap_medium`` and ``ap_large``, and of masks ``mask_ap`` and so on. NaN where there is no object of that size.
         """
-        each = (examples[i] for i in range(len(examples)))  # masks of all at once would take much memory
-        true = ((example[self.target], example["rgb"].shape[:2]) for example in each)
-        return average_precision(predictions, true, self.classes)
+        return average_precision(predictions, self._true(examples), self.classes)
+
+    def summary(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, Image.Image]:
+        """Precision by recall."""
+        curves = precision_recall(predictions, self._true(examples), self.classes)
+        return {"precision": draw_curves(curves, "recall", "precision")}
+
+    def _true(self, examples: Sequence[Example]) -> Iterator[tuple[Instances, tuple[int, int]]]:
+        """The objects and the size of each picture."""
+        return ((example[self.target], example["rgb"].shape[:2]) for example in examples)
 
     def draw(self, example: Example, prediction: Any) -> Image.Image:
         """The picture, its objects where they are known, and those that were found, side by side."""
@@ -141,10 +152,7 @@ class Detection(Head):
 
     def _on_picture(self, placed: Placed, found: dict[str, np.ndarray]) -> dict[str, Any]:
         """Detections in pixels of the square as a prediction for the picture."""
-        (down, across), (top, left) = placed.scale, placed.offset
-        height, width = placed.size
-        boxes = (found["boxes"] - np.float32([left, top] * 2)) / np.float32([across, down] * 2)
-        boxes = boxes.clip(0, np.float32([width, height] * 2))
+        boxes = restore_boxes(torch.from_numpy(found["boxes"]), placed).numpy()
         prediction: dict[str, Any] = {"boxes": boxes, "classes": found["classes"], "scores": found["scores"]}
         if "masks" in found:
             prediction["masks"] = masks.runs(found["masks"], boxes, placed.size, self.config.mask.threshold)
