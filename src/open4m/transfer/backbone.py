@@ -59,6 +59,10 @@ class BackboneConfig:
         check_ranges(self)
         if not self.inputs:
             raise Open4MError("backbone.inputs: name at least one modality, such as rgb")
+        if twice := [name for name in self.inputs if self.inputs.count(name) > 1]:
+            raise Open4MError(f"backbone.inputs: {twice[0]} is named twice")
+        if self.tune == "lora" and not self.lora_rank:
+            raise Open4MError("backbone.lora_rank: expected 1 at least with tune=lora, got 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,17 @@ class EncoderConfig:
     inputs: tuple[ModalitySpec, ...]
     finest: Length = 0
     image_size: Size = 224
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        keys = [spec.key for spec in self.inputs]
+        if not keys or len(set(keys)) < len(keys):
+            raise Open4MError(f"inputs: expected modalities, each once, got {', '.join(keys) or 'none'}")
+        for spec in self.inputs:
+            if spec.has_places and not (spec.grid and 0 < spec.grid[0] <= self.image_size):
+                raise Open4MError(f"image_size: {self.image_size} pixels do not have the grid {spec.grid} of {spec.key}")
+            if spec.content == "pixels" and not modalities.is_known(spec.key):
+                raise Open4MError(f"inputs: unknown modality {spec.key!r}")
 
     def backbone(self, pooling: str) -> Backbone:
         """The encoder without its weights."""

@@ -44,6 +44,9 @@ class Contents:
     """
 
     def __init__(self, backbone: Backbone, names: Sequence[str], tokenizers: Mapping[str, Tokenizer], image_size: int):
+        if len(names) != len(backbone.specs):  # one modality given twice is one of the backbone's
+            read = ", ".join(backbone.specs)
+            raise Open4MError(f"backbone.inputs: expected a name for each of {read}, got {', '.join(names) or 'none'}")
         self.keys = dict(zip(names, backbone.specs, strict=True))
         self.content = {key: spec.content for key, spec in backbone.specs.items()}
         self.tokenizers = {key: tokenizer.at(image_size) for key, tokenizer in tokenizers.items()}

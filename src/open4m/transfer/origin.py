@@ -83,12 +83,11 @@ def _of_model(model: FourMBase, name: str, config: BackboneConfig) -> Origin:
 
 
 def _of_transfer(folder: Path, config: BackboneConfig) -> Origin:
-    held = transferred.Transferred.from_pretrained(folder)
+    held, backbone, tokenizers = transferred.read_encoder(folder)
     if held.names != config.inputs:
         raise Open4MError(f"backbone.inputs: {folder} reads {', '.join(held.names)}, got {', '.join(config.inputs)}")
-    backbone = held.network.backbone
     config = config if config.image_size is not None else dataclasses.replace(config, image_size=held.image_size)
     backbone.check_size(config.image_size)
     if config.drop_path is not None:
         backbone.config = backbone.config.dropping(config.drop_path)
-    return Origin(f"{folder / weights.CONFIG}", backbone, config, held.contents.tokenizers)
+    return Origin(f"{folder / weights.CONFIG}", backbone, config, tokenizers)

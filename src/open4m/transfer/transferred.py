@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from PIL import Image
+from torch import nn
 
 from open4m import checksums, files, modalities, weights
 from open4m import config as configs
@@ -23,7 +24,9 @@ from open4m.transfer.augment import Pipeline
 from open4m.transfer.backbone import EncoderConfig
 from open4m.transfer.network import Contents, TransferNetwork, predictions
 from open4m.transfer.vision_transformers import VisionTransformerConfig
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
+
+Network = TypeVar("Network", bound=nn.Module)
 
 FORMAT = 1
 """The version of the directory's format."""
@@ -37,18 +40,25 @@ BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class TransferredConfig:
-    """What a saved transfer is. ``kind``: its head, :data:`HEAD_FILE` for a user's own. ``names``: what is given.
-    ``place``: how a picture is put into the square."""
+    """What a saved transfer is. ``kind``: its head, :data:`HEAD_FILE` for a user's own; no other file is ever one,
+    since heads are programs. ``names``: what is given. ``place``: how a picture is put into the square, of
+    ``image_size`` pixels."""
 
     transfer: str  # marks the file: the version of open4m that wrote it
     kind: str
     head: Any
     encoder: EncoderConfig | VisionTransformerConfig
-    pooling: str
+    pooling: Literal["tokens", "registers", "class"]
     names: tuple[str, ...]
     image_size: int
     classes: tuple[str, ...]
     place: Pipeline
+
+    def __post_init__(self) -> None:
+        if self.kind not in (HEAD_FILE, *heads.names()):
+            raise Open4MError(f"kind: expected {', '.join(heads.names())} or {HEAD_FILE}, got {shown(self.kind)}")
+        if self.image_size != self.place.side:
+            raise Open4MError(f"image_size: expected {self.place.side}, as place has it, got {shown(self.image_size)}")
 
 
 def is_transfer(folder: Path) -> bool:
@@ -85,7 +95,7 @@ class Transferred:
         place = _place_of(files.path_of(folder, "folder"))
         if place is None:
             raise Open4MError(f"{folder}: not what open4m transfer wrote: no {weights.CONFIG} that says so")
-        checksums.check(place, weights.CONFIG, weights.WEIGHTS)
+        checksums.check(place, weights.CONFIG, weights.WEIGHTS, HEAD_FILE)
         config = configs.load(TransferredConfig, place / weights.CONFIG, FORMAT)
         kind = config.kind
         if kind == HEAD_FILE:
@@ -93,16 +103,10 @@ class Transferred:
             if not trust:
                 raise Open4MError(f"{kind}: this transfer carries its head, a program; read it, then use --trust")
         settings = configs.from_dict(heads.get(kind).Config, config.head, "head")
-        with torch.device("meta"):  # no initial weights are drawn
-            network = assembled(dataclasses.replace(config, kind=kind, head=settings))
-        found = weights.checked(place / weights.WEIGHTS, weights.read_tensors(place / weights.WEIGHTS), state(network))
-        network = assembled(dataclasses.replace(config, kind=kind, head=settings))
-        network.load_state_dict(found, strict=True)
-        tokenizers = {
-            key: Tokenizer.load(place / weights.TOKENIZERS / key, find_device(device))
-            for key, spec in network.backbone.specs.items()
-            if spec.has_codebook
-        }
+        config = dataclasses.replace(config, head=settings)
+        network = _with_weights(lambda: assembled(config, kind), place)
+        network.backbone.check_size(config.image_size)
+        tokenizers = _tokenizers(place, network.backbone, device)
         return cls(config, network.to(find_device(device)).eval(), tokenizers)
 
     def save(self, folder: Path, head_file: Path | None = None) -> None:
@@ -137,14 +141,50 @@ class Transferred:
         return example
 
 
-def assembled(config: TransferredConfig) -> TransferNetwork:
-    """The network without its weights."""
+def read_encoder(folder: Path) -> tuple[TransferredConfig, Any, dict[str, Tokenizer]]:
+    """What a saved transfer is, its encoder alone with its weights, and the tokenizers of its inputs. The head is not
+    made, so that a user's own needs no trust. Raises :class:`Open4MError` if it is damaged."""
+    place = _place_of(folder)
+    checksums.check(place, weights.CONFIG, weights.WEIGHTS)
+    config = configs.load(TransferredConfig, place / weights.CONFIG, FORMAT)
+    backbone = _with_weights(lambda: config.encoder.backbone(config.pooling), place, "backbone.")
+    return config, backbone, _tokenizers(place, backbone, "cpu")
+
+
+def _with_weights(make: Callable[[], Network], place: Path, prefix: str = "") -> Network:
+    """A network with the weights of a directory whose names begin with ``prefix``. Its sizes are those of the file
+    before it takes memory."""
+    path = place / weights.WEIGHTS
+    try:
+        with torch.device("meta"):  # no initial weights are drawn
+            sketch = make()
+    except (RuntimeError, OverflowError) as error:  # of torch, for sizes that no number holds
+        raise Open4MError(f"{place / weights.CONFIG}: sizes that no network can have ({error})") from error
+    held = weights.read_tensors(path)
+    found = {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
+    weights.checked(path, found, state(sketch))
+    weights.check_finite(path, found)
+    network = make()
+    network.load_state_dict(found, strict=True)
+    return network
+
+
+def _tokenizers(place: Path, backbone: Any, device: str) -> dict[str, Tokenizer]:
+    return {
+        key: Tokenizer.load(place / weights.TOKENIZERS / key, find_device(device))
+        for key, spec in backbone.specs.items()
+        if spec.has_codebook
+    }
+
+
+def assembled(config: TransferredConfig, kind: str) -> TransferNetwork:
+    """The network without its weights. ``kind``: the head, or the path of a user's own."""
     backbone = config.encoder.backbone(config.pooling)
-    head = heads.get(config.kind)(config.head, backbone.width, config.classes, backbone.patch)
+    head = heads.get(kind)(config.head, backbone.width, config.classes, backbone.patch)
     return TransferNetwork(backbone, head)
 
 
-def state(network: TransferNetwork) -> dict[str, torch.Tensor]:
+def state(network: nn.Module) -> dict[str, torch.Tensor]:
     """All weights, with adapters merged into them."""
     return {name: tensor.detach().contiguous() for name, tensor in plain_state(network).items()}
 

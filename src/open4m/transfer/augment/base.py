@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from open4m import modalities
 from open4m.datasets.labelled.base import Example
-from open4m.ranges import Size, check_ranges
+from open4m.ranges import Range, check_ranges
 from open4m.transfer.augment.moves import Move, moved
 from open4m.types import Open4MError
+
+LARGEST_SIDE = 1 << 12
+"""Pixels along the side of a square, at most: one takes 50 MB then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Geometric(Augmentation):
 class Sizing(Geometric):
     """A geometric step that makes squares of ``side`` pixels."""
 
-    side: Size
+    side: Annotated[int, Range(1, LARGEST_SIDE)]
 
 
 def picture_size(example: Example) -> tuple[int, int]:
