@@ -16,6 +16,7 @@ from functools import partial
 from open4m.config import Duration
 from open4m.configs import scenes, tokenizers
 from open4m.data.views import Crops
+from open4m.nn.vit import ViTConfig
 from open4m.train.recipes.tokenizer import TokenizerRun
 from open4m.transfer.tokens.config import TokenTransfer, TransferData
 from open4m.transfer.tokens.table import AVERAGE
