@@ -85,7 +85,9 @@ class EncoderConfig:
             raise Open4MError(f"inputs: expected modalities, each once, got {', '.join(keys) or 'none'}")
         for spec in self.inputs:
             if spec.has_places and not (spec.grid and 0 < spec.grid[0] <= self.image_size):
-                raise Open4MError(f"image_size: {self.image_size} pixels do not have the grid {spec.grid} of {spec.key}")
+                raise Open4MError(
+                    f"image_size: {self.image_size} pixels do not have the grid {spec.grid} of {spec.key}"
+                )
             if spec.content == "pixels" and not modalities.is_known(spec.key):
                 raise Open4MError(f"inputs: unknown modality {spec.key!r}")
 
