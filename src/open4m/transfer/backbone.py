@@ -85,7 +85,9 @@ class EncoderConfig:
             raise Open4MError(f"inputs: expected modalities, each once, got {', '.join(keys) or 'none'}")
         for spec in self.inputs:
             if spec.has_places and not (spec.grid and 0 < spec.grid[0] <= self.image_size):
-                raise Open4MError(f"image_size: {self.image_size} pixels do not have the grid {spec.grid} of {spec.key}")
+                raise Open4MError(
+                    f"image_size: {self.image_size} pixels do not have the grid {spec.grid} of {spec.key}"
+                )
             if spec.content == "pixels" and not modalities.is_known(spec.key):
                 raise Open4MError(f"inputs: unknown modality {spec.key!r}")
 
@@ -215,6 +217,10 @@ class Backbone(nn.Module):
             return
         self.requires_grad_(False)
         if config.tune == "lora":
+            if config.lora_rank > self.width:
+                raise Open4MError(
+                    f"backbone.lora_rank: expected {self.width} at most, the width, got {config.lora_rank}"
+                )
             for layer in [m for block in self.encoder for m in block.modules() if isinstance(m, nn.Linear)]:
                 add_low_rank(layer, config.lora_rank, 2.0 * config.lora_rank, generator)
 

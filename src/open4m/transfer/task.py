@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from open4m.data.order import rows_for_step
-from open4m.datasets.labelled.base import PICTURE, Example, Labelled, check_example
+from open4m.datasets.labelled.base import PICTURE, Example, Labelled, check_example, check_target
 from open4m.rng import Part, generator_of, seeded, stream
 from open4m.transfer import heads
 from open4m.transfer.augment import Mixing, needed, partner
@@ -24,6 +24,7 @@ from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch
 from open4m.transfer.network import Contents, TransferNetwork, predictions
 from open4m.transfer.origin import Origin
+from open4m.types import Open4MError
 
 AUGMENTED, MIXED = 1, 2  # what random numbers are for
 LABEL = "label"
@@ -63,8 +64,13 @@ class TransferTask:
         self.seed, self.batch_size = config.train.seed, config.train.batch_size
         self.target = heads.target_of(config.kind, config.head)
         self.classes = train.classes(self.target)
-        with torch.device("meta"):  # only prepares contents and counts, for which it needs no weights
-            self.sketch = self._network()
+        try:
+            with torch.device("meta"):  # only prepares contents and counts, for which it needs no weights
+                self.sketch = self._network()
+        except (RuntimeError, OverflowError) as error:  # of torch, for sizes that no number holds
+            raise Open4MError(f"{self.name}: layers of sizes that no network can have ({error})") from error
+        if config.augment.mixing is not None and self.target != LABEL:
+            raise Open4MError(f"augment.mixing: mixes labels of images, and {self.name} learns {self.target}: set none")
         self.learns_in_forward = any(True for m in self.sketch.modules() if isinstance(m, _BatchNorm))
         self.contents = Contents(
             self.sketch.backbone, config.backbone.inputs, origin.tokenizers, config.backbone.image_size
@@ -113,6 +119,7 @@ class TransferTask:
         index = self._index(order[row])
         example = self.train[index]
         check_example(example, self.train.key(index))
+        check_target(example, self.target, self.classes, self.train.key(index))
         example, where = self.augment(example, stream(self.seed, step, row, AUGMENTED))
         label = example.get(LABEL)
         if isinstance(label, int | np.integer):
@@ -164,6 +171,8 @@ class TransferTask:
         count = min(len(self.validation), self.config.evaluate_samples or len(self.validation))
         pairs = list(predictions(model, self.contents, self.place, self.validation, range(count), self.batch_size))
         examples, found = [example for example, _ in pairs], [prediction for _, prediction in pairs]
+        for place, example in enumerate(examples):
+            check_target(example, self.target, self.classes, self.validation.key(place))
         return model.head.measure(found, examples)
 
     def pictures(self, model: TransferNetwork) -> dict[str, Image.Image]:
