@@ -21,6 +21,8 @@ MALFORMED = (ValueError, TypeError, LookupError, OverflowError)
 """What annotations of any other content raise when they are converted: JSON holds numbers of any size."""
 OUTLINE_STEPS = 5
 """Steps per pixel in which COCO's library follows an outline."""
+LONGEST_OUTLINE = 1 << 24
+"""Steps of one outline, at most: each takes some 60 bytes while it is followed."""
 FARTHEST = 1e6
 """Pixels from the image's corner: points of outlines that are farther away are moved there."""
 
@@ -104,6 +106,8 @@ def _inside(points: np.ndarray, size: Sequence[int]) -> np.ndarray:
     is_back = start[rows, along] > end[rows, along]
     low, high = np.where(is_back[:, None], end, start), np.where(is_back[:, None], start, end)
     steps = extent[rows, along]
+    if steps.sum() > LONGEST_OUTLINE:
+        raise ValueError(f"an outline of {steps.sum()} steps, at most {LONGEST_OUTLINE} are followed")
     slope = (high - low)[rows, aside] / np.maximum(steps, 1)
 
     def walked(per_edge: np.ndarray) -> np.ndarray:

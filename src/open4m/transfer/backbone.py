@@ -217,6 +217,10 @@ class Backbone(nn.Module):
             return
         self.requires_grad_(False)
         if config.tune == "lora":
+            if config.lora_rank > self.width:
+                raise Open4MError(
+                    f"backbone.lora_rank: expected {self.width} at most, the width, got {config.lora_rank}"
+                )
             for layer in [m for block in self.encoder for m in block.modules() if isinstance(m, nn.Linear)]:
                 add_low_rank(layer, config.lora_rank, 2.0 * config.lora_rank, generator)
 

@@ -20,7 +20,7 @@ _INK = (30, 30, 40)
 def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """(classes, classes) int64: how often class i is taken for class j; of true and predicted classes (n,)."""
     counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (true, predicted), 1)
+    np.add.at(counts, (true.astype(np.int64), predicted.astype(np.int64)), 1)  # of none, the type is another
     return counts
 
 

@@ -76,7 +76,12 @@ def _of_model(model: FourMBase, name: str, config: BackboneConfig) -> Origin:
             sizes[key] = model.grids[key].config.image_size
     if len(set(sizes.values())) > 1:
         raise Open4MError(f"backbone.inputs: the model reads them at several sizes: {sizes}")
-    size = next(iter(sizes.values()), 0)
+    if unknown := [given for given, key in zip(config.inputs, keys, strict=True) if key not in model.config.inputs]:
+        read = ", ".join(dict.fromkeys([*model.config.inputs, *model.config.readers]))
+        raise Open4MError(f"backbone.inputs: the model does not read {unknown[0]} (it reads {read})")
+    if not sizes:
+        raise Open4MError(f"backbone.inputs: {', '.join(config.inputs)} have no places: name an image or a map as well")
+    size = next(iter(sizes.values()))
     config = config if config.image_size is not None else dataclasses.replace(config, image_size=size)
     backbone = Backbone.of(model.model, config, size)
     return Origin(name, backbone, config, {key: model.grids[key] for key in keys if key in model.grids})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 from open4m import __version__, files, pictures, ranks
 from open4m import config as configs
 from open4m.datasets import labelled
-from open4m.datasets.labelled.base import PICTURE, Labelled
+from open4m.datasets.labelled.base import PICTURE, Labelled, check_target
 from open4m.evaluate.intervals import Figures, measure
 from open4m.progress import track
 from open4m.train.loop import train
@@ -68,8 +70,9 @@ def transfer(
     origin = open_origin(model, config.backbone)
     config = config.on(origin.config)
     training, validation = (opened(data, split, config, layout) for split in ("train", "validation"))
-    if not len(training):
-        raise Open4MError(f"{data}: no training examples")
+    for split, examples in (("training", training), ("validation", validation)):
+        if not len(examples):
+            raise Open4MError(f"{data}: no {split} examples")
     target = heads.target_of(config.kind, config.head)
     check_classes(training, validation, target, data)
     samples = min(len(training), config.examples or len(training))
@@ -82,9 +85,33 @@ def transfer(
 
     task = TransferTask(config, origin, training, validation, save)
     train(task, config.train, directory, device=device, task_config=_task_config(config, model, data))
-    if (directory / EVALUATION).is_file():
-        return configs.load(Measured, directory / EVALUATION, FORMAT)
-    return ranks.on_first(lambda: _evaluated(config, data, directory, device, layout))
+    return ranks.on_first(lambda: _known(directory) or _evaluated(config, data, directory, device, layout))
+
+
+def _known(directory: Path) -> Measured | None:
+    """The figures that a run directory has; None if it has none, or they are damaged: then they are measured again."""
+    path = directory / EVALUATION
+    if not path.is_file():
+        return None
+    try:
+        values = files.read_json(path, files.LARGEST_CONFIG)
+        if not isinstance(values, dict) or values.pop(configs.FORMAT, None) != FORMAT:
+            raise Open4MError(f"{path}: expected format {FORMAT}")
+        figures = values.get("figures")
+        if isinstance(figures, dict) and isinstance(named := figures.get("values"), dict):
+            figures["values"] = {name: math.nan if value is None else value for name, value in named.items()}
+        return configs.from_dict(Measured, values, str(path))
+    except Open4MError as error:
+        logger.warning("%s; the network is measured again", error)
+        return None
+
+
+def _write(found: Measured, path: Path) -> None:
+    """As JSON, which has no NaN: such figures are null."""
+    values = configs.to_dict(found)
+    named = found.figures.values.items()
+    values["figures"]["values"] = {name: value if math.isfinite(value) else None for name, value in named}
+    files.write_text(path, json.dumps({configs.FORMAT: FORMAT, **values}, indent=1, allow_nan=False) + "\n")
 
 
 def opened(data: Path, split: str, config: TransferConfig, layout: str) -> Labelled:
@@ -113,6 +140,8 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
     try:
         split, examples = "test", opened(data, "test", config, layout)
     except Open4MError:
+        split, examples = "test", ()
+    if not len(examples):
         split, examples = "validation", opened(data, "validation", config, layout)
     places, head = spread(len(examples), config.test_samples), held.network.head
     drawn = {places[i] for i in spread(len(places), DRAWN)}
@@ -122,6 +151,7 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
     for place, (example, prediction) in zip(
         places, track(pairs, f"{head.name}: {split} examples", len(places)), strict=True
     ):
+        check_target(example, head.target, head.classes, examples.key(place))
         if place in drawn:
             pictures.save(head.draw(example, prediction), directory / "test" / f"{place}.png")
         true.append(without_picture(example, head))
@@ -134,5 +164,5 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
     found = Measured(main=next(iter(figures.values)), figures=figures, samples=len(said), split=split)
     for name, picture in head.summary(said, true).items():
         pictures.save(picture, directory / "test" / f"{name}.png")
-    configs.save(found, directory / EVALUATION, FORMAT)
+    _write(found, directory / EVALUATION)
     return found

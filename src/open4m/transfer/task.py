@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from open4m.data.order import rows_for_step
-from open4m.datasets.labelled.base import PICTURE, Example, Labelled, check_example
+from open4m.datasets.labelled.base import PICTURE, Example, Labelled, check_example, check_target
 from open4m.rng import Part, generator_of, seeded, stream
 from open4m.transfer import heads
 from open4m.transfer.augment import Mixing, needed, partner
@@ -24,6 +24,7 @@ from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch
 from open4m.transfer.network import Contents, TransferNetwork, predictions, spread, without_picture
 from open4m.transfer.origin import Origin
+from open4m.types import Open4MError
 
 AUGMENTED, MIXED = 1, 2  # what random numbers are for
 LABEL = "label"
@@ -63,8 +64,13 @@ class TransferTask:
         self.seed, self.batch_size = config.train.seed, config.train.batch_size
         self.target = heads.target_of(config.kind, config.head)
         self.classes = train.classes(self.target)
-        with torch.device("meta"):  # only prepares contents and counts, for which it needs no weights
-            self.sketch = self._network()
+        try:
+            with torch.device("meta"):  # only prepares contents and counts, for which it needs no weights
+                self.sketch = self._network()
+        except (RuntimeError, OverflowError) as error:  # of torch, for sizes that no number holds
+            raise Open4MError(f"{self.name}: layers of sizes that no network can have ({error})") from error
+        if config.augment.mixing is not None and self.target != LABEL:
+            raise Open4MError(f"augment.mixing: mixes labels of images, and {self.name} learns {self.target}: set none")
         self.learns_in_forward = any(True for m in self.sketch.modules() if isinstance(m, _BatchNorm))
         self.contents = Contents(
             self.sketch.backbone, config.backbone.inputs, origin.tokenizers, config.backbone.image_size
@@ -113,6 +119,7 @@ class TransferTask:
         index = self._index(order[row])
         example = self.train[index]
         check_example(example, self.train.key(index))
+        check_target(example, self.target, self.classes, self.train.key(index))
         example, where = self.augment(example, stream(self.seed, step, row, AUGMENTED))
         label = example.get(LABEL)
         if isinstance(label, int | np.integer):
@@ -162,10 +169,10 @@ class TransferTask:
 
     def evaluate(self, model: TransferNetwork) -> dict[str, float]:
         places = spread(len(self.validation), self.config.evaluate_samples)
+        pairs = predictions(model, self.contents, self.place, self.validation, places, self.batch_size)
         examples, found = [], []
-        for example, prediction in predictions(
-            model, self.contents, self.place, self.validation, places, self.batch_size
-        ):
+        for place, (example, prediction) in zip(places, pairs, strict=True):
+            check_target(example, self.target, self.classes, self.validation.key(place))
             examples.append(without_picture(example, model.head))
             found.append(prediction)
         return model.head.measure(found, examples)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -140,6 +140,23 @@ def check_example(example: Example, key: str) -> None:
             shape = value.shape[:2]
         if shape is not None and tuple(shape) != tuple(size):
             raise Open4MError(f"{key}: rgb is of {size[0]}×{size[1]} pixels, {name} of {shape[0]}×{shape[1]}")
+
+
+def check_target(example: Example, target: str, classes: Sequence[str], key: str) -> None:
+    """Raise :class:`Open4MError` unless an example holds the target, and no other classes of it than there are."""
+    if target not in example:
+        raise Open4MError(f"{key}: the example has no {target} (it has {', '.join(example)})")
+    value = example[target]
+    found = np.asarray(value.classes if isinstance(value, Instances) else value)
+    if not classes or not found.size:
+        return
+    if found.dtype.kind not in "biu":
+        raise Open4MError(f"{key}: {target}: expected places in the {len(classes)} classes, got {found.dtype}")
+    if not isinstance(value, Instances) and found.ndim:
+        found = found[found != IGNORED]
+    if found.size and not (found.min() >= 0 and found.max() < len(classes)):
+        wrong = int(found.min() if found.min() < 0 else found.max())
+        raise Open4MError(f"{key}: {target}: expected classes from 0 to {len(classes) - 1}, got {wrong}")
 
 
 def check_split(split: str) -> None:

@@ -19,7 +19,6 @@ edges      (H, W), from 0 to 1: 1 where an object ends, else how far the depth j
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +33,20 @@ from open4m.types import Open4MError, shown
 
 FILE = "scenes.json"
 FORMAT = 1
+STORED = {
+    "rgb": ("u", 3),
+    "semseg": ("u",),
+    "depth": ("f",),
+    "normals": ("f", 3),
+    "instances": ("i",),
+    "shapes": ("i",),
+    "count": ("i",),
+    "floor": ("i",),
+    "largest": ("i",),
+}
+"""The arrays of a rendered example: their kinds and, if it is not one number, what they have per pixel."""
+NUMBERS = ("shapes", "count", "floor", "largest")
+"""Those that are not of pixels."""
 LEAST_JUMP, LARGEST_JUMP = 0.05, 0.25
 """Relative differences of depth between neighbors that count as no edge, and as the strongest."""
 
@@ -129,10 +142,27 @@ class LabelledScenes(Labelled):
             files.write_file(path, lambda temporary: _save(temporary, rendered))
             return rendered
         try:
+            files.check_regular(path)
             with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                return self._checked({name: archive[name] for name in STORED})
+        except Open4MError:
+            raise
+        except Exception as error:  # damaged archives raise almost anything
             raise Open4MError(f"{path}: not readable ({error}); delete it to have it rendered again") from error
+
+    def _checked(self, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What was stored, if it is of the types and sizes that are rendered; ValueError if not."""
+        side = self.scenes.resolution
+        for name, (kind, *more) in STORED.items():
+            array = stored[name]
+            of_pixels = (side, side, *more) if name not in NUMBERS else array.shape[: name == "shapes"]
+            if array.dtype.kind != kind or array.shape != of_pixels:
+                raise ValueError(f"{name}: {array.dtype} {array.shape}")
+        if not (stored["shapes"].size and stored["shapes"].min() >= 0 and stored["shapes"].max() < len(OBJECT_CLASSES)):
+            raise ValueError("shapes: no such objects")
+        if stored["instances"].max() >= len(stored["shapes"]) or stored["semseg"].max() >= len(CLASSES):
+            raise ValueError("instances, semseg: no such objects")
+        return stored
 
     def _rendered(self, index: int) -> dict[str, np.ndarray]:
         scene, world = self.scenes.scene(index), self.scenes.world

@@ -50,6 +50,8 @@ class Classification(Head):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Features) -> Tensor:
+        if self.training and self.config.norm == "batch" and len(features.pooled) < 2:
+            raise Open4MError("head.norm: batch norm learns from two images at least; use larger batches, or norm=none")
         return self.linear(self.norm(features.pooled))
 
     def loss(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

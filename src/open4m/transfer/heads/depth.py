@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,7 @@ from open4m.ranges import Finite, Layers, Positive, Size, check_ranges
 from open4m.transfer.frames import Placed, restore_map
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.transfer.heads.convnext import ConvNeXtLayers
+from open4m.types import Open4MError
 
 NEAREST = 1e-3
 """Meters: no prediction is nearer."""
@@ -64,6 +66,8 @@ class DepthEstimation(Head):
     def loss(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean error of the measured pixels, at the size of the labels."""
         wanted = torch.stack(list(batch.targets[self.target])).to(outputs.device)
+        if wanted.ndim != 3:
+            raise Open4MError(f"depth: expected maps (H, W) to learn from, got {tuple(wanted.shape[1:])}")
         predicted = F.interpolate(outputs.float(), size=wanted.shape[1:], mode="bilinear")[:, 0]
         measured = wanted.isfinite()
         error = torch.where(measured, predicted - torch.where(measured, wanted, 0), 0).abs()
@@ -79,10 +83,11 @@ class DepthEstimation(Head):
 
     def measure(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
         """δ1, the share of pixels whose ratio to the truth is below 1.25; AbsRel; RMSE in meters: means over images,
-        each over its pixels that were measured and are predicted."""
+        each over its pixels that were measured and are predicted; NaN if there are none."""
         figures = [accuracy(p, e[self.target]) for p, e in zip(predictions, examples, strict=True)]
         known = [figure for figure in figures if figure is not None]
-        return {name: float(np.mean([k[name] for k in known])) for name in ("delta1", "abs_rel", "rmse")}
+        names = ("delta1", "abs_rel", "rmse")
+        return {name: float(np.mean([k[name] for k in known])) if known else math.nan for name in names}
 
     def draw(self, example: Example, prediction: np.ndarray) -> Image.Image:
         modality = modalities.get(self.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ from open4m.ranges import Layers, Size, check_ranges
 from open4m.transfer.frames import Placed, restore_map
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.transfer.heads.convnext import ConvNeXtLayers
+from open4m.types import Open4MError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class Maps(Head):
         """The mean error of the known numbers, at the size of the labels."""
         wanted = torch.stack(list(batch.targets[self.target])).to(outputs.device).float()
         wanted = wanted if wanted.ndim == 4 else wanted[:, None]
+        if wanted.shape[1] != self.config.outputs:
+            raise Open4MError(f"head.outputs: {self.target} has {wanted.shape[1]} channels, got {self.config.outputs}")
         predicted = F.interpolate(outputs.float(), size=wanted.shape[2:], mode="bilinear")
         known = wanted.isfinite()
         error = torch.where(known, predicted - torch.where(known, wanted, 0), 0)
@@ -77,11 +81,13 @@ class Maps(Head):
 
     def measure(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
         """The share of the labels' variance that is explained, over all pixels together, and the mean absolute
-        error."""
+        error; NaN if nothing is known."""
         pairs = [(p, e[self.target]) for p, e in zip(predictions, examples, strict=True)]
         shown = [(p, t, np.isfinite(t) & np.isfinite(p)) for p, t in pairs]
         known = [(p[both].astype(np.float64), t[both].astype(np.float64)) for p, t, both in shown]
         predicted, truth = (np.concatenate(side) for side in zip(*known, strict=True))
+        if not len(truth):
+            return {"r2": math.nan, "mean_absolute_error": math.nan}
         spread = max(float(((truth - truth.mean()) ** 2).sum()), 1e-12)
         return {
             "r2": float(1 - ((predicted - truth) ** 2).sum() / spread),
@@ -90,7 +96,7 @@ class Maps(Head):
 
     def draw(self, example: Example, prediction: np.ndarray) -> Image.Image:
         maps = [prediction, *([example[self.target]] if self.target in example else [])]
-        high = max(float(np.nanmax(np.abs(m))) for m in maps)
+        high = max(float(np.abs(np.nan_to_num(m, posinf=0, neginf=0)).max(initial=0)) for m in maps)
         shown = [picture(example["rgb"], 256), *(_shown(m, high) for m in maps)]
         return grid([shown], ["image", "prediction", "truth"][: len(shown)])
 
