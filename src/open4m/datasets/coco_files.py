@@ -21,7 +21,7 @@ MALFORMED = (ValueError, TypeError, LookupError, OverflowError)
 """What annotations of any other content raise when they are converted: JSON holds numbers of any size."""
 OUTLINE_STEPS = 5
 """Steps per pixel in which COCO's library follows an outline."""
-LONGEST_OUTLINE = 1 << 24
+LONGEST_OUTLINE = 1 << 25
 """Steps of one outline, at most: each takes some 60 bytes while it is followed."""
 FARTHEST = 1e6
 """Pixels from the image's corner: points of outlines that are farther away are moved there."""
