@@ -128,7 +128,7 @@ class Detection(Head):
         return average_precision(predictions, true, self.classes)
 
     def draw(self, example: Example, prediction: Any) -> Image.Image:
-        """The picture, its objects where they are known, and those that were found, side by side."""
+        """The picture, the objects that were found, and its own where they are known, side by side."""
         return draw(example, prediction, self.classes)
 
     def _targets(self, instances: Sequence[Instances], device: torch.device) -> Targets:
