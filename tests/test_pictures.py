@@ -142,3 +142,13 @@ def test_a_name_without_a_format_is_refused_before_work(command, name, tmp_path,
     assert capsys.readouterr().err.endswith(
         f"{name}: expected the name of a picture that ends with .png, .jpg or .webp\n"
     )
+
+
+@pytest.mark.parametrize("ground", [0, 128, 255])
+def test_a_note_can_be_read_on_any_ground(ground):
+    image = Image.new("RGB", (256, 256), (ground,) * 3)
+    pictures.noted(image, "no people")
+    values = np.asarray(image.convert("L")).astype(int)
+    assert ((values < 60) & (np.roll(values, 1, 1) >= 60)).sum() > 50  # dark strokes
+    near = values[(np.abs(np.indices(values.shape) - 128).max(0)) < 90]
+    assert (near > 230).sum() > 200  # light beside them

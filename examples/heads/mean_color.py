@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from open4m.pictures import noted, picture
+from open4m.pictures import picture, titled
 from open4m.transfer.heads.base import Head
 
 
@@ -54,8 +54,7 @@ class MeanColor(Head):
         shown = picture(example["rgb"], 256)
         color = tuple(int(255 * value) for value in np.clip(prediction["color"], 0, 1))
         shown.paste(Image.new("RGB", (64, 64), color), (0, 0))
-        noted(shown, " ".join(f"{value:.2f}" for value in prediction["color"]))
-        return shown
+        return titled(shown, " ".join(f"{value:.2f}" for value in prediction["color"]))
 
 
 HEAD = MeanColor

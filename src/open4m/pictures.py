@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont
 
 from open4m import files
-from open4m.fonts import lettered
+from open4m.fonts import lettered, wrapped
 from open4m.types import Open4MError
 
 _INK = (30, 30, 40)
@@ -205,10 +205,23 @@ def outline(mask: np.ndarray, width: int) -> np.ndarray:
 
 
 def noted(image: Image.Image, words: str) -> None:
-    """Write into the middle of an image what it lacks, such as "no people"."""
+    """Write into the middle of an image what it lacks, such as "no people"; with a light rim, to be read on any."""
     middle, points = (image.width / 2, image.height / 2), max(8, image.width // 16)
     text, font = lettered(words, points)
-    ImageDraw.Draw(image).text(middle, text, fill="gray", anchor="mm", font=font)
+    rim = max(1, points // 8)
+    ImageDraw.Draw(image).text(middle, text, fill=_INK, anchor="mm", font=font, stroke_width=rim, stroke_fill="white")
+
+
+def titled(image: Image.Image, words: str) -> Image.Image:
+    """An image below words about it, in lines of its width."""
+    gap, points = 6, max(11, image.width // 16)
+    text, font = wrapped(words, points, image.width - 2 * gap)
+    bottom = ImageDraw.Draw(image).multiline_textbbox((0, 0), text, font=font)[3]
+    top = round(bottom) + 2 * gap
+    sheet = Image.new("RGB", (image.width, top + image.height), "white")
+    ImageDraw.Draw(sheet).multiline_text((gap, gap), text, fill=_INK, font=font)
+    sheet.paste(image, (0, top))
+    return sheet
 
 
 def _width(text: str, font: FreeTypeFont) -> int:

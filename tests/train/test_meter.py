@@ -57,6 +57,15 @@ def test_an_evaluation_between_steps_is_no_step(clock):
     assert "mfu" not in ours.metrics()
 
 
+def test_no_speed_is_told_before_the_first_is_known(clock):
+    ours = meter.Meter(CPU, "fp32")
+    for number, text in enumerate(("", ", 4 samples/s")):
+        clock[0] += 2.0
+        for _ in ours.timed(iter([None])):
+            ours.step(8, 0, 0)
+        assert ours.speed_text == text, number
+
+
 def test_only_the_latest_steps_count(clock):
     ours = meter.Meter(CPU, "fp32")
     for step in range(2 * meter.LATEST_STEPS + 1):

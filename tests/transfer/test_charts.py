@@ -22,7 +22,7 @@ def test_a_matrix_is_darkest_where_the_share_of_the_row_is_largest():
 
 def test_of_many_classes_the_most_frequent_are_drawn():
     counts = np.diag(np.arange(100))
-    assert draw_confusion(counts, [str(i) for i in range(100)]).size[0] < CELL * MOST_CLASSES + 60
+    assert draw_confusion(counts, [str(i) for i in range(100)]).size[0] < CELL * (MOST_CLASSES + 8)
 
 
 def test_curves_rise_where_values_do():
@@ -30,3 +30,12 @@ def test_curves_rise_where_values_do():
     image = np.asarray(draw_curves({"up": (x, x), "a class": (x, 1 - x)}, "recall", "precision"))
     colored = (np.ptp(image.astype(int), axis=2) > 60).any(1)
     assert colored.sum() > 300  # from the bottom to the top
+
+
+def test_a_matrix_says_which_side_is_predicted_however_short_the_names_are():
+    image = np.asarray(draw_confusion(np.eye(2, dtype=int), ("a", "b")).convert("L"))
+    corner = image.shape[1] - 2 * CELL - 6  # rows and columns before the cells
+    inked = (image[:corner, : corner - 6] < 200).any(1)
+    starts = np.flatnonzero(np.diff(inked.astype(int)) == 1)
+    assert len(starts) >= 2  # two lines, which do not touch
+    assert (image[:corner, :2] == 255).all()  # and are whole

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,7 @@ MODEL = (
 
 def _add_predict(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="what open4m transfer wrote")
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them, at any depth")
     parser.add_argument("--out", type=Path, default=Path("out/predict"), help="folder to write (default: out/predict)")
     parser.add_argument(
         "--trust", action="store_true", help="run the head's file that the model carries: read it first"
@@ -71,7 +73,7 @@ def _transfer(options: Namespace) -> None:
     directory = options.out or Path("runs") / Path(options.config).stem
     found = transfer(config, options.model, options.data, directory, options.device, options.layout)
     print(f"{found.samples} {found.split} examples, with 95% intervals:\n{found.text()}")
-    print(directory / "model")
+    print(f"pictures: {directory / 'test'}\nuse it: open4m predict {directory} IMAGES\n{directory / 'model'}")
 
 
 def _config(name: str) -> TransferConfig:
@@ -102,23 +104,46 @@ def predict(options: Namespace) -> None:
     from open4m.progress import track
     from open4m.transfer.transferred import Transferred
 
+    paths = _images(options.images, options.out)
     model = Transferred.from_pretrained(options.model, device.chosen(options), trust=options.trust)
-    paths = _images(options.images)
+    _check_inputs(model.names, options.model)
     said: dict[str, Any] = {}
+    failed: list[str] = []
     files.make_folder(options.out)
-    for path in track(paths, "predict"):
-        prediction = model.predict([path])[0]
-        stem = options.out / path.stem
+    for path, name in track(list(paths.items()), "predict"):
+        try:
+            prediction = model.predict([path])[0]
+            drawn = model.draw(path, prediction)
+        except Open4MError as error:  # the others are worth as much without it
+            failed.append(str(error))
+            continue
+        place = options.out / name
+        files.make_folder(place.parent)
         if isinstance(prediction, np.ndarray) and prediction.ndim > 1:
-            files.write_file(stem.with_suffix(".npy"), lambda place, found=prediction: _save(place, found))
-            said[str(path)] = {"map": stem.with_suffix(".npy").name, "shape": list(prediction.shape)}
+            files.write_file(Path(f"{place}.npy"), lambda part, found=prediction: _save(part, found))
+            said[str(path)] = {"map": f"{name}.npy", "shape": list(prediction.shape)}
         else:
             said[str(path)] = _plain(prediction)
-        pictures.save(model.draw(path, prediction), stem.with_suffix(".png"))
+        pictures.save(drawn, Path(f"{place}.png"))
     files.write_text(
         options.out / "predictions.json", json.dumps({"classes": model.classes, "predictions": said}, indent=1) + "\n"
     )
     print(options.out)
+    if failed:
+        others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
+        raise Open4MError(f"{len(failed)} of {len(paths)} images were not predicted: {failed[0]}{others}")
+
+
+def _check_inputs(names: Sequence[str], model: str) -> None:
+    """Raise :class:`Open4MError` if a transfer reads more than images, which are all that the command can give."""
+    from open4m.datasets.labelled.base import PICTURE
+
+    if others := [name for name in names if name.partition("@")[0] != PICTURE]:
+        raise Open4MError(
+            f"{model}: this transfer reads {', '.join(names)}, and the command gives images alone; in Python: "
+            f'Transferred.from_pretrained("{model}").predict([{{"{PICTURE}": "photo.jpg", "{others[0]}": ...}}]), from '
+            "open4m.transfer.transferred"
+        )
 
 
 def _save(place: Path, values: Any) -> None:
@@ -128,21 +153,34 @@ def _save(place: Path, values: Any) -> None:
         np.save(file, values, allow_pickle=False)
 
 
-def _images(paths: list[Path]) -> list[Path]:
-    """All image files that are named, or lie in folders that are; their names must differ, since results have them."""
+def _images(paths: list[Path], out: Path) -> dict[Path, str]:
+    """All image files that are named, or lie in folders that are, at any depth; and what their results are called in
+    ``out``, which is not searched: the path in the folder, without the ending unless another image has that name."""
     from open4m.datasets.layouts.base import IMAGE_SUFFIXES
 
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
     for path in paths:
-        if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        else:
-            found.append(path)
+        if not path.exists():
+            raise Open4MError(f"{path}: no such file or folder")
+        if path.is_file():
+            found.setdefault(path, Path(path.name))
+            continue
+        for inner in sorted(path.rglob("*")):
+            place = inner.relative_to(path)
+            hidden = any(part.startswith(".") for part in place.parts)
+            if inner.suffix.lower() in IMAGE_SUFFIXES and not hidden and out not in inner.parents:
+                found.setdefault(inner, place)
     if not found:
         raise Open4MError(f"{', '.join(map(str, paths))}: no images there")
-    if twice := {p.stem for p in found if [q.stem for q in found].count(p.stem) > 1}:
-        raise Open4MError(f"two images are called {sorted(twice)[0]}: results are named after them; use two commands")
-    return found
+    alike = Counter(str(place.with_suffix("")) for place in found.values())
+    named: dict[str, Path] = {}
+    for path, place in found.items():
+        plain = str(place.with_suffix(""))
+        name = plain if alike[plain] == 1 else str(place)
+        if name in named:
+            raise Open4MError(f"{named[name]} and {path} would both be called {name} in {out}: use two commands")
+        named[name] = path
+    return {path: name for name, path in named.items()}
 
 
 def _plain(value: Any) -> Any:

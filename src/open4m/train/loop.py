@@ -175,7 +175,7 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)  # before the next forward pass, which needs the memory
                 done = step + 1
                 meter.step(config.batch_size, seen, flops)
-                log.progress(done, f"loss {cost:.3f}, {meter.samples_per_second:.3g} samples/s")
+                log.progress(done, f"loss {cost:.3f}{meter.speed_text}")
                 if meter.steps + 1 == done - start == FIRST_STEPS:
                     announce_speed(task, meter.seconds_per_step, last - done)
                 evaluates = config.evaluates(done)

@@ -95,6 +95,11 @@ class Meter:
         """0 as long as no step's time is known."""
         return self._per_second("samples")
 
+    @property
+    def speed_text(self) -> str:
+        """The speed as the end of a sentence, "" as long as it is not known."""
+        return f", {self.samples_per_second:.3g} samples/s" if self.steps else ""
+
     def metrics(self) -> dict[str, float]:
         """The figures by their names in ``metrics.jsonl``, those of :data:`CLOCKS` that are known."""
         values = {name: size / GIB for name, size in memory(self._device).items()}

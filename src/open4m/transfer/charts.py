@@ -15,6 +15,10 @@ MOST_CLASSES = 40
 
 CELL, POINTS, GAP = 22, 12, 6  # pixels
 _INK = (30, 30, 40)
+_FAINT = (120, 120, 130)
+
+CORNER = ("predicted across", "true down")
+"""What the columns and the rows of a matrix are, in its corner."""
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -32,10 +36,13 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = CELL * len(names)
     written = [lettered(name, POINTS) for name in names]
-    left = int(max(font.getlength(text) for text, font in written)) + 2 * GAP
+    font = lettered("true", POINTS)[1]
+    left = int(max(*(font.getlength(text) for text, font in written), *map(font.getlength, CORNER))) + 2 * GAP
     sheet = Image.new("RGB", (left + side + GAP, left + side + GAP), "white")
     sheet.paste(heat(shares, 1.0).resize((side, side), Image.Resampling.NEAREST), (left, left))
     draw = ImageDraw.Draw(sheet)
+    for line, word in enumerate(CORNER):
+        draw.text((left - GAP, left - GAP - POINTS * 1.4 * (1 - line)), word, fill=_FAINT, font=font, anchor="rb")
     for i, (text, font) in enumerate(written):
         middle = left + CELL * i + CELL // 2
         draw.text((left - GAP, middle), text, fill=_INK, font=font, anchor="rm")

@@ -94,7 +94,10 @@ class Transferred:
         program: read it first. Raises :class:`Open4MError` if there is none, or it is damaged or not trusted."""
         place = _place_of(files.path_of(folder, "folder"))
         if place is None:
-            raise Open4MError(f"{folder}: not what open4m transfer wrote: no {weights.CONFIG} that says so")
+            raise Open4MError(
+                f"{folder}: not what open4m transfer wrote, or its training has not ended: no {weights.CONFIG} that "
+                "says so; on a model without a head, open4m transfer trains one first"
+            )
         checksums.check(place, weights.CONFIG, weights.WEIGHTS, HEAD_FILE)
         config = configs.load(TransferredConfig, place / weights.CONFIG, FORMAT)
         kind = config.kind

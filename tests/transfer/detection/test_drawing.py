@@ -1,6 +1,7 @@
 """Pictures of what is there and what was found."""
 
 import numpy as np
+import pytest
 from PIL import ImageColor
 from rectangles import picture, rectangles
 
@@ -29,7 +30,7 @@ def test_the_truth_is_drawn_beside_the_prediction_in_the_same_colors():
     given = example()
     sheet = draw(given, detections(given["instances"], [0.9, 0.8]), NAMES)
     assert sheet.width > 3 * 256 > sheet.width - 60
-    truth, found = sheet.crop((262, 0, 524, sheet.height)), sheet.crop((524, 0, sheet.width, sheet.height))
+    found, truth = sheet.crop((262, 0, 524, sheet.height)), sheet.crop((524, 0, sheet.width, sheet.height))
     for name in ("red", "blue"):
         assert count(truth, color_of(name, NAMES)) > 200
         assert count(found, color_of(name, NAMES)) > count(truth, color_of(name, NAMES))  # the label has a score too
@@ -39,7 +40,7 @@ def test_the_truth_is_drawn_beside_the_prediction_in_the_same_colors():
 def test_what_is_unsure_is_not_drawn():
     given = example()
     sheet = draw(given, detections(given["instances"], [0.9, LEAST_SCORE / 2]), NAMES)
-    found = sheet.crop((530, 0, sheet.width, sheet.height))
+    found = sheet.crop((262, 0, 524, sheet.height))
     assert count(found, color_of("red", NAMES)) > 200
     assert count(found, color_of("blue", NAMES)) == 0
 
@@ -63,3 +64,12 @@ def test_pictures_of_any_shape_without_a_truth_and_with_nothing_found():
     sheet = draw({"rgb": pixels}, detections(rectangles([], side=300), [], with_masks=False), NAMES)
     assert sheet.width > 600
     assert sheet.height < 120
+
+
+@pytest.mark.parametrize(("scores", "title"), [([0.9, 0.8], "prediction"), ([0.2, 0.1], "nothing above 30%")])
+def test_a_picture_in_which_nothing_is_sure_says_so(monkeypatch, scores, title):
+    titles = []
+    monkeypatch.setattr("open4m.transfer.detection.drawing.grid", lambda rows, columns: titles.extend(columns))
+    given = example()
+    draw(given, detections(given["instances"], scores), NAMES)
+    assert titles == ["image", title, "truth"]

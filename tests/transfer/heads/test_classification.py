@@ -56,3 +56,14 @@ def test_batch_norm_standardizes_features_and_weights_depend_on_the_generator_al
 def test_one_class_is_refused():
     with pytest.raises(Open4MError, match="at least two classes, got 1"):
         Classification(Config(), 5, ("a",), 8)
+
+
+def test_what_is_said_of_a_picture_stands_beside_it_and_hides_nothing():
+    head = Classification(Config(), 5, ("a",) * 6 + ("a class with a name that is much longer than a line",), 8)
+    shown, said = np.full((40, 40, 3), 128, np.uint8), {"classes": np.array([6]), "scores": np.array([0.5])}
+    drawn = np.asarray(head.draw({"rgb": shown, "label": 6}, said))
+    gray = (drawn == 128).all(-1)
+    assert gray[-256:].all()  # the picture is whole
+    assert drawn.shape[1] == 256
+    assert (drawn[:-256] < 100).any(2).sum() > 500  # the words, in several lines
+    assert (drawn[:-256, [0, -1]] == 255).all()  # which are whole

@@ -22,19 +22,19 @@ SMALLEST = 256
 
 
 def draw(example: Example, detections: Mapping[str, Any], names: Sequence[str]) -> Image.Image:
-    """The picture, what is in it where the example says so, and what was found, side by side."""
+    """The picture, what was found, and what is in it where the example says so, side by side."""
     photo = example["rgb"]
     times = max(1, -(-SMALLEST // max(photo.shape[:2])))
     enlarged = Image.fromarray(_enlarged(photo, times))
-    pictures, titles = [enlarged], ["picture"]
-    if (true := example.get("instances")) is not None:
-        pictures.append(_drawn(enlarged, times, true.boxes, true.classes, None, true.masks, names))
-        titles.append("truth")
     sure = np.flatnonzero(np.asarray(detections["scores"]) >= LEAST_SCORE)
     masks = [decode(**detections["masks"][i]) for i in sure] if "masks" in detections else None
     boxes, classes, scores = (detections[name][sure] for name in ("boxes", "classes", "scores"))
-    pictures.append(_drawn(enlarged, times, boxes, classes, scores, masks, names))
-    return grid([pictures], columns=[*titles, "prediction"])
+    pictures = [enlarged, _drawn(enlarged, times, boxes, classes, scores, masks, names)]
+    titles = ["image", "prediction" if len(sure) else f"nothing above {LEAST_SCORE:.0%}"]
+    if (true := example.get("instances")) is not None:
+        pictures.append(_drawn(enlarged, times, true.boxes, true.classes, None, true.masks, names))
+        titles.append("truth")
+    return grid([pictures], columns=titles)
 
 
 def _drawn(

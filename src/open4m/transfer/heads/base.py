@@ -85,7 +85,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, example: Example, prediction: Any) -> Image.Image:
-        """The picture, the truth where the example has it, and the prediction, side by side."""
+        """The picture, the prediction, and the truth where the example has it, side by side."""
 
     def summary(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, Image.Image]:
         """Pictures of all predictions together, by name, such as a confusion matrix; by default none."""

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from open4m.datasets.labelled.base import Example
-from open4m.pictures import noted, picture
+from open4m.pictures import picture, titled
 from open4m.transfer.charts import confusion, draw_confusion
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch, Features, Head
@@ -76,11 +76,9 @@ class Classification(Head):
         }
 
     def draw(self, example: Example, prediction: dict[str, Any]) -> Image.Image:
-        image = picture(example["rgb"], 256)
         best, score = self.classes[prediction["classes"][0]], prediction["scores"][0]
         truth = f"; true: {self.classes[example[self.target]]}" if self.target in example else ""
-        noted(image, f"{best} {score:.0%}{truth}")
-        return image
+        return titled(picture(example["rgb"], 256), f"{best} {score:.0%}{truth}")
 
     def summary(self, predictions: Sequence[dict[str, Any]], examples: Sequence[Example]) -> dict[str, Image.Image]:
         """The confusion matrix."""

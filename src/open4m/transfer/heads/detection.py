@@ -139,7 +139,7 @@ class Detection(Head):
         return ((example[self.target], example["rgb"].shape[:2]) for example in examples)
 
     def draw(self, example: Example, prediction: Any) -> Image.Image:
-        """The picture, its objects where they are known, and those that were found, side by side."""
+        """The picture, the objects that were found, and its own where they are known, side by side."""
         return draw(example, prediction, self.classes)
 
     def _targets(self, instances: Sequence[Instances], device: torch.device) -> Targets:

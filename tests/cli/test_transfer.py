@@ -1,0 +1,99 @@
+"""open4m.cli.transfer: which images are predicted, what results are called, and what is said where one fails."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from open4m.cli import transfer
+from open4m.cli.main import main
+from open4m.transfer.transferred import Transferred
+from open4m.types import Open4MError
+
+
+class Brightness:
+    """A transfer whose prediction is the red of each pixel."""
+
+    classes, names = ("dark", "light"), ("rgb",)
+
+    def predict(self, given):
+        try:
+            return [np.asarray(Image.open(path))[..., 0].astype(np.float32) for path in given]
+        except OSError as error:
+            raise Open4MError(f"{given[0]}: not a readable image") from error
+
+    def draw(self, path, prediction):
+        return Image.open(path)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = Brightness()
+    monkeypatch.setattr(Transferred, "from_pretrained", classmethod(lambda cls, *args, **kwargs: made))
+    return made
+
+
+def photo(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((3, 4 + value % 3, 3), value, np.uint8)).save(path)
+    return path
+
+
+def said(out):
+    return json.loads((out / "predictions.json").read_text())["predictions"]
+
+
+def test_a_folder_is_read_at_any_depth_and_every_result_has_a_name_of_its_own(model, tmp_path):
+    root, out = tmp_path / "photos", tmp_path / "photos" / "out"
+    given = ["a.png", "cats/a.png", "cats/b.v1.png", "cats/b.v2.png", "cats/c.png", "cats/c.bmp"]
+    paths = [photo(root / name, 10 * number) for number, name in enumerate(given)]
+    photo(root / ".hidden" / "d.png", 1)
+    for _ in range(2):  # the second time, results of the first lie there
+        assert main(["predict", "runs/x", str(root), str(paths[0]), "--out", str(out)]) == 0
+        assert set(said(out)) == set(map(str, paths))
+    for number, path in enumerate(paths):
+        values = np.load(out / said(out)[str(path)]["map"])
+        assert values.tolist() == np.full((3, 4 + 10 * number % 3), 10 * number).tolist()
+    expected = "a.png cats/a.png cats/b.v1.png cats/b.v2.png cats/c.png.png cats/c.bmp.png"
+    assert {place.relative_to(out).as_posix() for place in out.rglob("*.png")} == set(expected.split())
+
+
+def test_results_that_would_be_called_the_same_are_refused_before_any_work(tmp_path):
+    one, two = photo(tmp_path / "one" / "a.png", 1), photo(tmp_path / "two" / "a.png", 2)
+    with pytest.raises(Open4MError, match=r"one/a.png and .*two/a.png would both be called a.png"):
+        transfer._images([one.parent, two.parent], tmp_path / "out")
+
+
+def test_a_path_that_is_not_there_is_said_before_the_model_is_read(tmp_path, capsys):
+    one, lacking = photo(tmp_path / "a.png", 1), tmp_path / "b.png"
+    assert main(["predict", str(tmp_path / "no model"), str(one), str(lacking), "--out", str(tmp_path / "out")]) == 2
+    assert f"{lacking}: no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_damaged_image_takes_nothing_from_the_others(model, tmp_path, capsys):
+    for number, name in enumerate("ac"):
+        photo(tmp_path / "in" / f"{name}.png", number)
+    (tmp_path / "in" / "b.png").write_bytes(b"no image")
+    assert main(["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
+    assert [path.rpartition("/")[2] for path in said(tmp_path / "out")] == ["a.png", "c.png"]
+    assert "1 of 3 images were not predicted" in capsys.readouterr().err
+
+
+def test_a_transfer_that_reads_more_than_images_says_how_it_is_used(model, tmp_path, capsys):
+    model.names = ("rgb", "depth")
+    one = photo(tmp_path / "a.png", 1)
+    assert main(["predict", "runs/x", str(one), "--out", str(tmp_path / "out")]) == 2
+    assert 'Transferred.from_pretrained("runs/x").predict([{"rgb"' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_with_where_everything_is(monkeypatch, tmp_path, capsys):
+    measured = SimpleNamespace(samples=3, split="test", text=lambda: "miou: 1")
+    monkeypatch.setattr("open4m.transfer.recipe.transfer", lambda *arguments: measured)
+    run = tmp_path / "run"
+    assert main(["transfer", "semseg", "--model", "m", "--data", "d", "--out", str(run)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-3:] == [f"pictures: {run / 'test'}", f"use it: open4m predict {run} IMAGES", str(run / "model")]
