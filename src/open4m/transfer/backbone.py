@@ -23,13 +23,13 @@ from open4m.model.config import Architecture, ModalitySpec
 from open4m.model.embeddings import module_name
 from open4m.model.fourm import FourMTransformer
 from open4m.model.patches import make_patches
-from open4m.nn.adapters import add_low_rank
 from open4m.nn.attention import FusedLinear, over
 from open4m.nn.blocks import EncoderBlock, drop_path, norm
 from open4m.nn.positions import sincos_1d, sincos_2d, spread
 from open4m.nn.rotary import angles_2d, rotated
 from open4m.ranges import Decay, Length, Size, check_ranges
 from open4m.rng import Part
+from open4m.transfer.encoder import Encoder
 from open4m.transfer.heads.base import Features
 from open4m.types import Open4MError
 
@@ -100,7 +100,7 @@ class EncoderConfig:
         return dataclasses.replace(self, architecture=dataclasses.replace(self.architecture, drop_path=rate))
 
 
-class Backbone(nn.Module):
+class Backbone(Encoder):
     """Reads contents by the key of their modality: pixels (B, C, H, W), uint8 or normalized; ids (B, h, w) of a grid;
     ids (B, L) of a sequence, filled up with −1; vectors (B, L, C).
 
@@ -210,32 +210,6 @@ class Backbone(nn.Module):
         drawn = [*(table.weight for table in self.tables.values()), *self.positions.values(), self.modality]
         for weight in [*drawn, *([] if self.registers is None else [self.registers])]:
             nn.init.normal_(weight, std=0.5, generator=generator)
-
-    def tune(self, config: BackboneConfig, generator: torch.Generator) -> None:
-        """Freeze what ``config.tune`` does not train, and add its adapters."""
-        if config.tune == "all":
-            return
-        self.requires_grad_(False)
-        if config.tune == "lora":
-            if config.lora_rank > self.width:
-                raise Open4MError(
-                    f"backbone.lora_rank: expected {self.width} at most, the width, got {config.lora_rank}"
-                )
-            for layer in [m for block in self.encoder for m in block.modules() if isinstance(m, nn.Linear)]:
-                add_low_rank(layer, config.lora_rank, 2.0 * config.lora_rank, generator)
-
-    # ---- what lies at which depth
-    @property
-    def depth(self) -> int:
-        return len(self.encoder)
-
-    def depth_of(self, name: str) -> int:
-        """The depth of a weight, by which its learning rate decays: 0 for embeddings, i + 1 for block i, that of the
-        last block plus one for the norm at the end (paper D, [26])."""
-        part, _, rest = name.partition(".")
-        if part == "encoder":
-            return int(rest.partition(".")[0]) + 1
-        return self.depth + 1 if part == "encoder_norm" else 0
 
     # ---- the forward pass
     def check_size(self, image_size: int) -> None:

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from open4m.datasets.labelled.base import PICTURE
 from open4m.model.config import ModalitySpec
 from open4m.model.patches import normalized
-from open4m.nn.adapters import add_low_rank
 from open4m.nn.attention import FusedLinear, Norm, SelfAttention, attend, split_heads
 from open4m.nn.blocks import MLP, GatedMLP, drop_path, scaled
 from open4m.nn.config import BlockConfig
 from open4m.ranges import Decay, Finite, Layers, Length, Positive, Range, Size, check_ranges
 from open4m.rng import Part
-from open4m.transfer.backbone import BackboneConfig
+from open4m.transfer.encoder import Encoder
 from open4m.transfer.heads.base import Features
 from open4m.types import Open4MError
 
@@ -169,7 +168,7 @@ def distance_places(h: int, w: int) -> Tensor:
     return places
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Encoder):
     """Reads pictures (B, 3, H, W), uint8, or normalized floating-point numbers.
 
     ``specs``: its one input. ``width``: of its features. ``patch``: pixels of the image per place of its map.
@@ -215,32 +214,6 @@ class VisionTransformer(nn.Module):
         for drawn in (self.extra, self.positions):
             if drawn is not None:
                 nn.init.normal_(drawn, std=INITIAL_DEVIATION, generator=generator)
-
-    def tune(self, config: BackboneConfig, generator: torch.Generator) -> None:
-        """Freeze what ``config.tune`` does not train, and add its adapters."""
-        if config.tune == "all":
-            return
-        self.requires_grad_(False)
-        if config.tune == "lora":
-            if config.lora_rank > self.width:
-                raise Open4MError(
-                    f"backbone.lora_rank: expected {self.width} at most, the width, got {config.lora_rank}"
-                )
-            for layer in [m for block in self.encoder for m in block.modules() if isinstance(m, nn.Linear)]:
-                add_low_rank(layer, config.lora_rank, 2.0 * config.lora_rank, generator)
-
-    # ---- what lies at which depth
-    @property
-    def depth(self) -> int:
-        return len(self.encoder)
-
-    def depth_of(self, name: str) -> int:
-        """The depth of a weight, by which its learning rate decays: 0 for embeddings, i + 1 for block i, that of the
-        last block plus one for the norm at the end (paper D)."""
-        part, _, rest = name.partition(".")
-        if part == "encoder":
-            return int(rest.partition(".")[0]) + 1
-        return self.depth + 1 if part == "encoder_norm" else 0
 
     # ---- the forward pass
     def check_size(self, image_size: int) -> None:
