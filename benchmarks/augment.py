@@ -59,7 +59,6 @@ def main() -> None:
         "coco": (lists.coco(), {"rgb": photo(480, 640), "instances": objects(480, 640, 7)}),
         "ade20k": (lists.ade20k(), {"rgb": photo(512, 683), "semseg": classes}),
         "nyuv2": (lists.nyuv2(), {"rgb": photo(480, 640), "depth": depth}),
-        "ade20k_tokens": (lists.ade20k_tokens(), {"rgb": photo(512, 683), "semseg": classes}),
     }
     figures: dict[str, float] = {}
     for name, (augmentations, example) in runs.items():
