@@ -14,13 +14,14 @@ import dataclasses
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from open4m import config as configs
 from open4m import configs as named
-from open4m import ranks
+from open4m import files, ranks
 from open4m.evaluate.suites import scenes as suite
 from open4m.generate.pipeline import FourM
 from open4m.masking.config import MaskingConfig
@@ -83,13 +84,24 @@ SPLITS = ("train", "validation")
 
 
 def train(
-    task: FourMTask, model: torch.nn.Module, config, judged: MaskingConfig, options: argparse.Namespace
+    task: FourMTask,
+    model: torch.nn.Module,
+    config,
+    judged: MaskingConfig,
+    options: argparse.Namespace,
+    checkpoint: Path | None = None,
 ) -> tuple[list, float, int]:
     """Train for the CPU time: the curve, whose validation data are masked by ``judged``, the CPU seconds and the
-    steps."""
+    steps. A run that was stopped goes on from ``checkpoint``, a file that is written every five CPU minutes."""
     optimizer = optim.build(model, config.optim, config.batch_size)
     rows = ranks.rows_of_rank(config.batch_size)
     budget, used, step, curve = 60 * options.minutes, 0.0, 0, []
+    if checkpoint is not None and checkpoint.is_file():
+        saved = torch.load(checkpoint, weights_only=True)
+        used, step, curve = saved["used"], saved["step"], saved["curve"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    kept = used
     model.train()
     while used < budget:
         batch = task.batch(step, rows)
@@ -108,6 +120,11 @@ def train(
             curve.append(
                 {"cpu_minutes": round(used / 60, 3), "samples": step * config.batch_size, **losses(task, model, judged)}
             )
+        if checkpoint is not None and used >= kept + 300:
+            kept = used
+            state = {"used": used, "step": step, "curve": curve}
+            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            files.write_file(checkpoint, partial(torch.save, state))
     return curve, used, step
 
 

@@ -119,8 +119,11 @@ def pretrained(options: argparse.Namespace, name: str) -> str:
     task = build_task(config, options.run / "tokens", options.tokenizers)
     model = task.build_model()
     task.fit_patches(model)
-    settings = argparse.Namespace(minutes=options.minutes, evaluations=1)
-    curve, seconds, steps = recipe.train(task, model, config.train, masking, settings)
+    settings = argparse.Namespace(minutes=options.minutes, evaluations=8)
+    files.make_folder(folder.parent)
+    curve, seconds, steps = recipe.train(
+        task, model, config.train, masking, settings, options.out / "models" / f"{name}.pt"
+    )
     about = {"pretraining": name, "cpu_minutes": seconds / 60, "samples": steps * config.train.batch_size}
     print(json.dumps({**about, "validation": curve[-1]}), flush=True)
     FourM(model.folded().eval(), task.grids, task.text).save(folder)

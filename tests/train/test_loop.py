@@ -230,7 +230,7 @@ def test_named_steps_are_evaluated_and_a_task_hears_of_each(tmp_path):
             super().__init__()
             self.heard = []
 
-        def evaluated(self, step, values, model):
+        def after_evaluation(self, step, values, model):
             self.heard.append((step, values["bias"], float(model[1].bias)))
 
     task = Heard()

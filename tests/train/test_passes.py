@@ -132,7 +132,7 @@ def test_codebooks_of_all_ranks_are_that_of_one_process(tmp_path, kind):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"micro_batch_size": 2}, "codebook learns from the whole batch"),
+        ({"micro_batch_size": 2}, "codebook or batch norm learns from the whole batch"),
         ({"sharding": "zero3", "shards": 2}, "shards: expected a divisor of the number of ranks, 1"),
         ({"shards": 1}, "with sharding none"),
     ],

@@ -223,8 +223,8 @@ def _evaluate(passes: Passes, log: RunLog | NoLog, step: int, stop: Stop) -> Non
         log.metrics(step, {f"validation/{name}": value for name, value in values.items()})
         whole = distributed.usable(model, task.build_model)
         stop.on_first(lambda: log.pictures(step, task.pictures(whole)))
-        if (evaluated := getattr(task, "evaluated", None)) is not None:
-            stop.on_first(lambda: evaluated(step, values, whole))
+        if (after := getattr(task, "after_evaluation", None)) is not None:
+            stop.on_first(lambda: after(step, values, whole))
     model.train()
     shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(DETAILS))
     logger.info("%s step %d: %s", task.name, step, shown)

@@ -15,8 +15,8 @@ from open4m.rng import Part
 class Task(Protocol):
     """What is trained, and on which data. A task holds data and settings; the model is an argument of its methods.
 
-    A task may have ``evaluated(step, values, model)`` as well: what it does after each evaluation with the metrics and
-    the whole model that was measured, on the first rank.
+    A task may have ``after_evaluation(step, values, model)`` as well: what it does after each evaluation, on the first
+    rank, with the metrics and the whole model that was measured.
     """
 
     name: str

@@ -65,7 +65,7 @@ class TransferTask(FourMTask):
     def pictures(self, model: nn.Module) -> dict:
         return {}
 
-    def evaluated(self, step: int, values: Mapping[str, float], model: nn.Module) -> None:
+    def after_evaluation(self, step: int, values: Mapping[str, float], model: nn.Module) -> None:
         """Save the model if no earlier evaluation was better. Those of later steps are of a run that was resumed."""
         if self._best is None or not math.isfinite(loss := values["loss"]):
             return
