@@ -70,6 +70,7 @@ def _run(options: Namespace) -> None:
     from open4m.super_resolution import SuperResolution, SuperResolutionConfig
     from open4m.train.recipes.pretrain import PretrainConfig
     from open4m.train.recipes.tokenizer import TokenizerRun
+    from open4m.transfer.config import TransferConfig
     from open4m.transfer.tokens.config import TokenTransfer
 
     overrides.separate_stages(options)
@@ -82,6 +83,10 @@ def _run(options: Namespace) -> None:
     if options.dry_run:
         dry_run.run(options, config)
         return
+    if isinstance(config, TransferConfig):
+        raise Open4MError(
+            f"{options.config} is a transfer: open4m transfer {options.config} --model MODEL --data FOLDER"
+        )
     if isinstance(config, TokenTransfer):
         raise Open4MError(
             f"{options.config} is a transfer: open4m benchmark transfers --tasks {config.name} --model MODEL"

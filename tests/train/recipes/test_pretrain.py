@@ -284,6 +284,7 @@ def test_vectors_of_a_text_encoder_are_pre_trained_on(folder, tmp_path):
     [
         (["train", "4m-7-b"], "--tokens FOLDER --tokenizers FOLDER"),
         (["reproduce", "4m-7-b"], "open4m train 4m-7-b"),
+        (["train", "classification"], "classification is a transfer: open4m transfer classification --model"),
         (["train", "debug", "--tokens", "x"], "makes its own tokens"),
         (
             ["train", "4m-7-bb"],
