@@ -59,7 +59,7 @@ def test_many_rows_are_computed_in_blocks_of_few_sizes():
     for rows in (65, 128, 129, 300, 2048, 5000):
         found = sizes(rows)
         assert sum(found) == rows
-        assert {size for size in found[:-1]} <= {*BLOCKS, FEW}
+        assert {*found[:-1]} <= {*BLOCKS, FEW}
         assert found[-1] in BLOCKS or found[-1] <= FEW
 
 
