@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from open4m.generate.changes import Weights
 from open4m.generate.masks import Cells, Masked
-from open4m.generate.request import Extract, Generate, Inpaint, Outpaint, Vary
+from open4m.generate.request import Extract, Generate, Inpaint, Outpaint, Probe, Vary
 from open4m.generate.together import kind, together
 from open4m.types import Open4MError
 
@@ -50,9 +51,12 @@ def requests_of(verb):
 def test_each_request_of_a_batch_has_what_it_has_alone(model, verb):
     requests = requests_of(verb)
     assert len({kind(request, model) for request in requests}) == 1
-    sizes = []
-    made = together(model, requests, lambda progress: sizes.append(progress.canvas.size))
-    assert {*sizes} == {sum(len(outcome.results) for outcome in made)}  # they were one batch
+    seen = []
+    made = together(model, requests, lambda progress, rows: seen.append((progress.seeds, rows)))
+    whose = [(n, row) for n, request in enumerate(requests) for row in range(request.samples)]
+    seeds = [requests[n].seed + row for n, row in whose]
+    assert all(rows == whose and own == seeds for own, rows in seen)  # they were one batch
+    assert seen
     for request, outcome in zip(requests, made, strict=True):
         same(outcome, request.run(model))
 
@@ -105,3 +109,22 @@ def test_what_is_more_than_one_call_or_no_whole_image_is_generated_alone(model):
     ]
     assert [kind(request, model) for request in alone] == [None] * len(alone)
     assert kind(Generate(given={"rgb": Masked(picture, Cells((0,)))}, targets=("rgb",)), model) is not None
+
+
+def test_rows_are_told_apart_over_several_batches_and_where_one_request_cannot_be_done(model):
+    good = Generate(given={"caption": "a red cube"}, targets=("depth",), seed=1, samples=20)
+    seen = []
+    together(model, [good, good], lambda progress, rows: seen.append(rows))
+    assert [*dict.fromkeys(row for rows in seen for row in rows)] == [(n, row) for n in (0, 1) for row in range(20)]
+    assert {len(rows) for rows in seen} == {32, 8}
+    bad = Generate(given={"caption": "a red cube " * 9}, targets=("depth",), samples=20)
+    seen.clear()
+    together(model, [bad, good], lambda progress, rows: seen.append(rows))
+    assert [*seen[0]] == [(1, row) for row in range(20)]
+
+
+def test_a_probe_of_weights_is_one_batch_after_another(model):
+    request = Probe(given={"caption": "a ball"}, of="caption", sweep=Weights((1.0, 2.0, 3.0)), targets=("depth",))
+    seen = []
+    together(model, [request], lambda progress, rows: seen.append(rows))
+    assert [*dict.fromkeys(row for rows in seen for row in rows)] == [(0, 0), (0, 1), (0, 2)]

@@ -172,5 +172,5 @@ def differences(record: Record, again: Sequence[Generation]) -> list[str]:
 
 def rounded(numbers: np.ndarray) -> Any:
     """Nested lists of rounded numbers; None for NaN, which JSON does not have."""
-    rounded = np.round(numbers.astype(np.float64), DECIMALS)
-    return np.where(np.isfinite(rounded), rounded, None).tolist()
+    near = np.round(numbers.astype(np.float64), DECIMALS)
+    return np.where(np.isfinite(near), near, None).tolist()
