@@ -55,6 +55,17 @@ def address_of(listener: socket.socket) -> str:
 def run(app: App, worker: Worker, listener: socket.socket, said: Callable[[str], None] = lambda line: None) -> bool:
     """Serve until a signal ends it, SIGTERM or Ctrl-C; whether all that was there was finished. ``said`` is told, in
     lines for people, what is going on."""
+    worker.start()
+    server = made(app, worker, said)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        worker.close()
+    return server.is_whole
+
+
+def made(app: App, worker: Worker, said: Callable[[str], None] = lambda line: None) -> Any:
+    """The uvicorn server, which finishes what is there before it stops, and ends at once at a second signal."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -73,8 +84,6 @@ def run(app: App, worker: Worker, listener: socket.socket, said: Callable[[str],
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the door says what matters
 
     class Server(uvicorn.Server):
-        """Finishes what is there before it stops; ends at once at a second signal."""
-
         is_whole = True
 
         def handle_exit(self, sig: int, frame: Any) -> None:
@@ -97,13 +106,7 @@ def run(app: App, worker: Worker, listener: socket.socket, said: Callable[[str],
             self.is_whole = await finished(worker)
             self.should_exit = True
 
-    worker.start()
-    server = Server(config)
-    try:
-        server.run(sockets=[listener])
-    finally:
-        worker.close()
-    return server.is_whole
+    return Server(config)
 
 
 async def finished(worker: Worker) -> bool:

@@ -221,7 +221,7 @@ class Worker:
             given = {} if text is None or text not in names else {text: "a"}
             for name in names:
                 if name not in given:
-                    self.model.generate(given, name, steps=1)
+                    self.model.generate(given, name, **{name: {"steps": 1}})
         except Open4MError as error:  # of a model that cannot do this; jobs say what they cannot
             log.info("nothing was generated to warm up: %s", error)
 
