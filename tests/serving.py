@@ -3,8 +3,10 @@
 import base64
 import http.client
 import json
+import struct
 import threading
 import time
+import zlib
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +17,7 @@ from open4m.serve.limits import Limits
 from open4m.serve.worker import Worker
 
 TEXT = {"verb": "generate", "given": {"caption": {"text": "a red cube"}}, "targets": ["depth"], "seed": 3}
-LONG = {**TEXT, "options": {"steps": 2000, "scheme": "maskgit"}}
+LONG = {**TEXT, "options": {"steps": 10_000, "scheme": "maskgit"}}
 """A request of so many passes that it ends only if it is stopped."""
 
 
@@ -28,6 +30,16 @@ def picture(seed=0, height=32, width=32):
 def photo(seed=0, targets=("depth", "caption"), **more):
     """A request for modalities of a photo."""
     return {"verb": "generate", "given": {"rgb": picture(seed)}, "targets": [*targets], "seed": seed, **more}
+
+
+def claiming(height, width):
+    """The bytes of a PNG that says it is so large, and holds next to nothing."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
 @contextmanager
@@ -59,7 +71,7 @@ class Service:
             response = connection.getresponse()
             data = response.read()
             kind = response.headers.get("Content-Type", "")
-            return response.status, response.headers, json.loads(data) if kind == "application/json" else data
+            return response.status, response.headers, json.loads(data) if data and kind == "application/json" else data
         finally:
             connection.close()
 

@@ -3,10 +3,11 @@
 import json
 
 import numpy as np
+import pytest
 
+from open4m.generate.changes import Weights
 from open4m.generate.drawing import Outcome
 from open4m.generate.request import Generate, Probe
-from open4m.generate.changes import Weights
 from open4m.generate.results import Generation
 from open4m.serve.jobs import KEPT_BYTES, KEPT_EVENTS, Events, Job, bytes_of, rows_of
 from open4m.serve.limits import Refused
@@ -54,14 +55,13 @@ def test_listeners_are_called_for_every_event():
 
 def test_a_job_without_a_result_says_why():
     job = Job(REQUEST, None)
-    for error in (None, Refused("no memory", 503, "less")):
-        job.error = error
-        try:
-            job.result()
-            raise AssertionError
-        except Refused as found:
-            assert (found.status, str(found)) == ((409, f"job {job.id} is queued: there is no result") if error is None else (503, "no memory"))  # noqa: PT017, E501
-    assert job.answer().hint == "less"
+    with pytest.raises(Refused, match=f"job {job.id} is queued: there is no result") as found:
+        job.result()
+    assert found.value.status == 409
+    job.error = Refused("no memory", 503, "less")
+    with pytest.raises(Refused, match="no memory"):
+        job.result()
+    assert (job.answer().error, job.answer().hint) == ("no memory", "less")
     assert job.answer().targets == ["depth"]
 
 

@@ -230,7 +230,7 @@ def test_users_who_come_at_once_stay_in_one_batch(model):
         def user(seed):
             for n in range(6):
                 job = submit(worker, {**kinds, "seed": 100 * seed + n})
-                wait(lambda: job.is_over)
+                wait(lambda job=job: job.is_over)
                 sizes.append(next(e.data for e in job.events.after(0) if e.name == "started"))
 
         threads = [threading.Thread(target=user, args=(seed,)) for seed in range(4)]

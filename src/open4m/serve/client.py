@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
+from PIL import Image
+
 from open4m import config as configs
 from open4m import files
 from open4m.generate import values
@@ -195,10 +198,13 @@ class Handle:
 
 
 def value_of(target: answers.Target | answers.Shown | answers.Drawn) -> Value:
-    """The value itself. Raises :class:`Open4MError` if the answer has none."""
+    """The value itself: a text, boxes, an array, or a part of one.
+
+    Raises :class:`Open4MError` if the answer came without."""
     if target.value is None:
         raise Open4MError("the answer came without values")
-    return values.decode(target.value, "value")
+    found = values.decode(target.value, "value")
+    return np.asarray(found) if isinstance(found, Image.Image) else found
 
 
 def _written(request: Request | Mapping[str, Any]) -> Mapping[str, Any]:

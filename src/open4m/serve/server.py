@@ -29,6 +29,8 @@ BACKLOG = 128
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens there; port 0 is any that is free. Raises :class:`Open4MError` if it cannot."""
+    if not 0 <= port < 1 << 16:
+        raise Open4MError(f"--port {port}: expected 0 to 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind)
@@ -103,7 +105,8 @@ def made(app: App, worker: Worker, said: Callable[[str], None] = lambda line: No
 
         async def _finished(self) -> None:
             said("stopping: what runs and waits is finished")
-            self.is_whole = await finished(worker)
+            whole = await finished(worker)
+            self.is_whole = self.is_whole and whole  # a second signal may have come meanwhile
             self.should_exit = True
 
     return Server(config)
