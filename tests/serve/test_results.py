@@ -142,7 +142,18 @@ def test_an_archive_is_the_folder_of_the_command_line(made, model):
     results, (job, _, _), _ = made
     with zipfile.ZipFile(io.BytesIO(results.archive(job))) as archive:
         names = set(archive.namelist())
-    assert {"grid.png", "result.json", "caption_1.txt", "depth_view_2.png", "boxes_entropy_1.png"} <= names
+    command = results.answer(job).recipe.command
+    assert command.startswith(
+        "open4m generate --input=given_rgb.png --to depth semseg caption boxes --samples 2 --seed 1"
+    )
+    assert {
+        "given_rgb.png",
+        "grid.png",
+        "result.json",
+        "caption_1.txt",
+        "depth_view_2.png",
+        "boxes_entropy_1.png",
+    } <= names
 
 
 def test_whoever_was_given_a_result_has_collected_it(made):
@@ -151,4 +162,4 @@ def test_whoever_was_given_a_result_has_collected_it(made):
     results.answer(job)
     assert job.collected
     assert len(results_of(job)) == 2
-    assert module.RECORD in results.answer(job).recipe.command
+    assert module.RECORD in results.answer(job).recipe.replay

@@ -152,11 +152,13 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What makes a result again, to the token."""
+    """What makes a result again, to the token. ``command`` is for a folder with the archive of the result, ``replay``
+    for one with its record; ``command`` is empty where the command line has no such options."""
 
     key: str
     request: dict[str, Any]
     command: str = ""
+    replay: str = ""
     python: str = ""
 
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from open4m.generate.commands import command_of
 from open4m.generate.request_base import Request
 from open4m.serve import answers
 from open4m.serve.limits import Limits, Refused
@@ -54,8 +55,13 @@ class Recipes:
                 self._bytes += len(text)
             while len(self._kept) > 1 and (len(self._kept) > self._most or self._bytes > self._most_bytes):
                 self._bytes -= len(self._kept.popitem(last=False)[1])
+        command = command_of(request)
         return answers.Recipe(
-            key=key, request=written, command=command(record), python=program(written, request.model, record)
+            key=key,
+            request=written,
+            command="" if command is None else command.line,
+            replay=f"open4m replay {shlex.quote(record)} --out again",
+            python=program(written, request.model, record),
         )
 
     def find(self, key: str) -> answers.Recipe:
@@ -64,11 +70,6 @@ class Recipes:
             if key not in self._kept:
                 raise Refused(f"no recipe {shown(key)} (any more)", 404, f"the newest {self._most} are kept")
             return answers.Recipe(key=key, request=json.loads(self._kept[key]))
-
-
-def command(record: str) -> str:
-    """A line for a shell that makes a record's results again, compares them, and writes all files."""
-    return f"open4m replay {shlex.quote(record)} --out again"
 
 
 def program(request: dict[str, Any], model: str, record: str) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 from open4m import config as configs
 from open4m import modalities
 from open4m.generate import outputs, record, values
+from open4m.generate.commands import command_of
 from open4m.generate.drawing import highest, pictures, tile, uncertainty
 from open4m.generate.masks import Masked
 from open4m.generate.plan import Step
@@ -151,7 +152,7 @@ class Results:
         return f"{key}.{modality.extension}", modality.write(value)
 
     def archive(self, job: Job) -> bytes:
-        """The folder that the command line writes, as a ZIP file."""
+        """The folder that the command line writes, with what the command of the recipe reads, as a ZIP file."""
         outcome, request = job.result(), pinned(self.worker, job.request)
         job.collected = True
         buffer = io.BytesIO()
@@ -161,6 +162,9 @@ class Results:
             with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
                 for path in sorted(Path(folder).iterdir()):
                     archive.write(path, path.name)
+                command = command_of(request)
+                for name, data in ({} if command is None else command.files).items():
+                    archive.writestr(name, data)
         return buffer.getvalue()
 
 
