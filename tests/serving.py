@@ -17,8 +17,11 @@ from open4m.serve.limits import Limits
 from open4m.serve.worker import Worker
 
 TEXT = {"verb": "generate", "given": {"caption": {"text": "a red cube"}}, "targets": ["depth"], "seed": 3}
-LONG = {**TEXT, "options": {"steps": 10_000, "scheme": "maskgit"}}
-"""A request of so many passes that it ends only if it is stopped."""
+LONG = {**TEXT, "targets": ["depth", "semseg", "rgb"], "options": {"steps": 16}, "samples": 1000}
+"""A request that takes so long that it ends only if it is stopped."""
+
+LONGS = (LONG, {**LONG, "targets": ["semseg", "rgb", "depth"]})
+"""Such requests of two kinds, one for each lane of a worker."""
 
 
 def picture(seed=0, height=32, width=32):
@@ -45,7 +48,7 @@ def claiming(height, width):
 @contextmanager
 def working(model, batch=True, **limits):
     """A worker that has warmed up; ended afterwards."""
-    worker = Worker(model, Limits(**limits), batch)
+    worker = Worker(model, Limits(**{"samples": LONG["samples"], **limits}), batch)
     worker.start()
     wait(lambda: worker.is_ready)
     try:

@@ -10,16 +10,13 @@ import threading
 import time
 
 import pytest
-from serving import wait
+from serving import LONG, TEXT, wait
 from small_model import model
 
 from open4m.serve.client import Client, ServiceError
 from open4m.types import Open4MError
 
 __all__ = ["model"]
-
-TEXT = {"verb": "generate", "given": {"caption": {"text": "a red cube"}}, "targets": ["depth"]}
-LONG = {**TEXT, "options": {"steps": 10_000, "scheme": "maskgit"}}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +30,19 @@ def folder(model, tmp_path_factory):
 @contextlib.contextmanager
 def served(folder, *options, **environment):
     """The process of ``open4m serve`` once it is ready, and a client."""
-    command = [sys.executable, "-m", "open4m", "serve", "--model", str(folder), "--port", "0", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "open4m",
+        "serve",
+        "--model",
+        str(folder),
+        "--port",
+        "0",
+        "--max-samples",
+        "1000",
+        *options,
+    ]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -77,7 +86,7 @@ def outcome(client):
 
 def test_fault_29_sigterm_under_load_finishes_what_is_there_and_gives_it_out(folder):
     with served(folder) as (process, client):
-        long = [{**TEXT, "options": {"steps": 300, "scheme": "maskgit"}, "seed": seed} for seed in range(3)]
+        long = [{**LONG, "samples": 30, "seed": seed} for seed in range(3)]
         jobs, results, late = [client.submit(document) for document in long], [], []
         watching = [threading.Thread(target=lambda job=job: results.append(job.result())) for job in jobs]
         direct = threading.Thread(target=lambda: results.append(client.run({**TEXT, "seed": 9})))

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from serving import LONG, TEXT, photo, serving, wait
+from serving import LONG, LONGS, TEXT, photo, serving, wait
 
 from open4m.generate.request import Request
 
@@ -15,7 +15,7 @@ def service(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("static")
     (folder / "index.html").write_text("<h1>here</h1>")
     (folder / "app.js").write_text("1")
-    with serving(model, static=folder, samples=4) as service:
+    with serving(model, static=folder) as service:
         yield service
 
 
@@ -44,7 +44,7 @@ def test_the_service_tells_how_it_is(service):
     status = service.ask("GET", "/api/status")[2]
     assert status["memory_bytes"] > 1 << 20
     assert not status["draining"]
-    assert service.ask("GET", "/api/model")[2]["limits"]["samples"] == 4
+    assert service.ask("GET", "/api/model")[2]["limits"]["samples"] == LONG["samples"]
 
 
 def test_a_request_is_run_and_answered_with_its_result(service, model):
@@ -83,7 +83,7 @@ def test_a_job_tells_what_happens_and_goes_on_after_an_event_that_was_seen(servi
 
 
 def test_passes_come_while_they_are_made(service):
-    _, _, before = service.ask("POST", "/api/jobs", LONG)
+    before = [service.ask("POST", "/api/jobs", document)[2] for document in LONGS]
     document = photo(1, ("depth",), options={"steps": 40, "temperature": 1.0})
     _, _, job = service.ask("POST", "/api/jobs?frames=webp", document)
     events = []
@@ -91,7 +91,8 @@ def test_passes_come_while_they_are_made(service):
     reader.start()
     found = service.worker.find(job["id"])
     wait(lambda: found.events.listeners)  # it listens
-    service.ask("DELETE", f"/api/jobs/{before['id']}")
+    for other in before:
+        service.ask("DELETE", f"/api/jobs/{other['id']}")
     reader.join(20)
     passes = [data for _, name, data in events if name == "pass"]
     assert passes[0]["samples"][0]["picture"].startswith("data:image/webp;base64,")
@@ -157,7 +158,7 @@ def test_what_is_not_there_is_an_error_in_json(service, method, path, status):
         ("", {"Content-Type": "application/json"}, b"\xff\xfe", 400),
         ("", {"Content-Type": "application/json; charset=utf-8"}, json.dumps(TEXT).encode(), 202),
         ("", None, [], 400),
-        ("", None, {**TEXT, "samples": 5}, 413),
+        ("", None, {**TEXT, "samples": 1001}, 413),
     ],
 )
 def test_bodies_that_are_no_requests_are_refused(service, query, headers, body, status):

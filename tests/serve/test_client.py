@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from serving import LONG, TEXT, photo, serving, wait
+from serving import LONG, LONGS, TEXT, photo, serving, wait
 
 from open4m.generate.request import Generate, Request
 from open4m.serve import answers
@@ -24,6 +24,15 @@ def client(service):
     return Client(service.url, "sesame")
 
 
+def occupied(client):
+    """Jobs that keep the service from any other."""
+    jobs = []
+    for document in LONGS:
+        jobs.append(client.submit(document))
+        wait(lambda: jobs[-1].state().state == "running")
+    return jobs
+
+
 def test_a_request_is_run(client, model):
     request = Generate(given={"caption": "a red cube"}, targets=("depth", "semseg"), seed=5)
     result, expected = client.run(request), request.run(model).results[0]
@@ -37,14 +46,14 @@ def test_a_request_is_run(client, model):
 
 
 def test_a_job_is_watched_and_its_result_fetched(client):
-    before = client.submit(LONG)
-    wait(lambda: before.state().state == "running")
+    before = occupied(client)
     job = client.submit(photo(), frames="png")
     events = []
     for event in job.events():
         events.append(event)
         if event.name == "queued":
-            before.cancel()
+            for other in before:
+                other.cancel()
     assert [event.name for event in events][-1] == "done"
     assert any(event.name == "pass" and event.data["samples"] for event in events)
     assert [event.number for event in job.events(events[0].number)] == [
@@ -87,8 +96,7 @@ def test_a_cancelled_job_has_no_result(client):
 
 
 def test_a_full_service_is_asked_again_by_who_is_patient(client, service, monkeypatch):
-    running = client.submit(LONG)
-    wait(lambda: running.state().state == "running")
+    running = occupied(client)
     waiting = client.submit(TEXT)
     with pytest.raises(ServiceError, match="waiting") as found:
         client.submit(TEXT)
@@ -97,7 +105,8 @@ def test_a_full_service_is_asked_again_by_who_is_patient(client, service, monkey
 
     def sleep(seconds):
         slept.append(seconds)
-        running.cancel()
+        for job in running:
+            job.cancel()
         wait(lambda: waiting.state().state == "done")
 
     monkeypatch.setattr(client_module, "time", SimpleNamespace(sleep=sleep))

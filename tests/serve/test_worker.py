@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from serving import LONG, TEXT, photo, wait, working
+from serving import LONG, LONGS, TEXT, photo, wait, working
 
 from open4m.generate.request import Request
 from open4m.serve import worker as module
@@ -26,13 +26,23 @@ def offline(model, document):
     return [{key: ids.tolist() for key, ids in result.tokens.items()} for result in results]
 
 
+class Both:
+    """Jobs that are cancelled together."""
+
+    def __init__(self, worker):
+        self.jobs = [submit(worker, document) for document in LONGS]
+        wait(lambda: all(job.state == "running" for job in self.jobs))
+
+    def cancel(self, worker):
+        for job in self.jobs:
+            worker.cancel(job)
+
+
 @pytest.fixture
 def busy(model):
-    """A worker that is at a job which does not end by itself."""
+    """A worker that is at jobs which do not end by themselves, one in each lane."""
     with working(model) as worker:
-        job = submit(worker, LONG)
-        wait(lambda: job.state == "running")
-        yield worker, job
+        yield worker, Both(worker)
 
 
 def test_a_job_has_the_result_that_its_request_has_offline(model):
@@ -51,7 +61,7 @@ def test_what_waits_together_is_made_together_each_with_its_own_result(busy, mod
     other = {**TEXT, "seed": 9}
     jobs = [submit(worker, document) for document in (alike[0], other, *alike[1:])]
     assert [job.place for job in jobs] == [1, 2, 3, 4, 5]
-    worker.cancel(first)
+    first.cancel(worker)
     wait(lambda: all(job.is_over for job in jobs))
     together = [next(e.data for e in job.events.after(0) if e.name == "started") for job in jobs]
     assert worker.steady
@@ -63,7 +73,7 @@ def test_what_waits_together_is_made_together_each_with_its_own_result(busy, mod
 def test_a_batch_holds_no_more_rows_than_the_engine_makes_at_once(busy):
     worker, first = busy
     jobs = [submit(worker, photo(seed, ("depth",), samples=12)) for seed in range(3)]
-    worker.cancel(first)
+    first.cancel(worker)
     wait(lambda: all(job.is_over for job in jobs))
     together = [next(e.data for e in job.events.after(0) if e.name == "started") for job in jobs]
     assert together == ['{"together": 2}'] * 2 + ['{"together": 1}']
@@ -82,7 +92,8 @@ def test_a_waiting_job_that_is_cancelled_never_runs_and_the_others_move_up(busy)
 
 
 def test_a_running_job_is_stopped_between_two_passes(busy):
-    worker, job = busy
+    worker, both = busy
+    job = both.jobs[0]
     begin = time.monotonic()
     worker.cancel(job)
     wait(lambda: job.is_over)
@@ -96,7 +107,7 @@ def test_of_jobs_that_are_made_together_one_that_is_cancelled_costs_the_others_n
     worker, first = busy
     document = {**TEXT, "options": {"steps": 6}}
     jobs = [submit(worker, {**document, "seed": seed}) for seed in range(3)]
-    worker.cancel(first)
+    first.cancel(worker)
     wait(lambda: jobs[1].state != "queued")
     worker.cancel(jobs[1])
     wait(lambda: all(job.is_over for job in jobs))
@@ -141,7 +152,7 @@ def test_a_defect_ends_a_job_and_not_the_service(model, monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("change", "message", "status"),
     [
-        ({"samples": 17}, "17 samples", 413),
+        ({"samples": 1001}, "1001 samples", 413),
         ({"samples": 10**30}, "samples", 413),
         ({"model": "other"}, "this service has the model", 400),
         ({"fingerprint": "0" * 16}, "made this", 400),
@@ -153,7 +164,7 @@ def test_a_defect_ends_a_job_and_not_the_service(model, monkeypatch, caplog):
     ],
 )
 def test_what_the_service_does_not_take_is_refused_at_once(model, change, message, status):
-    with working(model) as worker, pytest.raises(Refused, match=message) as found:
+    with working(model, samples=16) as worker, pytest.raises(Refused, match=message) as found:
         worker.checked({**TEXT, **change})
     assert found.value.status == status
 
@@ -166,9 +177,9 @@ def test_a_request_for_these_very_weights_is_taken(model):
 
 def test_a_full_queue_says_when_to_come_back(model):
     with working(model, queue=2) as worker:
-        jobs = [submit(worker, LONG)]
-        wait(lambda: jobs[0].state == "running")
-        jobs += [submit(worker, TEXT) for _ in range(2)]
+        Both(worker)
+        for _ in range(2):
+            submit(worker, TEXT)
         with pytest.raises(Refused, match="2 jobs are waiting") as found:
             submit(worker, TEXT)
         assert found.value.status == 503
@@ -178,8 +189,7 @@ def test_a_full_queue_says_when_to_come_back(model):
 
 def test_the_bytes_of_what_waits_are_bounded_but_one_request_is_always_taken(model):
     with working(model, queue_bytes=1000) as worker:
-        running = submit(worker, LONG, size=5000)
-        wait(lambda: running.state == "running")
+        Both(worker)
         submit(worker, TEXT, size=5000)
         with pytest.raises(Refused, match="waiting"):
             submit(worker, TEXT, size=1)
@@ -222,8 +232,9 @@ def test_a_worker_that_is_drained_finishes_what_it_has_and_takes_no_more(model):
         assert worker.is_collected
 
 
-def test_users_who_come_at_once_stay_in_one_batch(model):
-    """Each asks again as soon as it is answered; the worker waits a moment for all of them."""
+def test_users_who_come_at_once_stay_in_one_batch(model, monkeypatch):
+    """Each asks again as soon as it is answered; the worker waits a moment for all of them, a longer one here."""
+    monkeypatch.setattr(module, "GATHER_SHARE", 10.0)
     with working(model) as worker:
         sizes, kinds = [], photo(0, ("depth",), options={"steps": 8}, samples=4)
 
@@ -239,7 +250,21 @@ def test_users_who_come_at_once_stay_in_one_batch(model):
         for thread in threads:
             thread.join()
         assert len(sizes) == 24
-        assert np.mean([size == '{"together": 4}' for size in sizes]) > 0.3
+        assert np.mean([size == '{"together": 4}' for size in sizes]) > 0.6
+
+
+def test_who_does_not_come_back_is_not_waited_for_long(model, monkeypatch):
+    monkeypatch.setattr(module, "GATHER_SHARE", 10.0)
+    monkeypatch.setattr(module, "GATHER_SECONDS", 0.1)
+    with working(model) as worker:
+        both = Both(worker)
+        jobs = [submit(worker, {**TEXT, "seed": seed}) for seed in range(3)]
+        both.cancel(worker)
+        wait(lambda: all(job.is_over for job in jobs))
+        job, begin = submit(worker, TEXT), time.monotonic()
+        wait(lambda: job.is_over)
+        assert time.monotonic() - begin < 2
+        assert worker._expected.keys() <= {job.kind}
 
 
 def test_without_batches_jobs_are_made_one_by_one(model):
@@ -252,3 +277,50 @@ def test_without_batches_jobs_are_made_one_by_one(model):
 def test_what_no_model_could_do_is_refused(model):
     with working(model) as worker, pytest.raises(Open4MError, match="unknown modality"):
         worker.checked({**TEXT, "targets": ["dept"]})
+
+
+def test_a_short_job_does_not_wait_for_a_long_one_of_another_kind(model):
+    with working(model) as worker:
+        long = submit(worker, LONG)
+        wait(lambda: long.state == "running")
+        short = submit(worker, photo(3))
+        wait(lambda: short.is_over)
+        assert long.state == "running"
+        assert tokens(short) == offline(model, photo(3))
+
+
+def test_jobs_of_the_kind_that_is_being_made_wait_for_its_next_batch(model):
+    with working(model) as worker:
+        first = submit(worker, LONG)
+        wait(lambda: first.state == "running")
+        others = [submit(worker, {**LONG, "seed": seed}) for seed in (4, 5)]
+        time.sleep(0.05)
+        assert [job.state for job in others] == ["queued"] * 2
+        worker.cancel(first)
+        wait(lambda: others[0].state == "running")
+        assert others[1].state == "queued"
+
+
+def test_those_who_take_turns_go_on_in_the_order_in_which_they_asked():
+    turns, seen = module.Turns(), []
+
+    def lane(name):
+        turns.take()
+        for n in range(3):
+            seen.append((name, n))
+            time.sleep(0.01)
+            turns.pass_on()
+        turns.give()
+
+    turns.take()
+    threads = []
+    for name in "abc":
+        threads.append(threading.Thread(target=lane, args=(name,)))
+        threads[-1].start()
+        wait(lambda: turns._asked == len(threads) + 1)
+    turns.pass_on()  # all others first
+    assert seen[:3] == [("a", 0), ("b", 0), ("c", 0)]
+    turns.give()
+    for thread in threads:
+        thread.join()
+    assert seen == [(name, n) for n in range(3) for name in "abc"]

@@ -1,4 +1,4 @@
-"""The thread that runs the model, and the jobs that wait for it. Jobs of one kind are generated in one batch."""
+"""The threads that run the model, and the jobs that wait for them. Jobs of one kind are generated in one batch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ GATHER_SHARE, GATHER_SECONDS = 0.05, 0.25
 """How long the worker waits for those it has just answered to come back, as a part of the last batch's time, and at
 most: users who come at once stay in one batch."""
 
+LANES = 2
+"""Batches of unlike jobs that are made at a time, in turns, a pass of each: a short job does not wait for a long one.
+With more of them, jobs of one length would all end late."""
+
 ABOUT_A_JOB = 5.0
 """Seconds that a job is taken to need before one is done."""
 
@@ -36,8 +40,37 @@ class _Stopped(Exception):
     """Nobody wants what is being made."""
 
 
+class Turns:
+    """Lets one thread at a time go on, in the order in which they asked."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._asked = self._given = 0
+
+    def take(self) -> None:
+        """Wait for one's turn."""
+        with self._condition:
+            mine = self._asked
+            self._asked += 1
+            self._condition.wait_for(lambda: self._given == mine)
+
+    def give(self) -> None:
+        """End one's turn."""
+        with self._condition:
+            self._given += 1
+            self._condition.notify_all()
+
+    def pass_on(self) -> None:
+        """Let all others go first who wait."""
+        with self._condition:
+            if self._asked == self._given + 1:
+                return
+        self.give()
+        self.take()
+
+
 class Worker:
-    """Runs jobs one batch after another; all methods may be called from any thread.
+    """Runs jobs, one batch after another and unlike ones in turns; all methods may be called from any thread.
 
     ``batch``: whether jobs are put together where each keeps the bits of its own result.
     """
@@ -54,18 +87,23 @@ class Worker:
         self._kept: OrderedDict[str, tuple[Job, int]] = OrderedDict()  # those that are over, and their bytes
         self._ends = False
         self._seconds = ABOUT_A_JOB  # of a job, on average
-        self._expected, self._last = (None, 0), 0.0  # the kind and number of those answered last, and their seconds
+        self._expected: dict[
+            str, tuple[int, float]
+        ] = {}  # by kind, how many come back, and until when they are awaited
         self._fingerprints: dict[bool, str] = {}
-        self._thread = threading.Thread(target=self._work, name="open4m model", daemon=True)
+        self._turns = Turns()
+        lanes = [self._first_lane, *[self._lane] * (LANES - 1)]
+        self._threads = [threading.Thread(target=lane, name="open4m model", daemon=True) for lane in lanes]
 
     # ---- for those who ask
     def start(self) -> None:
         """Begin to work; before the first job, ready what it would wait for."""
-        self._thread.start()
+        self._threads[0].start()
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether jobs are made."""
+        return all(thread.is_alive() for thread in (self._threads if self.is_ready else self._threads[:1]))
 
     def checked(self, document: Any) -> Request:
         """The request of a JSON document. Raises :class:`Open4MError` for what no model could do, what is more than is
@@ -181,37 +219,48 @@ class Worker:
             self.cancel(job)
 
     def close(self, seconds: float = 5.0) -> bool:
-        """End the thread after the pass that it is at; whether it ended in time."""
+        """End the threads after the pass that they are at; whether they ended in time."""
         self.drain()
         self.cancel_all()
         with self._condition:
             self._ends = True
             self._condition.notify_all()
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        end = time.monotonic() + seconds
+        for thread in (thread for thread in self._threads if thread.is_alive()):
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
-    # ---- the thread
-    def _work(self) -> None:
+    # ---- the threads
+    def _first_lane(self) -> None:
         self._warm_up()
+        for thread in self._threads[1:]:
+            thread.start()
         self.is_ready = True
+        self._lane()
+
+    def _lane(self) -> None:
         while (batch := self._next()) is not None:
-            if not batch:
-                continue
             begin = time.monotonic()
+            self._turns.take()
             try:
                 self._run(batch)
             except Exception:  # a defect ends one batch, not the service
                 log.exception("a batch of %s failed", batch[0].verb)
                 for job in batch:
                     job.error = Refused("the service failed at this request", 500, "its log has the details")
-            self._last = time.monotonic() - begin
+            finally:
+                self._turns.give()
+            now = time.monotonic()
             with self._condition:
-                self._running = []
+                self._running = [job for job in self._running if job not in batch]
                 for job in batch:
                     self._end(job)
-                self._seconds += (self._last / len(batch) - self._seconds) / 4
-                same = sum(job.kind == batch[0].kind for job in self._waiting)
-                self._expected = (batch[0].kind, len(batch) + same)
+                self._seconds += ((now - begin) / len(batch) - self._seconds) / 4
+                self._expected = {kind: own for kind, own in self._expected.items() if own[1] > now}
+                if (kind := batch[0].kind) is not None:
+                    count = len(batch) + sum(job.kind == kind for job in self._waiting)
+                    self._expected[kind] = count, now + min(GATHER_SHARE * (now - begin), GATHER_SECONDS)
+                self._condition.notify_all()
 
     def _warm_up(self) -> None:
         """Lay out weights, make kernels and read tokenizers before anyone waits for it."""
@@ -226,35 +275,40 @@ class Worker:
             log.info("nothing was generated to warm up: %s", error)
 
     def _next(self) -> list[Job] | None:
-        """The jobs of the next batch, all of one kind; None at the end."""
+        """The jobs of the next batch, all of one kind that none of those has which are being made; None at the end."""
         with self._condition:
-            while not (self._waiting or self._ends):
-                self._condition.wait(timeout=self.limits.kept_seconds)
-                self._forget_old()
-            if self._ends:
-                return None
-            own, expected = self._expected
-            if expected > 1 and own is not None and own == self._waiting[0].kind:
-                end = time.monotonic() + min(GATHER_SHARE * self._last, GATHER_SECONDS)
-                while (left := end - time.monotonic()) > 0 and not self._ends:
-                    if sum(job.kind == own for job in self._waiting) >= expected:
-                        break
+            while not self._ends:
+                made = {job.kind for job in self._running} - {None}
+                first = next((job for job in self._waiting if job.kind not in made), None)
+                if first is None:
+                    self._condition.wait(timeout=self.limits.kept_seconds)
+                    self._forget_old()
+                elif (left := self._patience(first.kind)) > 0:
                     self._condition.wait(left)
-            if not self._waiting:  # all were cancelled meanwhile
-                return []
-            first, *others = self._waiting
-            batch, rows = [first], first.rows
-            for job in others:
-                if job.kind is not None and job.kind == first.kind and rows + job.rows <= BATCH_SIZE:
-                    batch.append(job)
-                    rows += job.rows
-            self._waiting = [job for job in self._waiting if job not in batch]
-            self._running = batch
-            for job in batch:
-                job.state, job.place, job.began = "running", 0, time.monotonic()
-                job.events.add("started", {"together": len(batch)})
-            self._tell_places()
-            return batch
+                else:
+                    return self._taken(first)
+            return None
+
+    def _patience(self, kind: str | None) -> float:
+        """For how many seconds others of a kind are awaited, who were answered a moment ago."""
+        expected, end = self._expected.get(kind, (0, 0.0))
+        are_there = sum(job.kind == kind for job in self._waiting) >= expected
+        return 0.0 if expected < 2 or are_there else end - time.monotonic()
+
+    def _taken(self, first: Job) -> list[Job]:
+        """A job and all others that wait and fit into its batch, which are running from now on."""
+        batch, rows = [first], first.rows
+        for job in self._waiting:
+            if job is not first and job.kind is not None and job.kind == first.kind and rows + job.rows <= BATCH_SIZE:
+                batch.append(job)
+                rows += job.rows
+        self._waiting = [job for job in self._waiting if job not in batch]
+        self._running += batch
+        for job in batch:
+            job.state, job.place, job.began = "running", 0, time.monotonic()
+            job.events.add("started", {"together": len(batch)})
+        self._tell_places()
+        return batch
 
     def _run(self, batch: Sequence[Job]) -> None:
         tell = Teller(batch)
@@ -266,6 +320,7 @@ class Worker:
             if all(job.stop for job in batch):
                 raise _Stopped
             tell(progress, rows)
+            self._turns.pass_on()
 
         try:
             made = together(self.model, [job.request for job in batch], watch)
