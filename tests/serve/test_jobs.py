@@ -9,7 +9,7 @@ from open4m.generate.changes import Weights
 from open4m.generate.drawing import Outcome
 from open4m.generate.request import Generate, Probe
 from open4m.generate.results import Generation
-from open4m.serve.jobs import KEPT_BYTES, KEPT_EVENTS, Events, Job, bytes_of, rows_of
+from open4m.serve.jobs import KEPT_BYTES, KEPT_EVENTS, LEFT_EVENTS, Events, Job, bytes_of, rows_of
 from open4m.serve.limits import Refused
 from open4m.types import Boxes
 
@@ -41,8 +41,12 @@ def test_of_many_events_the_last_are_kept_and_all_others_stay():
     for _ in range(20):
         events.add("pass", {"picture": "a" * (KEPT_BYTES // 4)}, many=True)
     assert sum(len(event.data) for event in events.after(0)) < KEPT_BYTES * 1.01
-    events.forget_many()
-    assert [event.name for event in events.after(0)] == ["started"]
+    for _ in range(30):
+        events.add("pass", {"pass": 1}, many=True)
+    events.add("done", {})
+    left = events.after(0)
+    assert [left[0].name, *(event.name for event in left[1:])] == ["started", *["pass"] * LEFT_EVENTS, "done"]
+    assert [event.number for event in left[1:]] == [*range(left[-1].number - LEFT_EVENTS, left[-1].number + 1)]
 
 
 def test_listeners_are_called_for_every_event():

@@ -9,7 +9,7 @@ import pytest
 from serving import claiming
 
 from open4m.modalities.codecs import encode_png, write_array
-from open4m.serve.limits import PARTS, Limits, Refused, parsed
+from open4m.serve.limits import LETTERS, PARTS, Limits, Refused, parsed
 from open4m.types import Open4MError
 
 LIMITS = Limits(bytes=1 << 20, pixels=1000)
@@ -42,6 +42,13 @@ def test_more_is_refused_with_what_is_allowed(data, message):
         parsed(data, LIMITS)
     assert found.value.status == 413
     assert "at most" in found.value.hint
+
+
+def test_texts_are_bounded_together():
+    half = "a" * (LETTERS // 2)
+    parsed(json.dumps({"given": {"caption": {"text": half}}}).encode(), LIMITS)
+    with pytest.raises(Refused, match="characters"):
+        parsed(json.dumps({"given": {"caption": {"text": half}}, "avoid": [half, "b"]}).encode(), LIMITS)
 
 
 def test_all_pictures_of_a_request_count_together():

@@ -25,6 +25,9 @@ ENDS = ("done", "failed", "cancelled")
 KEPT_EVENTS, KEPT_BYTES = 256, 1 << 22
 """How many events of forward passes are kept for those who come late, and how many bytes of these."""
 
+LEFT_EVENTS, LEFT_BYTES = 16, 1 << 19
+"""The same of a job that is over: who reads it sees its last passes too."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -62,7 +65,8 @@ class Events:
             self._kept[event.number] = event, many
             self._many += many
             self._bytes += len(event.data) * many
-            while self._many > KEPT_EVENTS or (self._bytes > KEPT_BYTES and self._many > 1):
+            most = (KEPT_EVENTS, KEPT_BYTES) if self.end is None else (LEFT_EVENTS, LEFT_BYTES)
+            while self._many > most[0] or (self._bytes > most[1] and self._many > 1):
                 oldest = next(number for number, (_, is_one) in self._kept.items() if is_one)
                 self._many -= 1
                 self._bytes -= len(self._kept.pop(oldest)[0].data)
@@ -74,12 +78,6 @@ class Events:
         """The events after the one of this number, as far as they are kept."""
         with self._lock:
             return [event for event, _ in self._kept.values() if event.number > number]
-
-    def forget_many(self) -> None:
-        """Give up the events of forward passes: the result is there."""
-        with self._lock:
-            self._kept = {number: pair for number, pair in self._kept.items() if not pair[1]}
-            self._many = self._bytes = 0
 
 
 class Job:

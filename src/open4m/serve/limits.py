@@ -24,6 +24,9 @@ Number = Annotated[int, Range(1, 1 << 40)]
 PARTS = 100_000
 """Commas, colons and brackets of a JSON document: each value of it takes some memory, however short it is."""
 
+LETTERS = 1 << 17
+"""Characters of all texts of a JSON document but for pictures and arrays."""
+
 PER_PIXEL = 4
 """Bytes of arrays per pixel: a float of a map. Colors have three bytes."""
 
@@ -80,7 +83,7 @@ def parsed(body: bytes, limits: Limits) -> Any:
     if parts > PARTS:
         raise too_large(f"JSON of {parts} parts", f"{PARTS}; arrays are given as base64 of a picture or a .npy file")
     document = files.parse_json(body, "request")
-    pixels = 0
+    pixels = letters = 0
     for key, value in _inner(document):
         if isinstance(value, float) and not math.isfinite(value):
             raise Open4MError(f"request: not readable as JSON ({value} is no number)")
@@ -88,6 +91,10 @@ def parsed(body: bytes, limits: Limits) -> Any:
             pixels += _pixels(value)
             if pixels > limits.pixels:
                 raise too_large(f"pictures and maps of {pixels} pixels", f"{limits.pixels} together; make them smaller")
+        elif isinstance(value, str):
+            letters += len(value)
+    if letters > LETTERS:
+        raise too_large(f"texts of {letters} characters", f"{LETTERS} together")
     return document
 
 

@@ -357,7 +357,6 @@ class Worker:
             job.request = None
         else:
             size = bytes_of(job.outcome)
-        job.events.forget_many()
         told: dict[str, Any] = {}
         if job.state == "done":
             told = {"result": f"/api/jobs/{job.id}/result", "seconds": round(job.seconds, 3)}
