@@ -1,5 +1,7 @@
 """Requests in one batch have the results that they have alone, to the bit, and the errors."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from open4m.generate.changes import Weights
 from open4m.generate.masks import Cells, Masked
 from open4m.generate.request import Extract, Generate, Inpaint, Outpaint, Probe, Vary
 from open4m.generate.together import kind, together
+from open4m.model.config import FourMConfig, ModalitySpec
 from open4m.types import Open4MError
 
 
@@ -128,3 +131,21 @@ def test_a_probe_of_weights_is_one_batch_after_another(model):
     seen = []
     together(model, [request], lambda progress, rows: seen.append(rows))
     assert [*dict.fromkeys(row for rows in seen for row in rows)] == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_vectors_are_shown_alone():
+    """Their projection is the usual product, whose bits may depend on what is computed with it."""
+    specs = (
+        ModalitySpec(key="t5_caption", family="vectors", channels=3, max_length=4),
+        ModalitySpec(key="caption", family="sequence", vocab_size=20, max_length=4),
+        ModalitySpec(key="depth", family="grid", vocab_size=5, grid=(2, 2)),
+    )
+    config = FourMConfig(modalities=specs, dim=16, encoder_depth=1, decoder_depth=1, heads=2)
+    model = SimpleNamespace(config=config)
+    vectors = np.ones((2, 3), dtype=np.float32)
+    assert kind(Generate(given={"t5_caption": vectors}, targets=("depth",)), model) is None
+    assert kind(Generate(given={"caption": "a"}, targets=("depth",)), model) is not None
+    hidden = {"caption": "a"}, {"more": {"t5_caption": vectors}}
+    assert (
+        kind(Generate(given=hidden[0], conditions=hidden[1], weights={"more": 2.0}, targets=("depth",)), model) is None
+    )

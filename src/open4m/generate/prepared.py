@@ -43,9 +43,10 @@ class Prepared:
     @cached_property
     def steady(self) -> bool:
         """Whether what is computed of a sample has the same bits alone and in any batch, with the kernels that this
-        machine takes. Of images in part and of what is no image, see :mod:`open4m.generate.together`."""
+        machine takes: of ids, and of images that are shown whole. Vectors, and images in part, are projected by the
+        usual product."""
         model = self._model
-        if not (self._packs and self._packs_encoder and self._precision == "exact") or model.embeddings.vectors:
+        if not (self._packs and self._packs_encoder and self._precision == "exact"):
             return False
         shapes = {layer.weight.shape for layer in self.model.modules() if isinstance(layer, PackedLinear)}
         shapes |= {model.embeddings.output(key).shape for key in model.config.targets}

@@ -21,7 +21,8 @@ def kind(request: Request, model: FourM) -> str | None:
     """What requests that one batch can hold have in common, as a text; None for one that is generated alone.
 
     Their results have the same bits alone and together if the model's engine is steady
-    (:attr:`~open4m.generate.engine.Engine.steady`), which it is not for images that are shown as pixels in part.
+    (:attr:`~open4m.generate.engine.Engine.steady`), which it is not for images that are shown as pixels in part, nor
+    for vectors.
     """
     try:
         asked = request.asked(model)
@@ -31,6 +32,10 @@ def kind(request: Request, model: FourM) -> str | None:
         return None
     parts = {name: isinstance(value, Masked) for name, value in asked.given.items()}
     if any(is_part and name not in request.targets for name, is_part in parts.items()):
+        return None
+    shown = {name for values in (asked.given, *request.conditions.values()) for name in values}
+    keys = {model.config.read_as(name) for name in shown}
+    if any(spec.key in keys and spec.content == "vectors" for spec in model.config.modalities):
         return None
     return json.dumps([request.to_json(but=OWN), [*parts.items()]], sort_keys=True)
 

@@ -87,9 +87,7 @@ class Worker:
         self._kept: OrderedDict[str, tuple[Job, int]] = OrderedDict()  # those that are over, and their bytes
         self._ends = False
         self._seconds = ABOUT_A_JOB  # of a job, on average
-        self._expected: dict[
-            str, tuple[int, float]
-        ] = {}  # by kind, how many come back, and until when they are awaited
+        self._expected: dict[str, tuple[int, float]] = {}  # by kind, how many come back, and until when
         self._fingerprints: dict[bool, str] = {}
         self._turns = Turns()
         lanes = [self._first_lane, *[self._lane] * (LANES - 1)]
@@ -108,11 +106,8 @@ class Worker:
     def checked(self, document: Any) -> Request:
         """The request of a JSON document. Raises :class:`Open4MError` for what no model could do, what is more than is
         allowed, and what is for another model."""
-        if (
-            isinstance(document, dict)
-            and isinstance(count := document.get("samples"), int)
-            and count > self.limits.samples
-        ):
+        count = document.get("samples") if isinstance(document, dict) else None
+        if isinstance(count, int) and count > self.limits.samples:  # before any is checked
             raise too_large(f"{shown(count)} samples", f"{self.limits.samples} results of one request")
         request = Request.from_json(document)
         if (count := rows_of(request)) > self.limits.samples:
