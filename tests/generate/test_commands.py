@@ -62,7 +62,7 @@ REQUESTS = [
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.verb)
 def test_a_command_asks_for_what_the_request_asks_for(request_, tmp_path, monkeypatch):
     command = command_of(request_)
-    for name, data in command.files.items():
+    for name, data in command.files().items():
         (tmp_path / name).write_bytes(data)
     monkeypatch.chdir(tmp_path)
     program, *words = shlex.split(command.line)
@@ -92,4 +92,4 @@ def test_what_the_command_line_cannot_say_has_no_command(request_):
 def test_a_short_request_is_a_short_command():
     request = Generate(given={"caption": "a red cone"}, targets=("rgb",), seed=7)
     assert command_of(request).line == "open4m generate '--caption=a red cone' --to rgb --seed 7 --out again"
-    assert command_of(request).files == {}
+    assert command_of(request).files() == {}

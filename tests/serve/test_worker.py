@@ -254,6 +254,24 @@ def test_users_who_come_at_once_stay_in_one_batch(model, monkeypatch):
         assert np.mean([size == '{"together": 4}' for size in sizes]) > 0.6
 
 
+def test_those_whose_requests_are_being_read_are_waited_for_but_not_long(model, monkeypatch):
+    with working(model) as worker:
+        with worker.coming():
+            first = submit(worker, TEXT)
+            time.sleep(0.02)
+            assert first.state == "queued"
+            second = submit(worker, {**TEXT, "seed": 4})
+        wait(lambda: second.is_over)
+        started = [next(e.data for e in job.events.after(0) if e.name == "started") for job in (first, second)]
+        assert started == ['{"together": 2}'] * 2
+        with worker.coming():
+            alone = submit(worker, TEXT)
+            wait(lambda: alone.is_over)
+        monkeypatch.setattr(module, "COMING_SECONDS", 15.0)
+        another = submit(worker, TEXT)
+        wait(lambda: another.is_over, 10)  # nothing is being read
+
+
 def test_who_does_not_come_back_is_not_waited_for_long(model, monkeypatch):
     monkeypatch.setattr(module, "GATHER_SHARE", 10.0)
     monkeypatch.setattr(module, "GATHER_SECONDS", 0.1)

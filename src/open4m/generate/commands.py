@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ FLAGS = (
 
 OUT = "again"
 
+Files = dict[str, Callable[[], bytes]]
+
 
 class _NoCommand(Exception):
     """There is no such option."""
@@ -45,16 +48,20 @@ class _NoCommand(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """``line`` is for a shell, in a folder that holds ``files``, bytes by name."""
+    """``line`` is for a shell, in a folder with the files of ``parts``, functions by name that give their bytes."""
 
     line: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    parts: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
+
+    def files(self) -> dict[str, bytes]:
+        """The bytes of each file."""
+        return {name: make() for name, make in self.parts.items()}
 
 
 def command_of(request: Request) -> Command | None:
     """The command of a request, for the model of its name; None if the command line has no options for it, such as
     values that only guidance refers to. The weights and plans that a request may be pinned to are not part of it."""
-    files: dict[str, bytes] = {}
+    files: Files = {}
     try:
         words = [*_given(request, files), *_verb(request, files), *_options(request), *_weights(request)]
     except _NoCommand:
@@ -75,7 +82,7 @@ def command_of(request: Request) -> Command | None:
     return Command(shlex.join(["open4m", request.verb, *words, "--out", OUT]), files)
 
 
-def _given(request: Request, files: dict[str, bytes]) -> Iterator[str]:
+def _given(request: Request, files: Files) -> Iterator[str]:
     for name, value in request.given.items():
         modality, word = modalities.get(name), _word(name, value, files)
         if modality.flag is not None and name == modality.name:
@@ -88,7 +95,7 @@ def _given(request: Request, files: dict[str, bytes]) -> Iterator[str]:
             yield from ("--form", f"{name}=marked")
 
 
-def _word(name: str, value: Value, files: dict[str, bytes], stem: str = "") -> str:
+def _word(name: str, value: Value, files: Files, stem: str = "") -> str:
     """A text itself, or the name of a file with the value."""
     modality = modalities.get(name)
     if isinstance(value, Masked):
@@ -97,11 +104,12 @@ def _word(name: str, value: Value, files: dict[str, bytes], stem: str = "") -> s
         return str(value)
     if isinstance(value, np.ndarray):
         is_picture = value.size and value.dtype == np.uint8 and (value.ndim == 2 or value.shape[2:] == (3,))
-        data, end = (encode_png(value), "png") if is_picture else (write_array(value), "npy")
+        make, end = (partial(encode_png, value), "png") if is_picture else (partial(write_array, value), "npy")
     else:
         data, end = _exact(modality, value), modality.extension.rpartition(".")[2] or "json"
+        make = partial(bytes, data)
     file = f"given_{stem or name.replace('@', '_')}.{end}"
-    files[file] = data
+    files[file] = make
     return file
 
 
@@ -116,7 +124,7 @@ def _exact(modality: Modality, value: Value) -> bytes:
     return data
 
 
-def _verb(request: Request, files: dict[str, bytes]) -> Iterator[str]:
+def _verb(request: Request, files: Files) -> Iterator[str]:
     """The targets, and what only one verb has."""
     if isinstance(request, Inpaint | Outpaint):
         yield from ("--of", *request.targets)
@@ -135,13 +143,13 @@ def _verb(request: Request, files: dict[str, bytes]) -> Iterator[str]:
         yield from _sweep(request, files)
 
 
-def _mask(mask: Any, files: dict[str, bytes]) -> Iterator[str]:
+def _mask(mask: Any, files: Files) -> Iterator[str]:
     if isinstance(mask, Cells):
         yield from ("--cells", *map(str, mask.indices))
         return
     array = mask_of_picture(mask) if isinstance(mask, Image.Image) else np.asarray(mask)
     if array.dtype.kind == "b" and array.ndim == 2:
-        files["mask.png"] = encode_png(array.astype(np.uint8) * 255)
+        files["mask.png"] = partial(encode_png, array.astype(np.uint8) * 255)
         yield from ("--mask", "mask.png")
     elif array.ndim in (1, 2) and array.shape[-1] == 4 and not isinstance(mask, np.ndarray):
         for corners in array.reshape(-1, 4).tolist():
@@ -169,7 +177,7 @@ def _change(change: Change) -> tuple[str, ...]:
     return ("--rename", change.rename, change.to) if isinstance(change, Rename) else ("--swap", change.swap, change.to)
 
 
-def _sweep(request: Probe, files: dict[str, bytes]) -> Iterator[str]:
+def _sweep(request: Probe, files: Files) -> Iterator[str]:
     sweep = request.sweep
     if isinstance(sweep, Values):
         words = [_word(request.of, value, files, f"value_{n}") for n, value in enumerate(sweep.values, 1)]

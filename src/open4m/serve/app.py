@@ -117,6 +117,10 @@ class Service:
 
     async def _submitted(self, request: Request, frames: str = "none") -> Job:
         self.worker.check_open()  # before anything is read
+        with self.worker.coming():
+            return await self._read(request, frames)
+
+    async def _read(self, request: Request, frames: str) -> Job:
         async with self.bodies.read(request) as body:
 
             def submit() -> Job:

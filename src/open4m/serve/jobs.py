@@ -93,7 +93,7 @@ class Job:
         self.state: State = "queued"
         self.place = 0
         self.stop: Literal["", "cancelled", "late"] = ""
-        self.began = self.ended = 0.0
+        self.submitted, self.began, self.ended = time.monotonic(), 0.0, 0.0
         self.error: Refused | None = None
         self.outcome: Outcome | None = None
         self.collected = False

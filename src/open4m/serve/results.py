@@ -163,7 +163,7 @@ class Results:
                 for path in sorted(Path(folder).iterdir()):
                     archive.write(path, path.name)
                 command = command_of(request)
-                for name, data in ({} if command is None else command.files).items():
+                for name, data in ({} if command is None else command.files()).items():
                     archive.writestr(name, data)
         return buffer.getvalue()
 

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,9 @@ log = logging.getLogger("open4m")
 GATHER_SHARE, GATHER_SECONDS = 0.05, 0.25
 """How long the worker waits for those it has just answered to come back, as a part of the last batch's time, and at
 most: users who come at once stay in one batch."""
+
+COMING_SECONDS = 0.1
+"""How long a job waits at most for requests that are just being read, to be made with them."""
 
 LANES = 2
 """Batches of unlike jobs that are made at a time, in turns, a pass of each: a short job does not wait for a long one.
@@ -88,6 +92,7 @@ class Worker:
         self._ends = False
         self._seconds = ABOUT_A_JOB  # of a job, on average
         self._expected: dict[str, tuple[int, float]] = {}  # by kind, how many come back, and until when
+        self._coming = 0
         self._fingerprints: dict[bool, str] = {}
         self._turns = Turns()
         lanes = [self._first_lane, *[self._lane] * (LANES - 1)]
@@ -131,6 +136,18 @@ class Worker:
             own = self.model.fingerprint
             self._fingerprints[upscale] = f"{own} {self.model.upscaler.fingerprint}" if upscale else own
         return self._fingerprints[upscale]
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """While this lasts, one more request is being read: jobs that were submitted just before wait for it."""
+        with self._condition:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._coming -= 1
+                self._condition.notify_all()
 
     def submit(self, request: Request, frames: str = "none", size: int = 0) -> Job:
         """A new job. ``size``: the bytes of the request. Raises :class:`Refused` if there is no room for it."""
@@ -278,17 +295,21 @@ class Worker:
                 if first is None:
                     self._condition.wait(timeout=self.limits.kept_seconds)
                     self._forget_old()
-                elif (left := self._patience(first.kind)) > 0:
+                elif (left := self._patience(first)) > 0:
                     self._condition.wait(left)
                 else:
                     return self._taken(first)
             return None
 
-    def _patience(self, kind: str | None) -> float:
-        """For how many seconds others of a kind are awaited, who were answered a moment ago."""
-        expected, end = self._expected.get(kind, (0, 0.0))
-        are_there = sum(job.kind == kind for job in self._waiting) >= expected
-        return 0.0 if expected < 2 or are_there else end - time.monotonic()
+    def _patience(self, first: Job) -> float:
+        """For how many seconds a job waits for others of its kind: those whose requests are being read, and those who
+        were answered a moment ago."""
+        if first.kind is None:
+            return 0.0
+        now, (expected, end) = time.monotonic(), self._expected.get(first.kind, (0, 0.0))
+        are_there = sum(job.kind == first.kind for job in self._waiting) >= expected
+        for_others = first.submitted + COMING_SECONDS - now if self._coming else 0.0
+        return max(for_others, 0.0 if expected < 2 or are_there else end - now)
 
     def _taken(self, first: Job) -> list[Job]:
         """A job and all others that wait and fit into its batch, which are running from now on."""
