@@ -45,7 +45,7 @@ LAYERS = [
     ["reproduce", "super_resolution"],
     ["configs"],
     ["add_modality"],
-    ["studio"],
+    ["studio", "serve"],
     ["cli", "__main__"],
 ]
 FILES = sorted(

@@ -23,6 +23,7 @@ from open4m.nn.unet import UNetConfig
 from open4m.nn.vit import ViTConfig
 from open4m.ranges import Range, Size, check_ranges
 from open4m.reproduce import LineConfig
+from open4m.serve.limits import Limits
 from open4m.store.tokens import TokenHeader
 from open4m.tokenizers.config import TokenizerConfig
 from open4m.tokenizers.text import Settings
@@ -31,7 +32,7 @@ from open4m.train.recipes.pretrain import PretrainConfig
 from open4m.train.recipes.tokenizer import TokenizerRun
 from open4m.types import Open4MError
 
-ROOTS = (LineConfig, PretrainConfig, TokenizerRun, FourMConfig, TokenizerConfig, TokenHeader, Settings, Options)
+ROOTS = (LineConfig, PretrainConfig, TokenizerRun, FourMConfig, TokenizerConfig, TokenHeader, Settings, Options, Limits)
 """What is read from files and from the command line; all other configurations are parts of these."""
 
 WITHOUT = {"palette"}

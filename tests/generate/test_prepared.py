@@ -109,3 +109,41 @@ def test_eight_bits_are_near_the_weights_that_they_are_made_from(model):
     engine.precision = "int8"
     rounded = engine.run(Canvas(CONFIG, 1), plan, [0]).records["rgb"].log_probability
     assert 0 < (exact - rounded).abs().max() < 0.1
+
+
+def test_a_steady_model_gives_each_sample_the_same_bits_in_any_batch():
+    """Also beyond the rows that one block of a product has: log-probabilities are equal, not close."""
+    specs = (
+        ModalitySpec(key="rgb_pixels", family="pixels", grid=(4, 4), patch_size=4, channels=3),
+        ModalitySpec(key="rgb", family="grid", vocab_size=30, grid=(6, 6)),
+        ModalitySpec(key="caption", family="sequence", vocab_size=20, max_length=9),
+    )
+    config = FourMConfig(modalities=specs, dim=32, encoder_depth=2, decoder_depth=2, heads=2)
+    whole = FourMTransformer(config).initialize(torch.Generator().manual_seed(0)).eval()
+    engine = Engine(whole, START, (EOS,), EOS)
+    plan = [Step(target="rgb", steps=3, guidance=2.0), Step(target="caption", scheme="left_to_right", steps=0)]
+    pictures = torch.randn(9, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def made(rows):
+        canvas = Canvas(config, len(rows))
+        canvas.start("rgb_pixels")
+        for place, row in enumerate(rows):
+            canvas.put("rgb_pixels", place, pictures[row])
+        engine.run(canvas, plan, rows)
+        return canvas.records
+
+    together = made([*range(9)])
+    assert engine.steady == Prepared(whole, "exact").steady
+    for row in range(9):
+        alone = made([row])
+        for key, record in alone.items():
+            same = torch.equal(record.log_probability[0].nan_to_num(), together[key].log_probability[row].nan_to_num())
+            assert same or not engine.steady
+
+
+def test_what_is_not_computed_by_packed_layers_is_not_called_steady(model):
+    assert not Prepared(copy.deepcopy(model).bfloat16(), "exact").steady
+    assert not Prepared(model, "int8").steady
+    watched = copy.deepcopy(model)
+    watched.decoder[0].register_forward_hook(lambda *_: None)
+    assert not Prepared(watched, "exact").steady

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from open4m.nn.attention import FusedLinear
-from open4m.nn.packed import FEW, PackedLinear, packed, padded
+from open4m.nn.packed import BLOCKS, FEW, PackedLinear, is_steady, packed, padded, sizes, usual_blocks
 from open4m.types import Open4MError
 
 TOLERANCE = {"exact": 1e-6, "int8": 0.03}  # relative to the largest output
@@ -13,7 +13,7 @@ TOLERANCE = {"exact": 1e-6, "int8": 0.03}  # relative to the largest output
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [0, 1, 2, 3, 8, 9, 64, 65, 70])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 8, 9, 64, 65, 70, 300])
 def test_a_packed_layer_computes_what_the_layer_does(precision, bias, rows):
     torch.manual_seed(rows)
     layer = nn.Linear(48, 40, bias=bias)
@@ -53,3 +53,41 @@ def test_few_numbers_of_rows_are_computed():
     """Each one takes memory for good."""
     assert {padded(rows) for rows in range(1, FEW + 1)} == {*range(1, 9), *range(16, FEW + 1, 8)}
     assert all(padded(rows) >= rows for rows in range(FEW + 1))
+
+
+def test_many_rows_are_computed_in_blocks_of_few_sizes():
+    for rows in (65, 128, 129, 300, 2048, 5000):
+        found = sizes(rows)
+        assert sum(found) == rows
+        assert {*found[:-1]} <= {*BLOCKS, FEW}
+        assert found[-1] in BLOCKS or found[-1] <= FEW
+
+
+def test_a_row_alone_is_computed_as_two_where_its_sum_would_have_another_order():
+    assert padded(1, 1024) == 1
+    assert padded(1, 1025) == 2
+
+
+@pytest.mark.parametrize(("width", "outputs"), [(48, 40), (683, 64), (2048, 32)])
+def test_a_row_has_the_same_bits_whatever_is_computed_with_it(width, outputs):
+    """What is_steady says of this machine is what layers do, at every number of rows, and at other places."""
+    torch.manual_seed(0)
+    layer = PackedLinear(torch.randn(outputs, width), torch.randn(outputs))
+    x = torch.randn(1500, width)
+    whole = layer(x)
+    same = [
+        torch.equal(layer(x[:n]), whole[:n]) for n in (*range(1, 70), 127, 129, 200, 255, 257, 300, 513, 1023, 1400)
+    ]
+    assert all(same) or not is_steady(width, outputs, torch.get_num_threads())
+    middle = torch.equal(layer(x[700:703]), whole[700:703])
+    assert middle or not is_steady(width, outputs, torch.get_num_threads())
+
+
+def test_the_usual_product_is_taken_only_where_it_has_the_bits_of_the_packed_one(monkeypatch):
+    from open4m.nn import packed as module
+
+    usual_blocks.cache_clear()
+    monkeypatch.setattr(module.F, "linear", lambda x, weight, bias=None: x @ weight.T + (1e-7 if len(x) == 256 else 0))
+    assert 256 not in usual_blocks(32, 16, torch.get_num_threads())
+    assert usual_blocks(1000, 16, torch.get_num_threads()) == frozenset()
+    usual_blocks.cache_clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,16 +100,23 @@ def overview(
 
 
 def pictures(
-    model: FourMBase, key: str, values: Sequence[Any], photos: Sequence[Image.Image | None] = (), size: int = TILE
+    model: FourMBase,
+    key: str,
+    values: Sequence[Any],
+    photos: Sequence[Image.Image | None] = (),
+    size: int = TILE,
+    only: Collection[int] | None = None,
 ) -> tuple[list[Image.Image], Image.Image | None]:
     """Pictures of one modality's values in one style, and its legend, if it needs one. ``photos``: pictures of the
-    images that the values belong to, for what is drawn over them."""
+    images that the values belong to, for what is drawn over them. ``only``: the numbers of the values that are drawn,
+    by default all."""
     modality = modalities.get(key)
     config = model.grids[key].config if key in model.grids else None
     about = (config.class_names, config.palette) if config and config.class_names else ()
     style = modality.style(values, *about)
     drawn = []
-    for value, photo in itertools.zip_longest(values, photos[: len(values)]):
+    pairs = itertools.zip_longest(values, photos[: len(values)])
+    for value, photo in (pair for number, pair in enumerate(pairs) if only is None or number in only):
         over = None if photo is None else modality.drawn_over(value, photo)
         drawn.append(over or (modality.render(value, size) if style is None else modality.render(value, size, style)))
     unitless = config is not None and config.standardize

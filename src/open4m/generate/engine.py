@@ -103,6 +103,17 @@ class Engine:
     def device(self) -> torch.device:
         return self.model.embeddings.mask_token.device
 
+    @property
+    def steady(self) -> bool:
+        """Whether a sample's results have the same bits alone and in any batch (:attr:`Prepared.steady`)."""
+        return self._prepare().steady
+
+    def _prepare(self) -> Prepared:
+        """The model as its passes use it, made anew if its weights or the precision changed."""
+        if self._prepared is None or not self._prepared.is_of(self.precision):
+            self._prepared = Prepared(self.model, self.precision)
+        return self._prepared
+
     def run(
         self,
         canvas: Canvas,
@@ -140,8 +151,7 @@ class Engine:
         for step in plan:
             if holding := [name for name, other in conditions.items() if step.target in other.present]:
                 raise Open4MError(f"{step.target} is a target, so the condition {holding[0]} cannot hold it")
-        if self._prepared is None or not self._prepared.is_of(self.precision):
-            self._prepared = Prepared(self.model, self.precision)
+        self._prepare()
         draws, free = Draws(seeds), []
         for place, step in enumerate(plan):
             coming = [later.target for later in plan[place:] if later.announced]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from open4m.generate import index, outputs, record, verbs
 from open4m.generate.drawing import Outcome
 from open4m.generate.pipeline import FourM
 from open4m.generate.request import Generate, Request
-from open4m.generate.results import Generation
+from open4m.generate.together import together
 from open4m.modalities.frames import frame_of
 from open4m.modalities.given import read_file
 from open4m.types import Open4MError, Value
@@ -139,12 +139,12 @@ class FolderJob:
                 readable.append((path, self._of(image)))
             except Open4MError as error:
                 failed.append(f"{path}: {error}")
-        made = _each(model, [request for _, request in readable])
-        for (path, request), results in zip(readable, made, strict=True):
-            if isinstance(results, Open4MError):
-                failed.append(f"{path}: {results}")
+        made = together(model, [request for _, request in readable]) if readable else []
+        for (path, request), outcome in zip(readable, made, strict=True):
+            if isinstance(outcome, Open4MError):
+                failed.append(f"{path}: {outcome}")
                 continue
-            outcome, folder = request.outcome(results), self.folder(path)
+            folder = self.folder(path)
             try:
                 files.write_folder(folder, lambda whole, r=request, o=outcome: _fill(model, r, o, whole))
             except Open4MError as error:
@@ -152,22 +152,6 @@ class FolderJob:
                     failed.append(str(error))
                 continue
             yield str(folder)
-
-
-def _each(model: FourM, requests: Sequence[Generate]) -> list[list[Generation] | Open4MError]:
-    """The results of each request, all in one batch, or why it has none: what one cannot do, the others can."""
-    if not requests:
-        return []
-    samples = requests[0].samples
-    how: Mapping[str, Any] = requests[0].settings(model, requests[0].given)
-    seeds = [requests[0].seed + n for n in range(samples)] * len(requests)
-    inputs = [request.given for request in requests]
-    try:
-        results = model.generate(inputs, requests[0].targets, samples=samples, **{**how, "seed": seeds})
-    except Open4MError as error:
-        return [error] if len(requests) == 1 else [_each(model, [request])[0] for request in requests]
-    each = 1 if requests[0].merge else samples
-    return [results[n : n + each] for n in range(0, len(results), each)]
 
 
 def _fill(model: FourM, request: Generate, outcome: Outcome, folder: Path) -> None:

@@ -222,7 +222,7 @@ def make(
         if isinstance(target, Step):
             plan.append(target)
             continue
-        spec, step = config.spec(target), _default(target)
+        spec, step = config.spec(target), default(target)
         step = replace(step, steps=1) if _in_one_pass(spec) else step
         own_defaults = (defaults or {}).get(target, {})
         check_fields(own_defaults)
@@ -233,7 +233,7 @@ def make(
     return plan
 
 
-def _default(target: str) -> Step:
+def default(target: str) -> Step:
     """How a modality is generated if nothing is said."""
     own = modalities.get(target).generation
     return Step(
@@ -261,7 +261,7 @@ def check_options(targets: Sequence[str], options: Mapping[str, Any]) -> None:
         if family.has_vocabulary:
             other = SEQUENCE_OPTIONS if family.has_codebook else ()
             fit = {n: v for n, v in shared.items() if (n not in other if other else _fits_sequence(n, v))}
-            replace(_default(target), **{**fit, **own})
+            replace(default(target), **{**fit, **own})
 
 
 def fitting(config: FourMConfig, targets: Targets, options: Mapping[str, Any]) -> dict[str, Any]:

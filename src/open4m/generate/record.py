@@ -52,7 +52,16 @@ class Record:
 
 def write(folder: Path, model: FourM, request: Request, results: Sequence[Generation]) -> Path:
     """Write ``result.json`` and the arrays beside it. ``request.model`` should be a name that loads ``model`` again."""
-    content = {
+    text = json.dumps(written(model, request, results, folder), allow_nan=False)
+    files.write_text(folder / NAME, text + "\n")
+    return folder / NAME
+
+
+def written(
+    model: FourM, request: Request, results: Sequence[Generation], folder: Path | None = None
+) -> dict[str, Any]:
+    """The content of ``result.json`` as plain JSON; arrays are files in ``folder``, or base64 if that is None."""
+    return {
         "format": FORMAT,
         "made_with": {"open4m": __version__, "torch": torch.__version__, "device": str(model.device)},
         "request": request.pinned(model).to_json(folder),
@@ -65,14 +74,12 @@ def write(folder: Path, model: FourM, request: Request, results: Sequence[Genera
                 "given": values.VALUES.encode(result.given, folder),
                 "conditions": values.CONDITIONS.encode(result.conditions, folder),
                 "tokens": {key: tokens.tolist() for key, tokens in result.tokens.items()},
-                "log_probability": {key: _rounded(numbers) for key, numbers in result.log_probability.items()},
-                "entropy": {key: _rounded(numbers) for key, numbers in result.entropy.items()},
+                "log_probability": {key: rounded(numbers) for key, numbers in result.log_probability.items()},
+                "entropy": {key: rounded(numbers) for key, numbers in result.entropy.items()},
             }
             for result in results
         ],
     }
-    files.write_text(folder / NAME, json.dumps(content, allow_nan=False) + "\n")
-    return folder / NAME
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def differences(record: Record, again: Sequence[Generation]) -> list[str]:
     return found
 
 
-def _rounded(numbers: np.ndarray) -> Any:
+def rounded(numbers: np.ndarray) -> Any:
     """Nested lists of rounded numbers; None for NaN, which JSON does not have."""
-    rounded = np.round(numbers.astype(np.float64), DECIMALS)
-    return np.where(np.isfinite(rounded), rounded, None).tolist()
+    near = np.round(numbers.astype(np.float64), DECIMALS)
+    return np.where(np.isfinite(near), near, None).tolist()

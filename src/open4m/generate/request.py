@@ -23,7 +23,7 @@ from open4m.generate.masks import Masked, check_mask, fractions, opened
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import LIKELIEST
 from open4m.generate.planned import MERGED
-from open4m.generate.request_base import VERBS, Request, Watch
+from open4m.generate.request_base import VERBS, Asked, Request, Watch
 from open4m.generate.results import Generation, check_way
 from open4m.types import Open4MError, Value
 
@@ -55,11 +55,14 @@ class Generate(Request):
         return {**super().settings(model, names), "merge": self.merge}
 
     def _run(self, model: FourM, watch: Watch | None) -> Outcome:
-        how = self.settings(model, self.given)
-        return self.outcome(verbs.sampled(model, self.given, self.targets, samples=self.samples, watch=watch, **how))
+        given, how = self.asked(model)
+        return self.outcome(verbs.sampled(model, given, self.targets, samples=self.samples, watch=watch, **how))
+
+    def asked(self, model: FourM) -> Asked:
+        return Asked(self.given, self.settings(model, self.given))
 
     def outcome(self, results: Sequence[Generation]) -> Outcome:
-        """What is made of the results of this request: all of them, or the merged one of them."""
+        """All of them, or the merged one of them."""
         shown = titled(self.given, self.targets)
         return Outcome(results[0].samples, shown, merged=results[0]) if self.merge else Outcome(results, shown)
 
@@ -96,7 +99,11 @@ class _Painting(Request):
         (target,) = self.targets
         others = {name: value for name, value in self.given.items() if name != target}
         how = self.settings(model, others)
-        results = paint(model, self.given[target], where, target, others, samples=self.samples, watch=watch, **how)
+        return self.outcome(
+            paint(model, self.given[target], where, target, others, samples=self.samples, watch=watch, **how)
+        )
+
+    def outcome(self, results: Sequence[Generation]) -> Outcome:
         return Outcome(results, titled(results[0].given, self.targets))
 
 
@@ -116,6 +123,12 @@ class Inpaint(_Painting):
         extent = modalities.get(target).extent(given.value if isinstance(given, Masked) else given)
         if extent is not None:
             check_mask(self.mask, extent, target)
+
+    def asked(self, model: FourM) -> Asked:
+        (target,) = self.targets
+        verbs.side(model, target)
+        others = {name: value for name, value in self.given.items() if name != target}
+        return Asked({**others, target: Masked(self.given[target], self.mask)}, self.settings(model, others))
 
     def _run(self, model: FourM, watch: Watch | None) -> Outcome:
         return self._painted(verbs.inpaint, self.mask, model, watch)

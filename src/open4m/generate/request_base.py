@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from open4m import config as configs
 from open4m import modalities
@@ -16,7 +16,7 @@ from open4m.generate.masks import Masked
 from open4m.generate.pipeline import FourM
 from open4m.generate.plan import check_options, fitting, listed
 from open4m.generate.presets import preset_of
-from open4m.generate.results import Snapshot
+from open4m.generate.results import Generation, Snapshot
 from open4m.generate.seeds import check_seed
 from open4m.generate.upscale import is_larger
 from open4m.modalities.frames import check_fit, frame_of
@@ -34,6 +34,13 @@ MAX_DESCRIBED = 400
 """Characters of a damaged request that an error repeats."""
 
 Watch = Callable[[Snapshot], None]
+
+
+class Asked(NamedTuple):
+    """What is ``given`` to :meth:`FourM.generate`, and its options."""
+
+    given: dict[str, Any]
+    options: dict[str, Any]
 
 
 VERBS: dict[str, type[Request]] = {}
@@ -118,12 +125,27 @@ class Request:
         Raises :class:`Open4MError`, before the first pass, for what this model cannot do, and if it is not the one of
         the ``fingerprint``.
         """
+        return self._run(self.on(model), watch)
+
+    def on(self, model: FourM) -> FourM:
+        """The model, following the plans of the request. Raises :class:`Open4MError` if it is not the one of the
+        ``fingerprint``."""
         if self.fingerprint and (own := self._fingerprint(model)) != self.fingerprint:
             raise Open4MError(
                 f"another model made this: {self.model!r} with fingerprint {self.fingerprint!r}, this one has "
                 f"{own}; name that model"
             )
-        return self._run(model if self.plans is None else model.following(self.plans), watch)
+        return model if self.plans is None else model.following(self.plans)
+
+    def asked(self, model: FourM) -> Asked | None:
+        """The call of :meth:`FourM.generate` that the request is; None of a verb that first makes something else.
+
+        Raises :class:`Open4MError` for what this model cannot do."""
+        return None
+
+    def outcome(self, results: Sequence[Generation]) -> Outcome:
+        """What is made of the results of that call."""
+        raise NotImplementedError
 
     def _run(self, model: FourM, watch: Watch | None) -> Outcome:
         raise NotImplementedError
@@ -155,10 +177,10 @@ class Request:
         return f"{model.fingerprint} {model.upscaler.fingerprint}" if self.upscale else model.fingerprint
 
     # ---- as JSON
-    def to_json(self, folder: Path | None = None) -> dict[str, Any]:
-        """Plain JSON values; arrays are files in ``folder``, or base64 if that is None."""
+    def to_json(self, folder: Path | None = None, but: Container[str] = ()) -> dict[str, Any]:
+        """Plain JSON values of all fields ``but`` some; arrays are files in ``folder``, or base64 if that is None."""
         written = {"format": FORMAT, "verb": self.verb}
-        for own in fields(self):
+        for own in (own for own in fields(self) if own.name not in but):
             value, codec = getattr(self, own.name), own.metadata.get("codec")
             written[own.name] = configs.to_dict(value) if codec is None else codec.encode(value, folder)
         return written

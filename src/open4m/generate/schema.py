@@ -25,13 +25,14 @@ def schema() -> dict[str, Any]:
 
 def verb_schema(verb: str) -> dict[str, Any]:
     """The schema of a request of one verb."""
-    found = _of_class(VERBS[verb])
+    found = of_class(VERBS[verb])
     found["properties"] = {"format": {"const": FORMAT}, "verb": {"const": verb}, **found["properties"]}
     found["required"] = ["verb", *found["required"]]
     return {"description": VERBS[verb].__doc__, **found}
 
 
-def _of_class(cls: type) -> dict[str, Any]:
+def of_class(cls: type) -> dict[str, Any]:
+    """The schema of a dataclass as :func:`open4m.config.to_dict` writes it."""
     hints, fields = typing.get_type_hints(cls), dataclasses.fields(cls)
     missing = dataclasses.MISSING
     return {
@@ -58,4 +59,4 @@ def _of(hint: Any) -> dict[str, Any]:
         return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     if origin in (list, tuple):
         return {"type": "array", "items": _of(arguments[0])}
-    return _of_class(hint)
+    return of_class(hint)

@@ -139,7 +139,7 @@ def inpaint(
     what was in it.
     """
     target = target or photo()
-    _side(model, target)
+    side(model, target)
     return sampled(model, {**(given or {}), target: Masked(value, mask)}, [target], samples=samples, **options)
 
 
@@ -160,7 +160,7 @@ def outpaint(
     around the box, since a sharp edge would become part of the tokens beside it.
     """
     target = target or photo()
-    placed, outside = place(model.take(target, value), box, target, _side(model, target))
+    placed, outside = place(model.take(target, value), box, target, side(model, target))
     grid = model.config.spec(target).grid
     if unknown_cells(outside, outside.shape, grid, target).all():
         raise Open4MError(f"{target}: the box {tuple(box)} holds no whole token of {grid[0]}×{grid[1]}; make it larger")
@@ -413,7 +413,7 @@ def _find(boxes: Boxes, label: str) -> int:
     raise Open4MError(f"{len(places)} boxes are called {name!r}, expected one (there are: {known}){several}")
 
 
-def _side(model: FourM, target: str) -> int:
+def side(model: FourM, target: str) -> int:
     """The side in pixels of a generated image or map. Raises :class:`Open4MError` for a target that is neither."""
     model.config.index(target)  # raises for an unknown name
     maps = [

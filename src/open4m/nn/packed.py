@@ -3,6 +3,9 @@
 The product of a few tokens with a weight matrix takes as long as reading the matrix. PyTorch's usual product takes two
 to five times that for 2 to 16 rows on some CPUs; oneDNN's on weights that are laid out for it does not. In 8 bits there
 is a quarter to read. Both are PyTorch's own kernels (``docs/generation.md`` has what they give).
+
+A row's product is the same to the bit whatever other rows are computed with it, which PyTorch's usual product does not
+promise: so a sample is the same alone and in any batch. :func:`is_steady` says whether this machine's kernels keep it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Collection
+from functools import cache
 from typing import Literal
 
 import torch
@@ -29,6 +33,15 @@ _ENGINES = torch.backends.quantized.supported_engines
 FEW = 64
 """Rows up to which a product with packed weights is the faster one."""
 
+BLOCKS = (1024, 512, 256, 128)
+"""Rows of the products that more rows than :data:`FEW` are computed in."""
+
+NARROW = 512
+"""Inputs up to which the usual product of a block may be the faster one."""
+
+LONG = 1024
+"""Inputs above which oneDNN adds up a row alone in another order than one of several."""
+
 
 class PackedLinear(nn.Module):
     """A linear layer (..., in) → (..., out) whose weights are packed; without gradients."""
@@ -43,17 +56,33 @@ class PackedLinear(nn.Module):
         else:
             self._laid_out = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous())
 
+    @property
+    def weight(self) -> Tensor:
+        """The matrix (out, in) as it was before it was packed."""
+        return self._weight
+
     def product(self, x: Tensor) -> Tensor:
         """The product of all parts, (..., out)."""
-        rows = x.numel() // x.shape[-1]
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
         if self._eight is not None:
             return self._rounded(x, rows)
         if rows > FEW:
-            return F.linear(x, self._weight, self._bias)
-        if more := padded(rows) - rows:
-            y = self._few(F.pad(x.reshape(rows, x.shape[-1]), (0, 0, 0, more)))
-            return y[:rows].reshape(*x.shape[:-1], y.shape[-1])
-        return self._few(x)
+            blocks = x.reshape(rows, width).split(sizes(rows))
+            return torch.cat([self._block(block) for block in blocks]).reshape(*x.shape[:-1], -1)
+        return (
+            self._block(x)
+            if rows == padded(rows, width)
+            else self._block(x.reshape(rows, width)).view(*x.shape[:-1], -1)
+        )
+
+    def _block(self, x: Tensor) -> Tensor:
+        """The product of a block of rows."""
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        if rows in BLOCKS:
+            usual = rows in usual_blocks(width, len(self._weight), torch.get_num_threads())
+            return F.linear(x, self._weight, self._bias) if usual else self._few(x)
+        more = padded(rows, width) - rows
+        return self._few(F.pad(x, (0, 0, 0, more)))[:rows] if more else self._few(x)
 
     def _rounded(self, x: Tensor, rows: int) -> Tensor:
         """The product in 8 bits, for which rows are rounded with one scale for all: each is divided by its own."""
@@ -72,10 +101,48 @@ class PackedLinear(nn.Module):
         return y if self.parts == 1 else y.chunk(self.parts, -1)
 
 
-def padded(rows: int) -> int:
-    """How many rows are computed for so many. A kernel is made for each number of rows that occurs, and kept, so that
-    a multiple of 8 is computed instead where that costs little."""
-    return rows if rows <= 8 else -(-rows // 8) * 8
+def padded(rows: int, width: int = 0) -> int:
+    """How many rows of so many inputs are computed for so few. A kernel is made for each number of rows that occurs,
+    and kept, so that a multiple of 8 is computed instead where that costs little."""
+    return (2 if rows == 1 and width > LONG else rows) if rows <= 8 else -(-rows // 8) * 8
+
+
+def sizes(rows: int) -> list[int]:
+    """The blocks in which many rows are computed, so that few kernels are made."""
+    found = []
+    for block in BLOCKS:
+        found += [block] * (rows // block)
+        rows %= block
+    found += [FEW] * (rows // FEW)
+    return [*found, rows % FEW] if rows % FEW else found
+
+
+@cache
+def usual_blocks(width: int, outputs: int, threads: int) -> frozenset[int]:
+    """The :data:`BLOCKS` for which the usual product of a matrix (outputs, width) gives the bits of the packed one.
+
+    It is the faster one of narrow matrices. ``threads``: of PyTorch now, since they decide which kernel is used.
+    """
+    if width > NARROW:
+        return frozenset()
+    x, weight, expected = _trial(width, outputs)
+    return frozenset(n for n in BLOCKS if torch.equal(F.linear(x[:n], weight), expected[:n]))
+
+
+@cache
+def is_steady(width: int, outputs: int, threads: int) -> bool:
+    """Whether the products of a packed matrix (outputs, width) with a row have the same bits in a block of any size."""
+    x, weight, expected = _trial(width, outputs)
+    layer = PackedLinear(weight)
+    few = {padded(rows, width) for rows in range(1, FEW + 1)}
+    return all(torch.equal(layer._few(x[:n]), expected[:n]) for n in (*few, *BLOCKS))
+
+
+def _trial(width: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, a matrix, and their packed product."""
+    generator = torch.Generator().manual_seed(width)
+    x, weight = (torch.randn(n, width, generator=generator) for n in (max(BLOCKS), outputs))
+    return x, weight, PackedLinear(weight)._few(x)
 
 
 def _eight_bits(weight: Tensor):

@@ -1,0 +1,142 @@
+"""What clients are told of the model is true of it; scenes and files become values."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import picture
+
+from open4m import FourM
+from open4m.datasets.scenes import Scenes
+from open4m.generate import values
+from open4m.modalities.codecs import encode_png, write_array
+from open4m.serve import about, answers
+from open4m.serve.limits import Limits, Refused
+from open4m.types import Open4MError
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return FourM.from_pretrained("scenes")
+
+
+def by_name(found):
+    return {modality.name: modality for modality in found.modalities}
+
+
+def test_what_is_said_of_a_model_can_be_asked_for(model):
+    found = about.model(model, "f" * 16, Limits(samples=3))
+    own = by_name(found)
+    assert own.keys() == {"rgb", "depth", "semseg", "normals", "caption", "boxes"}
+    assert not own["normals"].can_be_given
+    assert not own["normals"].can_be_masked
+    for name, modality in own.items():
+        if modality.can_be_made:
+            given = {source: VALUE[source] for source in ("caption", "depth") if source != name}
+            model.generate(given, name)
+    assert (own["depth"].grid, own["depth"].pixels, own["depth"].vocabulary) == ([4, 4], 32, 9)
+    assert [one.name for one in own["semseg"].classes] == ["floor", "cube", "ball"]
+    assert own["caption"].is_text
+    assert own["boxes"].has_positions
+    assert found.limits.samples == 3
+    assert (found.knows_scenes, found.upscales) == (False, [])
+    assert found.roles["photo"] == "rgb"
+
+
+VALUE = {"caption": "a ball", "depth": np.ones((32, 32), dtype=np.float32)}
+
+
+def test_the_colors_of_classes_are_those_of_pictures(scenes):
+    found = by_name(about.model(scenes, "", Limits()))["semseg"]
+    classes = np.arange(len(found.classes), dtype=np.uint8)[None].repeat(2, 0)
+    drawn = np.asarray(Image.open(io.BytesIO(_data(about.drawn(scenes, "semseg", classes).picture))).convert("RGB"))
+    width = drawn.shape[1] // len(found.classes)
+    for one in found.classes:
+        assert drawn[len(drawn) // 2, one.id * width + width // 2].tolist() == one.color
+
+
+def _data(url):
+    return base64.b64decode(url.partition(",")[2])
+
+
+def test_what_the_shipped_model_says_of_itself(scenes):
+    found = about.model(scenes, scenes.fingerprint, Limits())
+    assert found.knows_scenes
+    assert "caption → semseg → clip → rgb" in found.plans
+    own = by_name(found)
+    assert own["rgb"].can_be_given
+    assert own["rgb"].grid == [16, 16]
+    assert "rgb_pixels" not in own
+    assert "rgb" in own["depth"].made_from
+    assert {one.name for one in own["boxes"].classes} >= {"cone", "sphere"}
+
+
+def test_a_scene_is_that_of_its_seed_with_exact_labels(scenes):
+    found, expected = about.scene(scenes, 5), Scenes("test", resolution=128)[5]
+    assert found.values.keys() == expected.keys()
+    assert np.array_equal(np.asarray(values.decode(found.values["rgb"].value, "")), expected["rgb"])
+    assert np.array_equal(values.decode(found.values["depth"].value, ""), expected["depth"])
+    assert found.values["caption"].summary == expected["caption"]
+    assert found.values["rgb"].picture.startswith("data:image/png;base64,")
+
+
+def test_a_model_of_other_data_has_no_scenes(model, scenes):
+    with pytest.raises(Refused, match="no model of rendered scenes"):
+        about.scene(model, 0)
+    with pytest.raises(Refused, match="seed"):
+        about.scene(scenes, 1 << 31)
+
+
+def file(modality, data, **more):
+    return answers.File(modality=modality, base64=base64.b64encode(data).decode(), **more)
+
+
+def test_files_become_values_in_the_form_that_is_said(model):
+    depth = (np.arange(12, dtype=np.uint16).reshape(3, 4) + 1) * 100
+    found = about.value(model, file("depth", encode_png(depth), form="millimeters"))
+    assert np.allclose(values.decode(found.value, ""), depth / 1000)
+    assert (found.height, found.width) == (3, 4)
+    assert Image.open(io.BytesIO(_data(found.picture))).size == (256, 192)
+    array = np.full((4, 4), 2.0, dtype=np.float32)
+    assert np.array_equal(values.decode(about.value(model, file("depth", write_array(array))).value, ""), array)
+
+
+def test_a_photo_that_lies_on_its_side_is_turned_and_made_smaller(model):
+    pixels = np.zeros((40, 80, 3), dtype=np.uint8)
+    pixels[:, :40] = 255
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned
+    image.save(buffer, "JPEG", exif=exif)
+    found = about.value(model, file("rgb", buffer.getvalue(), size=20))
+    assert (found.height, found.width) == (20, 10)
+    value = np.asarray(values.decode(found.value, ""))
+    assert value[:8].mean() > 200 > 50 > value[-8:].mean()
+
+
+def test_any_value_has_a_picture(model):
+    found = about.value(model, answers.File(modality="boxes", value={"objects": [{"box": [0, 0, 1, 1], "label": "a"}]}))
+    assert found.summary == "1 box"
+    part = {"value": picture(), "mask": {"cells": [0]}}
+    assert about.value(model, answers.File(modality="rgb", value=part)).value["mask"] == {"cells": [0]}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"modality": "rgb"},
+        {"modality": "rgb", "base64": "AAAA", "value": {"text": "a"}},
+        {"modality": "rgb", "base64": "no base64"},
+        {"modality": "rgb", "base64": "AAAA"},
+        {"modality": "nothing", "base64": "AAAA"},
+        {"modality": "rgb", "value": {"file": "/etc/passwd"}},
+        {"modality": "rgb", "value": {"data": "/etc/passwd"}},
+        {"modality": "depth", "base64": base64.b64encode(encode_png(np.ones((3, 3), np.uint8))).decode(), "form": "no"},
+        {"modality": "rgb", "size": 3, **picture()},
+    ],
+)
+def test_what_is_no_value_is_refused(model, asked):
+    with pytest.raises(Open4MError):
+        about.value(model, answers.File(**asked))
