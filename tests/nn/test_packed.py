@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from open4m.nn import packed as module
 from open4m.nn.attention import FusedLinear
-from open4m.nn.packed import BLOCKS, FEW, PackedLinear, is_steady, packed, padded, sizes, usual_blocks
+from open4m.nn.packed import BLOCKS, FEW, PackedLinear, is_steady, is_usual, packed, padded
 from open4m.types import Open4MError
 
 TOLERANCE = {"exact": 1e-6, "int8": 0.03}  # relative to the largest output
@@ -55,12 +56,17 @@ def test_few_numbers_of_rows_are_computed():
     assert all(padded(rows) >= rows for rows in range(FEW + 1))
 
 
-def test_many_rows_are_computed_in_blocks_of_few_sizes():
-    for rows in (65, 128, 129, 300, 2048, 5000):
-        found = sizes(rows)
-        assert sum(found) == rows
-        assert {*found[:-1]} <= {*BLOCKS, FEW}
-        assert found[-1] in BLOCKS or found[-1] <= FEW
+@pytest.mark.parametrize("width", [48, 683])
+def test_many_rows_are_computed_in_blocks_of_few_sizes(width, monkeypatch):
+    layer, seen = PackedLinear(torch.randn(40, width)), set()
+    few, usual = layer._few, module.usual_product
+    monkeypatch.setattr(layer, "_few", lambda x: seen.add(len(x)) or few(x))
+    monkeypatch.setattr(module, "usual_product", lambda x, *rest: seen.add(len(x)) or usual(x, *rest))
+    for rows in (*range(65, 200, 7), 300, 2048, 5000):
+        x = torch.randn(rows, width)
+        torch.testing.assert_close(layer(x), x @ layer.weight.T, atol=1e-3, rtol=0)
+    assert all(count in BLOCKS or count <= FEW or count % module.STEP == 0 for count in seen)
+    assert len(seen) < 45
 
 
 def test_a_row_alone_is_computed_as_two_where_its_sum_would_have_another_order():
@@ -84,10 +90,18 @@ def test_a_row_has_the_same_bits_whatever_is_computed_with_it(width, outputs):
 
 
 def test_the_usual_product_is_taken_only_where_it_has_the_bits_of_the_packed_one(monkeypatch):
-    from open4m.nn import packed as module
+    usual, threads = module.usual_product, torch.get_num_threads()
 
-    usual_blocks.cache_clear()
-    monkeypatch.setattr(module.F, "linear", lambda x, weight, bias=None: x @ weight.T + (1e-7 if len(x) == 256 else 0))
-    assert 256 not in usual_blocks(32, 16, torch.get_num_threads())
-    assert usual_blocks(1000, 16, torch.get_num_threads()) == frozenset()
-    usual_blocks.cache_clear()
+    def wrong(x, weight, bias, out):
+        usual(x, weight, bias, out)
+        out += 1e-3 if len(x) == 256 else 0
+
+    is_usual.cache_clear()
+    layer, x = PackedLinear(torch.randn(16, 32)), torch.randn(256, 32)
+    right = layer(x)
+    is_usual.cache_clear()
+    monkeypatch.setattr(module, "usual_product", wrong)
+    assert not is_usual(32, 16, 256, threads)
+    assert not is_usual(1000, 16, 128, threads)
+    assert torch.equal(layer(x), right) or not is_steady(32, 16, threads)
+    is_usual.cache_clear()

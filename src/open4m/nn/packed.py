@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Collection
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import torch
@@ -33,11 +33,14 @@ _ENGINES = torch.backends.quantized.supported_engines
 FEW = 64
 """Rows up to which a product with packed weights is the faster one."""
 
-BLOCKS = (1024, 512, 256, 128)
+BLOCKS = (512, 256, 128)
 """Rows of the products that more rows than :data:`FEW` are computed in."""
 
-NARROW = 512
-"""Inputs up to which the usual product of a block may be the faster one."""
+NARROW = 384
+"""Inputs up to which the usual product adds up a row at once, so that it may have the same bits: it is faster there."""
+
+STEP = 16
+"""Rows of such a usual product are a multiple of it, so that few numbers of rows have to be compared."""
 
 LONG = 1024
 """Inputs above which oneDNN adds up a row alone in another order than one of several."""
@@ -67,22 +70,29 @@ class PackedLinear(nn.Module):
         if self._eight is not None:
             return self._rounded(x, rows)
         if rows > FEW:
-            blocks = x.reshape(rows, width).split(sizes(rows))
-            return torch.cat([self._block(block) for block in blocks]).reshape(*x.shape[:-1], -1)
-        return (
-            self._block(x)
-            if rows == padded(rows, width)
-            else self._block(x.reshape(rows, width)).view(*x.shape[:-1], -1)
-        )
-
-    def _block(self, x: Tensor) -> Tensor:
-        """The product of a block of rows."""
-        rows, width = x.numel() // x.shape[-1], x.shape[-1]
-        if rows in BLOCKS:
-            usual = rows in usual_blocks(width, len(self._weight), torch.get_num_threads())
-            return F.linear(x, self._weight, self._bias) if usual else self._few(x)
+            return self._in_blocks(x.reshape(rows, width)).view(*x.shape[:-1], -1)
         more = padded(rows, width) - rows
-        return self._few(F.pad(x, (0, 0, 0, more)))[:rows] if more else self._few(x)
+        if not more:
+            return self._few(x)
+        return self._few(F.pad(x.reshape(rows, width), (0, 0, 0, more)))[:rows].reshape(*x.shape[:-1], -1)
+
+    def _in_blocks(self, x: Tensor) -> Tensor:
+        """The product (rows, out) of many rows, in blocks that are written into their places."""
+        (rows, width), outputs = x.shape, len(self._weight)
+        y, first = x.new_empty(_up(rows), outputs), 0
+        while first < rows:
+            count = min(rows - first, BLOCKS[0])
+            if count > FEW and is_usual(width, outputs, _up(count), torch.get_num_threads()):
+                block = x[first : first + count]
+                if more := _up(count) - count:
+                    block = F.pad(block, (0, 0, 0, more))
+                usual_product(block, self._weight, self._bias, y[first : first + len(block)])
+            else:
+                count = next((size for size in BLOCKS if size <= count), min(count, FEW))
+                block = x[first : first + count]
+                y[first : first + count] = self.product(block) if count <= FEW else self._few(block)
+            first += count
+        return y[:rows]
 
     def _rounded(self, x: Tensor, rows: int) -> Tensor:
         """The product in 8 bits, for which rows are rounded with one scale for all: each is divided by its own."""
@@ -101,32 +111,36 @@ class PackedLinear(nn.Module):
         return y if self.parts == 1 else y.chunk(self.parts, -1)
 
 
+def usual_product(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """PyTorch's usual product of rows, (n, in) → (n, out)."""
+    if bias is None:
+        torch.mm(x, weight.T, out=out)
+    else:
+        torch.addmm(bias, x, weight.T, out=out)
+
+
 def padded(rows: int, width: int = 0) -> int:
     """How many rows of so many inputs are computed for so few. A kernel is made for each number of rows that occurs,
     and kept, so that a multiple of 8 is computed instead where that costs little."""
     return (2 if rows == 1 and width > LONG else rows) if rows <= 8 else -(-rows // 8) * 8
 
 
-def sizes(rows: int) -> list[int]:
-    """The blocks in which many rows are computed, so that few kernels are made."""
-    found = []
-    for block in BLOCKS:
-        found += [block] * (rows // block)
-        rows %= block
-    found += [FEW] * (rows // FEW)
-    return [*found, rows % FEW] if rows % FEW else found
+def _up(rows: int) -> int:
+    return -(-rows // STEP) * STEP
 
 
 @cache
-def usual_blocks(width: int, outputs: int, threads: int) -> frozenset[int]:
-    """The :data:`BLOCKS` for which the usual product of a matrix (outputs, width) gives the bits of the packed one.
+def is_usual(width: int, outputs: int, rows: int, threads: int) -> bool:
+    """Whether the usual product of so many rows and a narrow matrix (outputs, width) has the bits of the packed one.
 
-    It is the faster one of narrow matrices. ``threads``: of PyTorch now, since they decide which kernel is used.
+    It is the faster one there. ``threads``: of PyTorch now, since they decide which kernel is used.
     """
     if width > NARROW:
-        return frozenset()
+        return False
     x, weight, expected = _trial(width, outputs)
-    return frozenset(n for n in BLOCKS if torch.equal(F.linear(x[:n], weight), expected[:n]))
+    y = torch.empty_like(expected[:rows])
+    usual_product(x[:rows], weight, None, y)
+    return torch.equal(y, expected[:rows])
 
 
 @cache
@@ -138,6 +152,7 @@ def is_steady(width: int, outputs: int, threads: int) -> bool:
     return all(torch.equal(layer._few(x[:n]), expected[:n]) for n in (*few, *BLOCKS))
 
 
+@lru_cache(8)
 def _trial(width: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, a matrix, and their packed product."""
     generator = torch.Generator().manual_seed(width)
