@@ -11,7 +11,6 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,6 +28,9 @@ COOKIE = "open4m"
 
 OPEN = ("/health", "/ready")
 """What needs no token."""
+
+LONGEST_PATH = 1000
+"""Characters of an address without its query."""
 
 POLICY = "; ".join(
     [
@@ -58,9 +60,11 @@ class Door:
     """Lets requests in to ``app``, or says why not; what ``app`` raises becomes an answer.
 
     ``hosts``: names besides IP addresses and ``localhost`` under which the service is reached. ``token``: empty: none.
+    Raises :class:`Open4MError` for one that no client could say.
     """
 
     def __init__(self, app: App, token: str = "", hosts: Collection[str] = ()):
+        check_token(token)
         self._app, self._token = app, token
         self._hosts = {"localhost", *(name.lower() for name in hosts)}
         self._cookie = hmac.new(secrets.token_bytes(32), b"open4m", hashlib.sha256).hexdigest()
@@ -108,6 +112,8 @@ class Door:
                 "this service is not reached under that name", 403, "use its IP address, or start it with --allow-host"
             )
         path = scope["path"]
+        if len(path) > LONGEST_PATH:
+            raise Refused(f"an address of {len(path)} characters", 414, f"at most {LONGEST_PATH}")
         if not is_same_site(headers):
             raise Refused("pages of other sites may not use this service", 403)
         if path in OPEN or not self._token:
@@ -116,7 +122,9 @@ class Door:
         if path == "/" and "token" in query and _equal(query["token"][0], self._token):
             return self._let_in
         kind, _, said = headers.get("authorization", "").partition(" ")
-        if (kind.lower() == "bearer" and _equal(said.strip(), self._token)) or _equal(_cookie(headers), self._cookie):
+        if kind.lower() == "bearer" and _equal(said.strip(), self._token):
+            return None
+        if any(_equal(cookie, self._cookie) for cookie in _cookies(headers)):
             return None
         raise Refused("a token is needed", 401, "send the header Authorization: Bearer TOKEN, or open /?token=TOKEN")
 
@@ -138,21 +146,25 @@ class Door:
         await send({"type": "http.response.body", "body": b""})
 
 
+def check_token(token: str) -> None:
+    """Raise :class:`Open4MError` for a token that no header can hold as it is."""
+    if not (token.isascii() and token.isprintable() and token == token.strip()):
+        raise Open4MError("the token: expected letters, digits and signs of ASCII, without spaces at its ends")
+
+
 def is_same_site(headers: dict[str, str]) -> bool:
     """Whether a request comes from no page, or from one of this service, or is the address that a user opened."""
     site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
     if site not in ("none", "same-origin") and mode != "navigate":
         return False
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    origin, host = headers.get("origin"), headers.get("host", "").lower()
+    return origin is None or origin.lower() in (f"http://{host}", f"https://{host}")
 
 
-def _cookie(headers: dict[str, str]) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return "" if found is None else found.value
+def _cookies(headers: dict[str, str]) -> list[str]:
+    """The values under our name: browsers send the cookies of all services of a machine, of any form, to each."""
+    pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
+    return [value for name, _, value in pairs if name == COOKIE]
 
 
 def _equal(said: str, expected: str) -> bool:
