@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from serving import TEXT
+from starlette.requests import ClientDisconnect
 
 from open4m.generate.request import Request
 from open4m.serve.jobs import Job
@@ -87,7 +88,7 @@ def job():
     return Job(Request.from_json(TEXT), None)
 
 
-def streamed(own, last=0, stalled=5.0, send=None, receive=None, act=lambda: None):
+def streamed(own, last=0, send=None, receive=None, act=lambda: None):
     """What is sent of the events of a job; ``act`` happens meanwhile."""
     sent = []
 
@@ -98,7 +99,7 @@ def streamed(own, last=0, stalled=5.0, send=None, receive=None, act=lambda: None
         await asyncio.sleep(60)
 
     async def run():
-        task = asyncio.create_task(send_events(own, last, stalled, {}, receive or never, send or put))
+        task = asyncio.create_task(send_events(own, last, {}, receive or never, send or put))
         await asyncio.sleep(0.02)
         act()
         await asyncio.wait_for(task, 10)
@@ -130,15 +131,27 @@ def test_the_stream_ends_when_the_client_is_gone():
     assert own.events.listeners == set()
 
 
-def test_who_reads_nothing_is_hung_up_on():
-    async def stuck(message):
-        await asyncio.sleep(60)
-
+def test_who_says_the_number_of_no_event_sees_the_next_ones_and_the_end():
     own = job()
     own.events.add("queued", {"place": 1})
-    with pytest.raises(ConnectionAbortedError):
-        streamed(own, stalled=0.05, send=stuck)
-    assert own.events.listeners == set()
+    found = streamed(own, last=10**14, act=lambda: (own.events.add("started", {}), own.events.add("failed", {})))
+    assert found.count(b"event: ") == 2
+    assert b"event: failed" in found
+
+
+def test_who_hangs_up_before_the_body_is_here_is_no_defect():
+    async def stream():
+        yield b"{"
+        raise ClientDisconnect
+
+    async def read():
+        async with bodies.read(SimpleNamespace(headers={"content-type": "application/json"}, stream=stream)):
+            pass
+
+    bodies = Bodies(Limits(bytes=100))
+    with pytest.raises(Refused, match="hung up"):
+        asyncio.run(read())
+    assert bodies.held == 0
 
 
 def test_a_stream_without_news_says_that_it_is_alive(monkeypatch):

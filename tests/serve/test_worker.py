@@ -1,5 +1,6 @@
 """The thread that runs the model: jobs wait, are put together, stopped, bounded and forgotten."""
 
+import base64
 import threading
 import time
 
@@ -8,6 +9,7 @@ import pytest
 from serving import LONG, LONGS, TEXT, photo, wait, working
 
 from open4m.generate.request import Request
+from open4m.modalities.codecs import encode_png
 from open4m.serve import worker as module
 from open4m.serve.limits import Refused
 from open4m.types import Open4MError
@@ -115,6 +117,28 @@ def test_of_jobs_that_are_made_together_one_that_is_cancelled_costs_the_others_n
         assert tokens(jobs[seed]) == offline(model, {**document, "seed": seed})
 
 
+def test_of_jobs_that_are_made_together_one_that_is_cancelled_does_not_wait_for_the_others(busy):
+    """Its last event is told at once, is told once, and nothing comes after it."""
+    worker, first = busy
+    document = {**TEXT, "options": {"steps": 10_000}, "samples": 10}
+    jobs = [submit(worker, {**document, "seed": seed}) for seed in range(3)]
+    first.cancel(worker)
+    wait(lambda: jobs[0].state == "running")
+    worker.cancel(jobs[1])
+    wait(lambda: jobs[1].is_over)
+    assert [jobs[0].state, jobs[2].state] == ["running"] * 2
+    assert jobs[1].events.end is not None
+    worker.cancel(jobs[1])  # forgotten
+    with pytest.raises(Refused):
+        worker.find(jobs[1].id)
+    for job in (jobs[0], jobs[2]):
+        worker.cancel(job)
+    wait(lambda: worker.is_idle)
+    assert [[event.name for event in job.events.after(0)].count("cancelled") for job in jobs] == [1] * 3
+    assert jobs[1].events.after(0)[-1].name == "cancelled"
+    assert worker.status()["cancelled"] == len(first.jobs) + 3
+
+
 def test_a_job_that_takes_too_long_fails(model):
     with working(model, seconds=0.2) as worker:
         job = submit(worker, LONG)
@@ -154,6 +178,8 @@ def test_a_defect_ends_a_job_and_not_the_service(model, monkeypatch, caplog):
     [
         ({"samples": 1001}, "1001 samples", 413),
         ({"samples": 10**30}, "samples", 413),
+        ({"avoid": ["a"] * 5000}, "5000 texts to avoid", 413),  # one pass of all of them could not be stopped
+        ({"avoid": ["a"] * 9, "conditions": {f"c{n}": {"caption": {"text": "b"}} for n in range(8)}}, "17", 413),
         ({"model": "other"}, "this service has the model", 400),
         ({"fingerprint": "0" * 16}, "made this", 400),
         (
@@ -188,11 +214,15 @@ def test_a_full_queue_says_when_to_come_back(model):
 
 
 def test_the_bytes_of_what_waits_are_bounded_but_one_request_is_always_taken(model):
-    with working(model, queue_bytes=1000) as worker:
+    """Those that they need in memory: a picture of one color is a small file."""
+    gray = {"base64": base64.b64encode(encode_png(np.zeros((100, 100, 3), dtype=np.uint8))).decode()}
+    assert len(gray["base64"]) < 1000
+    with working(model, queue_bytes=29_000) as worker:
         Both(worker)
-        submit(worker, TEXT, size=5000)
+        submit(worker, {**photo(), "given": {"rgb": gray}})
         with pytest.raises(Refused, match="waiting"):
-            submit(worker, TEXT, size=1)
+            submit(worker, TEXT)
+        assert worker.status()["refused"] == 1
 
 
 def test_results_are_forgotten_by_number_bytes_and_age(model):

@@ -117,6 +117,10 @@ class Worker:
         request = Request.from_json(document)
         if (count := rows_of(request)) > self.limits.samples:
             raise too_large(f"{count} results", f"{self.limits.samples} of one request")
+        if (
+            count := len(request.avoid) + len(request.conditions)
+        ) > self.limits.conditions:  # each one more pass at once
+            raise too_large(f"{count} texts to avoid and other conditions", f"{self.limits.conditions} of one request")
         if request.model not in ("", self.model.name):
             raise Refused(
                 f"request.model: this service has the model {self.model.name}, not {shown(request.model)}",
@@ -149,13 +153,13 @@ class Worker:
                 self._coming -= 1
                 self._condition.notify_all()
 
-    def submit(self, request: Request, frames: str = "none", size: int = 0) -> Job:
-        """A new job. ``size``: the bytes of the request. Raises :class:`Refused` if there is no room for it."""
-        job = Job(request, kind(request, self.model) if self.steady else None, frames, size)
+    def submit(self, request: Request, frames: str = "none") -> Job:
+        """A new job. Raises :class:`Refused` if there is no room for it."""
+        job = Job(request, kind(request, self.model) if self.steady else None, frames)
         with self._condition:
             self.check_open()
-            if sum(other.bytes for other in self._waiting) + size > self.limits.queue_bytes and self._waiting:
-                raise self._full()
+            if sum(other.bytes for other in self._waiting) + job.bytes > self.limits.queue_bytes and self._waiting:
+                raise self._counted(self._full())
             self._waiting.append(job)
             self._known[job.id] = job
             self._tell_places()
@@ -164,15 +168,23 @@ class Worker:
 
     def check_open(self) -> None:
         """Raise :class:`Refused` while no job is taken."""
+        if (why := self.closed()) is not None:
+            raise self._counted(why)
+
+    def closed(self) -> Refused | None:
+        """Why no job is taken; None if jobs are."""
         if self.is_draining:
-            raise Refused("the service is being stopped", 503, "try again where it is started anew", 10)
+            return Refused("the service is being stopped", 503, "try again where it is started anew", 10)
         if not self.is_ready:
-            raise Refused("the service is warming up", 503, "try again in a moment", 2)
-        if len(self._waiting) >= self.limits.queue:
-            raise self._full()
+            return Refused("the service is warming up", 503, "try again in a moment", 2)
+        return self._full() if len(self._waiting) >= self.limits.queue else None
+
+    def _counted(self, why: Refused) -> Refused:
+        with self._condition:
+            self.counts["refused"] += 1
+        return why
 
     def _full(self) -> Refused:
-        self.counts["refused"] += 1
         seconds = round(min(max(1, len(self._waiting) * self._seconds / 2), AHEAD))
         return Refused(f"{len(self._waiting)} jobs are waiting", 503, f"try again in {seconds} seconds", seconds)
 
@@ -258,14 +270,14 @@ class Worker:
                 self._run(batch)
             except Exception:  # a defect ends one batch, not the service
                 log.exception("a batch of %s failed", batch[0].verb)
-                for job in batch:
+                for job in _left(batch):
                     job.error = Refused("the service failed at this request", 500, "its log has the details")
             finally:
                 self._turns.give()
             now = time.monotonic()
             with self._condition:
                 self._running = [job for job in self._running if job not in batch]
-                for job in batch:
+                for job in _left(batch):
                     self._end(job)
                 self._seconds += ((now - begin) / len(batch) - self._seconds) / 4
                 self._expected = {kind: own for kind, own in self._expected.items() if own[1] > now}
@@ -335,6 +347,7 @@ class Worker:
                     job.stop = "late"
             if all(job.stop for job in batch):
                 raise _Stopped
+            self._end_stopped(batch)
             tell(progress, rows)
             self._turns.pass_on()
 
@@ -343,15 +356,25 @@ class Worker:
         except _Stopped:
             return
         except MemoryError:
-            for job in batch:
+            for job in _left(batch):
                 job.error = Refused("not enough memory for this request", 503, "ask for fewer samples at once", 5)
             return
         tell.close()
         for job, outcome in zip(batch, made, strict=True):
+            if job.is_over:
+                continue
             if isinstance(outcome, Open4MError):
                 job.error = outcome if isinstance(outcome, Refused) else Refused(str(outcome))
             elif not job.stop:
                 job.outcome = outcome
+
+    def _end_stopped(self, batch: Sequence[Job]) -> None:
+        """End those jobs of a batch that should stop: the others go on, and nobody waits for them."""
+        if any(job.stop for job in _left(batch)):
+            with self._condition:
+                for job in (job for job in _left(batch) if job.stop):
+                    self._running.remove(job)
+                    self._end(job)
 
     def _end(self, job: Job) -> None:
         """Write down what has become of a job, and tell those who watch."""
@@ -368,19 +391,18 @@ class Worker:
             job.state = "cancelled"
             job.error = Refused(f"job {job.id} was cancelled", 409, "send the request again")
         self.counts[job.state] += 1
-        size = 0
-        if job.outcome is None:
-            job.request = None
-        else:
-            size = bytes_of(job.outcome)
         told: dict[str, Any] = {}
         if job.state == "done":
             told = {"result": f"/api/jobs/{job.id}/result", "seconds": round(job.seconds, 3)}
         elif job.state == "failed":
             told = {"error": str(job.error), "hint": job.error.hint, "status": job.error.status}
+        job.events.add(job.state, told)
+        if job.outcome is None:
+            size, job.request = job.events.bytes, None
+        else:
+            size = job.events.bytes + bytes_of(job.outcome, job.request)
         self._kept[job.id] = job, size
         self._forget_old()
-        job.events.add(job.state, told)
 
     def _forget_old(self) -> None:
         """Keep no more results, bytes and seconds than is allowed; the last one always."""
@@ -403,3 +425,8 @@ class Worker:
             if job.place != place:
                 job.place = place
                 job.events.add("queued", {"place": place})
+
+
+def _left(batch: Sequence[Job]) -> list[Job]:
+    """The jobs of a batch that are not over."""
+    return [job for job in batch if not job.is_over]
