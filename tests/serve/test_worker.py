@@ -247,6 +247,22 @@ def test_results_are_forgotten_by_number_bytes_and_age(model):
         assert worker.status()["kept"] == 0
 
 
+def test_jobs_without_a_result_take_the_place_of_none_that_has(model):
+    """Who moves a slider cancels one job after another, and comes back to an earlier picture."""
+    with working(model, kept=2) as worker:
+        job = submit(worker, TEXT)
+        wait(lambda: job.is_over)
+        Both(worker)
+        others = [submit(worker, {**TEXT, "seed": seed}) for seed in range(5)]
+        for other in others:
+            worker.cancel(other)
+        assert worker.find(job.id).result() is job.outcome
+        assert worker.find(others[4].id) is others[4]
+        with pytest.raises(Refused, match="any more"):
+            worker.find(others[2].id)
+        assert worker.status()["kept"] == 1
+
+
 def test_a_worker_that_is_drained_finishes_what_it_has_and_takes_no_more(model):
     with working(model) as worker:
         jobs = [submit(worker, photo(seed)) for seed in range(3)]

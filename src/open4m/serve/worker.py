@@ -88,7 +88,8 @@ class Worker:
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._known: dict[str, Job] = {}
-        self._kept: OrderedDict[str, tuple[Job, int]] = OrderedDict()  # those that are over, and their bytes
+        self._kept: OrderedDict[str, tuple[Job, int]] = OrderedDict()  # those that have a result, and their bytes
+        self._failed: OrderedDict[str, tuple[Job, int]] = OrderedDict()  # those that are over without one
         self._ends = False
         self._seconds = ABOUT_A_JOB  # of a job, on average
         self._expected: dict[str, tuple[int, float]] = {}  # by kind, how many come back, and until when
@@ -401,24 +402,26 @@ class Worker:
             size, job.request = job.events.bytes, None
         else:
             size = job.events.bytes + bytes_of(job.outcome, job.request)
-        self._kept[job.id] = job, size
+        (self._failed if job.outcome is None else self._kept)[job.id] = job, size
         self._forget_old()
 
     def _forget_old(self) -> None:
-        """Keep no more results, bytes and seconds than is allowed; the last one always."""
+        """Keep no more results, bytes and seconds than is allowed, the last one always; and as many jobs without one,
+        which take the place of none that has."""
         oldest = time.monotonic() - self.limits.kept_seconds
-        size = sum(size for _, size in self._kept.values())
-        while self._kept:
-            job, own = next(iter(self._kept.values()))
-            is_too_much = len(self._kept) > self.limits.kept or size > self.limits.kept_bytes
-            if not ((is_too_much and len(self._kept) > 1) or job.ended < oldest):
-                return
-            self._forget(job)
-            size -= own
+        for kept in (self._kept, self._failed):
+            size = sum(size for _, size in kept.values())
+            while kept:
+                job, own = next(iter(kept.values()))
+                is_too_much = len(kept) > self.limits.kept or size > self.limits.kept_bytes
+                if not ((is_too_much and len(kept) > 1) or job.ended < oldest):
+                    break
+                self._forget(job)
+                size -= own
 
     def _forget(self, job: Job) -> None:
-        self._kept.pop(job.id, None)
-        self._known.pop(job.id, None)
+        for kept in (self._kept, self._failed, self._known):
+            kept.pop(job.id, None)
 
     def _tell_places(self) -> None:
         for place, job in enumerate(self._waiting, 1):
