@@ -25,7 +25,7 @@ async def hello(scope, receive, send):
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-def ask(path="/", headers=None, door=None, method="GET", body=()):
+def ask(path="/", headers=None, door=None, method="GET", body=(), port=8000):
     """(status, headers, body) of an answer; ``body``: parts of the request's."""
     path, _, query = path.partition("?")
     said = {"host": URL, **(headers or {})}
@@ -34,6 +34,7 @@ def ask(path="/", headers=None, door=None, method="GET", body=()):
         "method": method,
         "path": path,
         "query_string": query.encode(),
+        "server": ("127.0.0.1", port),
         "headers": [(name.encode(), value.encode()) for name, value in said.items() if value is not None],
     }
     sent, parts = [], list(body)
@@ -113,10 +114,12 @@ def test_a_browser_gets_a_cookie_for_the_token_which_is_not_the_token():
     assert "sesame" not in cookie
     pair = cookie.partition(";")[0]
     assert ask("/api/jobs/x/events", {"cookie": f"other=1; {pair}"}, door)[0] == 200
-    for others in ('a={"x": 1, "y": [2]}; b', "ü=1", 'c="; d', "open4m=of-another-port"):  # of other programs
+    for others in ('a={"x": 1, "y": [2]}; b', "ü=1", 'c="; d', "open4m-8001=of-another-port"):  # of other programs
         assert ask("/", {"cookie": f"{others}; {pair}"}, door)[0] == 200
         assert ask("/", {"cookie": f"{pair}; {others}"}, door)[0] == 200
-    assert ask("/", {"cookie": "open4m=x"}, door)[0] == 401
+    assert ask("/", {"cookie": "open4m-8000=x"}, door)[0] == 401
+    other = ask("/?token=sesame", door=Door(hello, "sesame"), port=8001)[1]["set-cookie"]
+    assert other.partition("=")[0] != cookie.partition("=")[0]  # both services know a browser at the same time
     assert ask("/", {"cookie": pair}, Door(hello, "sesame"))[0] == 401  # one of another process
     assert ask("/?token=other", door=door)[0] == 401
     assert ask("/api/model?token=sesame", door=door)[0] == 401

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from serving import LONG, LONGS, TEXT, photo, wait, working
 
 from open4m.generate.request import Request
@@ -171,6 +172,19 @@ def test_a_defect_ends_a_job_and_not_the_service(model, monkeypatch, caplog):
         following = submit(worker, TEXT)
         wait(lambda: following.is_over)
         assert following.state == "done"
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_request_for_which_memory_is_lacking_is_no_defect(model, monkeypatch, error, caplog):
+    def large(*_):
+        raise error("tried to allocate 80 GiB")
+
+    with working(model) as worker:
+        monkeypatch.setattr(module, "together", large)
+        job = submit(worker, TEXT)
+        wait(lambda: job.is_over)
+        assert (job.state, job.error.status, job.error.retry_after) == ("failed", 503, 5)
+        assert not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ says to browsers. A layer around the endpoints, as ASGI has it, that knows no fr
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -25,6 +26,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "open4m"
+"""The cookie's name but for the port: browsers have one set of cookies for all ports of a machine."""
 
 OPEN = ("/health", "/ready")
 """What needs no token."""
@@ -120,11 +122,11 @@ class Door:
             return None
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         if path == "/" and "token" in query and _equal(query["token"][0], self._token):
-            return self._let_in
+            return functools.partial(self._let_in, _cookie_name(scope))
         kind, _, said = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and _equal(said.strip(), self._token):
             return None
-        if any(_equal(cookie, self._cookie) for cookie in _cookies(headers)):
+        if any(_equal(cookie, self._cookie) for cookie in _cookies(headers, _cookie_name(scope))):
             return None
         raise Refused("a token is needed", 401, "send the header Authorization: Bearer TOKEN, or open /?token=TOKEN")
 
@@ -138,9 +140,9 @@ class Door:
             return "@" not in host and name.lower() in self._hosts
         return "@" not in host
 
-    async def _let_in(self, send: Send) -> None:
+    async def _let_in(self, name: str, send: Send) -> None:
         """Give a browser the cookie that stands for the token, and an address without it."""
-        cookie = f"{COOKIE}={self._cookie}; Path=/; HttpOnly; SameSite=Strict"
+        cookie = f"{name}={self._cookie}; Path=/; HttpOnly; SameSite=Strict"
         headers = [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
@@ -161,10 +163,15 @@ def is_same_site(headers: dict[str, str]) -> bool:
     return origin is None or origin.lower() in (f"http://{host}", f"https://{host}")
 
 
-def _cookies(headers: dict[str, str]) -> list[str]:
+def _cookie_name(scope: Scope) -> str:
+    _, port = scope.get("server") or ("", 0)
+    return f"{COOKIE}-{port}"
+
+
+def _cookies(headers: dict[str, str], own: str) -> list[str]:
     """The values under our name: browsers send the cookies of all services of a machine, of any form, to each."""
     pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
-    return [value for name, _, value in pairs if name == COOKIE]
+    return [value for name, _, value in pairs if name == own]
 
 
 def _equal(said: str, expected: str) -> bool:

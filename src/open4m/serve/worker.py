@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from open4m.generate.pipeline import BATCH_SIZE, FourM
 from open4m.generate.request_base import Request
 from open4m.generate.results import Snapshot
@@ -356,7 +358,7 @@ class Worker:
             made = together(self.model, [job.request for job in batch], watch)
         except _Stopped:
             return
-        except MemoryError:
+        except (MemoryError, torch.OutOfMemoryError):  # of the machine, of an accelerator
             for job in _left(batch):
                 job.error = Refused("not enough memory for this request", 503, "ask for fewer samples at once", 5)
             return
