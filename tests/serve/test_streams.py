@@ -13,7 +13,7 @@ from open4m.serve.limits import Limits, Refused
 from open4m.serve.streams import AT_ONCE, Bodies, send_events
 
 
-def request(parts, kind="application/json", length=None, seconds=0.0):
+def request(parts, kind="application/json", length=None, seconds=0.0, packed=None):
     """A request whose body comes in parts, each after some seconds."""
 
     async def stream():
@@ -22,6 +22,7 @@ def request(parts, kind="application/json", length=None, seconds=0.0):
             yield part
 
     headers = {"content-type": kind, **({} if length is None else {"content-length": length})}
+    headers |= {} if packed is None else {"content-encoding": packed}
     return SimpleNamespace(headers=headers, stream=stream)
 
 
@@ -45,6 +46,7 @@ def test_a_body_is_read_and_given_back():
     [
         ({"parts": [b"a"], "kind": "text/plain"}, 415),
         ({"parts": [b"a"], "kind": ""}, 415),
+        ({"parts": [b"a"], "packed": "gzip"}, 415),
         ({"parts": [], "length": "101"}, 413),
         ({"parts": [], "length": "9" * 5000}, 413),
         ({"parts": [], "length": "-1"}, 413),

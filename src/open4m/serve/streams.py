@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from open4m.serve.door import Receive, Scope, Send
 from open4m.serve.jobs import Job
 from open4m.serve.limits import Limits, Refused, too_large
+from open4m.types import shown
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -37,6 +38,8 @@ class Bodies:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused("expected a body of JSON", 415, "send the header Content-Type: application/json")
+        if (packed := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise Refused(f"a body in the encoding {shown(packed)}", 415, "send it as it is, without Content-Encoding")
         said = request.headers.get("content-length", "0")
         if not said.isdecimal() or int(said[:20]) > self._limits.bytes:
             raise too_large(f"a body of {said[:20]} bytes", f"{self._limits.bytes} bytes")
