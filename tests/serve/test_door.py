@@ -159,6 +159,14 @@ def test_errors_are_json_and_say_nothing_of_the_inside(caplog):
     assert "secret" in caplog.text
 
 
+def test_an_address_makes_no_lines_in_the_log(caplog):
+    async def broken(scope, receive, send):
+        raise ZeroDivisionError
+
+    ask("/a\nroot logged in", door=Door(broken))
+    assert "\nroot" not in caplog.records[0].getMessage()
+
+
 def test_an_answer_that_breaks_off_ends_the_connection():
     with pytest.raises(ConnectionAbortedError):
         ask("/half")

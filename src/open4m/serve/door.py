@@ -102,7 +102,7 @@ class Door:
         except Exception as error:
             if started:  # too late to say so: the connection ends
                 if not isinstance(error, Refused):
-                    log.exception("%s %s failed while it was answered", scope["method"], scope["path"])
+                    log.exception("%s %r failed while it was answered", scope["method"], scope["path"])
                 raise ConnectionAbortedError from None
             whole = whole or await discard(receive)
             await answer_error(error, scope, sending, closes=not whole)
@@ -209,7 +209,7 @@ async def answer_error(error: Exception, scope: Scope, send: Send, closes: bool 
     elif isinstance(error, MemoryError):
         status, text, hint, retry = 503, "not enough memory", "try again, with less", 5
     else:
-        log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+        log.error("%s %r failed", scope["method"], scope["path"], exc_info=error)
         status, text, hint = 500, "the service failed at this request", "its log has the details"
     body = json.dumps({"error": text, "hint": hint}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
