@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw
 
 from open4m import fonts, modalities
 from open4m.fonts import lettered, wrapped
+from open4m.modalities import caption
 from open4m.modalities.boxes import draw_boxes
 from open4m.types import Boxes, Open4MError
 
@@ -91,3 +92,36 @@ def test_a_label_of_a_box_at_the_edge_stays_in_the_picture():
         drawn = np.asarray(draw_boxes(Image.new("RGB", (200, 100), "white"), box))
         amounts.append(int((drawn[:50] != 255).any(-1).sum()))
     assert amounts[0] == amounts[1] > 500
+
+
+@pytest.mark.parametrize("size", [96, 1024])
+@pytest.mark.parametrize("text", ["a b " * 32_000, "x" * 130_000])
+def test_a_picture_of_a_text_without_end_is_laid_out_a_few_times(monkeypatch, text, size):
+    """Anyone may send one to the service: it costs what a page of letters does."""
+    laid_out = []
+
+    def counted(words, *how):
+        laid_out.append(len(words))
+        return fonts.wrapped(words[:100], *how)
+
+    monkeypatch.setattr(caption, "wrapped", counted)
+    assert caption.draw_text(text, size).size == (size, size)
+    assert sum(laid_out) <= 10 * caption.MOST_DRAWN
+
+
+def test_a_picture_of_a_text_has_the_largest_letters_that_fit(monkeypatch):
+    points = []
+
+    def seen(words, size, width):
+        points.append(size)
+        return fonts.wrapped(words, size, width)
+
+    monkeypatch.setattr(caption, "wrapped", seen)
+    for words in ("a", "a red cube " * 4, "a red cube " * 40):
+        image = np.asarray(caption.draw_text(words, 256))
+        chosen = points[-1]
+        assert (image[:, 241:] == 255).all()
+        assert (image[241:] == 255).all()
+        larger = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+        lines, font = fonts.wrapped(words, chosen + 1, 256 - 32)
+        assert chosen == 25 or larger.multiline_textbbox((16, 16), lines, font=font)[3] > 240

@@ -53,7 +53,10 @@ REQUESTS = [
     Edit(given={"rgb": PHOTO}, changes=(Swap("a", "b"),), targets=("rgb", "depth")),
     Probe(given={"caption": "a"}, of="depth", sweep=Values((DEPTH, DEPTH * 2)), targets=("rgb",)),
     Probe(given={"rgb": PHOTO}, of="caption", sweep=Values(("a ball", "two")), targets=("depth",)),
-    Probe(given={"caption": "a"}, of="caption", sweep=Weights((0.0, 1.5)), targets=("depth",)),
+    Probe(
+        given={"rgb": PHOTO}, of="caption", sweep=Values(("given_rgb.png", "a -- b.", "--out", "-")), targets=("depth",)
+    ),
+    Probe(given={"caption": "a"}, of="caption", sweep=Weights((0.0, -1.5)), targets=("depth",)),
     Probe(given={"boxes": BOXES}, sweep=Moves("ball", ((0, 0, 1, 1), (0, 0, 0.1, 1 / 9)))),
     Probe(given={"rgb": PHOTO}, sweep=Swaps("a", ("b", "c"))),
 ]
@@ -82,6 +85,13 @@ def test_a_command_asks_for_what_the_request_asks_for(request_, tmp_path, monkey
         Generate(given={"caption": "a"}, targets=("rgb",), paste=False),
         Edit(given={"rgb": PHOTO}, changes=(Delete("a"), Move("b", (0, 0, 1, 1)))),
         Inpaint(given={"rgb": PHOTO}, mask=np.array([0.0, 0.0, 1.0, 1.0])),
+        # words that argparse takes for flags: a text of someone else's request must not say where results go
+        Probe(given={"caption": "a"}, of="caption", sweep=Weights((1.0, -1e-07)), targets=("rgb",)),
+        Probe(given={"rgb": PHOTO}, sweep=Swaps("a", ("--to", "c"))),
+        Edit(given={"rgb": PHOTO}, changes=(Rename("-cone", "b"),)),
+        Edit(given={"rgb": PHOTO}, changes=(Swap("a", "-b"),)),
+        Edit(given={"rgb": PHOTO}, changes=(Delete("--keep"),)),
+        Generate(given={"caption": "a"}, targets=("rgb",), options={"guidance": -1e-05}),
     ],
     ids=lambda request: request.verb,
 )

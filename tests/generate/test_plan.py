@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,19 @@ def test_one_over_x_falls_fast_then_slowly_between_the_two_temperatures():
     assert falls[:-1] == sorted(falls[:-1], reverse=True)
     constant = Step(target="rgb", steps=10, temperature=0.7, cooling="onex")
     assert {constant.temperature_at(done, 100) for done in range(10)} == {0.7}
+
+
+@pytest.mark.parametrize("said", [{"scheme": "halton"}, {"depth": {"scheme": "halton"}}])
+def test_another_scheme_than_that_of_the_defaults_takes_nothing_that_only_theirs_has(said):
+    """Plans of the shipped model are MaskGIT's, with its noise; whoever says another scheme has not asked for that."""
+    noisy = {"depth": {"scheme": "maskgit", "choice_temperature": 4.5, "steps": 3}}
+    assert make(CONFIG, "depth", said, noisy) == [replace(make(CONFIG, "depth", said)[0], steps=3)]
+    with pytest.raises(Open4MError, match="choice_temperature"):
+        make(CONFIG, "depth", {**said, "choice_temperature": 1.0}, noisy)
+    ordered = {"depth": {"scheme": "roar", "order": (*range(12),)}}
+    assert make(CONFIG, "depth", {"scheme": "maskgit"}, ordered)[0].order == ()
+    assert make(CONFIG, "depth", {"scheme": "roar"}, ordered)[0].order == (*range(12),)
+    assert make(CONFIG, "depth", {"scheme": "maskgit"}, noisy)[0].choice_temperature == 4.5
 
 
 def test_a_plan_takes_each_modalitys_defaults_then_the_options():

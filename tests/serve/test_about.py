@@ -123,6 +123,15 @@ def test_any_value_has_a_picture(model):
     assert about.value(model, answers.File(modality="rgb", value=part)).value["mask"] == {"cells": [0]}
 
 
+@pytest.mark.parametrize("modality", ["caption", "boxes", "metadata", "color_palette"])
+def test_a_file_of_texts_is_bounded_as_texts_of_a_request_are(model, modality):
+    """Reading and drawing 20 MB of words or of JSON would take minutes. The second begins as a small picture does."""
+    for data in (b"a b " * 40_000, b"GIF89a\x01\x01\x01\x01\x00\x00\x00" + b"a b " * 40_000):
+        with pytest.raises(Refused, match="bytes of") as found:
+            about.value(model, file(modality, data))
+        assert found.value.status == 413
+
+
 @pytest.mark.parametrize(
     "asked",
     [

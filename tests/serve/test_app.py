@@ -47,6 +47,17 @@ def test_the_service_tells_how_it_is(service):
     assert service.ask("GET", "/api/model")[2]["limits"]["samples"] == LONG["samples"]
 
 
+def test_who_asks_whether_jobs_are_taken_is_not_counted_as_refused(service):
+    service.worker.is_ready = False
+    try:
+        assert [service.ask("GET", "/ready")[0] for _ in range(3)] == [503] * 3
+        assert service.ask("GET", "/api/status")[2]["refused"] == 0
+        assert service.ask("POST", "/api/jobs", TEXT)[0] == 503
+        assert service.ask("GET", "/api/status")[2]["refused"] == 1
+    finally:
+        service.worker.is_ready = True
+
+
 def test_a_request_is_run_and_answered_with_its_result(service, model):
     status, headers, result = service.ask("POST", "/api/run", photo(7))
     assert status == 200

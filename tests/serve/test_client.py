@@ -1,5 +1,7 @@
 """The client: typed answers, events while they come, errors with what to do."""
 
+import socket
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,9 +84,38 @@ def test_errors_say_what_to_do(client, service):
         client.scene(1)
     with pytest.raises(Open4MError, match="is it started"):
         Client("http://127.0.0.1:9").model()
-    for url in ("127.0.0.1", "file:///etc/passwd", "http://"):
+    for url in ("127.0.0.1", "file:///etc/passwd", "http://", "http://127.0.0.1:99999", "http://a:b", "http://["):
         with pytest.raises(Open4MError, match="address of a service"):
             Client(url)
+
+
+@pytest.mark.parametrize("token", ["a\nb", "gëheim", " a"])
+def test_a_token_that_no_header_holds_is_said_at_once(service, token):
+    with pytest.raises(Open4MError, match="token"):
+        Client(service.url, token)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), np.zeros(3), {1, 2}])
+def test_a_request_that_is_no_json_is_said(client, wrong):
+    with pytest.raises(Open4MError, match="JSON"):
+        client.run({**TEXT, "weights": {"caption": wrong}})
+
+
+def test_an_answer_that_breaks_off_is_no_answer():
+    """A picture of which a part came is no picture."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(Open4MError, match="no answer"):
+            Client(f"http://127.0.0.1:{listener.getsockname()[1]}").get("/a.png")
+        thread.join(5)
 
 
 def test_a_cancelled_job_has_no_result(client):

@@ -25,7 +25,7 @@ async def hello(scope, receive, send):
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-def ask(path="/", headers=None, door=None, method="GET", body=()):
+def ask(path="/", headers=None, door=None, method="GET", body=(), port=8000):
     """(status, headers, body) of an answer; ``body``: parts of the request's."""
     path, _, query = path.partition("?")
     said = {"host": URL, **(headers or {})}
@@ -34,6 +34,7 @@ def ask(path="/", headers=None, door=None, method="GET", body=()):
         "method": method,
         "path": path,
         "query_string": query.encode(),
+        "server": ("127.0.0.1", port),
         "headers": [(name.encode(), value.encode()) for name, value in said.items() if value is not None],
     }
     sent, parts = [], list(body)
@@ -80,6 +81,11 @@ def test_other_names_do_not_so_that_no_site_can_claim_one(host):
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "http://127.0.0.1:9999"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": ""}, 403),
+        ({"origin": "http://["}, 403),
+        ({"origin": f"file://{URL}"}, 403),
+        ({"origin": f"http://{URL}@evil.example"}, 403),
+        ({"origin": f"HTTPS://{URL}"}, 200),
     ],
 )
 def test_pages_of_other_sites_do_not_come_in(headers, status):
@@ -108,10 +114,27 @@ def test_a_browser_gets_a_cookie_for_the_token_which_is_not_the_token():
     assert "sesame" not in cookie
     pair = cookie.partition(";")[0]
     assert ask("/api/jobs/x/events", {"cookie": f"other=1; {pair}"}, door)[0] == 200
-    assert ask("/", {"cookie": "open4m=x"}, door)[0] == 401
+    for others in ('a={"x": 1, "y": [2]}; b', "ü=1", 'c="; d', "open4m-8001=of-another-port"):  # of other programs
+        assert ask("/", {"cookie": f"{others}; {pair}"}, door)[0] == 200
+        assert ask("/", {"cookie": f"{pair}; {others}"}, door)[0] == 200
+    assert ask("/", {"cookie": "open4m-8000=x"}, door)[0] == 401
+    other = ask("/?token=sesame", door=Door(hello, "sesame"), port=8001)[1]["set-cookie"]
+    assert other.partition("=")[0] != cookie.partition("=")[0]  # both services know a browser at the same time
     assert ask("/", {"cookie": pair}, Door(hello, "sesame"))[0] == 401  # one of another process
     assert ask("/?token=other", door=door)[0] == 401
     assert ask("/api/model?token=sesame", door=door)[0] == 401
+
+
+@pytest.mark.parametrize("token", ["gëheim", "secret\n", " secret", "a\tb", "\x7f"])
+def test_a_token_that_no_client_could_say_is_refused(token):
+    with pytest.raises(Open4MError, match="token"):
+        Door(hello, token)
+
+
+def test_addresses_of_any_length_are_answered():
+    for path in ("/" + "a" * 1000, "/api/jobs/x/shown/" + "9" * 5000 + ".png"):
+        assert ask(path)[0] == 414
+    assert ask("/" + "a" * 999)[0] == 200
 
 
 def test_every_answer_tells_browsers_to_be_careful():
@@ -134,6 +157,14 @@ def test_errors_are_json_and_say_nothing_of_the_inside(caplog):
     assert "secret" not in body.decode()
     assert "Traceback" not in body.decode()
     assert "secret" in caplog.text
+
+
+def test_an_address_makes_no_lines_in_the_log(caplog):
+    async def broken(scope, receive, send):
+        raise ZeroDivisionError
+
+    ask("/a\nroot logged in", door=Door(broken))
+    assert "\nroot" not in caplog.records[0].getMessage()
 
 
 def test_an_answer_that_breaks_off_ends_the_connection():

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from open4m.generate.changes import Weights
+from open4m.generate.changes import Values, Weights
 from open4m.generate.drawing import Outcome
-from open4m.generate.request import Generate, Probe
+from open4m.generate.masks import Masked
+from open4m.generate.request import Generate, Inpaint, Probe
 from open4m.generate.results import Generation
 from open4m.serve.jobs import KEPT_BYTES, KEPT_EVENTS, LEFT_EVENTS, Events, Job, bytes_of, rows_of
 from open4m.serve.limits import Refused
@@ -79,5 +80,17 @@ def test_the_memory_of_an_outcome_counts_each_array_once():
     shared = np.zeros((100, 100), dtype=np.float32)
     boxes = Boxes(np.zeros((0, 4)), ())
     results = [Generation(values={"depth": shared}, tokens={}, given={"boxes": boxes}) for _ in range(5)]
-    size = bytes_of(Outcome(results, [("depth", "depth", shared)]))
+    size = bytes_of(Outcome(results, [("depth", "depth", shared)]), REQUEST)
     assert 40_000 < size < 45_000
+
+
+def test_the_memory_of_what_was_asked_counts_too():
+    """A small file may hold a large picture, which a result keeps for its recipe."""
+    image, mask = np.zeros((200, 100, 3), dtype=np.uint8), np.ones((200, 100), dtype=bool)
+    request = Inpaint(given={"rgb": image, "caption": "a" * 5000}, mask=mask)
+    assert 85_000 < Job(request, None).bytes < 87_000
+    assert 85_000 < bytes_of(Outcome([], []), request) < 87_000
+    part = Generate(given={"rgb": Masked(image, mask)}, targets=("rgb",))
+    assert 80_000 < Job(part, None).bytes < 82_000
+    probe = Probe(of="depth", sweep=Values((np.ones((50, 50), dtype=np.float32),) * 3), targets=("rgb",))
+    assert 10_000 < Job(probe, None).bytes < 33_000

@@ -95,6 +95,50 @@ def test_more_connections_than_allowed_are_refused_at_once(service):
     assert service.ask("GET", "/health")[0] == 200
 
 
+def test_who_reads_nothing_of_an_answer_is_hung_up_on(model):
+    """Of any answer: the connection would be there for ever, and no other could have it."""
+    with serving(model, stalled_seconds=0.3) as service:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", service.port))
+        connection.sendall(b"GET /api/openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 300)
+        wait(lambda: service.server.server_state.connections)
+        wait(lambda: not service.server.server_state.connections, 8)
+        connection.close()
+
+
+def test_who_reads_slowly_gets_all_of_an_answer(model):
+    """A buffer of which some went within the time is not stuck, however long all of it takes."""
+    with serving(model, stalled_seconds=0.3) as service:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(5)
+        connection.connect(("127.0.0.1", service.port))
+        head = b"GET /api/schema.json HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        connection.sendall((head + b"\r\n") * 59 + head + b"Connection: close\r\n\r\n")
+        found, begin = 0, time.monotonic()
+        while part := connection.recv(1 << 16):
+            found += len(part)
+            if time.monotonic() - begin < 1:
+                time.sleep(0.02)
+        expected = len(service.ask("GET", "/api/schema.json")[2])
+        assert found > 60 * expected
+        connection.close()
+
+
+def test_a_signal_may_come_at_any_moment(model):
+    """While the loop holds the locks of a job, and before the server has begun: a handler must not wait for them."""
+    with working(model) as worker:
+        made = server.made(None, worker)
+        job = worker.submit(worker.checked(LONG))
+        with job.events._lock:
+            made.handle_exit(15, None)
+            assert worker.is_draining
+            assert not made.should_exit
+            made.handle_exit(2, None)
+        assert (made.should_exit, made.force_exit, made.is_whole) == (True, True, False)
+
+
 def finish(worker):
     return asyncio.run(server.finished(worker))
 

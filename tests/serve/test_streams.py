@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from serving import TEXT
+from starlette.requests import ClientDisconnect
 
 from open4m.generate.request import Request
 from open4m.serve.jobs import Job
@@ -12,7 +13,7 @@ from open4m.serve.limits import Limits, Refused
 from open4m.serve.streams import AT_ONCE, Bodies, send_events
 
 
-def request(parts, kind="application/json", length=None, seconds=0.0):
+def request(parts, kind="application/json", length=None, seconds=0.0, packed=None):
     """A request whose body comes in parts, each after some seconds."""
 
     async def stream():
@@ -21,6 +22,7 @@ def request(parts, kind="application/json", length=None, seconds=0.0):
             yield part
 
     headers = {"content-type": kind, **({} if length is None else {"content-length": length})}
+    headers |= {} if packed is None else {"content-encoding": packed}
     return SimpleNamespace(headers=headers, stream=stream)
 
 
@@ -44,6 +46,7 @@ def test_a_body_is_read_and_given_back():
     [
         ({"parts": [b"a"], "kind": "text/plain"}, 415),
         ({"parts": [b"a"], "kind": ""}, 415),
+        ({"parts": [b"a"], "packed": "gzip"}, 415),
         ({"parts": [], "length": "101"}, 413),
         ({"parts": [], "length": "9" * 5000}, 413),
         ({"parts": [], "length": "-1"}, 413),
@@ -87,7 +90,7 @@ def job():
     return Job(Request.from_json(TEXT), None)
 
 
-def streamed(own, last=0, stalled=5.0, send=None, receive=None, act=lambda: None):
+def streamed(own, last=0, send=None, receive=None, act=lambda: None):
     """What is sent of the events of a job; ``act`` happens meanwhile."""
     sent = []
 
@@ -98,7 +101,7 @@ def streamed(own, last=0, stalled=5.0, send=None, receive=None, act=lambda: None
         await asyncio.sleep(60)
 
     async def run():
-        task = asyncio.create_task(send_events(own, last, stalled, {}, receive or never, send or put))
+        task = asyncio.create_task(send_events(own, last, {}, receive or never, send or put))
         await asyncio.sleep(0.02)
         act()
         await asyncio.wait_for(task, 10)
@@ -130,15 +133,27 @@ def test_the_stream_ends_when_the_client_is_gone():
     assert own.events.listeners == set()
 
 
-def test_who_reads_nothing_is_hung_up_on():
-    async def stuck(message):
-        await asyncio.sleep(60)
-
+def test_who_says_the_number_of_no_event_sees_the_next_ones_and_the_end():
     own = job()
     own.events.add("queued", {"place": 1})
-    with pytest.raises(ConnectionAbortedError):
-        streamed(own, stalled=0.05, send=stuck)
-    assert own.events.listeners == set()
+    found = streamed(own, last=10**14, act=lambda: (own.events.add("started", {}), own.events.add("failed", {})))
+    assert found.count(b"event: ") == 2
+    assert b"event: failed" in found
+
+
+def test_who_hangs_up_before_the_body_is_here_is_no_defect():
+    async def stream():
+        yield b"{"
+        raise ClientDisconnect
+
+    async def read():
+        async with bodies.read(SimpleNamespace(headers={"content-type": "application/json"}, stream=stream)):
+            pass
+
+    bodies = Bodies(Limits(bytes=100))
+    with pytest.raises(Refused, match="hung up"):
+        asyncio.run(read())
+    assert bodies.held == 0
 
 
 def test_a_stream_without_news_says_that_it_is_alive(monkeypatch):

@@ -1,13 +1,16 @@
 """The thread that runs the model: jobs wait, are put together, stopped, bounded and forgotten."""
 
+import base64
 import threading
 import time
 
 import numpy as np
 import pytest
+import torch
 from serving import LONG, LONGS, TEXT, photo, wait, working
 
 from open4m.generate.request import Request
+from open4m.modalities.codecs import encode_png
 from open4m.serve import worker as module
 from open4m.serve.limits import Refused
 from open4m.types import Open4MError
@@ -115,6 +118,28 @@ def test_of_jobs_that_are_made_together_one_that_is_cancelled_costs_the_others_n
         assert tokens(jobs[seed]) == offline(model, {**document, "seed": seed})
 
 
+def test_of_jobs_that_are_made_together_one_that_is_cancelled_does_not_wait_for_the_others(busy):
+    """Its last event is told at once, is told once, and nothing comes after it."""
+    worker, first = busy
+    document = {**TEXT, "options": {"steps": 10_000}, "samples": 10}
+    jobs = [submit(worker, {**document, "seed": seed}) for seed in range(3)]
+    first.cancel(worker)
+    wait(lambda: jobs[0].state == "running")
+    worker.cancel(jobs[1])
+    wait(lambda: jobs[1].is_over)
+    assert [jobs[0].state, jobs[2].state] == ["running"] * 2
+    assert jobs[1].events.end is not None
+    worker.cancel(jobs[1])  # forgotten
+    with pytest.raises(Refused):
+        worker.find(jobs[1].id)
+    for job in (jobs[0], jobs[2]):
+        worker.cancel(job)
+    wait(lambda: worker.is_idle)
+    assert [[event.name for event in job.events.after(0)].count("cancelled") for job in jobs] == [1] * 3
+    assert jobs[1].events.after(0)[-1].name == "cancelled"
+    assert worker.status()["cancelled"] == len(first.jobs) + 3
+
+
 def test_a_job_that_takes_too_long_fails(model):
     with working(model, seconds=0.2) as worker:
         job = submit(worker, LONG)
@@ -149,11 +174,26 @@ def test_a_defect_ends_a_job_and_not_the_service(model, monkeypatch, caplog):
         assert following.state == "done"
 
 
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_request_for_which_memory_is_lacking_is_no_defect(model, monkeypatch, error, caplog):
+    def large(*_):
+        raise error("tried to allocate 80 GiB")
+
+    with working(model) as worker:
+        monkeypatch.setattr(module, "together", large)
+        job = submit(worker, TEXT)
+        wait(lambda: job.is_over)
+        assert (job.state, job.error.status, job.error.retry_after) == ("failed", 503, 5)
+        assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "message", "status"),
     [
         ({"samples": 1001}, "1001 samples", 413),
         ({"samples": 10**30}, "samples", 413),
+        ({"avoid": ["a"] * 5000}, "5000 texts to avoid", 413),  # one pass of all of them could not be stopped
+        ({"avoid": ["a"] * 9, "conditions": {f"c{n}": {"caption": {"text": "b"}} for n in range(8)}}, "17", 413),
         ({"model": "other"}, "this service has the model", 400),
         ({"fingerprint": "0" * 16}, "made this", 400),
         (
@@ -188,11 +228,15 @@ def test_a_full_queue_says_when_to_come_back(model):
 
 
 def test_the_bytes_of_what_waits_are_bounded_but_one_request_is_always_taken(model):
-    with working(model, queue_bytes=1000) as worker:
+    """Those that they need in memory: a picture of one color is a small file."""
+    gray = {"base64": base64.b64encode(encode_png(np.zeros((100, 100, 3), dtype=np.uint8))).decode()}
+    assert len(gray["base64"]) < 1000
+    with working(model, queue_bytes=29_000) as worker:
         Both(worker)
-        submit(worker, TEXT, size=5000)
+        submit(worker, {**photo(), "given": {"rgb": gray}})
         with pytest.raises(Refused, match="waiting"):
-            submit(worker, TEXT, size=1)
+            submit(worker, TEXT)
+        assert worker.status()["refused"] == 1
 
 
 def test_results_are_forgotten_by_number_bytes_and_age(model):
@@ -215,6 +259,22 @@ def test_results_are_forgotten_by_number_bytes_and_age(model):
         wait(lambda: job.is_over)
         time.sleep(0.06)
         assert worker.status()["kept"] == 0
+
+
+def test_jobs_without_a_result_take_the_place_of_none_that_has(model):
+    """Who moves a slider cancels one job after another, and comes back to an earlier picture."""
+    with working(model, kept=2) as worker:
+        job = submit(worker, TEXT)
+        wait(lambda: job.is_over)
+        Both(worker)
+        others = [submit(worker, {**TEXT, "seed": seed}) for seed in range(5)]
+        for other in others:
+            worker.cancel(other)
+        assert worker.find(job.id).result() is job.outcome
+        assert worker.find(others[4].id) is others[4]
+        with pytest.raises(Refused, match="any more"):
+            worker.find(others[2].id)
+        assert worker.status()["kept"] == 1
 
 
 def test_a_worker_that_is_drained_finishes_what_it_has_and_takes_no_more(model):

@@ -53,15 +53,19 @@ def run(options: Namespace) -> int:
         raise Open4MError(f"open4m serve needs {error.name}: pip install 'open4m[serve]'") from error
     from open4m.generate.pipeline import FourM
     from open4m.serve import app, server
+    from open4m.serve.door import check_token
     from open4m.serve.limits import Limits
     from open4m.serve.worker import Worker
 
     token = options.token if options.token is not None else os.environ.get(VARIABLE, "")
+    check_token(token)
     if options.host not in server.LOOPBACK and not token:
         raise Open4MError(
             f"--host {options.host}: others can reach that; say what they must know, in {VARIABLE} or by --token, or "
             f"stay on this machine with --host {server.LOOPBACK[0]}"
         )
+    if options.token == "":
+        raise Open4MError("--token: it is empty, so that nobody would need one; leave it out, or say one")
     limits = Limits(
         bytes=options.max_bytes,
         pixels=options.max_pixels,

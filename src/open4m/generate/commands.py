@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,12 +96,20 @@ def _given(request: Request, files: Files) -> Iterator[str]:
             yield from ("--form", f"{name}=marked")
 
 
+def _said(*words: str) -> tuple[str, ...]:
+    """Words after a flag, none of which is taken for a flag: of words with a dash, numbers are not."""
+    if any(word.startswith("-") and not re.fullmatch(r"-(\d+|\d*\.\d+)", word) for word in words):
+        raise _NoCommand
+    return words
+
+
 def _word(name: str, value: Value, files: Files, stem: str = "") -> str:
-    """A text itself, or the name of a file with the value."""
+    """A text itself, or the name of a file with the value. ``stem``: of a value without a flag of its own, where a text
+    could be the name of a file, or a flag."""
     modality = modalities.get(name)
     if isinstance(value, Masked):
         raise _NoCommand
-    if isinstance(value, str):
+    if isinstance(value, str) and not (stem and re.search(r"^-|[./\\]", value)):
         return str(value)
     if isinstance(value, np.ndarray):
         is_picture = value.size and value.dtype == np.uint8 and (value.ndim == 2 or value.shape[2:] == (3,))
@@ -128,7 +137,9 @@ def _verb(request: Request, files: Files) -> Iterator[str]:
     """The targets, and what only one verb has."""
     if isinstance(request, Inpaint | Outpaint):
         yield from ("--of", *request.targets)
-        yield from _mask(request.mask, files) if isinstance(request, Inpaint) else ("--box", _corners(request.box))
+        yield from (
+            _mask(request.mask, files) if isinstance(request, Inpaint) else ("--box", *_said(_corners(request.box)))
+        )
         return
     yield from ("--to", *request.targets)
     if isinstance(request, Vary):
@@ -153,7 +164,7 @@ def _mask(mask: Any, files: Files) -> Iterator[str]:
         yield from ("--mask", "mask.png")
     elif array.ndim in (1, 2) and array.shape[-1] == 4 and not isinstance(mask, np.ndarray):
         for corners in array.reshape(-1, 4).tolist():
-            yield from ("--box", _corners(corners))
+            yield from ("--box", *_said(_corners(corners)))
     else:
         raise _NoCommand
 
@@ -171,10 +182,11 @@ def _ordered(changes: Sequence[Change]) -> Sequence[Change]:
 
 def _change(change: Change) -> tuple[str, ...]:
     if isinstance(change, Move):
-        return "--move", change.move, _corners(change.to)
+        return "--move", *_said(change.move, _corners(change.to))
     if isinstance(change, Delete):
-        return "--delete", change.delete
-    return ("--rename", change.rename, change.to) if isinstance(change, Rename) else ("--swap", change.swap, change.to)
+        return "--delete", *_said(change.delete)
+    flag, name = ("--rename", change.rename) if isinstance(change, Rename) else ("--swap", change.swap)
+    return flag, *_said(name, change.to)
 
 
 def _sweep(request: Probe, files: Files) -> Iterator[str]:
@@ -185,11 +197,11 @@ def _sweep(request: Probe, files: Files) -> Iterator[str]:
             raise _NoCommand
         yield from ("--values", request.of, *words)
     elif isinstance(sweep, Weights):
-        yield from ("--weights", request.of, *map(repr, sweep.weights))
+        yield from ("--weights", request.of, *_said(*map(repr, sweep.weights)))
     else:
         places = map(_corners, sweep.to) if isinstance(sweep, Moves) else sweep.to
         label = sweep.move if isinstance(sweep, Moves) else sweep.swap
-        yield from ("--of", request.of, "--move" if isinstance(sweep, Moves) else "--swap", label, *places)
+        yield from ("--of", request.of, "--move" if isinstance(sweep, Moves) else "--swap", *_said(label, *places))
 
 
 def _corners(corners: Sequence[float]) -> str:
@@ -203,7 +215,7 @@ def _options(request: Request) -> Iterator[str]:
                 yield from ("--option", f"{name}.{own}={json.dumps(said)}")
         elif name in FLAGS:
             yield f"--{name.replace('_', '-')}"
-            yield from map(str, value if isinstance(value, tuple) else (value,))
+            yield from _said(*map(str, value if isinstance(value, tuple) else (value,)))
         else:
             raise _NoCommand
 

@@ -25,7 +25,7 @@ GRID_OPTIONS = ("scheme", "steps", "tokens", "schedule", "order", "cooling", "ch
 """Options that do not apply to sequences."""
 
 SEQUENCE_OPTIONS = ("announced", "open_end")  # do not apply to grids
-
+OF_A_SCHEME = {"choice_temperature": 0.0, "order": ()}  # what not every scheme has, and its absence
 PAIRED_OPTIONS = ("temperature", "guidance")
 """Options that may be two numbers for a grid: of the first and of the last pass."""
 
@@ -194,7 +194,7 @@ def make(
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Step]:
     """The plan for targets in order: each modality's own defaults, over them ``defaults`` by target as far as they
-    apply, and over those ``options``.
+    apply (not those :data:`OF_A_SCHEME` if another scheme is asked for), and over those ``options``.
 
     ``options`` holds fields of :class:`Step` for all targets, or a mapping of them under a target's name. An option for
     all targets applies to those that it fits. ``steps`` fits neither a sequence, for which it would be the maximum
@@ -223,12 +223,13 @@ def make(
             plan.append(target)
             continue
         spec, step = config.spec(target), default(target)
-        step = replace(step, steps=1) if _in_one_pass(spec) else step
-        own_defaults = (defaults or {}).get(target, {})
+        step, own_defaults = replace(step, steps=1) if _in_one_pass(spec) else step, (defaults or {}).get(target, {})
         check_fields(own_defaults)
         step = replace(step, **{name: value for name, value in own_defaults.items() if _fits(spec, name, value)})
         shared = {name: value for name, value in options.items() if _fits(spec, name, value)}
-        plan.append(replace(step, **{**shared, **own.get(target, {})}))
+        said = {**shared, **own.get(target, {})}
+        other = OF_A_SCHEME if said.get("scheme", step.scheme) != step.scheme else {}
+        plan.append(replace(step, **{**other, **said}))
     _check_plan(config, plan)
     return plan
 

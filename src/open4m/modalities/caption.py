@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -70,16 +71,25 @@ class Caption(TokenSequence):
         return draw_text(value, size)
 
 
+MOST_DRAWN = 2000
+"""Letters of a picture: more are not read, and take long to lay out."""
+
+
 def draw_text(text: str, size: int) -> Image.Image:
     """A square picture of wrapped text, in the largest letters that fit."""
     image = Image.new("RGB", (size, size), "white")
     draw = ImageDraw.Draw(image)
     margin = size // 16
-    for points in range(max(6, size // 10), 5, -1):
+    text = text[:MOST_DRAWN]
+
+    def is_too_large(points: int) -> bool:
         lines, font = wrapped(text, points, size - 2 * margin)
         box = draw.multiline_textbbox((margin, margin), lines, font=font)
-        if box[2] <= size - margin and box[3] <= size - margin:
-            break
+        return box[2] > size - margin or box[3] > size - margin
+
+    sizes = range(6, max(6, size // 10) + 1)
+    points = sizes[max(0, bisect_left(sizes, True, key=is_too_large) - 1)]
+    lines, font = wrapped(text, points, size - 2 * margin)
     draw.multiline_text((margin, margin), lines, fill=(20, 20, 30), font=font)
     return image
 

@@ -28,7 +28,7 @@ from open4m.modalities.features import Vector
 from open4m.modalities.frames import FITS
 from open4m.modalities.given import of_bytes
 from open4m.serve import answers
-from open4m.serve.limits import Limits, Refused
+from open4m.serve.limits import LETTERS, Limits, Refused, too_large
 from open4m.serve.passes import data_url
 from open4m.serve.results import LARGEST, SMALLEST
 from open4m.types import Open4MError, Value
@@ -65,6 +65,7 @@ def model(of: FourM, fingerprint: str, limits: Limits) -> answers.Model:
             bytes=limits.bytes,
             pixels=limits.pixels,
             samples=limits.samples,
+            conditions=limits.conditions,
             seconds=limits.seconds,
             queue=limits.queue,
         ),
@@ -143,7 +144,10 @@ def value(of: FourM, file: answers.File) -> answers.Drawn:
     if file.value is not None:
         found = values.checked({file.modality: values.decode(file.value, "value")})[file.modality]
     else:
-        found = of_bytes(_bytes(file.base64), modality, file.form, _palette(of, file.modality))
+        data = _bytes(file.base64)
+        if modality.family.is_sequence and len(data) > LETTERS:  # a file of texts, which may begin as a picture does
+            raise too_large(f"a file of {len(data)} bytes of {file.modality}", f"{LETTERS} bytes")
+        found = of_bytes(data, modality, file.form, _palette(of, file.modality))
     if file.size and not isinstance(found, Masked):
         if not SMALLEST <= file.size <= LARGEST:
             raise Refused(f"size: expected {SMALLEST} to {LARGEST} pixels, got {file.size}")

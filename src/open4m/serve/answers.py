@@ -81,6 +81,7 @@ class Most:
     bytes: int
     pixels: int
     samples: int
+    conditions: int
     seconds: float
     queue: int
 

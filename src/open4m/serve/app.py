@@ -71,10 +71,8 @@ class Service:
         return reply(answers.Health(ok=True))
 
     async def ready(self, request: Request) -> Response:
-        try:
-            self.worker.check_open()
-        except Refused as error:
-            return reply(answers.Ready(ready=False, why=str(error)), 503, error.retry_after)
+        if (why := self.worker.closed()) is not None:
+            return reply(answers.Ready(ready=False, why=str(why)), 503, why.retry_after)
         return reply(answers.Ready(ready=True))
 
     async def status(self, request: Request) -> Response:
@@ -124,8 +122,7 @@ class Service:
         async with self.bodies.read(request) as body:
 
             def submit() -> Job:
-                asked = self.worker.checked(parsed(body, self.limits))
-                return self.worker.submit(asked, frames, len(body))
+                return self.worker.submit(self.worker.checked(parsed(body, self.limits)), frames)
 
             return await self.do(submit)
 
@@ -144,7 +141,7 @@ class Service:
         job, last = self._job(request), request.headers.get("last-event-id", request.query_params.get("after", "0"))
         if not re.fullmatch(r"\d{1,15}", last):
             raise Refused(f"Last-Event-ID: expected the number of an event, got {shown(last)}")
-        return functools.partial(send_events, job, int(last), self.limits.stalled_seconds)
+        return functools.partial(send_events, job, int(last))
 
     async def result(self, request: Request) -> Response:
         return await self._written(self.results.answer, self._job(request), flag(request, "values"))

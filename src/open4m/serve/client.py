@@ -24,6 +24,7 @@ from open4m import files
 from open4m.generate import values
 from open4m.generate.request_base import Request
 from open4m.serve import answers
+from open4m.serve.door import check_token
 from open4m.types import Open4MError, Value
 
 T = TypeVar("T")
@@ -62,9 +63,14 @@ class Client:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # such as of a port that is none
+            is_address = False
+        if not is_address:
             raise Open4MError(f"expected the address of a service, such as http://127.0.0.1:8000, got {self.url!r}")
+        check_token(self.token)
 
     # ---- the service
     def ready(self) -> bool:
@@ -93,7 +99,7 @@ class Client:
 
     def recipe(self, key: str) -> answers.Recipe:
         """The request of an earlier result."""
-        return self._get(f"/api/recipes/{urllib.parse.quote(key)}", answers.Recipe)
+        return self._get(f"/api/recipes/{urllib.parse.quote(key, safe='')}", answers.Recipe)
 
     # ---- requests
     def run(self, request: Request | Mapping[str, Any]) -> answers.Result:
@@ -102,7 +108,7 @@ class Client:
 
     def submit(self, request: Request | Mapping[str, Any], frames: str = "none") -> Handle:
         """A job. ``frames``: pictures of every pass, ``"png"`` or ``"webp"``."""
-        sent = self._send("POST", f"/api/jobs?frames={frames}", _written(request))
+        sent = self._send("POST", f"/api/jobs?frames={urllib.parse.quote(frames)}", _written(request))
         return Handle(self, self._read(sent, answers.Job).id)
 
     # ---- HTTP
@@ -121,7 +127,10 @@ class Client:
             try:
                 response, connection = self._open(method, path, body)
                 try:
-                    return response.read(LARGEST_ANSWER)
+                    data = response.read(LARGEST_ANSWER)
+                    if response.length:  # which read says of answers without bounds only
+                        raise http.client.IncompleteRead(data, response.length)
+                    return data
                 finally:
                     connection.close()
             except (OSError, http.client.HTTPException) as error:
@@ -142,7 +151,7 @@ class Client:
         head = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         data = None
         if body is not None:
-            data, head["Content-Type"] = json.dumps(body, allow_nan=False).encode(), "application/json"
+            data, head["Content-Type"] = _as_json(body), "application/json"
         try:
             connection.request(method, parts.path.rstrip("/") + path, data, {**head, **(headers or {})})
             response = connection.getresponse()
@@ -209,6 +218,14 @@ def value_of(target: answers.Target | answers.Shown | answers.Drawn) -> Value:
 
 def _written(request: Request | Mapping[str, Any]) -> Mapping[str, Any]:
     return request.to_json() if isinstance(request, Request) else request
+
+
+def _as_json(body: Any) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        hint = "arrays and pictures are given in a Request, or as base64 (docs/service.md)"
+        raise Open4MError(f"a request that JSON cannot hold ({error}); {hint}") from error
 
 
 def _error(response: http.client.HTTPResponse) -> ServiceError:

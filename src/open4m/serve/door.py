@@ -4,6 +4,7 @@ says to browsers. A layer around the endpoints, as ASGI has it, that knows no fr
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -11,7 +12,6 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,9 +26,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "open4m"
+"""The cookie's name but for the port: browsers have one set of cookies for all ports of a machine."""
 
 OPEN = ("/health", "/ready")
 """What needs no token."""
+
+LONGEST_PATH = 1000
+"""Characters of an address without its query."""
 
 POLICY = "; ".join(
     [
@@ -58,9 +62,11 @@ class Door:
     """Lets requests in to ``app``, or says why not; what ``app`` raises becomes an answer.
 
     ``hosts``: names besides IP addresses and ``localhost`` under which the service is reached. ``token``: empty: none.
+    Raises :class:`Open4MError` for one that no client could say.
     """
 
     def __init__(self, app: App, token: str = "", hosts: Collection[str] = ()):
+        check_token(token)
         self._app, self._token = app, token
         self._hosts = {"localhost", *(name.lower() for name in hosts)}
         self._cookie = hmac.new(secrets.token_bytes(32), b"open4m", hashlib.sha256).hexdigest()
@@ -96,7 +102,7 @@ class Door:
         except Exception as error:
             if started:  # too late to say so: the connection ends
                 if not isinstance(error, Refused):
-                    log.exception("%s %s failed while it was answered", scope["method"], scope["path"])
+                    log.exception("%s %r failed while it was answered", scope["method"], scope["path"])
                 raise ConnectionAbortedError from None
             whole = whole or await discard(receive)
             await answer_error(error, scope, sending, closes=not whole)
@@ -108,15 +114,19 @@ class Door:
                 "this service is not reached under that name", 403, "use its IP address, or start it with --allow-host"
             )
         path = scope["path"]
+        if len(path) > LONGEST_PATH:
+            raise Refused(f"an address of {len(path)} characters", 414, f"at most {LONGEST_PATH}")
         if not is_same_site(headers):
             raise Refused("pages of other sites may not use this service", 403)
         if path in OPEN or not self._token:
             return None
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         if path == "/" and "token" in query and _equal(query["token"][0], self._token):
-            return self._let_in
+            return functools.partial(self._let_in, _cookie_name(scope))
         kind, _, said = headers.get("authorization", "").partition(" ")
-        if (kind.lower() == "bearer" and _equal(said.strip(), self._token)) or _equal(_cookie(headers), self._cookie):
+        if kind.lower() == "bearer" and _equal(said.strip(), self._token):
+            return None
+        if any(_equal(cookie, self._cookie) for cookie in _cookies(headers, _cookie_name(scope))):
             return None
         raise Refused("a token is needed", 401, "send the header Authorization: Bearer TOKEN, or open /?token=TOKEN")
 
@@ -130,12 +140,18 @@ class Door:
             return "@" not in host and name.lower() in self._hosts
         return "@" not in host
 
-    async def _let_in(self, send: Send) -> None:
+    async def _let_in(self, name: str, send: Send) -> None:
         """Give a browser the cookie that stands for the token, and an address without it."""
-        cookie = f"{COOKIE}={self._cookie}; Path=/; HttpOnly; SameSite=Strict"
+        cookie = f"{name}={self._cookie}; Path=/; HttpOnly; SameSite=Strict"
         headers = [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+
+def check_token(token: str) -> None:
+    """Raise :class:`Open4MError` for a token that no header can hold as it is."""
+    if not (token.isascii() and token.isprintable() and token == token.strip()):
+        raise Open4MError("the token: expected letters, digits and signs of ASCII, without spaces at its ends")
 
 
 def is_same_site(headers: dict[str, str]) -> bool:
@@ -143,16 +159,19 @@ def is_same_site(headers: dict[str, str]) -> bool:
     site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
     if site not in ("none", "same-origin") and mode != "navigate":
         return False
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    origin, host = headers.get("origin"), headers.get("host", "").lower()
+    return origin is None or origin.lower() in (f"http://{host}", f"https://{host}")
 
 
-def _cookie(headers: dict[str, str]) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return "" if found is None else found.value
+def _cookie_name(scope: Scope) -> str:
+    _, port = scope.get("server") or ("", 0)
+    return f"{COOKIE}-{port}"
+
+
+def _cookies(headers: dict[str, str], own: str) -> list[str]:
+    """The values under our name: browsers send the cookies of all services of a machine, of any form, to each."""
+    pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
+    return [value for name, _, value in pairs if name == own]
 
 
 def _equal(said: str, expected: str) -> bool:
@@ -190,7 +209,7 @@ async def answer_error(error: Exception, scope: Scope, send: Send, closes: bool 
     elif isinstance(error, MemoryError):
         status, text, hint, retry = 503, "not enough memory", "try again, with less", 5
     else:
-        log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+        log.error("%s %r failed", scope["method"], scope["path"], exc_info=error)
         status, text, hint = 500, "the service failed at this request", "its log has the details"
     body = json.dumps({"error": text, "hint": hint}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -6,11 +6,12 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from open4m.generate.drawing import Outcome
+from open4m.generate.masks import Masked
 from open4m.generate.request_base import Request
 from open4m.generate.results import Generation
 from open4m.serve import answers
@@ -50,7 +51,7 @@ class Events:
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[Event, bool]] = {}
-        self._last = self._bytes = self._many = 0
+        self.last = self._bytes = self._many = 0
         self.end: int | None = None
         """The number of the last event of all."""
         self._lock = threading.Lock()
@@ -59,8 +60,8 @@ class Events:
     def add(self, name: str, data: Mapping[str, Any], many: bool = False) -> None:
         """Tell all who listen."""
         with self._lock:
-            self._last += 1
-            event = Event(self._last, name, json.dumps(data, allow_nan=False))
+            self.last += 1
+            event = Event(self.last, name, json.dumps(data, allow_nan=False))
             self.end = event.number if name in ENDS else None
             self._kept[event.number] = event, many
             self._many += many
@@ -74,6 +75,11 @@ class Events:
         for listener in listeners:
             listener()
 
+    @property
+    def bytes(self) -> int:
+        """Of the events of forward passes, which are nearly all."""
+        return self._bytes
+
     def after(self, number: int) -> list[Event]:
         """The events after the one of this number, as far as they are kept."""
         with self._lock:
@@ -84,11 +90,11 @@ class Job:
     """A request and what becomes of it. The worker alone changes it, but for :attr:`stop`, which says why it should
     not go on: ``"cancelled"``, or ``"late"``."""
 
-    def __init__(self, request: Request, kind: str | None, frames: str = "none", size: int = 0):
+    def __init__(self, request: Request, kind: str | None, frames: str = "none"):
         self.id = secrets.token_hex(8)
         self.request: Request | None = request
         self.verb, self.targets, self.rows = request.verb, request.targets, rows_of(request)
-        self.kind, self.frames, self.bytes = kind, frames, size
+        self.kind, self.frames, self.bytes = kind, frames, _bytes_of_all(_given(request))
         self.events = Events()
         self.state: State = "queued"
         self.place = 0
@@ -138,13 +144,21 @@ def rows_of(request: Request) -> int:
     return request.samples if sweep is None else len(sweep)
 
 
-def bytes_of(outcome: Outcome) -> int:
-    """The memory of an outcome's arrays and texts, nearly."""
+def bytes_of(outcome: Outcome, request: Request) -> int:
+    """The memory of the arrays and texts of an outcome and its request, nearly."""
     merged = [] if outcome.merged is None else [outcome.merged]
     parts = [part for result in (*outcome.results, *merged) for part in _parts(result)]
-    return sum(
-        _bytes(part) for part in {id(part): part for part in (*parts, *(v for _, _, v in outcome.shown))}.values()
-    )
+    return _bytes_of_all([*_given(request), *parts, *(value for _, _, value in outcome.shown)])
+
+
+def _bytes_of_all(parts: Sequence[Any]) -> int:
+    """The memory of values of which some may be the same."""
+    return sum(map(_bytes, {id(part): part for part in parts}.values()))
+
+
+def _given(request: Request) -> list[Any]:
+    shown = [value for values in (request.given, *request.conditions.values()) for value in values.values()]
+    return [*shown, getattr(request, "mask", None), *getattr(getattr(request, "sweep", None), "values", ())]
 
 
 def _parts(result: Generation) -> list[Any]:
@@ -155,5 +169,6 @@ def _parts(result: Generation) -> list[Any]:
 def _bytes(value: Any) -> int:
     if isinstance(value, Boxes):
         return int(value.corners.nbytes) + 100 * len(value)
-    inner = getattr(value, "value", None)  # of what is given in part
-    return int(getattr(value, "nbytes", 0)) + (0 if inner is None else _bytes(inner)) + 200
+    if isinstance(value, Masked):
+        return _bytes(value.value) + _bytes(value.mask)
+    return (len(value) if isinstance(value, str) else int(getattr(value, "nbytes", 0))) + 200

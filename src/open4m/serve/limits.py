@@ -44,8 +44,9 @@ class Refused(Open4MError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """``bytes``: of a request. ``pixels``: of all pictures and maps in it. ``samples``: its results. ``seconds``: that
-    it may run. ``queue``: requests that wait, and ``queue_bytes`` of them.
+    """``bytes``: of a request. ``pixels``: of all pictures and maps in it. ``samples``: its results. ``conditions``:
+    its texts to avoid and named conditions, which each pass weighs at once. ``seconds``: that it may run. ``queue``:
+    requests that wait, and ``queue_bytes`` that all of them need in memory.
 
     ``kept``, ``kept_bytes``, ``kept_seconds``: of results after they are done. ``recipes``, ``recipe_bytes``: requests
     that are kept for permalinks. ``body_seconds``: that a body may take to come; ``stalled_seconds``: that a client may
@@ -55,6 +56,7 @@ class Limits:
     bytes: Number = 1 << 25
     pixels: Number = 1 << 22
     samples: Number = 16
+    conditions: Number = 16
     seconds: Seconds = 120.0
     queue: Number = 32
     queue_bytes: Number = 1 << 29

@@ -64,6 +64,8 @@ class Teller:
         about |= {"pass": made.number, "passes": made.total}
         for number in dict.fromkeys(number for number, _ in rows):
             job = self._jobs[number]
+            if job.is_over:  # its last event has been told
+                continue
             own = [(row, sample) for row, (whose, sample) in enumerate(rows) if whose == number and sample < MOST_SHOWN]
             shown = samples(progress, own, job.frames) if job.frames != "none" and not job.stop else []
             job.events.add("pass", {**about, "samples": shown}, many=True)

@@ -28,8 +28,7 @@ KEY = 16
 
 def pinned(worker: Worker, request: Request) -> Request:
     """The request for no other weights and plans than those of the worker."""
-    plans = worker.model.plans.for_(request.targets) if request.plans is None else request.plans
-    return replace(request, fingerprint=worker.fingerprint(request.upscale), plans=plans)
+    return replace(request, fingerprint=worker.fingerprint(request.upscale)).pinned(worker.model)
 
 
 class Recipes:

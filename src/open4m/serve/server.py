@@ -89,21 +89,18 @@ def made(app: App, worker: Worker, said: Callable[[str], None] = lambda line: No
         is_whole = True
 
         def handle_exit(self, sig: int, frame: Any) -> None:
+            """Only write down that a signal came: it may come between any two steps, also of who holds a lock."""
             if worker.is_draining:
-                worker.cancel_all()
                 self.is_whole, self.should_exit, self.force_exit = False, True, True
-                return
-            worker.drain()
-            self.loop.call_soon_threadsafe(self._finish)
+            worker.is_draining = True
 
         async def startup(self, sockets: Any = None) -> None:
-            self.loop = asyncio.get_running_loop()
+            self.finishing = asyncio.create_task(self._finished())
             await super().startup(sockets)
 
-        def _finish(self) -> None:
-            self.finishing = asyncio.create_task(self._finished())
-
         async def _finished(self) -> None:
+            while not worker.is_draining:
+                await asyncio.sleep(0.05)
             said("stopping: what runs and waits is finished")
             whole = await finished(worker)
             self.is_whole = self.is_whole and whole  # a second signal may have come meanwhile
@@ -129,14 +126,17 @@ async def finished(worker: Worker) -> bool:
 
 
 def protocol(limits: Limits) -> type:
-    """uvicorn's protocol, with bounds: on how long the head of a request may take to come, and on connections."""
+    """uvicorn's protocol, with bounds: on connections, on how long the head of a request may take to come, and on how
+    long a client may read nothing of an answer. Nothing waits in memory for who reads slowly but one message."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Bounded(H11Protocol):
         _late: asyncio.TimerHandle | None = None
+        _stalled: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(0)  # pause_writing tells of every byte that is not sent yet
             if len(self.connections) > limits.connections:
                 transport.write(refusal(503, "too many connections", "try again in a second", "retry-after: 1\r\n"))
                 transport.close()
@@ -149,7 +149,30 @@ def protocol(limits: Limits) -> type:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
+            self._stop_sending()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch_sending(self.transport.get_write_buffer_size())
+
+        def resume_writing(self) -> None:
+            self._stop_sending()
+            super().resume_writing()
+
+        def _watch_sending(self, unsent: int) -> None:
+            def check() -> None:
+                if (left := self.transport.get_write_buffer_size()) < unsent:
+                    self._watch_sending(left)
+                else:
+                    self.transport.abort()
+
+            self._stalled = self.loop.call_later(limits.stalled_seconds, check)
+
+        def _stop_sending(self) -> None:
+            if self._stalled is not None:
+                self._stalled.cancel()
+                self._stalled = None
 
         def send_400_response(self, msg: str) -> None:
             self.transport.write(refusal(400, "this is no HTTP", ""))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from open4m.serve.door import Receive, Scope, Send
 from open4m.serve.jobs import Job
 from open4m.serve.limits import Limits, Refused, too_large
+from open4m.types import shown
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -37,9 +38,13 @@ class Bodies:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused("expected a body of JSON", 415, "send the header Content-Type: application/json")
+        if (packed := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise Refused(f"a body in the encoding {shown(packed)}", 415, "send it as it is, without Content-Encoding")
         said = request.headers.get("content-length", "0")
         if not said.isdecimal() or int(said[:20]) > self._limits.bytes:
             raise too_large(f"a body of {said[:20]} bytes", f"{self._limits.bytes} bytes")
+        from starlette.requests import ClientDisconnect
+
         body = bytearray()
         try:
             try:
@@ -50,6 +55,8 @@ class Bodies:
             except TimeoutError:
                 seconds = f"{self._limits.body_seconds:g} seconds"
                 raise Refused(f"the body did not come within {seconds}", 408, "send it faster, or less") from None
+            except ClientDisconnect:
+                raise Refused("the client hung up before its body was here") from None
             yield bytes(body)
         finally:
             self.held -= len(body)
@@ -68,35 +75,30 @@ async def gone(receive: Receive) -> None:
         pass
 
 
-async def send_events(job: Job, last: int, stalled: float, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send the events of a job after ``last`` as they come, until it is over or the client is gone. Nothing waits in
-    memory for who reads slowly; who reads nothing for ``stalled`` seconds is hung up on."""
+async def send_events(job: Job, last: int, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the events of a job after ``last`` as they come, until it is over or the client is gone."""
     loop, news = asyncio.get_running_loop(), asyncio.Event()
 
     def listen() -> None:
         loop.call_soon_threadsafe(news.set)
 
-    async def put(message: dict[str, Any]) -> None:
-        async with asyncio.timeout(stalled):
-            await send(message)
-
     async def stream() -> None:
-        nonlocal last
+        number = min(last, job.events.last)  # what a client says may be of another job
         headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]
-        await put({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         while True:
             news.clear()
-            for event in job.events.after(last):
-                await put({"type": "http.response.body", "body": event.written(), "more_body": True})
-                last = event.number
-            if job.events.end is not None and last >= job.events.end:
+            for event in job.events.after(number):
+                await send({"type": "http.response.body", "body": event.written(), "more_body": True})
+                number = event.number
+            if job.events.end is not None and number >= job.events.end:
                 break
             try:
                 async with asyncio.timeout(ALIVE_SECONDS):
                     await news.wait()
             except TimeoutError:
-                await put({"type": "http.response.body", "body": b": alive\n\n", "more_body": True})
-        await put({"type": "http.response.body", "body": b""})
+                await send({"type": "http.response.body", "body": b": alive\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     job.events.listeners.add(listen)
     tasks = [asyncio.create_task(stream()), asyncio.create_task(gone(receive))]
@@ -104,8 +106,6 @@ async def send_events(job: Job, last: int, stalled: float, scope: Scope, receive
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0] in done:
             tasks[0].result()
-    except TimeoutError:
-        raise ConnectionAbortedError("a client reads no events") from None
     finally:
         job.events.listeners.discard(listen)
         for task in tasks:

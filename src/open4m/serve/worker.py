@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from open4m.generate.pipeline import BATCH_SIZE, FourM
 from open4m.generate.request_base import Request
 from open4m.generate.results import Snapshot
@@ -88,7 +90,8 @@ class Worker:
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._known: dict[str, Job] = {}
-        self._kept: OrderedDict[str, tuple[Job, int]] = OrderedDict()  # those that are over, and their bytes
+        self._kept: OrderedDict[str, tuple[Job, int]] = OrderedDict()  # those that have a result, and their bytes
+        self._failed: OrderedDict[str, tuple[Job, int]] = OrderedDict()  # those that are over without one
         self._ends = False
         self._seconds = ABOUT_A_JOB  # of a job, on average
         self._expected: dict[str, tuple[int, float]] = {}  # by kind, how many come back, and until when
@@ -117,6 +120,10 @@ class Worker:
         request = Request.from_json(document)
         if (count := rows_of(request)) > self.limits.samples:
             raise too_large(f"{count} results", f"{self.limits.samples} of one request")
+        if (
+            count := len(request.avoid) + len(request.conditions)
+        ) > self.limits.conditions:  # each one more pass at once
+            raise too_large(f"{count} texts to avoid and other conditions", f"{self.limits.conditions} of one request")
         if request.model not in ("", self.model.name):
             raise Refused(
                 f"request.model: this service has the model {self.model.name}, not {shown(request.model)}",
@@ -149,13 +156,13 @@ class Worker:
                 self._coming -= 1
                 self._condition.notify_all()
 
-    def submit(self, request: Request, frames: str = "none", size: int = 0) -> Job:
-        """A new job. ``size``: the bytes of the request. Raises :class:`Refused` if there is no room for it."""
-        job = Job(request, kind(request, self.model) if self.steady else None, frames, size)
+    def submit(self, request: Request, frames: str = "none") -> Job:
+        """A new job. Raises :class:`Refused` if there is no room for it."""
+        job = Job(request, kind(request, self.model) if self.steady else None, frames)
         with self._condition:
             self.check_open()
-            if sum(other.bytes for other in self._waiting) + size > self.limits.queue_bytes and self._waiting:
-                raise self._full()
+            if sum(other.bytes for other in self._waiting) + job.bytes > self.limits.queue_bytes and self._waiting:
+                raise self._counted(self._full())
             self._waiting.append(job)
             self._known[job.id] = job
             self._tell_places()
@@ -164,15 +171,23 @@ class Worker:
 
     def check_open(self) -> None:
         """Raise :class:`Refused` while no job is taken."""
+        if (why := self.closed()) is not None:
+            raise self._counted(why)
+
+    def closed(self) -> Refused | None:
+        """Why no job is taken; None if jobs are."""
         if self.is_draining:
-            raise Refused("the service is being stopped", 503, "try again where it is started anew", 10)
+            return Refused("the service is being stopped", 503, "try again where it is started anew", 10)
         if not self.is_ready:
-            raise Refused("the service is warming up", 503, "try again in a moment", 2)
-        if len(self._waiting) >= self.limits.queue:
-            raise self._full()
+            return Refused("the service is warming up", 503, "try again in a moment", 2)
+        return self._full() if len(self._waiting) >= self.limits.queue else None
+
+    def _counted(self, why: Refused) -> Refused:
+        with self._condition:
+            self.counts["refused"] += 1
+        return why
 
     def _full(self) -> Refused:
-        self.counts["refused"] += 1
         seconds = round(min(max(1, len(self._waiting) * self._seconds / 2), AHEAD))
         return Refused(f"{len(self._waiting)} jobs are waiting", 503, f"try again in {seconds} seconds", seconds)
 
@@ -258,14 +273,14 @@ class Worker:
                 self._run(batch)
             except Exception:  # a defect ends one batch, not the service
                 log.exception("a batch of %s failed", batch[0].verb)
-                for job in batch:
+                for job in _left(batch):
                     job.error = Refused("the service failed at this request", 500, "its log has the details")
             finally:
                 self._turns.give()
             now = time.monotonic()
             with self._condition:
                 self._running = [job for job in self._running if job not in batch]
-                for job in batch:
+                for job in _left(batch):
                     self._end(job)
                 self._seconds += ((now - begin) / len(batch) - self._seconds) / 4
                 self._expected = {kind: own for kind, own in self._expected.items() if own[1] > now}
@@ -335,6 +350,7 @@ class Worker:
                     job.stop = "late"
             if all(job.stop for job in batch):
                 raise _Stopped
+            self._end_stopped(batch)
             tell(progress, rows)
             self._turns.pass_on()
 
@@ -342,16 +358,26 @@ class Worker:
             made = together(self.model, [job.request for job in batch], watch)
         except _Stopped:
             return
-        except MemoryError:
-            for job in batch:
+        except (MemoryError, torch.OutOfMemoryError):  # of the machine, of an accelerator
+            for job in _left(batch):
                 job.error = Refused("not enough memory for this request", 503, "ask for fewer samples at once", 5)
             return
         tell.close()
         for job, outcome in zip(batch, made, strict=True):
+            if job.is_over:
+                continue
             if isinstance(outcome, Open4MError):
                 job.error = outcome if isinstance(outcome, Refused) else Refused(str(outcome))
             elif not job.stop:
                 job.outcome = outcome
+
+    def _end_stopped(self, batch: Sequence[Job]) -> None:
+        """End those jobs of a batch that should stop: the others go on, and nobody waits for them."""
+        if any(job.stop for job in _left(batch)):
+            with self._condition:
+                for job in (job for job in _left(batch) if job.stop):
+                    self._running.remove(job)
+                    self._end(job)
 
     def _end(self, job: Job) -> None:
         """Write down what has become of a job, and tell those who watch."""
@@ -368,38 +394,44 @@ class Worker:
             job.state = "cancelled"
             job.error = Refused(f"job {job.id} was cancelled", 409, "send the request again")
         self.counts[job.state] += 1
-        size = 0
-        if job.outcome is None:
-            job.request = None
-        else:
-            size = bytes_of(job.outcome)
         told: dict[str, Any] = {}
         if job.state == "done":
             told = {"result": f"/api/jobs/{job.id}/result", "seconds": round(job.seconds, 3)}
         elif job.state == "failed":
             told = {"error": str(job.error), "hint": job.error.hint, "status": job.error.status}
-        self._kept[job.id] = job, size
-        self._forget_old()
         job.events.add(job.state, told)
+        if job.outcome is None:
+            size, job.request = job.events.bytes, None
+        else:
+            size = job.events.bytes + bytes_of(job.outcome, job.request)
+        (self._failed if job.outcome is None else self._kept)[job.id] = job, size
+        self._forget_old()
 
     def _forget_old(self) -> None:
-        """Keep no more results, bytes and seconds than is allowed; the last one always."""
+        """Keep no more results, bytes and seconds than is allowed, the last one always; and as many jobs without one,
+        which take the place of none that has."""
         oldest = time.monotonic() - self.limits.kept_seconds
-        size = sum(size for _, size in self._kept.values())
-        while self._kept:
-            job, own = next(iter(self._kept.values()))
-            is_too_much = len(self._kept) > self.limits.kept or size > self.limits.kept_bytes
-            if not ((is_too_much and len(self._kept) > 1) or job.ended < oldest):
-                return
-            self._forget(job)
-            size -= own
+        for kept in (self._kept, self._failed):
+            size = sum(size for _, size in kept.values())
+            while kept:
+                job, own = next(iter(kept.values()))
+                is_too_much = len(kept) > self.limits.kept or size > self.limits.kept_bytes
+                if not ((is_too_much and len(kept) > 1) or job.ended < oldest):
+                    break
+                self._forget(job)
+                size -= own
 
     def _forget(self, job: Job) -> None:
-        self._kept.pop(job.id, None)
-        self._known.pop(job.id, None)
+        for kept in (self._kept, self._failed, self._known):
+            kept.pop(job.id, None)
 
     def _tell_places(self) -> None:
         for place, job in enumerate(self._waiting, 1):
             if job.place != place:
                 job.place = place
                 job.events.add("queued", {"place": place})
+
+
+def _left(batch: Sequence[Job]) -> list[Job]:
+    """The jobs of a batch that are not over."""
+    return [job for job in batch if not job.is_over]
