@@ -75,6 +75,10 @@ class Instances:
         )
 
 
+class NoSplit(Open4MError):
+    """The data have no such split, and nothing is damaged: another one may be taken."""
+
+
 class Labelled(ABC):
     """One split of a labelled data set, a sequence of examples; any process may open it again from its arguments.
 
@@ -99,7 +103,8 @@ class Labelled(ABC):
         """The split ``train``, ``validation`` or ``test`` of what lies in ``root``. Data sets with ``labels`` take one
         of them as ``label``.
 
-        Raises :class:`Open4MError` that names what was expected where, if it is not there.
+        Raises :class:`NoSplit` that names what was expected where, if it is not there, and :class:`Open4MError` if what
+        is there cannot be read.
         """
 
     @abstractmethod
