@@ -20,7 +20,7 @@ from open4m.progress import track
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.network import TransferNetwork, predictions, spread, without_picture
+from open4m.transfer.network import TransferNetwork, predictions, spread
 from open4m.transfer.origin import open_origin
 from open4m.transfer.task import TransferTask
 from open4m.transfer.transferred import Transferred, described
@@ -155,7 +155,7 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
         check_target(example, head.target, head.classes, examples.key(place))
         if place in drawn:
             pictures.save(head.draw(example, prediction), directory / "test" / f"{place}.png")
-        true.append(without_picture(example, head))
+        true.append(head.kept(example))
         said.append(prediction)
 
     def metrics(indices) -> Mapping[str, float]:

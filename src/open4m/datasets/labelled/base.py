@@ -40,14 +40,15 @@ class Instances:
     """The n objects of an image of H × W pixels.
 
     ``boxes``: (n, 4) float32, columns x_min, y_min, x_max, y_max in pixels; the first pixel covers 0 to 1.
-    ``classes``: (n,) int64, places in the names of the data set. ``masks``: (n, H, W) bool, None if the data have none.
+    ``classes``: (n,) int64, places in the names of the data set. ``masks``: (n, H, W) bool, or n run lengths of COCO;
+    None if the data have none.
     ``crowd``: (n,) bool, regions of many objects: they are not learned, and what is found there is not counted as
     wrong. ``area``: (n,) float32 pixels, by which COCO sorts objects into small, medium and large ones.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
-    masks: np.ndarray | None
+    masks: np.ndarray | Sequence[Mapping[str, Any]] | None
     crowd: np.ndarray
     area: np.ndarray
 
