@@ -75,6 +75,9 @@ def stem_and_pictures(patch):
     return stem, torch.tensor(pictures).permute(0, 3, 1, 2) / 127.5 - 1
 
 
+pytestmark = pytest.mark.xdist_group("detection")  # the head learns for seconds
+
+
 @pytest.fixture(scope="module")
 def learned():
     """A head after 80 steps on four pictures, the features of these, and their examples."""
