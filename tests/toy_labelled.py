@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from open4m.datasets.labelled.base import IGNORED, Labelled
-from open4m.types import Open4MError
+from open4m.datasets.labelled.base import IGNORED, Labelled, NoSplit
 
 COLORS = {"red": (220, 40, 30), "green": (40, 200, 60), "blue": (40, 60, 230)}
 
@@ -24,7 +23,7 @@ class Toy(Labelled):
     @classmethod
     def open(cls, root, split, label=""):
         if split == "test":
-            raise Open4MError(f"{root}: no test split")
+            raise NoSplit(f"{root}: no test split")
         return cls({"train": 24, "validation": 12}[split], {"train": 0, "validation": 1}[split])
 
     def __len__(self):

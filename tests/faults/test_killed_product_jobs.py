@@ -64,7 +64,7 @@ def is_alive(process: int) -> bool:
         ("tokenize", "a worker", signal.SIGKILL),
         ("tokenize", "the driver", signal.SIGKILL),
         ("tokenize", "the driver", signal.SIGTERM),
-        ("label", "a worker", signal.SIGKILL),
+        pytest.param("label", "a worker", signal.SIGKILL, marks=pytest.mark.slow),
     ],
 )
 def test_a_job_of_two_processes_survives_signals(tmp_path, kind, victim, number):
@@ -125,7 +125,9 @@ sys.exit(main(sys.argv[1:]))
 """The command line, with a pause after each image, so that a signal always finds it at work."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_job_on_a_folder_of_images_survives_signals(tmp_path, model, image, number, capsys):
     (tmp_path / "images").mkdir()
     for i in range(8):

@@ -81,7 +81,7 @@ def test_a_box_without_area_is_kept_where_it_is_seen(corners):
 
 
 @given(SIDES, SIDES, st.integers(1, 4), st.sampled_from(FITS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_map_comes_back_at_the_resolution_of_the_picture(height, width, times, fit):
     """Of a square with a pixel for each of the picture, or several, nothing is lost."""
     frame, depth = Frame(height, width, fit), ramp(height, width)

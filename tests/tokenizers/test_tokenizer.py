@@ -418,8 +418,15 @@ def diffusion_vqvae(modality: str = "rgb", **fields) -> VQVAE:
     return model
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("modality", ["rgb", "depth"])
+@pytest.mark.parametrize(
+    ("modality", "autocast"),
+    [
+        ("rgb", True),
+        ("depth", False),
+        pytest.param("rgb", False, marks=pytest.mark.slow),
+        pytest.param("depth", True, marks=pytest.mark.slow),
+    ],
+)
 def test_encoder_and_diffusion_decoder_learn_together(modality, autocast):
     model = vqvae(modality, **UNET).train()
     x, draw = batch(model, 8), torch.Generator().manual_seed(0)

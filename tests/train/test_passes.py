@@ -44,6 +44,9 @@ WAYS = {
 }
 
 
+SLOW = ("four of one row at a time-adamw", "zero2-muon", "zero3-adamw")
+"""Those whose parts other ways try, too."""
+
 BOTH = ("two", "zero3")
 """The ways that are tried with both optimizers; of the others, those that shard are tried with Muon."""
 
@@ -51,7 +54,7 @@ BOTH = ("two", "zero3")
 @pytest.mark.parametrize(
     ("way", "optimizer"),
     [
-        (way, optimizer)
+        pytest.param(way, optimizer, marks=[pytest.mark.slow] * (f"{way}-{optimizer}" in SLOW))
         for way, (_, fields) in WAYS.items()
         for optimizer in ("adamw", "muon")
         if way in BOTH or (optimizer == "muon") == ("sharding" in fields)

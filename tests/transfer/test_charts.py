@@ -20,9 +20,22 @@ def test_a_matrix_is_darkest_where_the_share_of_the_row_is_largest():
     assert draw_confusion(many, ("a", "b")).size[0] > 2 * CELL
 
 
-def test_of_many_classes_the_most_frequent_are_drawn():
-    counts = np.diag(np.arange(100))
-    assert draw_confusion(counts, [str(i) for i in range(100)]).size[0] < CELL * (MOST_CLASSES + 8)
+def test_of_many_classes_those_with_the_most_mistakes_are_drawn_and_a_column_of_all_others():
+    names = [str(i) for i in range(100)]
+    right = np.diag(np.arange(100, 200))
+    wrong = right.copy()
+    wrong[0, 99] = wrong[7, 0] = 1000  # 0 and 7 are rare, and confused most
+    right_sheet, sheet = (np.asarray(draw_confusion(counts, names)) for counts in (right, wrong))
+    assert right_sheet.shape == sheet.shape
+    assert sheet.shape[1] - sheet.shape[0] == CELL  # the others
+    assert sheet.shape[0] < CELL * (MOST_CLASSES + 8)
+    counts = np.zeros((100, 100), int)
+    counts[0, :60] = 1  # each column has one mistake, so that the first 39 are shown beside class 0
+    cells = np.asarray(draw_confusion(counts, names).convert("L")).astype(int)
+    top = cells.shape[0] - CELL * MOST_CLASSES - 6
+    row = [cells[top + 2, cells.shape[1] - 6 - CELL * (MOST_CLASSES + 1 - j) + 2] for j in range(MOST_CLASSES + 1)]
+    assert row[-1] == min(row)  # 20 of 60, others 1 of 60
+    assert len(set(row[:-1])) == 1
 
 
 def test_curves_rise_where_values_do():

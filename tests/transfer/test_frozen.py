@@ -12,6 +12,7 @@ from open4m import config as configs
 from open4m.cli import probe_features
 from open4m.cli.main import main
 from open4m.datasets import labelled
+from open4m.datasets.labelled.base import NoSplit
 from open4m.rng import seeded
 from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.frozen import FORMAT, Frozen, FrozenFigures, ProbeOptions, layers_of, open_data, pooled
@@ -123,7 +124,7 @@ class Others(Toy):
 def opens(monkeypatch, **splits):
     def open_split(root, split, name="", label=""):
         if split not in splits:
-            raise Open4MError(f"{root}: no {split}")
+            raise NoSplit(f"{root}: no {split}")
         return splits[split]
 
     monkeypatch.setattr(labelled, "open_split", open_split)
@@ -134,7 +135,7 @@ def test_the_test_split_is_measured_if_there_is_one(monkeypatch, tmp_path):
     assert [len(part) if isinstance(part, Toy) else part for part in open_data(tmp_path)] == [3, 1, "test"]
     opens(monkeypatch, train=Toy(3), validation=Toy(2))
     assert open_data(tmp_path)[2] == "validation"
-    opens(monkeypatch, train=Toy(3), validation=Toy(2), test=Numbers(4))  # test images without classes
+    opens(monkeypatch, train=Toy(3), validation=Toy(2), test=Toy(4).only(["depth"]))  # test images without classes
     assert open_data(tmp_path)[2] == "validation"
 
 

@@ -22,7 +22,7 @@ from open4m.transfer.augment import (
 )
 from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.network import spread, without_picture
+from open4m.transfer.network import spread
 from open4m.transfer.origin import open_origin
 from open4m.transfer.task import TransferTask
 from open4m.types import Open4MError
@@ -176,9 +176,9 @@ def test_stochastic_depth_gets_its_generator_in_training_and_none_in_evaluation(
 
 def test_a_picture_is_kept_only_for_heads_that_learn_it(make_task):
     example, head = Toy(1)[0], make_task().sketch.head
-    light = without_picture(example, head)
+    light = head.kept(example)
     assert light["rgb"].shape == example["rgb"].shape
     assert light["rgb"].strides == (0, 0, 0)
     assert light["semseg"] is example["semseg"]
     head.target = "rgb"
-    assert without_picture(example, head) is example
+    assert head.kept(example) is example

@@ -11,11 +11,13 @@ from open4m.fonts import lettered
 from open4m.pictures import OBJECT_COLORS, heat
 
 MOST_CLASSES = 40
-"""Classes of a matrix: of more, those that occur most."""
+"""Classes of a matrix: of more, those that are confused most."""
 
 CELL, POINTS, GAP = 22, 12, 6  # pixels
 _INK = (30, 30, 40)
 _FAINT = (120, 120, 130)
+
+OTHERS = "others"
 
 CORNER = ("predicted across", "true down")
 """What the columns and the rows of a matrix are, in its corner."""
@@ -29,27 +31,37 @@ def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarr
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """Rows are true classes, columns predicted ones; the darker, the larger the share of the row."""
-    order = np.argsort(-counts.sum(1), kind="stable")[:MOST_CLASSES]
-    chosen = np.sort(order)
-    counts, names = counts[np.ix_(chosen, chosen)], [names[i] for i in chosen]
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = CELL * len(names)
-    written = [lettered(name, POINTS) for name in names]
+    """Rows are true classes, columns predicted ones; the darker, the larger the share of all that are truly of it.
+
+    Of more than :data:`MOST_CLASSES`, those with the most mistakes are shown, and a column of all the others.
+    """
+    totals = counts.sum(1, keepdims=True)
+    mistakes = totals[:, 0] + counts.sum(0) - 2 * counts.diagonal()
+    chosen = np.sort(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES])
+    shown, rows = counts[np.ix_(chosen, chosen)], [names[i] for i in chosen]
+    columns = rows
+    if len(chosen) < len(counts):
+        shown = np.hstack([shown, totals[chosen] - shown.sum(1, keepdims=True)])
+        columns = [*rows, OTHERS]
+    shares = shown / np.maximum(totals[chosen], 1)
+    height, width = CELL * len(rows), CELL * len(columns)
+    written = [lettered(name, POINTS) for name in columns]
     font = lettered("true", POINTS)[1]
     left = int(max(*(font.getlength(text) for text, font in written), *map(font.getlength, CORNER))) + 2 * GAP
-    sheet = Image.new("RGB", (left + side + GAP, left + side + GAP), "white")
-    sheet.paste(heat(shares, 1.0).resize((side, side), Image.Resampling.NEAREST), (left, left))
+    sheet = Image.new("RGB", (left + width + GAP, left + height + GAP), "white")
+    sheet.paste(heat(shares, 1.0).resize((width, height), Image.Resampling.NEAREST), (left, left))
     draw = ImageDraw.Draw(sheet)
     for line, word in enumerate(CORNER):
         draw.text((left - GAP, left - GAP - POINTS * 1.4 * (1 - line)), word, fill=_FAINT, font=font, anchor="rb")
     for i, (text, font) in enumerate(written):
         middle = left + CELL * i + CELL // 2
-        draw.text((left - GAP, middle), text, fill=_INK, font=font, anchor="rm")
         label = Image.new("RGB", (left - 2 * GAP, CELL), "white")
         ImageDraw.Draw(label).text((0, CELL // 2), text, fill=_INK, font=font, anchor="lm")
         sheet.paste(label.rotate(90, expand=True), (middle - CELL // 2, GAP))
-        for j, count in enumerate(counts[i]):
+        if i == len(rows):
+            continue
+        draw.text((left - GAP, middle), text, fill=_INK, font=font, anchor="rm")
+        for j, count in enumerate(shown[i]):
             if count:
                 ink = "white" if shares[i, j] > 0.6 else _INK
                 draw.text(

@@ -101,10 +101,8 @@ def open_data(root: Path, layout: str = "", label: str = "") -> tuple[Labelled, 
     Raises :class:`Open4MError` if there are none, or the images have no classes.
     """
     training = _classes_of(labelled.open_split(root, "train", layout, label=label), root)
-    try:
-        split, others = "test", _classes_of(labelled.open_split(root, "test", layout, label=label), root)
-    except Open4MError:
-        split, others = "validation", _classes_of(labelled.open_split(root, "validation", layout, label=label), root)
+    split, others = labelled.open_held_out(root, layout, label, (LABEL,))
+    others = _classes_of(others, root)
     if training.classes(LABEL) != others.classes(LABEL):
         raise Open4MError(f"{root}: training and {split} data name other classes")
     return training, others, split

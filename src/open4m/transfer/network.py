@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from open4m import modalities
-from open4m.datasets.labelled.base import PICTURE, Example
+from open4m.datasets.labelled.base import Example
 from open4m.rng import Part
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.transfer.augment import Pipeline
@@ -76,13 +76,6 @@ class Contents:
 def spread(count: int, most: int | None) -> range | list[int]:
     """Places of at most ``most`` of ``count`` examples, equally far apart: data sets are often sorted by class."""
     return range(count) if most is None or most >= count else [i * count // most for i in range(most)]
-
-
-def without_picture(example: Example, head: Head) -> Example:
-    """What a head measures by, in which the picture is black, and takes no memory, unless the head's target is it."""
-    if head.target == PICTURE:
-        return example
-    return {**example, PICTURE: np.broadcast_to(np.uint8(0), example[PICTURE].shape)}
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from open4m.progress import track
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.network import TransferNetwork, predictions, spread, without_picture
+from open4m.transfer.network import TransferNetwork, predictions, spread
 from open4m.transfer.origin import open_origin
 from open4m.transfer.task import TransferTask
 from open4m.transfer.transferred import Transferred, described
@@ -116,9 +116,13 @@ def _write(found: Measured, path: Path) -> None:
 
 def opened(data: Path, split: str, config: TransferConfig, layout: str) -> Labelled:
     """A split of the data, of whose examples only what is read and learned is taken."""
-    found = labelled.open_split(data, split, layout, label=config.label)
+    return labelled.open_split(data, split, layout, label=config.label).only(read_by(config))
+
+
+def read_by(config: TransferConfig) -> list[str]:
+    """What a transfer reads of examples, besides the picture."""
     wanted = {heads.target_of(config.kind, config.head), *(name.partition("@")[0] for name in config.backbone.inputs)}
-    return found.only([name for name in wanted if name != PICTURE])
+    return sorted(wanted - {PICTURE})
 
 
 def check_classes(training: Labelled, validation: Labelled, target: str, root: Path) -> None:
@@ -137,12 +141,9 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
     """The figures of the saved network on test data, or on validation data where there are none; writes them, and
     pictures."""
     held = Transferred.from_pretrained(directory / "model", device, trust=True)
-    try:
-        split, examples = "test", opened(data, "test", config, layout)
-    except Open4MError:
-        split, examples = "test", ()
-    if not len(examples):
-        split, examples = "validation", opened(data, "validation", config, layout)
+    wanted = read_by(config)
+    split, examples = labelled.open_held_out(data, layout, config.label, wanted)
+    examples = examples.only(wanted)
     places, head = spread(len(examples), config.test_samples), held.network.head
     drawn = {places[i] for i in spread(len(places), DRAWN)}
     pairs = predictions(held.network, held.contents, held.place, examples, places, config.train.batch_size)
@@ -154,7 +155,7 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
         check_target(example, head.target, head.classes, examples.key(place))
         if place in drawn:
             pictures.save(head.draw(example, prediction), directory / "test" / f"{place}.png")
-        true.append(without_picture(example, head))
+        true.append(head.kept(example))
         said.append(prediction)
 
     def metrics(indices) -> Mapping[str, float]:

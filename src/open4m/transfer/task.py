@@ -22,7 +22,7 @@ from open4m.transfer.augment import Mixing, needed, partner
 from open4m.transfer.config import TransferConfig
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch
-from open4m.transfer.network import Contents, TransferNetwork, predictions, spread, without_picture
+from open4m.transfer.network import Contents, TransferNetwork, predictions, spread
 from open4m.transfer.origin import Origin
 from open4m.types import Open4MError
 
@@ -173,7 +173,7 @@ class TransferTask:
         examples, found = [], []
         for place, (example, prediction) in zip(places, pairs, strict=True):
             check_target(example, self.target, self.classes, self.validation.key(place))
-            examples.append(without_picture(example, model.head))
+            examples.append(model.head.kept(example))
             found.append(prediction)
         return model.head.measure(found, examples)
 

@@ -8,7 +8,7 @@ import pytest
 from labelled_trees import TREES
 
 from open4m.datasets import labelled
-from open4m.datasets.labelled.base import IGNORED, Instances, Labelled, check_example, check_label, check_split
+from open4m.datasets.labelled.base import IGNORED, Instances, Labelled, NoSplit, check_example, check_label, check_split
 from open4m.types import Open4MError
 
 SPLITS = ("train", "validation")
@@ -116,6 +116,33 @@ def test_classes_are_the_same_for_all_splits(trees, name):
         assert train.classes(target) == validation.classes(target)
         assert len(set(train.classes(target))) == len(train.classes(target))
         assert (len(train.classes(target)) > 0) == (target in ("label", "semseg", "instances"))
+
+
+HELD_OUT = {"ade20k": "validation", "folders": "validation", "nyuv2": "test", "scenes": "test"}
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_figures_are_measured_on_test_data_or_else_on_validation_data(trees, name):
+    split, found = labelled.open_held_out(trees[name])
+    assert split == HELD_OUT.get(name, split)
+    expected = labelled.open_split(trees[name], split)
+    assert [found.key(i) for i in range(len(found))] == [expected.key(i) for i in range(len(expected))]
+    if split == "validation":
+        with pytest.raises(NoSplit):
+            labelled.open_split(trees[name], "test")
+
+
+def test_test_data_without_the_labels_are_not_measured_on(trees):
+    assert labelled.open_held_out(trees["scenes"], targets=["edges"])[0] == "test"
+    assert labelled.open_held_out(trees["scenes"], targets=["curvature"])[0] == "validation"
+
+
+def test_a_damaged_test_split_is_an_error_and_not_another_split(tmp_path):
+    TREES["coco"](tmp_path)
+    path = next(tmp_path.rglob("instances_val*.json"))
+    path.with_name("instances_test.json").write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(Open4MError, match=r"instances_test\.json"):
+        labelled.open_held_out(tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(TREES))

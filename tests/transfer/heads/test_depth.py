@@ -7,7 +7,7 @@ import torch
 from open4m.rng import seeded
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch, Features
-from open4m.transfer.heads.depth import Config, DepthEstimation, accuracy, berhu
+from open4m.transfer.heads.depth import Config, DepthEstimation, accuracy, berhu, reach
 
 WHOLE = Placed((4, 4), (1.0, 1.0), (0.0, 0.0), 4)
 
@@ -25,6 +25,11 @@ def test_figures_are_those_of_each_pixel_by_hand():
     assert figures["rmse"] == pytest.approx(((0.04 + 1.0 + 0.0) / 3) ** 0.5, rel=1e-6)
     assert accuracy(found, np.full((2, 2), np.nan, np.float32)) is None
     assert accuracy(np.full((2, 2), np.nan, np.float32), truth) is None
+
+
+def test_a_picture_says_the_meters_of_its_colors():
+    assert reach(np.array([[0.512, np.nan], [9.0, np.inf]], np.float32)) == "0.51 to 9 m"
+    assert reach(np.full((2, 2), np.nan, np.float32)) == "unknown"
 
 
 def test_a_ratio_of_exactly_a_quarter_more_is_no_hit():

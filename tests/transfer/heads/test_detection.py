@@ -18,7 +18,6 @@ from open4m.transfer.detection.rpn import ProposalsConfig
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch, Features
 from open4m.transfer.heads.detection import HEAD, Config
-from open4m.transfer.network import without_picture
 from open4m.types import Open4MError
 
 SIDE, WIDTH = 64, 48
@@ -74,6 +73,9 @@ def stem_and_pictures(patch):
             nn.init.zeros_(weight)  # which torch draws from its global generator
     pictures = np.stack([picture(scene, SIDE, i) for i, scene in enumerate(SCENES)])
     return stem, torch.tensor(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+pytestmark = pytest.mark.xdist_group("detection")  # the head learns for seconds
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,10 @@ def test_the_prediction_is_drawn_beside_the_truth(learned):
 def test_the_summary_draws_precision_by_recall_and_needs_no_pictures(learned):
     made, given, examples = learned
     found = made.predict(made(given), [WHOLE] * 4)
-    light = [without_picture(example, made) for example in examples]
+    light = [made.kept(example) for example in examples]
+    for example, kept in zip(examples, light, strict=True):
+        masks, runs = example["instances"].masks, kept["instances"].masks
+        assert all(np.array_equal(decode(**each), mask) for each, mask in zip(runs, masks, strict=True))
     assert made.measure(found, light) == pytest.approx(made.measure(found, examples), nan_ok=True)
     sheet = np.asarray(made.summary(found, light)["precision"])
     nothing = [{name: values[:0] for name, values in each.items()} for each in found]

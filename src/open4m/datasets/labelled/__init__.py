@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Collection
 from pathlib import Path
 
-from open4m.datasets.labelled.base import Labelled, check_label, check_split
+from open4m.datasets.labelled.base import Labelled, NoSplit, check_label, check_split
 from open4m.types import Open4MError
 
 SHARED_FILES = ("__init__", "base", "reading", "run_lengths")
@@ -55,3 +56,20 @@ def open_split(root: str | Path, split: str, name: str = "", label: str = "") ->
     kind = find(root, name)
     check_label(label, kind)
     return kind.open(Path(root), split, label=label) if label else kind.open(Path(root), split)
+
+
+def open_held_out(
+    root: str | Path, name: str = "", label: str = "", targets: Collection[str] = ()
+) -> tuple[str, Labelled]:
+    """The split that figures are measured on, and its name: ``test``, or ``validation`` where the data have no examples
+    for tests with these targets. Arguments are those of :func:`open_split`.
+
+    Raises :class:`Open4MError` if what is there cannot be read: no other split takes the place of a damaged one.
+    """
+    try:
+        found = open_split(root, "test", name, label)
+        if len(found) and set(targets) <= set(found.targets):
+            return "test", found
+    except NoSplit:
+        pass
+    return "validation", open_split(root, "validation", name, label)

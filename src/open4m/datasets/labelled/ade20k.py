@@ -14,7 +14,7 @@ import numpy as np
 from open4m import files
 from open4m.datasets.coco_files import unique
 from open4m.datasets.labelled import reading
-from open4m.datasets.labelled.base import IGNORED, Example, Labelled, check_example, check_split
+from open4m.datasets.labelled.base import IGNORED, Example, Labelled, NoSplit, check_example, check_split
 from open4m.types import Open4MError
 
 SPLITS = {"train": "training", "validation": "validation"}
@@ -45,11 +45,11 @@ class ADE20K(Labelled):
     def open(cls, root: Path, split: str) -> Self:
         check_split(split)
         if split not in SPLITS:
-            raise Open4MError(f"{root}: the labels of ADE20K's split {split} are not public; take validation")
+            raise NoSplit(f"{root}: the labels of ADE20K's split {split} are not public; take validation")
         base = _base(root)
         images = reading.images_in(base / "images" / SPLITS[split])
         if not images:
-            raise Open4MError(f"{base / 'images' / SPLITS[split]}: no images")
+            raise NoSplit(f"{base / 'images' / SPLITS[split]}: no images")
         return cls(root=base, folder=SPLITS[split], images=tuple(images), class_names=_names(base))
 
     def __len__(self) -> int:

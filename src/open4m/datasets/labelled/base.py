@@ -40,14 +40,15 @@ class Instances:
     """The n objects of an image of H × W pixels.
 
     ``boxes``: (n, 4) float32, columns x_min, y_min, x_max, y_max in pixels; the first pixel covers 0 to 1.
-    ``classes``: (n,) int64, places in the names of the data set. ``masks``: (n, H, W) bool, None if the data have none.
+    ``classes``: (n,) int64, places in the names of the data set. ``masks``: (n, H, W) bool, or n run lengths of COCO;
+    None if the data have none.
     ``crowd``: (n,) bool, regions of many objects: they are not learned, and what is found there is not counted as
     wrong. ``area``: (n,) float32 pixels, by which COCO sorts objects into small, medium and large ones.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
-    masks: np.ndarray | None
+    masks: np.ndarray | Sequence[Mapping[str, Any]] | None
     crowd: np.ndarray
     area: np.ndarray
 
@@ -75,6 +76,10 @@ class Instances:
         )
 
 
+class NoSplit(Open4MError):
+    """The data have no such split, and nothing is damaged: another one may be taken."""
+
+
 class Labelled(ABC):
     """One split of a labelled data set, a sequence of examples; any process may open it again from its arguments.
 
@@ -99,7 +104,8 @@ class Labelled(ABC):
         """The split ``train``, ``validation`` or ``test`` of what lies in ``root``. Data sets with ``labels`` take one
         of them as ``label``.
 
-        Raises :class:`Open4MError` that names what was expected where, if it is not there.
+        Raises :class:`NoSplit` that names what was expected where, if it is not there, and :class:`Open4MError` if what
+        is there cannot be read.
         """
 
     @abstractmethod

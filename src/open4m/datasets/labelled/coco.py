@@ -21,7 +21,7 @@ import numpy as np
 from open4m.datasets import tables
 from open4m.datasets.coco_files import MALFORMED, about, annotation_files, image_folder, mask_of, unique
 from open4m.datasets.labelled import reading
-from open4m.datasets.labelled.base import Example, Instances, Labelled, check_split
+from open4m.datasets.labelled.base import Example, Instances, Labelled, NoSplit, check_split
 from open4m.datasets.labelled.run_lengths import LARGEST_MASK
 from open4m.datasets.layouts.base import split_in
 from open4m.datasets.source import Source
@@ -69,7 +69,7 @@ class Coco(Labelled):
         found = by_split.get(own, [])
         if len(found) != 1:
             held = ", ".join(path for paths in by_split.values() for path in paths) or "none"
-            raise Open4MError(
+            raise (Open4MError if found else NoSplit)(
                 f"{root}: expected one JSON file with the objects of {split} images, such as "
                 f"annotations/instances_{split}.json; got {len(found)} for it (there: {held})"
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from open4m.datasets.labelled import reading
-from open4m.datasets.labelled.base import Example, Labelled, check_example, check_split
+from open4m.datasets.labelled.base import Example, Labelled, NoSplit, check_example, check_split
 from open4m.datasets.layouts.base import split_of
 from open4m.types import Open4MError
 
@@ -40,7 +40,7 @@ class Diode(Labelled):
         folder = root / _splits(root).get(split, split)
         images = [p.relative_to(root).as_posix() for place in PLACES for p in (folder / place).glob(IMAGES)]
         if not images:
-            raise Open4MError(f"{folder}: expected {' or '.join(PLACES)} with {IMAGES} in it, found no image")
+            raise NoSplit(f"{folder}: expected {' or '.join(PLACES)} with {IMAGES} in it, found no image")
         found = cls(root=root, images=tuple(sorted(images)))
         beside = {
             target: found._beside(0, ending).is_file() for target, ending in (("depth", "depth"), ("normals", "normal"))

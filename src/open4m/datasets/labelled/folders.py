@@ -22,7 +22,7 @@ import numpy as np
 from open4m import files
 from open4m.datasets import tables
 from open4m.datasets.labelled import reading
-from open4m.datasets.labelled.base import Example, Labelled, check_split
+from open4m.datasets.labelled.base import Example, Labelled, NoSplit, check_split
 from open4m.datasets.layouts.base import IMAGE_SUFFIXES, split_in, suffix_of
 from open4m.datasets.source import Source
 from open4m.types import Open4MError
@@ -65,7 +65,7 @@ class Folders(Labelled):
         lent = split == "validation" and "validation" not in splits  # by the training images
         if not (split in splits or ((lent or split == "train") and ("train" in splits or not splits))):
             held = ", ".join(splits.values()) or "folders of classes alone"
-            raise Open4MError(f"{base}: expected a folder {split} with one folder of images per class, got {held}")
+            raise NoSplit(f"{base}: expected a folder {split} with one folder of images per class, got {held}")
         own, trained = splits.get(split, splits.get("train", "")), splits.get("train", splits.get(split, ""))
         flat = _flat(root, base, own) if split in splits else None
         names = sorted(set(flat.values())) if flat and own == trained else reading.folders_in(base / trained)

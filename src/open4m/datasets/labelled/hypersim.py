@@ -24,7 +24,7 @@ import numpy as np
 
 from open4m.datasets import tables
 from open4m.datasets.labelled import reading
-from open4m.datasets.labelled.base import IGNORED, Example, Labelled, check_example, check_split
+from open4m.datasets.labelled.base import IGNORED, Example, Labelled, NoSplit, check_example, check_split
 from open4m.datasets.source import Source
 from open4m.types import Open4MError
 
@@ -104,7 +104,7 @@ class Hypersim(Labelled):
             frame for frame, name in _listed(path) if name == SPLITS[split] and _photo(root, frame).is_file()
         )
         if not frames:
-            raise Open4MError(f"{root}: no image that {SPLIT_FILE} names for {split} is there")
+            raise NoSplit(f"{root}: no image that {SPLIT_FILE} names for {split} is there")
         found = cls(root=root, frames=frames, rays=_rays(root, {scene for scene, *_ in frames}))
         return found.only([target for target in cls.targets if found._path(0, target).is_file()])
 

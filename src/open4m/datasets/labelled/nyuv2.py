@@ -20,7 +20,7 @@ import numpy as np
 
 from open4m.datasets.coco_files import unique
 from open4m.datasets.labelled import reading
-from open4m.datasets.labelled.base import IGNORED, Example, Labelled, check_example, check_split
+from open4m.datasets.labelled.base import IGNORED, Example, Labelled, NoSplit, check_example, check_split
 from open4m.datasets.layouts.base import called, photo, split_of
 from open4m.types import Open4MError
 
@@ -119,7 +119,7 @@ class _Trees(NYUv2):
         folder = _split_folder(base, split)
         names = cls.listed(base / folder) if folder else ()
         if not names:
-            raise Open4MError(f"{base / (folder or split)}: no images for the split {split}")
+            raise NoSplit(f"{base / (folder or split)}: no images for the split {split}")
         return cls(root=base, names=tuple(f"{folder}/{name}" for name in names))
 
     @staticmethod

@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from open4m import files
-from open4m.datasets.labelled.base import Example, Instances, Labelled, check_label, check_split
+from open4m.datasets.labelled.base import Example, Instances, Labelled, NoSplit, check_label, check_split
 from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES, SPLITS, Scenes
 from open4m.datasets.scenes.render import render_scene
 from open4m.types import Open4MError, shown
@@ -102,7 +102,7 @@ class LabelledScenes(Labelled):
         label = check_label(label, cls)
         settings = _settings(root)
         if not settings[split]:
-            raise Open4MError(f"{root / FILE}: has no scenes for {split}")
+            raise NoSplit(f"{root / FILE}: has no scenes for {split}")
         scenes = Scenes(split=split, seed=settings["seed"], resolution=settings["image_size"], world=settings["world"])
         return cls(root=root, scenes=scenes, count=settings[split], label=label)
 

@@ -23,7 +23,7 @@ import numpy as np
 from open4m import modalities
 from open4m.datasets.classes import of_data
 from open4m.datasets.labelled import reading
-from open4m.datasets.labelled.base import IGNORED, Example, Instances, Labelled, check_split
+from open4m.datasets.labelled.base import IGNORED, Example, Instances, Labelled, NoSplit, check_split
 from open4m.datasets.layouts.base import photo
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import Modality
@@ -58,14 +58,14 @@ class Shards(Labelled):
         check_split(split)
         if not (root / split / photo().name / FILE).is_file():
             there = [name for name in reading.folders_in(root) if (root / name / photo().name / FILE).is_file()]
-            raise Open4MError(f"{root}: no {photo().name} for {split} (there is: {', '.join(there) or 'none'})")
+            raise NoSplit(f"{root}: no {photo().name} for {split} (there is: {', '.join(there) or 'none'})")
         sources = {}
         for name in reading.folders_in(root / split):
             if (root / split / name / FILE).is_file() and modalities.is_known(name):
                 target = _target(modalities.get(name))
                 sources |= {target: name} if target else {}
         if not sources:
-            raise Open4MError(f"{root / split}: no labels beside {photo().name}: boxes, or maps as of classes or depth")
+            raise NoSplit(f"{root / split}: no labels beside {photo().name}: boxes, or maps as of classes or depth")
         class_names = {
             target: _class_names(root, split, name) for target, name in sources.items() if _has_classes(name)
         }

@@ -29,7 +29,7 @@ import numpy as np
 
 from open4m.datasets import tables
 from open4m.datasets.labelled import reading
-from open4m.datasets.labelled.base import Example, Labelled, check_example, check_split
+from open4m.datasets.labelled.base import Example, Labelled, NoSplit, check_example, check_split
 from open4m.datasets.source import Source
 from open4m.types import Open4MError
 
@@ -149,7 +149,7 @@ class Taskonomy(Labelled):
         counts: list[int] = []
         views = reading.Names(_views(root, place, own, counts))
         if not len(views):
-            raise Open4MError(
+            raise NoSplit(
                 f"{root}: none of its {len(buildings)} buildings is for {split}: put the table that says which are, "
                 "such as train_val_test_fullplus.csv, into this folder"
             )

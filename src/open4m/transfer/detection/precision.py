@@ -95,7 +95,8 @@ def _true(instances: Instances, with_masks: bool) -> Iterator[dict]:
     for i, (box, label) in enumerate(zip(instances.boxes, instances.classes, strict=True)):
         row = {"category_id": int(label) + 1, "iscrowd": int(instances.crowd[i]), "area": float(instances.area[i])}
         if with_masks:
-            row["segmentation"] = encode(instances.masks[i])
+            mask = instances.masks[i]
+            row["segmentation"] = dict(mask) if isinstance(mask, Mapping) else encode(mask)
         yield {**row, "bbox": _corner_and_size(box)}
 
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from open4m.datasets.labelled.base import Example
+from open4m.datasets.labelled.base import PICTURE, Example
 from open4m.transfer.frames import Placed
 
 
@@ -78,10 +79,17 @@ class Head(nn.Module, ABC):
         """The prediction for each sample, on its own picture: a map has the picture's size, boxes are in its pixels.
         Plain values: numbers, arrays of NumPy, :class:`Boxes`, dictionaries of these."""
 
+    def kept(self, example: Example) -> Example:
+        """What :meth:`measure` needs of an example, kept for all examples at once: the picture is black, and takes no
+        memory, unless ``target`` is the picture."""
+        if self.target == PICTURE:
+            return example
+        return {**example, PICTURE: np.broadcast_to(np.uint8(0), example[PICTURE].shape)}
+
     @abstractmethod
     def measure(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
-        """The figures of predictions for examples with their true labels; the first one is what is compared. The
-        pictures of the examples are black, but of their true size, unless ``target`` is the picture."""
+        """The figures of predictions for examples with their true labels; the first one is what is compared.
+        Examples are as :meth:`kept`."""
 
     @abstractmethod
     def draw(self, example: Example, prediction: Any) -> Image.Image:

@@ -94,7 +94,8 @@ class DepthEstimation(Head):
         maps = [prediction, *([example[self.target]] if self.target in example else [])]
         style = modality.style(maps)
         shown = [picture(example["rgb"], 256), *(modality.render(value, 256, style) for value in maps)]
-        return grid([shown], ["image", "prediction", "truth"][: len(shown)])
+        titles = [f"{title}: {reach(depth)}" for title, depth in zip(("prediction", "truth"), maps, strict=False)]
+        return grid([shown], ["image", *titles])
 
 
 def berhu(error: Tensor) -> Tensor:
@@ -103,6 +104,12 @@ def berhu(error: Tensor) -> Tensor:
     divided."""
     c = (error.detach().amax((1, 2), keepdim=True) / 5).clamp(min=1e-6)
     return torch.where(error <= c, error, (error.square() + c * c) / (2 * c))
+
+
+def reach(depth: np.ndarray) -> str:
+    """From where to where a map (H, W) goes."""
+    known = depth[np.isfinite(depth)]
+    return f"{known.min():.2g} to {known.max():.2g} m" if known.size else "unknown"
 
 
 def accuracy(predicted: np.ndarray, depth: np.ndarray) -> dict[str, float] | None:

@@ -8,6 +8,7 @@ processes, and micro-batches, draw others and weigh them by samples, so that the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from open4m.datasets.labelled import run_lengths
 from open4m.datasets.labelled.base import Example, Instances
 from open4m.ranges import check_ranges
 from open4m.transfer.charts import draw_curves
@@ -122,6 +124,14 @@ class Detection(Head):
         ends = found.images.bincount(minlength=len(placed)).cumsum(0).tolist()
         parts = zip(placed, [0, *ends], ends, strict=False)
         return [self._on_picture(where, {k: v[start:end] for k, v in arrays.items()}) for where, start, end in parts]
+
+    def kept(self, example: Example) -> Example:
+        """Masks as run lengths: 36,000 of 640 × 480 pixels, as those of COCO's validation data, would take 11 GB."""
+        instances = example[self.target]
+        if instances.masks is None:
+            return super().kept(example)
+        lengths = [run_lengths.encode(mask) for mask in instances.masks]
+        return {**super().kept(example), self.target: dataclasses.replace(instances, masks=lengths)}
 
     def measure(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
         """COCO's average precision, of boxes first, at most 100 per picture: ``ap``, ``ap50``, ``ap75``, ``ap_small``,
