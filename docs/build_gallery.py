@@ -1,7 +1,7 @@
 """Write docs/gallery.md from the pictures that the pages show: ``python docs/build_gallery.py``.
 
-Each picture of a page appears with its text, the page's command that makes it, and a link to where it is explained. A picture
-above 300 kB gets a smaller copy in ``images/gallery``, in 256 colors.
+Each picture of a page appears with its text, the page's command that makes it, and a link to where it is explained.
+A picture above 300 kB gets a smaller copy in ``images/gallery``, in 256 colors.
 """
 
 from __future__ import annotations

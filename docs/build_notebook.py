@@ -1,4 +1,4 @@
-"""Run a notebook's cells and write them with their results as a page: ``python docs/build_notebook.py NOTEBOOK FOLDER``.
+"""Run a notebook and write its cells and their results as a page: ``python docs/build_notebook.py NOTEBOOK FOLDER``.
 
 The page is ``FOLDER/<name>.md``, its pictures lie beside it. Cells run one after another in this process, in the
 working directory; no Jupyter is needed, so notebooks of the documentation have no magics. A result is shown as a

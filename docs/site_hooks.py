@@ -1,8 +1,8 @@
 """What MkDocs calls while it builds the site: pages that are not in ``docs/``, and links that work on both sides.
 
 The pages of ``docs/`` are read in the repository too, so their links are those of files: ``../src/open4m/rng.py``,
-``../README.md``. On the site the README is the first page, CHANGELOG.md and the notebooks have pages, and any other file
-outside of ``docs/`` is linked where ``extra.source`` of mkdocs.yml says the repository is. If it says nothing, the
+``../README.md``. On the site the README is the first page, CHANGELOG.md and the notebooks have pages, and any other
+file outside of ``docs/`` is linked where ``extra.source`` of mkdocs.yml says the repository is. If it says nothing, the
 site carries a page of each linked file, so that no link leads nowhere.
 """
 
@@ -109,7 +109,10 @@ def readable(markdown: str) -> str:
 
 def references(markdown: str) -> str:
     """Of docs/api.md: each part that is made of a docstring becomes one that mkdocstrings makes."""
-    return API.sub(lambda found: f'::: {found[1]}\n    options:\n      heading: "{found[2]}"\n      toc_label: "{found[2]}"\n', markdown)
+    return API.sub(
+        lambda found: f'::: {found[1]}\n    options:\n      heading: "{found[2]}"\n      toc_label: "{found[2]}"\n',
+        markdown,
+    )
 
 
 @cache

@@ -39,8 +39,16 @@ def test_no_picture_is_larger_than_300_kb_and_no_copy_is_left_over(build):
 
 def test_a_copy_shows_the_picture(build):
     for path in build.COPIES.iterdir():
-        (file,) = {picture.file for page in build.PAGES for picture in build.pictures(page) if Path(picture.file).name == path.name}
-        small, large = Image.open(path).convert("RGB"), Image.open(ROOT / file).convert("RGB").resize(Image.open(path).size)
+        (file,) = {
+            picture.file
+            for page in build.PAGES
+            for picture in build.pictures(page)
+            if Path(picture.file).name == path.name
+        }
+        small, large = (
+            Image.open(path).convert("RGB"),
+            Image.open(ROOT / file).convert("RGB").resize(Image.open(path).size),
+        )
         differences = [abs(a - b) for a, b in zip(small.tobytes(), large.tobytes(), strict=True)]
         assert sum(differences) / len(differences) < 8  # of 255: 256 colors are not all
 
