@@ -54,5 +54,5 @@ def _forgiving(stream: TextIO | None) -> TextIO:
         return open(os.devnull, "w")
     stream.flush()
     raw = _Forgiving(descriptor)
-    lines = stream.line_buffering or raw.isatty()
+    lines = stream.line_buffering or stream.write_through or raw.isatty()  # the second: PYTHONUNBUFFERED
     return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, errors="replace", line_buffering=lines)
