@@ -35,9 +35,13 @@ def test_a_command_that_prints_while_it_works_ends_its_work(tmp_path):
 
 @pytest.mark.parametrize(("unbuffered", "shown"), [("1", b"out\nerr\n"), ("", b"err\n")])
 def test_what_python_is_told_not_to_buffer_is_there_at_once(unbuffered, shown):
-    code = "import os, sys; from open4m.cli.output import forgive; forgive(); print('out'); print('err', file=sys.stderr)"
+    code = "import os, sys; from open4m.cli.output import forgive; forgive()"
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    program = [sys.executable, "-c", f"{code}; os._exit(0)"]  # without writing what is buffered
+    program = [
+        sys.executable,
+        "-c",
+        f"{code}; print('out'); print('err', file=sys.stderr); os._exit(0)",
+    ]  # without writing what is buffered
     done = subprocess.run(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     assert done.stdout == shown
 
