@@ -16,6 +16,7 @@ PAGE = ROOT / "docs/gallery.md"
 COPIES = ROOT / "docs/images/gallery"
 PAGES = (
     "README.md",
+    "docs/tutorials/first_model.md",
     "docs/generation.md",
     "docs/add_modality.md",
     "docs/data.md",

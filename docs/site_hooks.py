@@ -72,9 +72,9 @@ def translated(markdown: str, file: str, page: str, source: str = "") -> str:
         if not path:
             return match[0]
         target = site_page(path)
-        if target is None and source:
-            return f"{match[2]}{source.rstrip('/')}/{path}{match[4]}"
         _, mark, part = match[3].partition("#")
+        if target is None and source:
+            return f"{match[2]}{source.rstrip('/')}/{path}{mark}{part}{match[4]}"
         to = posixpath.relpath(target or carried(path), posixpath.dirname(page) or ".")
         return f"{match[2]}{to}{mark}{part}{match[4]}"
 
