@@ -19,7 +19,7 @@ test: .venv/test.done  ## lint, then every test but the slow ones
 	$(BIN)/ruff format --check .
 	$(PYTEST) -m "not slow"
 
-test-all: test  ## the slow ones too: what repeats, or takes long
+test-all: test docs  ## the slow ones too: what repeats, or takes long; and the site, without a warning
 	$(PYTEST) -m slow
 
 .venv/demo.done: pyproject.toml constraints.txt

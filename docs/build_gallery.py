@@ -1,7 +1,7 @@
 """Write docs/gallery.md from the pictures that the pages show: ``python docs/build_gallery.py``.
 
 Each picture of a page appears with its text, the page's command that makes it, and a link to where it is explained.
-A picture above 300 kB gets a smaller copy in ``images/gallery``, in 256 colors.
+A picture above 300 kB gets a smaller copy in ``images/gallery``, as WebP.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def shown(file: str) -> str:
     """The path of a picture, or of its copy if it is too large, beside the gallery."""
     path = ROOT / file
     if path.stat().st_size > MAX_BYTES:
-        return f"images/gallery/{path.name}"
+        return f"images/gallery/{path.stem}.webp"
     return posixpath.relpath(file, "docs")
 
 
@@ -98,18 +98,12 @@ def gallery() -> str:
 
 
 def copy(file: str) -> None:
-    """Write the smaller copy of a picture, as large as 300 kB allow."""
+    """Write the smaller copy of a picture."""
     from PIL import Image
 
-    image = Image.open(ROOT / file).convert("RGB")
     target = ROOT / "docs" / shown(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    for percent in range(100, 0, -10):
-        size = (image.width * percent // 100, image.height * percent // 100)
-        small = image.resize(size, Image.Resampling.LANCZOS)
-        small.quantize(256, Image.Quantize.MEDIANCUT).save(target, optimize=True)
-        if target.stat().st_size <= MAX_BYTES:
-            return
+    Image.open(ROOT / file).convert("RGB").save(target, quality=88, method=6)
 
 
 if __name__ == "__main__":
