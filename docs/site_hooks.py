@@ -30,6 +30,7 @@ except ImportError:  # tests of links need neither
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 """Pages of the site that are files outside of docs/."""
+HISTORY = ("log.md", "changelog.md")
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".md": "markdown", ".cff": "yaml"}
 LINK = re.compile(r"(```.*?\n```|`[^`\n]+`)|(\]\()([^)\s]+)(\))", re.DOTALL)
 COMMENT = re.compile(r"(```.*?\n```)|^<!--.*?-->[ ]*$", re.DOTALL | re.MULTILINE)
@@ -168,8 +169,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         file = path if (ROOT / path).is_file() else f"{path.removesuffix('.md')}/"
     else:
         file = {page: file for file, page in PAGES.items()}.get(uri, f"docs/{uri}")
-    if "/" not in uri and page.parent is None:
+    if page.parent is None:
         page.meta.setdefault("hide", ["navigation"])  # alone in its tab: the text takes the room
+    if uri in HISTORY:
+        page.meta.setdefault("search", {"boost": 0.3})  # whoever searches wants what is
     if uri == "api.md":
         markdown = references(markdown)
     return translated(readable(markdown), file, uri, config.extra["source"])
