@@ -5,11 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from open4m.cli.main import _parser, main
+from open4m.configs.mine import OwnData
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/tutorials").glob("*.md"))
@@ -41,7 +43,10 @@ def test_every_command_is_one_that_there_is(path):
     assert len(found) >= 3
     for words in found:
         if "--" not in words:  # what follows are words of another command
-            assert _parser(words[0]).parse_known_args(words)[1] == [], words
+            left = _parser(words[0]).parse_known_args(words)[1]
+            assert all(re.match(r"[\w.]+=", word) for word in left), words
+            if words[:2] == ["train", "mine"]:
+                assert {word.partition("=")[0] for word in left} <= {field.name for field in fields(OwnData)}
     shown = re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
     assert len(shown) - len([1 for _, language, _ in BLOCKS[path.stem] if language == "bash"]) <= 1  # make demo, sbatch
 
