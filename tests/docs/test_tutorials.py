@@ -8,15 +8,18 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from open4m import configs
 from open4m.cli.main import _parser, main
 from open4m.configs.mine import OwnData
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/tutorials").glob("*.md"))
 BLOCKS = {
-    path.stem: re.findall(r"<!-- test: (\w+) -->\n```(\w+)\n(.*?)```", path.read_text(), re.DOTALL) for path in PAGES
+    path.stem: re.findall(r"<!-- test: ([\w.]+) -->\n```(\w+)\n(.*?)```", path.read_text(), re.DOTALL) for path in PAGES
 }
 
 
@@ -77,6 +80,25 @@ def test_the_python_of_a_page_runs_and_prints_what_is_shown(tmp_path):
     )
     assert (tmp_path / "edges.png").exists()
     assert f"```text\n{done.stdout}```" in (ROOT / f"docs/tutorials/{page}.md").read_text()
+
+
+def test_the_configuration_of_two_processes_is_one(tmp_path):
+    ((code,),) = [[code for mark, _, code in BLOCKS["cluster"] if mark == "two.py"]]
+    (tmp_path / "two.py").write_text(code)
+    assert configs.get(str(tmp_path / "two.py")) == configs.get("debug").pretrain
+
+
+def test_the_labeller_of_a_new_modality_labels(tmp_path):
+    Image.fromarray((np.arange(64 * 64 * 3) % 251).astype(np.uint8).reshape(64, 64, 3)).save(tmp_path / "a.png")
+    ((code,),) = [[code for mark, _, code in BLOCKS["own_modality"] if mark == "labels.py"]]
+    (tmp_path / "labels.py").write_text(code)
+    environment = {**os.environ, "OPEN4M_MODALITIES": str(ROOT / "examples/edges/modalities")}
+    (label,) = [words for words in commands("own_modality", "parse") if words[0] == "label"]
+    for words in (["data", "import", ".", "raw"], label):
+        program = [sys.executable, "-m", "open4m", *words]
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    assert "raw/train: 1 of 1 samples have edges" in done.stdout
 
 
 def test_what_is_not_on_this_machine_is_told(tmp_path, monkeypatch, capsys):
