@@ -89,12 +89,13 @@ def test_the_configuration_of_two_processes_is_one(tmp_path):
 
 
 def test_the_labeller_of_a_new_modality_labels(tmp_path):
-    Image.fromarray((np.arange(64 * 64 * 3) % 251).astype(np.uint8).reshape(64, 64, 3)).save(tmp_path / "a.png")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray((np.arange(64 * 64 * 3) % 251).astype(np.uint8).reshape(64, 64, 3)).save(tmp_path / "photos/a.png")
     ((code,),) = [[code for mark, _, code in BLOCKS["own_modality"] if mark == "labels.py"]]
     (tmp_path / "labels.py").write_text(code)
     environment = {**os.environ, "OPEN4M_MODALITIES": str(ROOT / "examples/edges/modalities")}
     (label,) = [words for words in commands("own_modality", "parse") if words[0] == "label"]
-    for words in (["data", "import", ".", "raw"], label):
+    for words in (["data", "import", "photos", "raw"], label):
         program = [sys.executable, "-m", "open4m", *words]
         done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
