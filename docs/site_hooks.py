@@ -128,7 +128,9 @@ def executed(notebook: Path, content: bytes) -> tuple[str, dict[str, bytes]]:
         (folder / "page").mkdir()
         program = [sys.executable, str(ROOT / "docs/build_notebook.py"), str(notebook), "page"]
         where = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
-        subprocess.run(program, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": where})
+        threads = os.environ.get("OMP_NUM_THREADS", "1")  # the shipped model gains nothing from more
+        environment = {**os.environ, "PYTHONPATH": where, "OMP_NUM_THREADS": threads}
+        subprocess.run(program, cwd=folder, check=True, env=environment)
         made = {path.name: path.read_bytes() for path in (folder / "page").iterdir()}
     return made.pop(f"{notebook.stem}.md").decode(), made
 
