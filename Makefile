@@ -6,17 +6,20 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Tests run in one process per core, each with one thread: networks of a few thousand weights gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
-.PHONY: demo test test-all clean
+.PHONY: demo docs test test-all clean
 
 demo: .venv/demo.done  ## what the shipped model does: demo/grid.png, demo/captions.png, demo/index.html
 	$(BIN)/open4m demo --out demo
+
+docs: .venv/docs.done  ## the documentation as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: .venv/test.done  ## lint, then every test but the slow ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(PYTEST) -m "not slow"
 
-test-all: test  ## the slow ones too: what repeats, or takes long
+test-all: test docs  ## the slow ones too: what repeats, or takes long; and the site, without a warning
 	$(PYTEST) -m slow
 
 .venv/demo.done: pyproject.toml constraints.txt
@@ -29,5 +32,10 @@ test-all: test  ## the slow ones too: what repeats, or takes long
 	$(PIP) --editable '.[test]'
 	touch $@
 
+.venv/docs.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 clean:  ## remove the environment and what the commands wrote
-	rm -rf .venv demo runs
+	rm -rf .venv demo runs site

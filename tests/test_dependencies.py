@@ -35,7 +35,7 @@ def modules_of(*extras):
 
 
 CORE = {module_of(r) for r in PROJECT["dependencies"]}
-LIBRARY_EXTRAS = [name for name in PROJECT["optional-dependencies"] if name not in ("all", "test")]
+LIBRARY_EXTRAS = [name for name in PROJECT["optional-dependencies"] if name not in ("all", "test", "docs")]
 
 
 def imported(source):
@@ -122,7 +122,7 @@ def test_a_user_keeps_the_version_that_is_installed(requirement):
 def test_constraints_pin_every_direct_dependency_once():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line.split("==")[0] for line in lines if line and not line.startswith("#")]
-    extras = [r for extra in (*LIBRARY_EXTRAS, "test") for r in PROJECT["optional-dependencies"][extra]]
+    extras = [r for extra in (*LIBRARY_EXTRAS, "test", "docs") for r in PROJECT["optional-dependencies"][extra]]
     direct = [re.match(r"[\w.-]+", r)[0] for r in (*PROJECT["dependencies"], *extras) if not r.startswith("open4m[")]
     assert sorted(pins) == sorted(set(direct))
 

@@ -33,6 +33,19 @@ def test_a_command_that_prints_while_it_works_ends_its_work(tmp_path):
     assert (tmp_path / "text" / "tokenizer.json").exists()
 
 
+@pytest.mark.parametrize(("unbuffered", "shown"), [("1", b"out\nerr\n"), ("", b"err\n")])
+def test_what_python_is_told_not_to_buffer_is_there_at_once(unbuffered, shown):
+    code = "import os, sys; from open4m.cli.output import forgive; forgive()"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    program = [
+        sys.executable,
+        "-c",
+        f"{code}; print('out'); print('err', file=sys.stderr); os._exit(0)",
+    ]  # without writing what is buffered
+    done = subprocess.run(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    assert done.stdout == shown
+
+
 def test_characters_that_a_terminal_lacks_are_question_marks():
     whole = run("info", "scenes", stdout=subprocess.PIPE)
     done = run("info", "scenes", stdout=subprocess.PIPE, env={**os.environ, **ASCII})

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from symbol_values import EXAMPLES
 
 from open4m import config as configs
 from open4m import modalities
 from open4m.cli.main import main
 from open4m.configs.mine import OwnData, summary
 from open4m.store.shards import write_shard
+from open4m.tokenizers.text import TextTokenizer
 from open4m.types import Boxes, Open4MError
 
 VALUES = {
@@ -64,6 +66,17 @@ def test_what_is_not_said_follows_from_the_data(tmp_path):
     lines = "\n".join(summary(config))
     assert "mine: tokenizers of rgb: 500 steps of 6 samples, learning rate 0.000375" in lines
     assert "4M: 2k steps of 6 samples, learning rate 0.000563, 32 pixels" in lines
+
+
+@pytest.mark.parametrize("name", ["color_palette", "metadata"])  # the others need tokenizers of their parts
+def test_a_text_tokenizer_of_sequences_of_numbers_has_all_of_them(tmp_path, monkeypatch, name):
+    modality = modalities.get(name)
+    values = [modality.convert(value) for value in EXAMPLES[name]]
+    monkeypatch.setitem(VALUES, name, lambda i: values[i % len(values)])
+    config = OwnData().on(raw(tmp_path, ["rgb", name]))
+    text = TextTokenizer.fit(["a"], modality.words, config.text_vocab, config.text_bins)
+    for value in values:
+        assert modality.decode(modality.encode(value, text), text) == value
 
 
 def test_a_word_says_it_instead_and_every_field_can_be_given(tmp_path, capsys):

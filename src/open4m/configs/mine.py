@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from open4m.config import Duration
 from open4m.configs import scenes
 from open4m.data.inspect import stored
 from open4m.masking.config import MaskingConfig, Strategy
-from open4m.modalities.families import TokenGrid, TokenSequence
+from open4m.modalities.families import Modality, TokenGrid, TokenSequence
 from open4m.modalities.features import Vector
 from open4m.model.config import SIZES
 from open4m.nn.mlp import MLPConfig
@@ -115,7 +115,7 @@ class OwnData:
             name="mine",
             tokenizers={name: tokenizer(name) for name in grids},
             text_vocab=self.text_vocab,
-            text_bins=size + 1 if any(modalities.get(name).has_positions for name in lengths) else 2,
+            text_bins=bins([modalities.get(name) for name in lengths], size),
             max_length=lengths,
             pretrain=PretrainConfig(
                 modalities=(*pixels, *grids, *lengths),
@@ -295,6 +295,12 @@ def cells(data: RawDataset, name: str, image_size: int) -> int:
     if _modality(name).feature_map:
         return math.prod(next(_some(data, name)).shape[:2])
     return (image_size // PATCH) ** 2
+
+
+def bins(sequences: Sequence[Modality], image_size: int) -> int:
+    """Numbers per axis of the text tokenizer: a place per pixel, and all that sequences of numbers write."""
+    pixels = image_size + 1 if any(modality.has_positions for modality in sequences) else 2
+    return max([pixels, *(modality.largest_number + 1 for modality in sequences)])
 
 
 def sequence_length(data: RawDataset, name: str) -> int:

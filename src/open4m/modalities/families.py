@@ -93,6 +93,7 @@ class Modality:
     better: ClassVar[dict[str, str]] = {}  # metric -> "lower" or "higher"
     merges: ClassVar[bool] = False  # whether several values can be mixed: see :meth:`consensus`
     has_positions: ClassVar[bool] = False  # the value tells places in the picture, as fractions of its width and height
+    largest_number: ClassVar[int] = 0  # that its sequences write, on any axis of the text tokenizer; places are rounded
     of_image: ClassVar[bool] = (
         False  # a network's features of the image it is shown: those of a crop are other features
     )

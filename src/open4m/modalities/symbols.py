@@ -43,6 +43,7 @@ class SymbolSequence(TokenSequence):
     value's ``malformed``.
     """
 
+    largest_number = LARGEST_NUMBER
     kind: ClassVar[type]
     expected: ClassVar[str]  # what users may give
 
