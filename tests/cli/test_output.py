@@ -68,14 +68,3 @@ def test_a_full_disk_behind_standard_output_is_one_line():
     assert done.returncode == 2
     assert done.stderr.decode().count("\n") == 1
     assert "No space left" in done.stderr.decode()
-
-
-def test_lines_are_seen_at_once_where_python_is_told_not_to_buffer(tmp_path):
-    """As in containers: a log that is read after the process was killed has all of it."""
-    program = "import os, sys; from open4m.cli import output; output.forgive(); print('a'); sys.stderr.write('b\\n')"
-    for more in ({}, {"PYTHONUNBUFFERED": "1"}):
-        with open(tmp_path / "log", "w") as log:
-            words = [sys.executable, "-c", f"{program}; os._exit(0)"]
-            subprocess.run(words, stdout=log, stderr=log, env={**os.environ, **ASCII, "PYTHONUNBUFFERED": "", **more})
-        assert "b" in (tmp_path / "log").read_text().split()
-    assert "a" in (tmp_path / "log").read_text().split()
