@@ -3,8 +3,6 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from "../common.js
 import { CanvasView } from "../canvas/view.js";
 import { imageOf } from "../png.js";
 
-const LARGEST = 460;
-
 /** `url`: the picture; `view`: what CanvasView draws; `on`: what it tells; `keys(event)`: whether a key was used. */
 export function Canvas({ url, view, on, keys, label, empty }) {
   const box = useRef();
@@ -18,7 +16,7 @@ export function Canvas({ url, view, on, keys, label, empty }) {
   useLayoutEffect(() => {
     const proxy = new Proxy({}, { get: (_, name) => (...values) => held.current.on[name]?.(...values) });
     held.current.view = new CanvasView(box.current, proxy);
-    const fit = () => setSide(Math.max(120, Math.min(LARGEST, Math.floor(box.current.parentElement.clientWidth))));
+    const fit = () => setSide(Math.max(120, Math.floor(box.current.parentElement.clientWidth)));
     const watcher = new ResizeObserver(fit);
     watcher.observe(box.current.parentElement);
     fit();
@@ -40,14 +38,14 @@ export function Canvas({ url, view, on, keys, label, empty }) {
     if (side) held.current.view.update({ ...view, image, side, cursor: hasFocus ? view.cursor : null });
   }, [view, image, side, hasFocus, theme]);
 
-  return html`<div class="stage">
+  return html`<div class="stage"><div class="fit">
     <div class="canvas" ref=${box} tabindex="0" role="application" aria-label=${label} style=${{ width: `${side}px`, height: `${side}px` }}
       onFocus=${(event) => setFocus(event.target.matches(":focus-visible"))} onBlur=${() => setFocus(false)}
       onKeyDown=${(event) => {
         if (event.ctrlKey || event.metaKey || event.altKey) return;
         setFocus(true);
         if (keys(event)) event.preventDefault();
-      }}></div>
+      }}></div></div>
     ${empty && html`<p class="empty over">${empty}</p>`}
   </div>`;
 }

@@ -1,4 +1,4 @@
-// The one button, how far it is, and how to stop it.
+// The one button that makes, and how to stop it.
 import { commit, html, store, useStore } from "../common.js";
 import { makeDocument } from "../actions.js";
 import { set } from "../document.js";
@@ -9,7 +9,6 @@ import { Notice } from "./Notice.js";
 export function MakeBar() {
   const job = useStore((state) => state.job);
   const doc = useStore((state) => state.doc);
-  const hint = useStore((state) => state.hint);
   const isThere = useStore((state) => state.server !== "lost");
   const busy = isBusy(job);
   const names = doc.order.map(title);
@@ -25,10 +24,17 @@ export function MakeBar() {
         : html`<button class="primary wide" onClick=${makeDocument} disabled=${!isThere}>${label} <kbd>Ctrl ⏎</kbd></button>
             <button onClick=${another} disabled=${!isThere || !names.length} title="With the next seed">Another</button>`}
     </div>
-    <div class="progress ${busy ? "on" : ""}"><span style=${{ width: `${100 * partOf(job)}%` }}></span></div>
-    <p class="status" aria-live="polite" role="status">${busy ? says(job) : hint ? "Drag a box, or paint on a picture; then press the button." : ""}</p>
     <${Notice} place="make" />
   </div>`;
+}
+
+/** How far it is, in words that are read aloud, and as a bar. */
+export function HowFar() {
+  const job = useStore((state) => state.job);
+  const hint = useStore((state) => state.hint);
+  const busy = isBusy(job);
+  return html`<div class="progress ${busy ? "on" : ""}"><span style=${{ width: `${100 * partOf(job)}%` }}></span></div>
+    <p class="status" aria-live="polite" role="status">${busy ? says(job) : hint ? "Drag a box, or paint on a picture; then press Make." : ""}</p>`;
 }
 
 function partOf(job) {
