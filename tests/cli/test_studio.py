@@ -1,6 +1,7 @@
 """``open4m studio``: it serves as ``open4m serve`` does, and opens the browser at the address that is printed."""
 
 import pytest
+from serving import wait
 
 from open4m.cli import serve, studio
 from open4m.cli.main import _parser, main
@@ -24,15 +25,8 @@ def served(monkeypatch):
         seen.update(limits=worker.limits, address=server.address_of(listener))
         return True
 
-    class Thread:
-        """A thread that runs at once."""
-
-        def __init__(self, target, args, **_):
-            self.start = lambda: target(*args)
-
     monkeypatch.setattr(FourM, "from_pretrained", lambda *_, **__: Model())
     monkeypatch.setattr(server, "run", run)
-    monkeypatch.setattr(studio.threading, "Thread", Thread)
     monkeypatch.setattr(studio.webbrowser, "open", seen["opened"].append)
     return seen
 
@@ -40,6 +34,7 @@ def served(monkeypatch):
 def test_the_browser_opens_the_printed_address_with_its_token(served, capsys):
     assert main(["studio", "--port", "0", "--token", "a b", "--queue", "3"]) == 0
     address = f"{served['address']}/?token=a%20b"
+    wait(lambda: served["opened"])
     assert served["opened"] == [address]
     assert f"open4m: small at {address}" in capsys.readouterr().out
     assert served["limits"].queue == 3

@@ -31,6 +31,19 @@ export function cellsOfBox([x0, y0, x1, y1], [rows, columns]) {
   return cells;
 }
 
+/** The cells of the window in which pixels of the whole picture lie, where `inside(pixel)`. */
+export function cellsOfPixels(inside, width, height, seen, grid) {
+  const found = new Set();
+  for (let y = 0; y < height; y += 1) {
+    for (let x = 0; x < width; x += 1) {
+      if (!inside(y * width + x)) continue;
+      const [left, top] = [((x + 0.5) / width - seen.x) / seen.w, ((y + 0.5) / height - seen.y) / seen.h];
+      if (left >= 0 && top >= 0 && left < 1 && top < 1) found.add(cellAt(left, top, grid));
+    }
+  }
+  return [...found];
+}
+
 /** The cells of a square brush, `size` cells wide, around one. */
 export function brush(cell, size, [rows, columns]) {
   const row = Math.floor(cell / columns);

@@ -79,16 +79,19 @@ export function setBoxes(doc, model, name, objects) {
     ...before.filter((one) => !objects.some((other) => same(one, other))),
     ...objects.filter((one) => !before.some((other) => same(one, other))),
   ];
-  let next = setValue(doc, model, name, { ...doc.values[name], value: { objects } });
-  if (!doc.keep) return next;
   const seen = windowOfDoc(doc);
-  for (const target of doc.order) {
+  const next = setValue(doc, model, name, { ...doc.values[name], value: { objects } });
+  return anew(next, model, name, (grid) => changed.flatMap((one) => cellsOfBox(intoWindow(one.box, seen), grid)));
+}
+
+/** With `keep`, what is made is made anew only in `cellsOf(grid)`, besides what was painted before; the rest of it stays. */
+export function anew(doc, model, source, cellsOf) {
+  if (!doc.keep) return doc;
+  return doc.order.reduce((next, target) => {
     const modality = byName(model, target);
-    if (!canPaint(modality) || !doc.values[target]) continue;
-    const cells = changed.flatMap((one) => cellsOfBox(intoWindow(one.box, seen), gridOf(modality)));
-    next = paint(next, target, [...(doc.painted[target] ?? []), ...cells]);
-  }
-  return next;
+    if (target === source || !canPaint(modality) || !doc.values[target]) return next;
+    return paint(next, target, [...(doc.painted[target] ?? []), ...cellsOf(gridOf(modality))]);
+  }, doc);
 }
 
 /** An option of one target, or of all ("" ); null takes it back. */

@@ -1,9 +1,10 @@
 // Boxes on the photo: dragged, resized, renamed, added, deleted. Other values with positions are shown as they are.
 import { commit, html, store, useMemo, useState, useStore } from "../common.js";
-import { set, setBoxes, windowOfDoc } from "../document.js";
+import { setBoxes, windowOfDoc } from "../document.js";
 import { movedBox, resizedBox } from "../cells.js";
 import { firstLabel, gridOf, ofRole, title } from "../traits.js";
 import { Canvas } from "./Canvas.js";
+import { KeepRest } from "./KeepRest.js";
 import { DataEditor } from "./DataEditor.js";
 
 const STEP = 1 / 32;
@@ -61,7 +62,7 @@ export function BoxesEditor({ modality }) {
         <datalist id=${`labels-${name}`}>${modality.classes.map((one) => html`<option value=${one.name}></option>`)}</datalist>
         <button class="small" onClick=${() => remove(at)}>Delete</button>`}
       <div class="spring"></div>
-      <label class="inline" title="A box that moves marks where it was and where it is; the rest of the picture stays"><input type="checkbox" checked=${doc.keep} onChange=${(event) => commit(set(doc, { keep: event.target.checked }))} /> keep the rest</label>
+      <${KeepRest} />
     </div>
     <${Canvas} url=${photo ? doc.values[photo.name]?.picture : drawn?.picture} view=${view} on=${on} keys=${keys} label=${label} empty=${!drawn && `No ${title(name)} yet: add a box, make them, or open a file.`} />
     <p class="status">${painted.length ? `${painted.length} cells of the picture are made anew; the rest is kept.` : "Drag a box, or its round handle."}</p>`;

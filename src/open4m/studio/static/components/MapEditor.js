@@ -1,10 +1,11 @@
 // A map: parts are painted that are made anew; segments of classes are recolored.
 import { commit, html, store, useEffect, useMemo, useRef, useState, useStore } from "../common.js";
-import { paint, setValue, useOf, windowOfDoc } from "../document.js";
-import { brush, moved, stroke } from "../cells.js";
+import { anew, paint, setValue, useOf, windowOfDoc } from "../document.js";
+import { brush, cellsOfPixels, moved, stroke } from "../cells.js";
 import { drawnOf, idsOf, recolored, segmentAt } from "../segments.js";
 import { canPaint, gridOf, hasSegments, title } from "../traits.js";
 import { Canvas } from "./Canvas.js";
+import { KeepRest } from "./KeepRest.js";
 
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
@@ -34,7 +35,9 @@ export function MapEditor({ modality }) {
     const at = Math.floor(y * ids.height) * ids.width + Math.floor(x * ids.width);
     const inside = segmentAt(ids, at);
     const next = await drawnOf(recolored(ids, (i) => inside[i], klass), modality.classes);
-    commit(setValue(store.get().doc, store.get().model, name, next));
+    const { doc: now, model } = store.get();
+    const cells = (grid) => cellsOfPixels((i) => inside[i] && ids.gray[i] !== klass, ids.width, ids.height, windowOfDoc(now), grid);
+    commit(anew(setValue(now, model, name, next), model, name, cells));
   };
   const on = {
     stroke: (cell, isFirst) => {
@@ -67,6 +70,7 @@ export function MapEditor({ modality }) {
         <span class="swatch" style=${{ background: `rgb(${(modality.classes.find((one) => one.id === klass)?.color ?? []).join(",")})` }}></span>`}
       <label class="inline"><input type="checkbox" checked=${showGrid} onChange=${(event) => setShowGrid(event.target.checked)} /> cells</label>
       <div class="spring"></div>
+      ${tool === "recolor" && html`<${KeepRest} />`}
       ${painted.length > 0 && html`<button class="small" onClick=${() => commit(paint(doc, name, []))}>Clear</button>`}
     </div>
     <${Canvas} url=${drawn?.picture} view=${view} on=${on} keys=${keys} label=${label} empty=${!drawn && `No ${title(name)} yet: make it, roll a scene, or open a file.`} />

@@ -1,0 +1,38 @@
+"""One Chromium and one service of a tiny model for all tests of the studio; a page of its own for each."""
+
+import pytest
+from browsing import Studio, chromium
+from serving import serving
+from small_model import made
+
+from open4m.datasets.scenes import CLASSES, OBJECT_CLASSES
+
+LONG = 1000
+"""Samples that take so long that a job of them ends only if it is stopped."""
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A model of random weights that knows scenes: grids of 4×4 cells, pictures of 32×32."""
+    return made(CLASSES, OBJECT_CLASSES, words=256, corners=96)
+
+
+@pytest.fixture(scope="session")
+def service(tiny):
+    with serving(tiny, samples=LONG) as found:
+        yield found
+
+
+@pytest.fixture
+def user(browser, service):
+    """A user who has opened the page; nothing may go wrong in it that the test does not take out of ``errors``."""
+    studio = Studio(browser, service.url).open()
+    yield studio
+    studio.close()
+    assert studio.errors == []
