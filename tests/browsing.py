@@ -26,7 +26,8 @@ FLAGS = (
 )
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1280, "height": 800}
-PATIENCE = 6_000  # ms
+PATIENCE = 8_000  # ms
+LONGER = 20_000  # ms, for results
 
 
 def program():
@@ -119,13 +120,13 @@ class Studio:
 
     def make(self):
         """Press the button, wait for the result; its JSON."""
-        with self.page.expect_response(lambda answer: answer.url.endswith("/result")) as answer:
+        with self.page.expect_response(lambda answer: answer.url.endswith("/result"), timeout=LONGER) as answer:
             self.find(".makebar .primary").click()
         return self._shown(answer.value.json())
 
     def result_of(self, action):
         """Do something that makes, wait for the result; its JSON."""
-        with self.page.expect_response(lambda answer: answer.url.endswith("/result")) as answer:
+        with self.page.expect_response(lambda answer: answer.url.endswith("/result"), timeout=LONGER) as answer:
             action()
         return self._shown(answer.value.json())
 

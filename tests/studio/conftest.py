@@ -20,7 +20,7 @@ def browser():
 @pytest.fixture(scope="session")
 def tiny():
     """A model of random weights that knows scenes: grids of 4×4 cells, pictures of 32×32."""
-    return made(CLASSES, OBJECT_CLASSES, words=256, corners=96)
+    return made(CLASSES, OBJECT_CLASSES, words=128, corners=64)
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ export function Settings() {
   return html`<h3>Results</h3>
     <div class="fields">
       <label>Samples <input type="number" min="1" max=${model.limits.samples} value=${doc.samples} onInput=${(event) => put({ samples: Math.min(model.limits.samples, Math.max(1, Math.round(Number(event.target.value)) || 1)) }, "samples")} /></label>
-      <label>Seed <span class="row"><input type="number" min="0" step="1" value=${doc.seed} onInput=${(event) => put({ seed: Math.max(0, Math.round(Number(event.target.value)) || 0) }, "seed")} />
-        <button class="icon" aria-label="Another seed" title="Another seed" onClick=${() => put({ seed: Math.floor(Math.random() * 1e6) })}>⚄</button></span></label>
+      <div class="field"><span aria-hidden="true">Seed</span> <span class="row"><input type="number" aria-label="Seed" min="0" step="1" value=${doc.seed} onInput=${(event) => put({ seed: Math.max(0, Math.round(Number(event.target.value)) || 0) }, "seed")} />
+        <button class="icon" aria-label="Another seed" title="Another seed" onClick=${() => put({ seed: Math.floor(Math.random() * 1e6) })}>⚄</button></span></div>
       <label>Frame <select value=${doc.fit} title="Which square the model sees of a photo" onChange=${(event) => put({ fit: event.target.value })}>${model.fits.map((one) => html`<option>${one}</option>`)}</select></label>
       <label class="inline"><input type="checkbox" checked=${doc.entropies} onChange=${(event) => put({ entropies: event.target.checked })} /> record uncertainty</label>
       ${model.upscales.length > 0 && html`<label class="inline"><input type="checkbox" checked=${doc.upscale} onChange=${(event) => put({ upscale: event.target.checked })} /> upscale: ${model.upscales.join(", ")}</label>`}
