@@ -173,8 +173,8 @@ def test_uncertainty_lies_over_the_picture_with_what_its_colors_mean(user):
 
 def test_variations_share_what_was_chosen(user):
     user.tab("Explore")
-    user.page.get_by_label("normals").uncheck()
-    user.page.get_by_label("depth").check()
+    user.page.get_by_role("checkbox", name="normals").uncheck()
+    user.page.get_by_role("checkbox", name="depth").check()
     user.page.get_by_label("samples", exact=True).fill("3")
     result = user.result_of(lambda: user.press("Vary"))
     own = user.jobs[-1]

@@ -27,6 +27,12 @@ const edited = (doc, change) => ({ ...doc, ...change, exact: null });
 
 export const set = (doc, change) => edited(doc, change);
 
+/** What is made, in the order in which it is asked for: what the model does not read cannot be followed by others. */
+export function orderOf(doc, model) {
+  const isRead = (name) => byName(model, name)?.can_be_given ?? true;
+  return [...doc.order.filter(isRead), ...doc.order.filter((name) => !isRead(name))];
+}
+
 /** The use of a modality: "given", "made", "part" (made where it is painted) or "off". */
 export function useOf(doc, name) {
   const use = doc.use[name] ?? "off";

@@ -1,6 +1,6 @@
 // Requests of documents, and documents of requests.
 import { byName, canPaint } from "./traits.js";
-import { empty } from "./document.js";
+import { empty, orderOf } from "./document.js";
 
 /** What is given, as the service has it: whole values, and parts of what is made. */
 export function givenOf(doc, model) {
@@ -38,7 +38,8 @@ function howOf(doc, targets) {
 /** The request of a document. */
 export function requestOf(doc, model) {
   if (doc.exact) return doc.exact;
-  const request = { verb: "generate", given: givenOf(doc, model), targets: doc.order, ...howOf(doc, doc.order), seed: doc.seed };
+  const targets = orderOf(doc, model);
+  const request = { verb: "generate", given: givenOf(doc, model), targets, ...howOf(doc, targets), seed: doc.seed };
   if (doc.samples > 1) request.samples = doc.samples;
   return request;
 }
@@ -54,7 +55,7 @@ export function variation(doc, model, by, samples) {
 export function probing(doc, model, of, sweep) {
   const given = givenOf(doc, model);
   if (doc.values[of]) given[of] = doc.values[of].value;
-  const targets = doc.order.filter((name) => name !== of);
+  const targets = orderOf(doc, model).filter((name) => name !== of);
   return { verb: "probe", given, of, sweep, targets, ...howOf(doc, targets), seed: doc.seed };
 }
 

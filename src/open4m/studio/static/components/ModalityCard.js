@@ -1,6 +1,6 @@
 // One modality: a small picture of its value, and whether it is given, made or unused.
 import { commit, html, store, useState, useStore } from "../common.js";
-import { nextUse, useOf } from "../document.js";
+import { nextUse, orderOf, useOf } from "../document.js";
 import { openFile } from "../actions.js";
 import { title } from "../traits.js";
 import { Thumb } from "./Thumb.js";
@@ -13,7 +13,7 @@ export function ModalityCard({ modality }) {
   const isSelected = useStore((state) => state.selected === name);
   const [isOver, setOver] = useState(false);
   const use = useOf(doc, name);
-  const place = doc.order.length > 1 ? doc.order.indexOf(name) + 1 : 0;
+  const place = doc.order.length > 1 ? orderOf(doc, store.get().model).indexOf(name) + 1 : 0;
   const drop = (event) => {
     event.preventDefault();
     event.stopPropagation();
