@@ -56,7 +56,7 @@ def chromium():
 
 
 class Studio:
-    """One user's page: what is asked of the service (``jobs``), what goes wrong in it (``errors``), and what users do."""
+    """One user's page: the requests that it posts (``jobs``), what goes wrong in it (``errors``), what users do."""
 
     def __init__(self, browser, url, **context):
         self.url, self.context = url, browser.new_context(viewport=SIZE, **context)
@@ -116,7 +116,9 @@ class Studio:
 
     def edit(self, name):
         self.find(f"[data-modality={name}] .look").click()
-        self.page.wait_for_function("name => document.querySelector('.card.selected').dataset.modality === name", arg=name)
+        self.page.wait_for_function(
+            "name => document.querySelector('.card.selected').dataset.modality === name", arg=name
+        )
 
     def make(self):
         """Press the button, wait for the result; its JSON."""
@@ -131,9 +133,10 @@ class Studio:
         return self._shown(answer.value.json())
 
     def _shown(self, result):
+        self.page.wait_for_function("() => !document.querySelector('.progress.on')")
         self.page.wait_for_selector("[data-test=focus]")
         self.page.wait_for_function(
-            "() => [...document.querySelectorAll('[data-test=focus] img')].every(one => one.complete && one.naturalWidth)"
+            "() => [...document.querySelectorAll('.focus img')].every(one => one.complete && one.naturalWidth)"
         )
         return result
 

@@ -39,7 +39,9 @@ def test_a_rolled_scene_gives_its_words_and_boxes_and_makes_the_photo(user):
     with user.page.expect_response(lambda answer: "/api/scene" in answer.url) as answer:
         user.press("New scene")
     scene = answer.value.json()["values"]
-    user.page.wait_for_function("src => document.querySelector('[data-modality=rgb] img')?.src === src", arg=scene["rgb"]["picture"])
+    user.page.wait_for_function(
+        "src => document.querySelector('[data-modality=rgb] img')?.src === src", arg=scene["rgb"]["picture"]
+    )
     user.make()
     assert user.jobs[-1]["targets"] == ["rgb"]
     assert user.jobs[-1]["given"] == {name: scene[name]["value"] for name in ("caption", "boxes")}
@@ -280,12 +282,13 @@ def test_undo_and_redo_walk_through_everything_that_was_done(user):
 def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(user):
     boxes = [[0, 0, 1, 1], [0.25, 0.25, 0.5, 0.5], [0.2, 0.3, 0.26, 0.31], [0.99, 0, 1.2, 0.1], [-1, -1, -0.5, -0.5]]
     found = user.page.evaluate(
-        "async ([boxes, n]) => { const m = await import('/cells.js'); return boxes.map(one => m.cellsOfBox(one, [n, n])); }",
+        "async ([boxes, n]) => (m => boxes.map(one => m.cellsOfBox(one, [n, n])))(await import('/cells.js'))",
         [boxes, GRID],
     )
     assert [set(cells) for cells in found] == [covered(box) for box in boxes]
     windows = user.page.evaluate(
-        "async () => { const m = await import('/cells.js'); return ['crop', 'letterbox', 'stretch'].map(fit => m.windowOf(20, 40, fit)); }"
+        "async fits => (m => fits.map(fit => m.windowOf(20, 40, fit)))(await import('/cells.js'))",
+        ["crop", "letterbox", "stretch"],
     )
     assert windows == [
         {"x": 0.25, "y": 0, "w": 0.5, "h": 1},

@@ -107,6 +107,6 @@ def _page(name: str, chain: tuple[str, ...], images: list[Image.Image]) -> str:
 def _next() -> str:
     """What to do after the demo, as HTML."""
     return (
-        f'<p class="next"><b>{NEXT}:</b> <code>make studio</code> (or <code>open4m studio</code>) opens this model in a '
-        "browser, where boxes are dragged, pictures painted and captions typed.</p>"
+        f'<p class="next"><b>{NEXT}:</b> <code>make studio</code> (or <code>open4m studio</code>) opens this model in '
+        "a browser, where boxes are dragged, pictures painted and captions typed.</p>"
     )
