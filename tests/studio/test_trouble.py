@@ -202,7 +202,8 @@ def test_every_control_has_a_name_and_every_picture_a_description(user):
         nameless = user.page.evaluate(
             """() => {
                 const named = one => one.textContent.trim() || one.getAttribute('aria-label') || one.labels?.length;
-                const controls = [...document.querySelectorAll('button, input, select, textarea, a, [role=application]')];
+                const kinds = 'button, input, select, textarea, a, [role=application]';
+                const controls = [...document.querySelectorAll(kinds)];
                 return controls.filter(one => !one.hidden && !named(one)).map(one => one.outerHTML.slice(0, 120));
             }"""
         )
