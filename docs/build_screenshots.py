@@ -115,22 +115,33 @@ def everything(page: Any) -> None:
     page.locator("[data-modality=rgb] .look").click()
     page.locator(".makebar .primary").click()
     done(page)
+    page.get_by_role("button", name="semseg, seed 0").click()
     page.get_by_role("tab", name="History").click()
+    page.wait_for_function("() => [...document.images].every(one => one.complete)")
+    page.wait_for_timeout(300)
 
 
 PICTURES: dict[str, tuple[Callable[[Any], None], str]] = {
     "studio-box": (moved_box, "light"),
-    "studio-passes": (passes, "light"),
+    "studio-passes": (passes, "dark"),
     "studio-segments": (segments, "light"),
     "studio-probe": (explore, "light"),
-    "studio-all": (everything, "dark"),
+    "studio-all": (everything, "light"),
 }
 
 
+def reduced(picture: Image.Image) -> Image.Image:
+    """With as many colors as a palette holds."""
+    palette = picture.quantize(COLORS, Image.Quantize.MEDIANCUT, kmeans=1)
+    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+
+
 def save(data: bytes, path: Path) -> None:
-    """As few bytes as a picture of a page needs."""
-    picture = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+    """All colors if that is small enough, else as many as a palette holds."""
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
     picture.save(path, optimize=True)
+    if path.stat().st_size > MOST_BYTES:
+        reduced(picture).save(path, optimize=True)
     if path.stat().st_size > MOST_BYTES:
         raise SystemExit(f"{path}: {path.stat().st_size} bytes, more than {MOST_BYTES}")
 
@@ -149,6 +160,7 @@ def main(names: list[str]) -> None:
             page.wait_for_selector("[data-modality=boxes].given")
             page.wait_for_timeout(500)
             act(page)
+            page.evaluate("scrollTo(0, 0)")
             height = page.evaluate("Math.ceil(document.querySelector('main').getBoundingClientRect().bottom)")
             page.set_viewport_size({**SIZE, "height": max(SIZE["height"], height)} if name != "studio-passes" else SIZE)
             page.wait_for_timeout(100)

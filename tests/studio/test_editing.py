@@ -90,7 +90,7 @@ def test_targets_are_made_in_the_order_of_clicks(user):
 def test_paint_snaps_to_cells_and_what_is_not_painted_is_kept_to_the_pixel(user):
     user.edit("rgb")
     user.drag((0.3, 0.3), (0.7, 0.3))  # with a brush of 2 cells: rows 1 and 2, columns 1 to 3
-    assert user.use("rgb") == "made in part"
+    assert user.use("rgb") == "in part"
     result = user.make()
     given = user.jobs[-1]["given"]["rgb"]
     assert given["mask"] == {"cells": [5, 6, 7, 9, 10, 11]}
@@ -106,7 +106,7 @@ def test_any_map_can_be_painted_and_erased(user):
     user.edit("depth")
     user.click(0.1, 0.1)
     user.click(0.9, 0.9)
-    assert user.use("depth") == "made in part"
+    assert user.use("depth") == "in part"
     user.press("erase")
     user.click(0.1, 0.1)
     user.make()
@@ -244,9 +244,13 @@ def test_how_things_are_made_is_asked_for_and_only_what_was_said(user):
     assert own["options"] == {"temperature": 0.5, "steps": 2, "top_p": 0.7, "scheme": "halton", "depth": {"steps": 3}}
     assert (own["samples"], own["seed"]) == (3, 11)
     assert "entropies" not in own
+    assert own["verb"] == "generate"
     assert [one["seed"] for one in result["results"]] == [11, 12, 13]
     steps = {name: one["step"]["steps"] for name, one in result["results"][0]["targets"].items()}
     assert steps == {"rgb": 2, "depth": 3}
+    user.page.get_by_label("the likeliest").check()
+    user.make()
+    assert user.jobs[-1]["verb"] == "extract"
 
 
 def test_a_result_can_be_given_and_more_is_made_of_it(user):
@@ -269,10 +273,10 @@ def test_undo_and_redo_walk_through_everything_that_was_done(user):
     for _ in range(3):
         user.press("Undo")
         states.append(user.uses())
-    assert [one["rgb"] for one in states] == ["made in part"] * 3 + ["made"]
+    assert [one["rgb"] for one in states] == ["in part"] * 3 + ["made"]
     assert [one["depth"] for one in states] == ["given"] + ["unused"] * 3
     user.page.keyboard.press("Control+Shift+Z")
-    assert user.use("rgb") == "made in part"
+    assert user.use("rgb") == "in part"
     user.page.keyboard.press("Control+Z")
     user.make()
     assert "rgb" not in user.jobs[-1]["given"]

@@ -119,7 +119,7 @@ def test_a_server_that_is_gone_is_waited_for_and_work_goes_on(browser, tiny):
         user.turn("depth", "given")  # meanwhile everything else works
         with serving(tiny, port=port):
             user.page.get_by_text("The server is back").wait_for()
-            assert (user.use("rgb"), user.use("depth")) == ("made in part", "given")
+            assert (user.use("rgb"), user.use("depth")) == ("in part", "given")
             user.make()
             assert user.jobs[-1]["given"].keys() == {"rgb", "depth", "caption", "boxes"}
             user.tab("History")

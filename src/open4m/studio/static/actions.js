@@ -113,7 +113,10 @@ export function makeDocument() {
 }
 
 /** A request in a few words. */
-export const nameOf = (request) => `${request.verb === "generate" ? "" : `${request.verb} · `}${(request.targets ?? ["photo"]).join(", ")}`;
+export function nameOf({ verb, targets = [] }) {
+  const what = targets.length > 3 ? `${targets.length} modalities` : targets.join(", ");
+  return verb === "generate" || verb === "extract" ? what : `${verb} ${what}`;
+}
 
 /** A generated value as what is given. */
 export function useResult(entry, sample, target) {

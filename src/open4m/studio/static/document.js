@@ -13,6 +13,7 @@ export function empty() {
     avoid: [], // texts
     avoidWeight: null,
     options: {}, // by target, "" for all: {temperature, steps, scheme, top_p}
+    likeliest: false, // what is likeliest is made, and not a sample
     samples: 1,
     seed: 0,
     entropies: true,
@@ -135,5 +136,5 @@ export function ofScene(doc, model, values) {
     if (modality?.can_be_given && ["text", "boxes"].includes(editorOf(modality))) use[name] = "given";
   }
   if (photo) use[photo] = "made";
-  return edited(doc, { values, use, order: photo ? [photo] : [], painted: {}, weights: {} });
+  return edited(doc, { values, use, order: photo ? [photo] : [], painted: {}, weights: {}, likeliest: false });
 }

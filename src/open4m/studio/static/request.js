@@ -39,7 +39,8 @@ function howOf(doc, targets) {
 export function requestOf(doc, model) {
   if (doc.exact) return doc.exact;
   const targets = orderOf(doc, model);
-  const request = { verb: "generate", given: givenOf(doc, model), targets, ...howOf(doc, targets), seed: doc.seed };
+  const verb = doc.likeliest && model.verbs.includes("extract") ? "extract" : "generate";
+  const request = { verb, given: givenOf(doc, model), targets, ...howOf(doc, targets), seed: doc.seed };
   if (doc.samples > 1) request.samples = doc.samples;
   return request;
 }
@@ -68,7 +69,7 @@ export function outpainting(doc, model, box) {
 
 /** The document of a request, with the pictures of its values (`drawn` by modality). It asks for exactly that until it is changed. */
 export function documentOf(request, model, drawn) {
-  const doc = { ...empty(), exact: request };
+  const doc = { ...empty(), exact: request, likeliest: request.verb === "extract" };
   for (const [name, given] of Object.entries(request.given ?? {})) {
     if (!byName(model, name) || !drawn[name]) continue;
     doc.values[name] = drawn[name];

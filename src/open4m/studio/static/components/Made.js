@@ -36,13 +36,11 @@ export function Made({ entry }) {
       <div class="spring"></div>
       ${hasEntropy && html`<button class="small" aria-pressed=${shows === "unsure"} onClick=${() => setShows(shows === "unsure" ? "value" : "unsure")} title="How unsure the model was of each token">Uncertainty</button>`}
       ${modality?.can_be_given && html`<button class="small" onClick=${() => useResult(entry, sample, target)} title="Edit it, and make others from it">Use as given</button>`}
-      <a class="button small" href=${own.file} download title="The value as a file">File</a>
-      ${!modality?.is_text && html`<a class="button small" href=${`${own.picture}?size=512`} download=${`${target}-${results[sample].seed}.png`}>PNG</a>`}
     </div>
     ${frames.length > 1 && html`<${Passes} count=${frames.length} pass=${pass} setPass=${setPass} />`}
     <${Notice} place="result" />
     ${(results.length > 1 || names.length > 1) && html`<${Tiles} entry=${entry} sample=${sample} target=${target} look=${look} />`}
-    <${Recipe} entry=${entry} />`;
+    <${Recipe} entry=${entry} own=${own} name=${modality?.is_text ? "" : `${target}-${results[sample].seed}.png`} />`;
 }
 
 /** All of it small: a row per target, a column per sample. */

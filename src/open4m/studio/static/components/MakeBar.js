@@ -12,7 +12,7 @@ export function MakeBar() {
   const isThere = useStore((state) => state.server !== "lost");
   const busy = isBusy(job);
   const names = doc.order.map(title);
-  const label = doc.exact && doc.exact.verb !== "generate" ? `Make the ${doc.exact.verb}` : names.length > 3 ? `Make ${names.length} modalities` : `Make ${names.join(", ") || "…"}`;
+  const label = doc.exact && !["generate", "extract"].includes(doc.exact.verb) ? `Make the ${doc.exact.verb}` : names.length > 3 ? `Make ${names.length} modalities` : `Make ${names.join(", ") || "…"}`;
   const another = () => {
     commit(set(doc, { seed: doc.seed + doc.samples }));
     makeDocument();

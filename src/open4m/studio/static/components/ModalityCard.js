@@ -5,7 +5,7 @@ import { openFile } from "../actions.js";
 import { title } from "../traits.js";
 import { Thumb } from "./Thumb.js";
 
-const SAYS = { given: "given", made: "made", part: "made in part", off: "unused" };
+const SAYS = { given: "given", made: "made", part: "in part", off: "unused" };
 
 export function ModalityCard({ modality }) {
   const { name } = modality;
@@ -29,7 +29,7 @@ export function ModalityCard({ modality }) {
       <${Thumb} modality=${modality} drawn=${doc.values[name]} painted=${use === "part" ? doc.painted[name] : []} />
       <span class="name">${title(name)}</span>
     </button>
-    <button class="use" aria-label="${title(name)}: ${SAYS[use]}. Change" onClick=${() => commit(nextUse(doc, modality))}>
+    <button class="use" aria-label="${title(name)}: ${use === "part" ? "made in part" : SAYS[use]}. Change" title=${use === "part" ? "Made where it is painted, the rest is kept" : ""} onClick=${() => commit(nextUse(doc, modality))}>
       ${place > 0 && html`<span class="place" title="The order in which they are made">${place}</span>`}${SAYS[use]}
     </button>
   </li>`;

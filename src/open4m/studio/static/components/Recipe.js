@@ -1,10 +1,11 @@
-// What makes a result again: here, elsewhere, in a shell, in Python.
+// What makes a result again: here, elsewhere, in a shell, in Python; and its files. `own`: the value that is shown large, `name` that of
+// its picture.
 import { html } from "../common.js";
 import { make } from "../jobs.js";
 import { openRequest } from "../actions.js";
 import { CopyButton } from "./CopyButton.js";
 
-export function Recipe({ entry }) {
+export function Recipe({ entry, own, name }) {
   const { id, result } = entry;
   const { recipe } = result;
   const link = `${location.origin}${location.pathname}#r=${recipe.key}`;
@@ -21,6 +22,8 @@ export function Recipe({ entry }) {
     <${CopyButton} label="Request" text=${JSON.stringify(recipe.request, null, 1)} /></span>
     <span class="label">Save</span>
     <span class="buttons">
+    ${name && html`<a class="button small" href=${`${own.picture}?size=512`} download=${name} title="The picture above">PNG</a>`}
+    <a class="button small" href=${own.file} download title="The value above, as a file">Value</a>
     <a class="button small" href=${`/api/jobs/${id}/archive.zip`} download title="All values, pictures and the record">All as ZIP</a>
     <a class="button small" href=${`/api/jobs/${id}/record.json`} download title="For open4m replay">Record</a>
     <a class="button small" href=${`/api/jobs/${id}/overview.png`} download=${`${id}.png`} title="All of it as one picture">Overview</a></span>

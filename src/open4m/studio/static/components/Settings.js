@@ -25,6 +25,7 @@ export function Settings() {
         <button class="icon" aria-label="Another seed" title="Another seed" onClick=${() => put({ seed: Math.floor(Math.random() * 1e6) })}>⚄</button></span></div>
       <label>Frame <select value=${doc.fit} title="Which square the model sees of a photo" onChange=${(event) => put({ fit: event.target.value })}>${model.fits.map((one) => html`<option>${one}</option>`)}</select></label>
       <label class="inline"><input type="checkbox" checked=${doc.entropies} onChange=${(event) => put({ entropies: event.target.checked })} /> record uncertainty</label>
+      ${model.verbs.includes("extract") && html`<label class="inline" title="One answer, as when labels are extracted from a picture"><input type="checkbox" checked=${doc.likeliest} onChange=${(event) => put({ likeliest: event.target.checked })} /> the likeliest, and no sample</label>`}
       ${model.upscales.length > 0 && html`<label class="inline"><input type="checkbox" checked=${doc.upscale} onChange=${(event) => put({ upscale: event.target.checked })} /> upscale: ${model.upscales.join(", ")}</label>`}
     </div>
     <h3>Tokens</h3>
