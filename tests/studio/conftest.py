@@ -1,7 +1,7 @@
 """One Chromium and one service of a tiny model for all tests of the studio; a page of its own for each."""
 
 import pytest
-from browsing import Studio, chromium
+from browsing import SIZE, Studio, chromium
 from serving import serving
 from small_model import made
 
@@ -29,10 +29,18 @@ def service(tiny):
         yield found
 
 
+@pytest.fixture(scope="session")
+def context(browser):
+    """What pages of one test after another share, so that a browser need not begin anew for each."""
+    found = browser.new_context(viewport=SIZE)
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def user(browser, service):
+def user(browser, service, context):
     """A user who has opened the page; nothing may go wrong in it that the test does not take out of ``errors``."""
-    studio = Studio(browser, service.url).open()
+    studio = Studio(browser, service.url, context).open()
     yield studio
     studio.close()
     assert studio.errors == []
