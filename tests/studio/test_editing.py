@@ -283,14 +283,16 @@ def test_undo_and_redo_walk_through_everything_that_was_done(user):
     assert not user.jobs[-1]["given"]["caption"]["text"].endswith("!")
 
 
-def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(user):
+def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(context, service):
+    page = context.new_page()
+    page.goto(f"{service.url}/icon.svg")
     boxes = [[0, 0, 1, 1], [0.25, 0.25, 0.5, 0.5], [0.2, 0.3, 0.26, 0.31], [0.99, 0, 1.2, 0.1], [-1, -1, -0.5, -0.5]]
-    found = user.page.evaluate(
+    found = page.evaluate(
         "async ([boxes, n]) => (m => boxes.map(one => m.cellsOfBox(one, [n, n])))(await import('/cells.js'))",
         [boxes, GRID],
     )
     assert [set(cells) for cells in found] == [covered(box) for box in boxes]
-    windows = user.page.evaluate(
+    windows = page.evaluate(
         "async fits => (m => fits.map(fit => m.windowOf(20, 40, fit)))(await import('/cells.js'))",
         ["crop", "letterbox", "stretch"],
     )
@@ -299,3 +301,4 @@ def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(user):
         {"x": 0, "y": -0.5, "w": 1, "h": 2},
         {"x": 0, "y": 0, "w": 1, "h": 1},
     ]
+    page.close()

@@ -54,7 +54,8 @@ def test_the_passes_of_a_result_can_be_seen_again(user):
     assert np.array_equal(user.shot(), last)
 
 
-def test_progress_is_said_to_those_who_do_not_see_it(user):
+def test_progress_is_said_to_those_who_do_not_see_it_in_place_of_the_first_hint(user):
+    assert "Drag a box" in user.status()
     user.page.evaluate(
         """() => {
             window.said = [];
@@ -66,6 +67,7 @@ def test_progress_is_said_to_those_who_do_not_see_it(user):
     )
     user.make()
     assert any(re.fullmatch(r"rgb: pass \d+ of \d+", line) for line in user.page.evaluate("window.said"))
+    assert user.page.get_by_text("Drag a box, or paint").count() == 0
 
 
 def test_escape_cancels_what_is_being_made(user, service):

@@ -6,7 +6,8 @@ import socket
 import numpy as np
 import pytest
 from browsing import REQUIRED, Studio, program
-from serving import serving, wait
+from serving import serving
+from small_model import made
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -91,6 +92,27 @@ def test_a_full_service_is_asked_again_when_it_says(user):
     user.page.wait_for_selector("[data-test=result]")
     assert len(user.jobs) == 2
     user.errors.clear()
+
+
+def test_a_model_that_knows_no_scenes_begins_with_an_empty_page_that_says_what_to_do(browser, context):
+    with serving(made(words=64)) as service:
+        user = Studio(browser, service.url, context)
+        try:
+            user.page.goto(service.url)
+            user.page.wait_for_selector(".card")
+            assert user.page.get_by_role("button", name="New scene").count() == 0
+            assert "Open a picture" in user.status()
+            assert "No rgb yet: open a file" in user.find(".editor").inner_text()
+            user.edit("boxes")
+            user.press("Add box")
+            user.edit("caption")
+            user.page.get_by_label("caption", exact=True).fill("a red cube")
+            user.make()
+            assert user.jobs[-1]["targets"] == ["rgb"]
+            assert user.jobs[-1]["given"]["boxes"] == {"objects": [{"box": [0.35, 0.35, 0.65, 0.65], "label": "cube"}]}
+            assert user.errors == []
+        finally:
+            user.close()
 
 
 def test_a_link_whose_recipe_is_gone_says_so_and_shows_a_scene(browser, service):
@@ -226,6 +248,9 @@ def test_it_is_dark_or_light_as_the_system_says_and_as_the_button_says(browser, 
     user = Studio(browser, service.url, color_scheme="dark").open()
     try:
         assert ground(user) < 60
+        user.page.emulate_media(color_scheme="light")
+        assert ground(user) > 200
+        user.page.emulate_media(color_scheme="dark")
         user.page.get_by_role("button", name="Switch to the light theme").click()
         assert ground(user) > 200
         user.open()
@@ -235,9 +260,6 @@ def test_it_is_dark_or_light_as_the_system_says_and_as_the_button_says(browser, 
         assert user.errors == []
     finally:
         user.close()
-    other = Studio(browser, service.url, color_scheme="light").open()
-    assert ground(other) > 200
-    other.close()
 
 
 def test_a_missing_chromium_is_an_error_where_it_is_required(monkeypatch):
@@ -247,9 +269,3 @@ def test_a_missing_chromium_is_an_error_where_it_is_required(monkeypatch):
     monkeypatch.setenv(REQUIRED, "required")
     with pytest.raises(RuntimeError, match="apt-get install chromium"):
         program()
-
-
-def test_the_hint_of_the_first_run_goes_away(user):
-    assert "Drag a box" in user.status()
-    user.make()
-    wait(lambda: user.page.get_by_text("Drag a box, or paint").count() == 0)

@@ -1,7 +1,7 @@
 // What buttons do that ask the service for something.
 import { ServiceError, ask } from "./api.js";
 import { begin, commit, notice, store } from "./state.js";
-import { empty, fromOne, ofScene, setValue } from "./document.js";
+import { empty, fromOne, ofScene, setUse, setValue } from "./document.js";
 import { documentOf, requestOf } from "./request.js";
 import { make } from "./jobs.js";
 import { base64Of } from "./png.js";
@@ -34,7 +34,8 @@ export async function open() {
   }
   store.set({ model, failed: null });
   const key = new URLSearchParams(location.hash.slice(1)).get("r");
-  begin(empty());
+  const { photo } = model.roles;
+  begin(photo && byName(model, photo).can_be_made ? setUse(empty(), photo, "made") : empty());
   store.set({ selected: model.roles.photo ?? model.modalities[0]?.name ?? "" });
   if (key && (await openRecipe(key))) return;
   if (model.knows_scenes) await rollScene(7, true);

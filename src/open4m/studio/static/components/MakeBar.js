@@ -32,10 +32,13 @@ export function MakeBar() {
 export function HowFar() {
   const job = useStore((state) => state.job);
   const hint = useStore((state) => state.hint);
+  const isEmpty = useStore((state) => Object.keys(state.doc.values).length === 0);
   const busy = isBusy(job);
   return html`<div class="progress ${busy ? "on" : ""}"><span style=${{ width: `${100 * partOf(job)}%` }}></span></div>
-    <p class="status" aria-live="polite" role="status">${busy ? says(job) : hint ? "Drag a box, or paint on a picture; then press Make." : ""}</p>`;
+    <p class="status" aria-live="polite" role="status">${busy ? says(job) : hint ? hintOf(isEmpty) : ""}</p>`;
 }
+
+const hintOf = (isEmpty) => `${isEmpty ? "Open a picture, or choose a modality and type" : "Drag a box, or paint on a picture"}; then press Make.`;
 
 function partOf(job) {
   if (!job || !job.latest) return 0;

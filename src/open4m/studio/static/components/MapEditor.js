@@ -73,7 +73,7 @@ export function MapEditor({ modality }) {
       ${tool === "recolor" && html`<${KeepRest} />`}
       ${painted.length > 0 && html`<button class="small" onClick=${() => commit(paint(doc, name, []))}>Clear</button>`}
     </div>
-    <${Canvas} url=${drawn?.picture} view=${view} on=${on} keys=${keys} label=${label} empty=${!drawn && `No ${title(name)} yet: make it, roll a scene, or open a file.`} />
+    <${Canvas} url=${drawn?.picture} view=${view} on=${on} keys=${keys} label=${label} empty=${!drawn && `No ${title(name)} yet: open a file, or make it from the others.`} />
     <p class="status">${statusOf(useOf(doc, name), painted.length, grid, Boolean(drawn), tool)}</p>`;
 }
 
