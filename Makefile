@@ -6,10 +6,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Tests run in one process per core, each with one thread: networks of a few thousand weights gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
-.PHONY: demo docs test test-all clean
+.PHONY: demo studio docs test test-all clean
 
 demo: .venv/demo.done  ## what the shipped model does: demo/grid.png, demo/captions.png, demo/index.html
 	$(BIN)/open4m demo --out demo
+
+studio: .venv/demo.done  ## the shipped model in a browser: move boxes, paint, type, and see what it makes
+	$(BIN)/open4m studio
 
 docs: .venv/docs.done  ## the documentation as a site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -24,7 +27,7 @@ test-all: test docs  ## the slow ones too: what repeats, or takes long; and the 
 
 .venv/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable '.[labellers,diffusion]'
+	$(PIP) --editable '.[labellers,diffusion,serve]'
 	touch $@
 
 .venv/test.done: pyproject.toml constraints.txt

@@ -80,9 +80,9 @@ class Service:
 
 
 @contextmanager
-def serving(model, token="", hosts=(), static=app.STATIC, **limits):
+def serving(model, token="", hosts=(), static=app.STATIC, port=0, **limits):
     """A service of a model."""
-    with working(model, **limits) as worker, server.listening("127.0.0.1", 0) as listener:
+    with working(model, **limits) as worker, server.listening("127.0.0.1", port) as listener:
         made = server.made(app.make(worker, token, hosts, static), worker)
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -17,26 +17,31 @@ from open4m.tokenizers.tokenizer import Tokenizer
 CLASSES = ("floor", "cube", "ball")
 
 
-@pytest.fixture(scope="session")
-def model():
+def made(classes=CLASSES, labels=("cube", "ball"), words=8, corners=16):
+    """The model, with names for the classes of segments and boxes, and the most tokens of captions and of boxes."""
     vit = ViTConfig(width=16, depth=1, heads=1)
     generator = torch.Generator().manual_seed(0)
     grids = {}
     for name in ("rgb", "depth", "semseg", "normals"):
-        names = {"class_names": CLASSES} if name == "semseg" else {}
+        names = {"class_names": classes} if name == "semseg" else {}
         config = TokenizerConfig.of(
             name, image_size=32, patch_size=8, codebook_size=9, encoder=vit, decoder=vit, **names
         )
         grids[name] = Tokenizer(VQVAE(config, generator))
-    text = TextTokenizer.fit(["a red cube on a blue ball"], ["cube", "ball"], vocab_size=4500, sentinels=12)
+    text = TextTokenizer.fit(["a red cube on a blue ball"], list(labels), vocab_size=4500, sentinels=12)
     specs = (
         ModalitySpec(key="rgb_pixels", family="pixels", grid=(4, 4), patch_size=8, channels=3),
         *(ModalitySpec(key=key, family="grid", vocab_size=9, grid=(4, 4), is_input=key != "normals") for key in grids),
-        ModalitySpec(key="caption", family="sequence", vocab_size=text.vocab_size, max_length=8),
-        ModalitySpec(key="boxes", family="sequence", vocab_size=text.vocab_size, max_length=16),
+        ModalitySpec(key="caption", family="sequence", vocab_size=text.vocab_size, max_length=words),
+        ModalitySpec(key="boxes", family="sequence", vocab_size=text.vocab_size, max_length=corners),
     )
     config = FourMConfig(modalities=specs, dim=32, encoder_depth=1, decoder_depth=1, heads=2)
     return FourM(FourMTransformer(config).initialize(generator), grids, text)
+
+
+@pytest.fixture(scope="session")
+def model():
+    return made()
 
 
 @pytest.fixture(scope="session")

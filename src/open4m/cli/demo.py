@@ -19,9 +19,10 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Write the demo and print the paths of its files."""
-    from open4m.studio.demo import demo
+    """Write the demo and print the paths of its files, and what to try next."""
+    from open4m.studio.demo import NEXT, demo
 
     trust.admit(options, options.model)
     for path in demo(options.out, options.model, options.seed, device.chosen(options), options.world):
         print(path)
+    print(f"{NEXT}: make studio (or open4m studio)")

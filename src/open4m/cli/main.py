@@ -26,6 +26,7 @@ COMMANDS = {
     "vary": ("generate", "generate variations of an image that share its normals, depth, ..."),
     "edit": ("generate", "move an object or change a class, and generate the image again"),
     "probe": ("generate", "generate from one condition after another, all else fixed"),
+    "studio": ("studio", "paint, move, weigh and replay in a browser, with any model"),
     "serve": ("serve", "answer requests over HTTP, on this machine or for others"),
     "replay": ("replay", "make a result again, and say whether it is the same"),
     "evaluate": ("evaluate", "measure a model on held-out data: yours, or rendered scenes"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from urllib.parse import quote
 
 from open4m.cli import device, trust
@@ -40,17 +41,17 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
     trust.add_argument(parser)
     device.add_argument(parser)
     device.add_precision(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, command=command)
 
 
-def run(options: Namespace) -> int:
-    """Serve until it is stopped; 0 if all that was there was finished, else 3."""
+def run(options: Namespace, opened: Callable[[str], None] = lambda address: None) -> int:
+    """Serve until it is stopped; 0 if all that was there was finished, else 3. ``opened`` is told the address."""
     where = device.chosen(options)
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise Open4MError(f"open4m serve needs {error.name}: pip install 'open4m[serve]'") from error
+        raise Open4MError(f"open4m {options.command} needs {error.name}: pip install 'open4m[serve]'") from error
     from open4m.generate.pipeline import FourM
     from open4m.serve import app, server
     from open4m.serve.door import check_token
@@ -80,9 +81,8 @@ def run(options: Namespace) -> int:
         model = FourM.from_pretrained(options.model, where, device.precision(options), trust=options.trust_modalities)
         worker = Worker(model, limits, batch=options.batch)
         served = app.make(worker, token, [*options.allow_host, options.host])
-        print(
-            f"open4m: {model.name} at {server.address_of(listener)}/{f'?token={quote(token)}' if token else ''}",
-            flush=True,
-        )
+        address = f"{server.address_of(listener)}/{f'?token={quote(token)}' if token else ''}"
+        print(f"open4m: {model.name} at {address}", flush=True)
+        opened(address)
         whole = server.run(served, worker, listener, lambda line: print(f"open4m: {line}", flush=True))
     return 0 if whole else 3

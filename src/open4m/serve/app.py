@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import mimetypes
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Collection
@@ -362,6 +363,8 @@ def front_end(static: Path) -> App:
     from starlette.exceptions import HTTPException
     from starlette.staticfiles import StaticFiles
 
+    for ending in (".js", ".mjs"):  # which the registry of some machines has as plain text, that browsers do not run
+        mimetypes.add_type("text/javascript", ending)
     files = StaticFiles(directory=static, html=True)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,1 +1,1 @@
-"""What people look at: the demo page."""
+"""What people look at: the demo page, and the front-end of the service (``static/``, docs/studio.md)."""

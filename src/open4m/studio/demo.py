@@ -26,6 +26,9 @@ SCENES = 4
 SAMPLES_PER_TEXT = 4
 TILE = 168  # pixels
 
+NEXT = "Move a box yourself"
+"""What the demo leads to: the studio."""
+
 
 def demo(out: Path, name: str = "scenes", seed: int = 0, device: str = "cpu", world: str = "") -> list[Path]:
     """Predict from held-out scenes and from captions; writes ``grid.png``, ``captions.png`` and ``index.html``."""
@@ -96,5 +99,14 @@ def _page(name: str, chain: tuple[str, ...], images: list[Image.Image]) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>open4m: {html.escape(name)}</title><style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;"
         "max-width:80rem;padding:0 1rem;color:#1a1a24}img{max-width:100%;border:1px solid #ddd;border-radius:6px}"
-        f"</style><h1>open4m: the model {html.escape(name)!s}</h1>{''.join(parts)}</html>\n"
+        ".next{padding:.8rem 1.1rem;border-radius:8px;background:#eeedfd}"
+        f"</style><h1>open4m: the model {html.escape(name)!s}</h1>{_next()}{''.join(parts)}</html>\n"
+    )
+
+
+def _next() -> str:
+    """What to do after the demo, as HTML."""
+    return (
+        f'<p class="next"><b>{NEXT}:</b> <code>make studio</code> (or <code>open4m studio</code>) opens this model in '
+        "a browser, where boxes are dragged, pictures painted and captions typed.</p>"
     )

@@ -1,0 +1,304 @@
+"""What users give: scenes, files, paint, boxes, segments, words, weights. What is asked of the service says it all."""
+
+import numpy as np
+import pytest
+from browsing import picture_of, png
+
+from open4m.datasets.scenes import CLASSES
+from open4m.modalities.codecs import write_array
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+GRID = 4
+
+
+def boxes_of(job):
+    return [(one["label"], one["box"]) for one in job["given"]["boxes"]["objects"]]
+
+
+def covered(box):
+    """The cells that a box touches, one by one."""
+    x0, y0, x1, y1 = (side * GRID for side in box)
+    return {
+        row * GRID + column
+        for row in range(GRID)
+        for column in range(GRID)
+        if x0 < column + 1 and column < x1 and y0 < row + 1 and row < y1
+    }
+
+
+def last_box(user):
+    """The box that lies on top, since it was added last."""
+    user.press("Add box")
+    user.page.wait_for_timeout(50)
+
+
+def test_a_rolled_scene_gives_its_words_and_boxes_and_makes_the_photo(user):
+    expected = {"rgb": "made", "caption": "given", "boxes": "given"}
+    assert user.uses() == {**dict.fromkeys(user.names(), "unused"), **expected}
+    with user.page.expect_response(lambda answer: "/api/scene" in answer.url) as answer:
+        user.press("New scene")
+    scene = answer.value.json()["values"]
+    user.page.wait_for_function(
+        "src => document.querySelector('[data-modality=rgb] img')?.src === src", arg=scene["rgb"]["picture"]
+    )
+    user.make()
+    assert user.jobs[-1]["targets"] == ["rgb"]
+    assert user.jobs[-1]["given"] == {name: scene[name]["value"] for name in ("caption", "boxes")}
+
+
+def test_a_dropped_picture_is_given_and_all_others_are_made(user):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    user.drop("main", "mine.png", png(pixels), "image/png")
+    user.page.wait_for_selector("[data-modality=rgb].given")
+    assert user.uses() == {name: "given" if name == "rgb" else "made" for name in user.names()}
+    result = user.make()
+    assert user.jobs[-1]["given"].keys() == {"rgb"}
+    assert np.array_equal(picture_of(user.jobs[-1]["given"]["rgb"]), pixels)
+    others = [name for name in user.names() if name not in ("rgb", "normals")]
+    assert user.jobs[-1]["targets"] == [*others, "normals"]  # which this model does not read, so nothing can follow it
+    assert result["results"][0]["targets"].keys() == {*user.names()} - {"rgb"}
+    assert result["frame"]["width"] == 48
+
+
+def test_a_file_dropped_on_a_card_is_the_value_of_that_modality(user):
+    depth = np.linspace(1, 3, 32 * 32, dtype=np.float32).reshape(32, 32)
+    user.drop("[data-modality=depth]", "mine.npy", write_array(depth), "")
+    user.page.wait_for_selector("[data-modality=depth].given")
+    user.make()
+    assert user.jobs[-1]["given"].keys() == {"depth", "caption", "boxes"}
+
+
+def test_a_click_turns_a_modality_from_given_to_made_to_unused(user):
+    for expected in ("made", "unused", "given"):
+        user.find("[data-modality=caption] .use").click()
+        assert user.use("caption") == expected
+    user.find("[data-modality=normals] .use").click()  # which this model only makes
+    assert user.use("normals") == "made"
+    user.find("[data-modality=normals] .use").click()
+    assert user.use("normals") == "unused"
+
+
+def test_targets_are_made_in_the_order_of_clicks(user):
+    user.turn("depth", "made")
+    user.turn("semseg", "made")
+    user.make()
+    assert user.jobs[-1]["targets"] == ["rgb", "depth", "semseg"]
+    assert user.find("[data-modality=semseg] .place").inner_text() == "3"
+
+
+def test_paint_snaps_to_cells_and_what_is_not_painted_is_kept_to_the_pixel(user):
+    user.edit("rgb")
+    user.drag((0.3, 0.3), (0.7, 0.3))  # with a brush of 2 cells: rows 1 and 2, columns 1 to 3
+    assert user.use("rgb") == "in part"
+    result = user.make()
+    given = user.jobs[-1]["given"]["rgb"]
+    assert given["mask"] == {"cells": [5, 6, 7, 9, 10, 11]}
+    before, after = picture_of(given["value"]), picture_of(result["results"][0]["targets"]["rgb"]["value"])
+    painted = np.zeros((GRID, GRID), dtype=bool)
+    painted.flat[given["mask"]["cells"]] = True
+    painted = painted.repeat(32 // GRID, 0).repeat(32 // GRID, 1)
+    assert np.array_equal(before[~painted], after[~painted])
+    assert not np.array_equal(before[painted], after[painted])
+
+
+def test_any_map_can_be_painted_and_erased(user):
+    user.edit("depth")
+    user.click(0.1, 0.1)
+    user.click(0.9, 0.9)
+    assert user.use("depth") == "in part"
+    user.press("erase")
+    user.click(0.1, 0.1)
+    user.make()
+    assert user.jobs[-1]["given"]["depth"]["mask"] == {"cells": [15]}
+    user.press("Clear")
+    assert user.use("depth") == "made"
+
+
+def test_a_dragged_box_is_where_it_was_dropped_and_both_places_are_made_anew(user):
+    last_box(user)
+    user.drag((0.5, 0.45), (0.75, 0.65))
+    user.make()
+    label, box = boxes_of(user.jobs[-1])[-1]
+    assert np.allclose(box, [0.6, 0.55, 0.9, 0.85], atol=0.01), (label, box)
+    assert set(user.jobs[-1]["given"]["rgb"]["mask"]["cells"]) == covered([0.35, 0.35, 0.65, 0.65]) | covered(box)
+
+
+def test_a_box_stays_within_the_picture(user):
+    last_box(user)
+    user.drag((0.5, 0.45), (1.4, 0.45))
+    user.make()
+    assert np.allclose(boxes_of(user.jobs[-1])[-1][1], [0.7, 0.35, 1.0, 0.65], atol=0.01)
+
+
+def test_a_box_is_resized_by_its_handle(user):
+    last_box(user)
+    user.drag((0.65, 0.65), (0.9, 0.8))
+    user.make()
+    assert np.allclose(boxes_of(user.jobs[-1])[-1][1], [0.35, 0.35, 0.9, 0.8], atol=0.01)
+
+
+def test_boxes_are_added_renamed_and_deleted(user):
+    last_box(user)
+    user.page.get_by_label("label", exact=True).fill("torus")
+    user.page.keyboard.press("Tab")
+    user.make()
+    first = boxes_of(user.jobs[-1])
+    assert first[-1] == ("torus", [0.35, 0.35, 0.65, 0.65])
+    user.press("Delete")
+    user.make()
+    assert boxes_of(user.jobs[-1]) == first[:-1]
+
+
+def test_a_box_that_moves_leaves_the_rest_free_if_nothing_is_to_be_kept(user):
+    user.page.get_by_label("keep the rest").uncheck()
+    last_box(user)
+    user.make()
+    assert "rgb" not in user.jobs[-1]["given"]
+
+
+def test_a_recolored_segment_has_the_class_and_no_other_pixel_changes(user):
+    user.edit("semseg")
+    user.turn("semseg", "given")
+    user.make()
+    before = picture_of(user.jobs[-1]["given"]["semseg"])
+    user.press("recolor")
+    user.page.get_by_role("combobox", name="as", exact=True).select_option(label="torus")
+    user.page.wait_for_timeout(100)
+    user.click(0.02, 0.02)
+    user.page.wait_for_selector("[data-modality=rgb].part")
+    user.make()
+    after = picture_of(user.jobs[-1]["given"]["semseg"])
+    changed = before != after
+    inside = segment(before, 0, 0)
+    assert inside.sum() > 1
+    assert np.array_equal(changed, inside)
+    assert {*after[changed]} == {CLASSES.index("torus")}
+    rows, columns = np.nonzero(inside)
+    cells = {int(r) // 8 * GRID + int(c) // 8 for r, c in zip(rows, columns, strict=True)}
+    assert set(user.jobs[-1]["given"]["rgb"]["mask"]["cells"]) == cells
+
+
+def segment(ids, row, column):
+    """The connected pixels of one class, found by growing one until nothing changes."""
+    found = np.zeros(ids.shape, dtype=bool)
+    found[row, column] = True
+    while True:
+        grown = found.copy()
+        grown[1:] |= found[:-1]
+        grown[:-1] |= found[1:]
+        grown[:, 1:] |= found[:, :-1]
+        grown[:, :-1] |= found[:, 1:]
+        grown &= ids == ids[row, column]
+        if np.array_equal(grown, found):
+            return found
+        found = grown
+
+
+def test_a_typed_caption_is_given_and_an_empty_one_is_not(user):
+    user.edit("caption")
+    user.page.get_by_label("caption", exact=True).fill("a red cone <b>&")
+    user.make()
+    assert user.jobs[-1]["given"]["caption"] == {"text": "a red cone <b>&"}
+    user.page.get_by_label("caption", exact=True).fill("")
+    assert user.use("caption") == "unused"
+    user.make()
+    assert "caption" not in user.jobs[-1]["given"]
+
+
+def test_a_negative_caption_is_avoided(user):
+    user.press("Add")
+    user.page.get_by_label("Avoid 1").fill("a green floor")
+    user.press("Add")  # and an empty one, which says nothing
+    user.page.get_by_label("weight", exact=True).fill("2.5")
+    user.make()
+    assert (user.jobs[-1]["avoid"], user.jobs[-1]["avoid_weight"]) == (["a green floor"], 2.5)
+
+
+def test_conditions_are_weighed_one_by_one(user):
+    user.make()
+    assert "weights" not in user.jobs[-1]
+    user.page.get_by_label("Weigh boxes").check()
+    user.page.get_by_label("Weight of boxes").fill("3.5")
+    user.make()
+    assert user.jobs[-1]["weights"] == {"boxes": 3.5}
+    user.page.get_by_label("Weigh boxes").uncheck()
+    user.make()
+    assert "weights" not in user.jobs[-1]
+
+
+def test_how_things_are_made_is_asked_for_and_only_what_was_said(user):
+    user.make()
+    assert user.jobs[-1].keys() == {"verb", "given", "targets", "entropies", "seed"}
+    user.tab("How")
+    for label, value in (("Samples", "3"), ("Temperature", "0.5"), ("Steps", "2"), ("Top-p", "0.7")):
+        user.page.get_by_label(label, exact=True).fill(value)
+    user.page.get_by_label("Seed", exact=True).fill("11")
+    user.page.get_by_role("combobox", name="Scheme").select_option("halton")
+    user.turn("depth", "made")
+    user.page.get_by_role("combobox", name="For", exact=True).select_option("depth")
+    user.page.get_by_label("Steps", exact=True).fill("3")
+    user.page.get_by_label("record uncertainty").uncheck()
+    result = user.make()
+    own = user.jobs[-1]
+    assert own["options"] == {"temperature": 0.5, "steps": 2, "top_p": 0.7, "scheme": "halton", "depth": {"steps": 3}}
+    assert (own["samples"], own["seed"]) == (3, 11)
+    assert "entropies" not in own
+    assert own["verb"] == "generate"
+    assert [one["seed"] for one in result["results"]] == [11, 12, 13]
+    steps = {name: one["step"]["steps"] for name, one in result["results"][0]["targets"].items()}
+    assert steps == {"rgb": 2, "depth": 3}
+    user.page.get_by_label("the likeliest").check()
+    user.make()
+    assert user.jobs[-1]["verb"] == "extract"
+
+
+def test_a_result_can_be_given_and_more_is_made_of_it(user):
+    result = user.make()
+    user.press("Use as given")
+    user.page.wait_for_selector("[data-modality=rgb].given")
+    user.turn("depth", "made")
+    user.make()
+    assert user.jobs[-1]["given"]["rgb"] == result["results"][0]["targets"]["rgb"]["value"]
+    assert user.jobs[-1]["targets"] == ["depth"]
+
+
+def test_undo_and_redo_walk_through_everything_that_was_done(user):
+    user.edit("rgb")
+    user.drag((0.1, 0.1), (0.9, 0.1))  # one stroke is one step
+    user.edit("caption")
+    user.page.get_by_label("caption", exact=True).press_sequentially("!!", delay=5)  # so are letters
+    user.turn("depth", "given")
+    states = [user.uses()]
+    for _ in range(3):
+        user.press("Undo")
+        states.append(user.uses())
+    assert [one["rgb"] for one in states] == ["in part"] * 3 + ["made"]
+    assert [one["depth"] for one in states] == ["given"] + ["unused"] * 3
+    user.page.keyboard.press("Control+Shift+Z")
+    assert user.use("rgb") == "in part"
+    user.page.keyboard.press("Control+Z")
+    user.make()
+    assert "rgb" not in user.jobs[-1]["given"]
+    assert not user.jobs[-1]["given"]["caption"]["text"].endswith("!")
+
+
+def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(context, service):
+    page = context.new_page()
+    page.goto(f"{service.url}/icon.svg")
+    boxes = [[0, 0, 1, 1], [0.25, 0.25, 0.5, 0.5], [0.2, 0.3, 0.26, 0.31], [0.99, 0, 1.2, 0.1], [-1, -1, -0.5, -0.5]]
+    found = page.evaluate(
+        "async ([boxes, n]) => (m => boxes.map(one => m.cellsOfBox(one, [n, n])))(await import('/cells.js'))",
+        [boxes, GRID],
+    )
+    assert [set(cells) for cells in found] == [covered(box) for box in boxes]
+    windows = page.evaluate(
+        "async fits => (m => fits.map(fit => m.windowOf(20, 40, fit)))(await import('/cells.js'))",
+        ["crop", "letterbox", "stretch"],
+    )
+    assert windows == [
+        {"x": 0.25, "y": 0, "w": 0.5, "h": 1},
+        {"x": 0, "y": -0.5, "w": 1, "h": 2},
+        {"x": 0, "y": 0, "w": 1, "h": 1},
+    ]
+    page.close()

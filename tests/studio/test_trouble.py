@@ -1,0 +1,271 @@
+"""What goes wrong is said beside what caused it, with what to do; nobody is left out: keyboards, themes, readers."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+from browsing import REQUIRED, Studio, program
+from serving import serving
+from small_model import made
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+
+def told(user, within=".notice"):
+    user.page.wait_for_selector(within)
+    return user.find(within).first.inner_text()
+
+
+def test_a_file_that_is_no_picture_is_said_at_the_button_that_opens_files(user):
+    user.drop("main", "notes.txt", b"nothing to see", "text/plain")
+    text = told(user, ".topbar .notice")
+    assert "notes.txt" in text
+    assert "Choose a picture (PNG, JPEG, WebP)" in text
+    assert user.use("rgb") == "made"  # nothing changed
+    user.press("Dismiss")
+    assert user.find(".notice").count() == 0
+    user.errors.clear()  # Chromium logs every status of 400
+
+
+def test_a_request_that_fails_is_said_at_the_button_that_makes(user):
+    user.edit("caption")
+    user.page.get_by_label("caption", exact=True).fill("word " * 400)
+    user.find(".makebar .primary").click()
+    text = told(user, ".makebar .notice")
+    assert "caption" in text
+    assert "less" in text
+    user.page.get_by_label("caption", exact=True).fill("a red cone")
+    user.make()
+    assert user.find(".notice").count() == 0
+    user.errors.clear()
+
+
+def test_nothing_to_make_says_how_to_choose_something(user):
+    user.turn("rgb", "unused")
+    user.page.keyboard.press("Control+Enter")
+    assert "Click the state of a modality" in told(user, ".makebar .notice")
+    assert user.jobs == []
+
+
+def test_what_is_no_json_is_said_in_the_editor_of_other_values(browser, service):
+    user = Studio(browser, service.url)
+
+    def with_palette(route):
+        answer = route.fetch()
+        model = answer.json()
+        palette = {**model["modalities"][4], "name": "color_palette", "is_text": False, "is_map": False, "role": ""}
+        model["modalities"].append(palette)
+        route.fulfill(response=answer, json=model)
+
+    try:
+        user.page.route("**/api/model", with_palette)
+        user.open()
+        user.edit("color_palette")
+        user.page.get_by_label("As JSON").fill("#ff0080")
+        user.press("Give it")
+        assert "This is no JSON" in told(user, ".editor .notice")
+        user.page.get_by_label("As JSON").fill('["#ff0080", "#00a2ff"]')
+        user.press("Give it")
+        user.page.get_by_label("Color 2").wait_for()
+        assert user.use("color_palette") == "given"
+        assert user.find(".notice").count() == 0
+    finally:
+        user.close()
+
+
+def test_a_full_service_is_asked_again_when_it_says(user):
+    refusals = [1]
+
+    def full(route):
+        if route.request.method == "POST" and refusals:
+            refusals.pop()
+            body = json.dumps({"error": "32 jobs wait already", "hint": ""})
+            return route.fulfill(
+                status=503, headers={"retry-after": "1", "content-type": "application/json"}, body=body
+            )
+        return route.continue_()
+
+    user.page.route("**/api/jobs?*", full)
+    user.find(".makebar .primary").click()
+    user.page.get_by_text("trying again in 1 s").wait_for()
+    user.page.wait_for_selector("[data-test=result]")
+    assert len(user.jobs) == 2
+    user.errors.clear()
+
+
+def test_a_model_that_knows_no_scenes_begins_with_an_empty_page_that_says_what_to_do(browser, context):
+    with serving(made(words=64)) as service:
+        user = Studio(browser, service.url, context)
+        try:
+            user.page.goto(service.url)
+            user.page.wait_for_selector(".card")
+            assert user.page.get_by_role("button", name="New scene").count() == 0
+            assert "Open a picture" in user.status()
+            assert "No rgb yet: open a file" in user.find(".editor").inner_text()
+            user.edit("boxes")
+            user.press("Add box")
+            user.edit("caption")
+            user.page.get_by_label("caption", exact=True).fill("a red cube")
+            user.make()
+            assert user.jobs[-1]["targets"] == ["rgb"]
+            assert user.jobs[-1]["given"]["boxes"] == {"objects": [{"box": [0.35, 0.35, 0.65, 0.65], "label": "cube"}]}
+            assert user.errors == []
+        finally:
+            user.close()
+
+
+def test_a_link_whose_recipe_is_gone_says_so_and_shows_a_scene(browser, service):
+    user = Studio(browser, service.url).open("#r=0123456789abcdef")
+    try:
+        assert "no longer has the recipe" in told(user, ".makebar .notice")
+        user.page.wait_for_selector("[data-modality=boxes].given")
+    finally:
+        user.close()
+
+
+def test_a_server_that_is_gone_is_waited_for_and_work_goes_on(browser, tiny):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with serving(tiny, port=port) as service:
+        user = Studio(browser, service.url).open()
+        user.edit("rgb")
+        user.click(0.5, 0.5)
+        user.make()
+    try:
+        user.edit("depth")
+        user.find(".makebar .primary").click()
+        user.page.get_by_text("Server gone, retrying").wait_for()
+        assert user.find(".makebar .primary").is_disabled()
+        user.turn("depth", "given")  # meanwhile everything else works
+        with serving(tiny, port=port):
+            user.page.get_by_text("The server is back").wait_for()
+            assert (user.use("rgb"), user.use("depth")) == ("in part", "given")
+            user.make()
+            assert user.jobs[-1]["given"].keys() == {"rgb", "depth", "caption", "boxes"}
+            user.tab("History")
+            assert user.find(".history button").count() == 2
+    finally:
+        user.close()
+
+
+def test_a_job_that_a_restarted_server_does_not_know_can_be_sent_again(user, service):
+    user.page.route("**/api/jobs/*/events", lambda route: route.fulfill(status=404, body="{}"))
+    user.find(".makebar .primary").click()
+    assert "no longer knows this job" in told(user, ".makebar .notice")
+    user.page.unroute("**/api/jobs/*/events")
+    user.make()
+    assert user.find(".notice").count() == 0
+    user.errors.clear()
+
+
+def test_a_token_that_is_missing_is_asked_for(browser, tiny):
+    with serving(tiny, token="open sesame") as service:
+        user = Studio(browser, service.url)
+        try:
+            user.page.goto(f"{service.url}/?token=open%20sesame")
+            user.page.wait_for_selector(".card")
+            user.context.clear_cookies()  # as if the server had been started again
+            user.press("New scene")
+            user.page.get_by_text("needs its token").wait_for()
+            user.page.get_by_label("Token").fill("open sesame")
+            user.press("Enter")
+            user.page.wait_for_selector(".card")
+            assert "token" not in user.page.url
+        finally:
+            user.close()
+
+
+def test_everything_can_be_done_with_the_keyboard_alone(user):
+    keys = user.page.keyboard
+
+    def to(selector):
+        """Press Tab until the focus is there, and seen."""
+        for _ in range(60):
+            keys.press("Tab")
+            if user.page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                style = user.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+                assert style != "none", f"the focus on {selector} is not seen"
+                return
+        raise AssertionError(f"Tab never reaches {selector}")
+
+    to("[data-modality=rgb] .look")
+    keys.press("Enter")
+    to(".canvas")
+    for key in ("ArrowDown", "ArrowRight", " ", "ArrowRight", "ArrowRight", "ArrowRight", " "):
+        keys.press(key)  # the brush is two cells wide, and the cursor stays in the grid
+    user.page.wait_for_selector("[data-modality=rgb].part")
+    user.result_of(lambda: keys.press("Control+Enter"))
+    assert user.jobs[-1]["given"]["rgb"]["mask"]["cells"] == [5, 6, 7, 9, 10, 11]
+    boxes = user.jobs[-1]["given"]["boxes"]["objects"]
+    user.page.evaluate("document.activeElement.blur()")
+    to("[data-modality=boxes] .look")
+    keys.press("Enter")
+    to(".canvas")
+    right = boxes[0]["box"][0] + boxes[0]["box"][2] < 1
+    keys.press("ArrowRight" if right else "ArrowLeft")
+    keys.press("Shift+ArrowUp")
+    user.result_of(lambda: keys.press("Control+Enter"))
+    x0, y0, x1, y1 = boxes[0]["box"]
+    dx = (1 if right else -1) / 32
+    moved = user.jobs[-1]["given"]["boxes"]["objects"]
+    assert np.allclose(moved[0]["box"], [x0 + dx, y0, x1 + dx, max(y1 - 1 / 32, y0 + 0.03)])
+    assert moved[1:] == boxes[1:]
+    keys.press("Delete")
+    user.result_of(lambda: keys.press("Control+Enter"))
+    assert user.jobs[-1]["given"]["boxes"]["objects"] == boxes[1:]
+
+
+def test_every_control_has_a_name_and_every_picture_a_description(user):
+    user.make()
+    for tab in ("Conditions", "How", "Explore", "History"):
+        user.tab(tab)
+        nameless = user.page.evaluate(
+            """() => {
+                const named = one => one.textContent.trim() || one.getAttribute('aria-label') || one.labels?.length;
+                const kinds = 'button, input, select, textarea, a, [role=application]';
+                const controls = [...document.querySelectorAll(kinds)];
+                return controls.filter(one => !one.hidden && !named(one)).map(one => one.outerHTML.slice(0, 120));
+            }"""
+        )
+        assert nameless == [], tab
+    assert user.page.eval_on_selector_all("img", "all => all.filter(one => !one.hasAttribute('alt')).length") == 0
+
+
+def test_the_page_asks_nobody_but_its_own_service(user, service):
+    user.make()
+    assert {url.split("/")[0] + "//" + url.split("/")[2] for url in user.asked if not url.startswith("data:")} == {
+        service.url
+    }
+
+
+def test_it_is_dark_or_light_as_the_system_says_and_as_the_button_says(browser, service):
+    def ground(user):
+        color = user.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in color[4:-1].split(",")) / 3
+
+    user = Studio(browser, service.url, color_scheme="dark").open()
+    try:
+        assert ground(user) < 60
+        user.page.emulate_media(color_scheme="light")
+        assert ground(user) > 200
+        user.page.emulate_media(color_scheme="dark")
+        user.page.get_by_role("button", name="Switch to the light theme").click()
+        assert ground(user) > 200
+        user.open()
+        assert ground(user) > 200  # it is remembered
+        user.page.get_by_role("button", name="Switch to the dark theme").click()
+        assert ground(user) < 60
+        assert user.errors == []
+    finally:
+        user.close()
+
+
+def test_a_missing_chromium_is_an_error_where_it_is_required(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
+        program()
+    monkeypatch.setenv(REQUIRED, "required")
+    with pytest.raises(RuntimeError, match="apt-get install chromium"):
+        program()
