@@ -17,6 +17,7 @@ COPIES = ROOT / "docs/images/gallery"
 PAGES = (
     "README.md",
     "docs/tutorials/first_model.md",
+    "docs/studio.md",
     "docs/generation.md",
     "docs/add_modality.md",
     "docs/data.md",
