@@ -15,6 +15,7 @@ def service(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("static")
     (folder / "index.html").write_text("<h1>here</h1>")
     (folder / "app.js").write_text("1")
+    (folder / "more.mjs").write_text("2")
     with serving(model, static=folder) as service:
         yield service
 
@@ -194,6 +195,11 @@ def test_the_front_end_is_served_and_is_not_stale(service):
         assert (status, data) == (200, expected)
         assert headers["Cache-Control"] == "no-cache"
         assert "default-src 'self'" in headers["Content-Security-Policy"]
+
+
+def test_scripts_are_called_scripts_whatever_this_machine_calls_them(service):
+    for name in ("/app.js", "/more.mjs"):
+        assert service.ask("GET", name)[1]["Content-Type"].startswith("text/javascript")
 
 
 def test_a_head_is_answered_without_a_body(service):

@@ -113,3 +113,15 @@ def test_the_demo_leads_to_the_studio():
     page = _page("scenes", ("caption", "rgb"), [Image.new("RGB", (2, 2))] * 2)
     assert NEXT in page
     assert "make studio" in page
+
+
+def test_the_pictures_of_the_page_exist_and_are_small():
+    from docs import build_screenshots
+
+    page = (STATIC.parents[3] / "docs" / "studio.md").read_text()
+    shown = re.findall(r"\]\(images/([\w-]+)\.png\)", page)
+    assert sorted(shown) == sorted(build_screenshots.PICTURES)
+    for name in shown:
+        path = build_screenshots.IMAGES / f"{name}.png"
+        assert path.stat().st_size <= build_screenshots.MOST_BYTES
+        assert Image.open(path).width == build_screenshots.SIZE["width"]

@@ -66,8 +66,7 @@ export function MapEditor({ modality }) {
   return html`<div class="toolbar" role="toolbar" aria-label="Tools">
       ${tools.length > 0 && html`<span class="group">${tools.map((one) => html`<button class="small" aria-pressed=${tool === one} onClick=${() => store.set({ tool: one })}>${one}</button>`)}</span>`}
       ${["paint", "erase"].includes(tool) && html`<label class="inline">brush <input type="range" min="1" max=${Math.max(2, Math.min(6, grid[0] / 2))} value=${size} onInput=${(event) => setSize(Number(event.target.value))} /></label>`}
-      ${tool === "recolor" && html`<span class="swatch" style=${{ background: `rgb(${(modality.classes.find((one) => one.id === klass)?.color ?? []).join(",")})` }}></span>
-        <select aria-label="as" title="The class that a segment gets" value=${klass} onChange=${(event) => setClass(Number(event.target.value))}>${modality.classes.map((one) => html`<option value=${one.id}>${one.name}</option>`)}</select>`}
+      ${tool === "recolor" && html`<select class="class" aria-label="as" title="The class that a segment gets" style=${{ borderLeftColor: `rgb(${(modality.classes.find((one) => one.id === klass)?.color ?? []).join(",")})` }} value=${klass} onChange=${(event) => setClass(Number(event.target.value))}>${modality.classes.map((one) => html`<option value=${one.id}>${one.name}</option>`)}</select>`}
       ${tool !== "recolor" && html`<label class="inline"><input type="checkbox" checked=${showGrid} onChange=${(event) => setShowGrid(event.target.checked)} /> cells</label>`}
       <div class="spring"></div>
       ${tool === "recolor" && html`<${KeepRest} />`}
