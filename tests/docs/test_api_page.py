@@ -1,11 +1,12 @@
 """docs/api.md: its reference is that of the docstrings, its examples run, and what it names can be imported."""
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from docs_programs import program
 
 import open4m
 from open4m.modalities.families import Modality
@@ -15,10 +16,7 @@ PAGE = ROOT / "docs/api.md"
 
 
 def builder():
-    spec = importlib.util.spec_from_file_location("build_api", ROOT / "docs/build_api.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("build_api")
 
 
 def test_the_reference_is_that_of_the_docstrings():

@@ -1,11 +1,10 @@
 """docs/gallery.md: every picture of the pages, none too large, with the command that makes it."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from docs_programs import program
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -13,11 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def build():
-    spec = importlib.util.spec_from_file_location("build_gallery", ROOT / "docs/build_gallery.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_gallery"] = module
-    spec.loader.exec_module(module)
-    return module
+    return program("build_gallery")
 
 
 def test_the_page_is_that_of_the_pictures_of_the_pages(build):

@@ -1,6 +1,5 @@
 """docs/tutorials/first_steps.ipynb runs, and what runs it shows what a notebook shows."""
 
-import importlib.util
 import json
 import os
 import re
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs_programs import program
 
 from open4m.cli.main import main
 
@@ -19,10 +19,7 @@ PROGRAM = ROOT / "docs/build_notebook.py"
 
 @pytest.fixture(scope="module")
 def build():
-    spec = importlib.util.spec_from_file_location("build_notebook", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("build_notebook")
 
 
 def notebook(path, *sources):

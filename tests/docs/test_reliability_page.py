@@ -1,20 +1,17 @@
 """The table of docs/reliability.md is that of the tests, and no fault is without one."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+from docs_programs import program
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def builder():
-    spec = importlib.util.spec_from_file_location("build_reliability", ROOT / "docs/build_reliability.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("build_reliability")
 
 
 def test_the_last_column_is_made_from_the_tests(builder):

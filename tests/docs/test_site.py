@@ -1,7 +1,6 @@
 """The documentation site: its navigation has every page, its links lead where those of the repository lead, it builds
 without a warning and takes nothing from a network."""
 
-import importlib.util
 import os
 import posixpath
 import re
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs_programs import program
 
 ROOT = Path(__file__).parents[2]
 CONFIG = (ROOT / "mkdocs.yml").read_text()
@@ -19,19 +19,12 @@ TEXTS = [*PAGES, "README.md", "CHANGELOG.md", "docs/tutorials/first_steps.ipynb"
 
 @pytest.fixture(scope="module")
 def hooks():
-    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs/site_hooks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("site_hooks")
 
 
 @pytest.fixture(scope="module")
 def gallery():
-    spec = importlib.util.spec_from_file_location("build_gallery", ROOT / "docs/build_gallery.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_gallery"] = module
-    spec.loader.exec_module(module)
-    return module
+    return program("build_gallery")
 
 
 def test_the_navigation_names_every_page_once_and_nothing_else():

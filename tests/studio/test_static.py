@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from docs_programs import program
 from PIL import Image
 
 from open4m import modalities, studio
@@ -116,8 +117,7 @@ def test_the_demo_leads_to_the_studio():
 
 
 def test_the_pictures_of_the_page_exist_and_are_small():
-    from docs import build_screenshots
-
+    build_screenshots = program("build_screenshots")
     page = (STATIC.parents[3] / "docs" / "studio.md").read_text()
     shown = re.findall(r"\]\(images/([\w-]+)\.png\)", page)
     assert sorted(shown) == sorted(build_screenshots.PICTURES)
