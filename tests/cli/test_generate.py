@@ -327,6 +327,11 @@ LISTED = ["index.html", "request.json", "results.jsonl"]
 """What a folder of results holds beside those of its images."""
 
 
+def listed(inputs):
+    """The samples of a call: several, or one alone."""
+    return inputs if isinstance(inputs, list) else [inputs]
+
+
 def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, tmp_path, folder, capsys, monkeypatch):
     images, out = tmp_path / "images", tmp_path / "results"
     images.mkdir()
@@ -350,7 +355,7 @@ def test_a_folder_is_done_once_and_what_cannot_be_read_is_said_at_the_end(run, t
     asked, original = [], FourM.generate
 
     def counted(self, inputs, *arguments, **options):
-        asked.append(len(inputs))
+        asked.append(len(listed(inputs)))
         return original(self, inputs, *arguments, **options)
 
     monkeypatch.setattr(FourM, "generate", counted)
@@ -372,7 +377,7 @@ def test_an_image_that_is_refused_costs_a_folder_only_itself(run, tmp_path, fold
     generate = FourM.generate
 
     def picky(self, inputs, *arguments, **options):
-        for sample in inputs:
+        for sample in listed(inputs):
             if sample["rgb"].shape[1] == 20:
                 raise Open4MError("rgb: not as wide as it is high, please")
         return generate(self, inputs, *arguments, **options)

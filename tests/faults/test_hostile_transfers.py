@@ -18,6 +18,7 @@ from open4m.config import Duration
 from open4m.datasets import labelled
 from open4m.datasets.coco_files import mask_of
 from open4m.datasets.labelled import scenes
+from open4m.datasets.labelled.base import NoSplit
 from open4m.train.config import TrainConfig
 from open4m.transfer.augment import lists
 from open4m.transfer.augment.mixing import Mixing
@@ -151,7 +152,7 @@ def run(monkeypatch, start, folder, settings, change=None, counts=None):
     def opened(root, split, name="", label=""):
         count = {"train": 4, "validation": 3, **(counts or {})}.get(split)
         if count is None:
-            raise Open4MError("no such split")
+            raise NoSplit("no such split")
         return Odd(count, {"train": 0, "validation": 1, "test": 2}[split])
 
     monkeypatch.setattr(labelled, "open_split", opened)

@@ -1,4 +1,7 @@
-"""One Chromium and one service of a tiny model for all tests of the studio; a page of its own for each."""
+"""One Chromium and one service of a tiny model for the tests of a file; a page of its own for each.
+
+Playwright keeps an event loop running in this process until it is stopped, so that no test after it could begin one.
+"""
 
 import pytest
 from browsing import SIZE, Studio, chromium
@@ -11,7 +14,7 @@ LONG = 1000
 """Samples that take so long that a job of them ends only if it is stopped."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     with chromium() as found:
         yield found
@@ -23,13 +26,13 @@ def tiny():
     return made(CLASSES, OBJECT_CLASSES, words=128, corners=64)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tiny):
     with serving(tiny, samples=LONG) as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def context(browser):
     """What pages of one test after another share, so that a browser need not begin anew for each."""
     found = browser.new_context(viewport=SIZE)

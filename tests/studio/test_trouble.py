@@ -264,6 +264,7 @@ def test_it_is_dark_or_light_as_the_system_says_and_as_the_button_says(browser, 
 
 def test_a_missing_chromium_is_an_error_where_it_is_required(monkeypatch):
     monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv(REQUIRED, raising=False)
     with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
         program()
     monkeypatch.setenv(REQUIRED, "required")
