@@ -133,7 +133,10 @@ def kill_and_resume(
     assert content(tmp_path) == expected
 
 
-@pytest.mark.parametrize(("kind", "executor"), [("label", "local"), ("tokenize", "process"), ("label", "ray")])
+@pytest.mark.parametrize(
+    ("kind", "executor"),
+    [("label", "local"), ("tokenize", "process"), pytest.param("label", "ray", marks=pytest.mark.slow)],
+)
 def test_fault_30_a_killed_driver_is_resumed_to_the_byte(tmp_path, kind, executor, uninterrupted, request):
     address = request.getfixturevalue("cluster") if executor == "ray" else ""
     kill_and_resume(tmp_path, kind, executor, 30, address, uninterrupted[kind])
