@@ -367,7 +367,10 @@ def _told_apart(choices: tuple[Any, ...]) -> tuple[str, dict[str, type]] | None:
 def _forms(choices: tuple[Any, ...], value: Any) -> list[str]:
     """How each of several classes is written, such as ``{"text": ...}``, if ``value`` is written as none of them."""
     classes = [choice for choice in choices if choice is not type(None)]
-    if not all(map(dataclasses.is_dataclass, classes)) or isinstance(value, (dict, *classes)):
+    written_as_text = Duration in classes
+    if len(classes) < 2 or written_as_text or not all(map(dataclasses.is_dataclass, classes)):
+        return []
+    if isinstance(value, (dict, *classes)):
         return []
     needed = [[f.name for f in dataclasses.fields(cls) if _is_needed(f)] for cls in classes]
     return ["{" + ", ".join(f'"{name}": ...' for name in names) + "}" for names in needed] if all(needed) else []
