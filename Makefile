@@ -27,7 +27,7 @@ test-all: test docs  ## the slow ones too: what repeats, or takes long; and the 
 
 .venv/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable '.[labellers,diffusion,serve]'
+	$(PIP) --editable '.[labellers,diffusion,evaluate,serve]'
 	touch $@
 
 .venv/test.done: pyproject.toml constraints.txt

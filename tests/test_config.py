@@ -401,3 +401,11 @@ def test_a_constant_field_says_which_of_several_classes_with_the_same_fields_is_
             from_dict(Home, {"best": {"lives": 3, **kind}})
     with pytest.raises(Open4MError, match=r"config.pets\[0\].lives: expected int, got 'x'"):
         from_dict(Home, {"pets": [{"kind": "cat", "lives": "x"}]})
+
+
+def test_a_duration_that_may_be_left_out_is_written_as_text():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Held:
+        decay: Duration | None = None
+
+    assert from_dict(Held, {"decay": "2 steps"}, "held").decay == Duration.parse("2 steps")

@@ -304,6 +304,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             if not isinstance(meant, str) or meant not in classes:
                 raise Open4MError(f"{where}.{name}: expected one of {', '.join(classes)}, got {shown(meant)}")
             return _convert(classes[meant], value, where)
+        if forms := _forms(arguments, value):
+            raise Open4MError(f"{where}: expected {' or '.join(forms)}, got {shown(value)}")
         failures = []
         for argument in arguments:
             if argument is not type(None):
@@ -362,6 +364,22 @@ def _told_apart(choices: tuple[Any, ...]) -> tuple[str, dict[str, type]] | None:
     return None
 
 
+def _forms(choices: tuple[Any, ...], value: Any) -> list[str]:
+    """How each of several classes is written, such as ``{"text": ...}``, if ``value`` is written as none of them."""
+    classes = [choice for choice in choices if choice is not type(None)]
+    written_as_text = Duration in classes
+    if len(classes) < 2 or written_as_text or not all(map(dataclasses.is_dataclass, classes)):
+        return []
+    if isinstance(value, (dict, *classes)):
+        return []
+    needed = [[f.name for f in dataclasses.fields(cls) if _is_needed(f)] for cls in classes]
+    return ["{" + ", ".join(f'"{name}": ...' for name in names) + "}" for names in needed] if all(needed) else []
+
+
+def _is_needed(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def _shared_fields(cls: Any, values: Any) -> int:
     """How many fields of a class the values name."""
     known = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
@@ -378,11 +396,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
     for name in values:
         if name not in fields:
             raise _unknown(where, name, list(fields))
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
+    missing = [name for name, f in fields.items() if name not in values and _is_needed(f)]
     if missing:
         raise Open4MError(f"{where}: missing {', '.join(missing)}")
     converted = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in values.items()}

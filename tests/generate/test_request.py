@@ -149,7 +149,18 @@ NPY = values.encode(DEPTH)["base64"]
         ({"verb": "generate", "targets": ["dept"]}, "unknown modality 'dept'; did you mean depth"),
         ({"verb": "generate", "given": {"captoin": {"text": ""}}, "targets": ["rgb"]}, "'captoin'; did you mean capt"),
         ({"verb": "generate", "given": {"depth": {"text": "a"}}, "targets": ["rgb"]}, "request: depth: "),
-        ({"verb": "generate", "given": {"caption": "a"}, "targets": ["rgb"]}, "request.given.caption: expected the f"),
+        (
+            {"verb": "generate", "given": {"caption": "a"}, "targets": ["rgb"]},
+            'request.given.caption: expected {"text": ...} or {"objects": ...} or {"data": ...} or ',
+        ),
+        (
+            {"verb": "generate", "given": {"caption": {"file": "a.txt"}}, "targets": ["rgb"]},
+            "no file is read here: giv",
+        ),
+        (
+            {"verb": "edit", "changes": ["caption"]},
+            'changes[0]: expected {"move": ..., "to": ...} or {"rename": ..., "to": ...} or {"delete": ...} or ',
+        ),
         ({"verb": "generate", "given": [], "targets": ["rgb"]}, "request.given: expected an object"),
         ({"verb": "generate", "targets": ["rgb"], "options": {"stps": 3}}, "option 'stps'; did you mean steps"),
         ({"verb": "generate", "targets": ["rgb"], "options": {"watch": 3}}, "unknown generation option 'watch'"),
@@ -210,7 +221,7 @@ def test_images_of_any_format_are_read_inline_and_upright(image):
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        ({"file": "given.npy"}, "files in its own folder"),  # inline there is no folder
+        ({"file": "given.npy"}, "no file is read here"),  # inline there is no folder
         ({"base64": "§"}, "not base64"),
         ({"base64": base64.b64encode(b"no image").decode()}, "not a readable image"),
         (as_base64(lambda buffer: np.save(buffer, np.array(["text"]))), "expected an array of numbers"),

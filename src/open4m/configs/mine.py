@@ -94,7 +94,7 @@ class OwnData:
         grids = {name: cells(part, name, size) for name, part in data.items() if not is_sequence(name)}
         pixels = [key for key in modalities.names() if _pixels_of(key) in names]
         logger.info(
-            "mine: %d training samples in %s with %s, at most; images are read at %d pixels",
+            "mine: at most %d training samples in %s have %s; images are read at %d pixels",
             count,
             root,
             ", ".join(names),

@@ -209,7 +209,11 @@ def _get(stored: File | Inline, where: str, folder: Path | None) -> np.ndarray |
     """The array of a ``.npy`` file's bytes; the picture of others, whose mode and orientation its reader interprets."""
     if isinstance(stored, Inline):
         data, name = _from_base64(stored.base64, where), where
-    elif folder is None or not re.fullmatch(r"[\w-]+\.(npy|png)", stored.file):
+    elif folder is None:
+        raise Open4MError(
+            f'{where}: no file is read here: give what is in it as {{"base64": ...}}, or a text as {{"text": ...}}'
+        )
+    elif not re.fullmatch(r"[\w-]+\.(npy|png)", stored.file):
         raise Open4MError(f"{where}: arrays are .npy or .png files in its own folder, got {stored.file!r}")
     else:
         data, name = files.read_bytes(folder / stored.file), stored.file
