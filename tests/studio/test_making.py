@@ -218,12 +218,17 @@ def test_variations_share_what_was_chosen(user):
 
 def test_another_of_restored_variations_is_variations_and_not_a_picture_of_nothing(user):
     user.tab("Explore")
+    user.page.get_by_role("checkbox", name="normals").uncheck()
+    user.page.get_by_role("checkbox", name="depth").check()
     user.result_of(lambda: user.press("Vary"))
     first = user.jobs[-1]
     user.press("Restore")
     user.page.get_by_text("Make the vary").wait_for()
     user.result_of(lambda: user.press("Another"))
-    assert user.jobs[-1] == {**first, "seed": first["seed"] + first["samples"]}
+    own = user.jobs[-1]
+    assert (own["verb"], own["by"], own["samples"]) == ("vary", ["depth"], first["samples"])
+    assert own["seed"] == first["seed"] + first["samples"]
+    assert own["given"].keys() == {"rgb"}
     user.turn("depth", "made")  # what is no setting of it begins a request of another kind
     user.make()
     assert user.jobs[-1]["verb"] == "generate"

@@ -166,9 +166,12 @@ def test_a_server_that_is_gone_is_waited_for_and_work_goes_on(browser, tiny):
         user.find(".makebar .primary").click()
         user.page.get_by_text("Server gone, retrying").wait_for()
         assert user.find(".makebar .primary").is_disabled()
+        user.press("New scene")
+        assert "The server is gone" in told(user, ".topbar .notice")
         user.turn("depth", "given")  # meanwhile everything else works
         with serving(tiny, port=port):
             user.page.get_by_text("The server is back").wait_for()
+            assert user.find(".notice").count() == 0  # nothing still says that it is gone
             assert (user.use("rgb"), user.use("depth")) == ("in part", "given")
             user.make()
             assert user.jobs[-1]["given"].keys() == {"rgb", "depth", "caption", "boxes"}

@@ -26,7 +26,7 @@ export function empty() {
 
 const edited = (doc, change) => ({ ...doc, ...change, exact: null });
 
-const OF_ALL = ["seed", "samples", "entropies", "fit", "upscale"]; // what requests of every verb may say
+const OF_ALL = ["seed", "samples", "entropies"]; // what the request of a recipe may say anew and be of the same kind
 
 /** Other settings. A request of a recipe that says these goes on with them, so that "another" of variations is variations. */
 export function set(doc, change) {
