@@ -150,6 +150,16 @@ def test_boxes_are_added_renamed_and_deleted(user):
     assert boxes_of(user.jobs[-1]) == first[:-1]
 
 
+def test_boxes_that_are_added_hide_none_that_was_added_before(user):
+    user.edit("boxes")
+    before = len(user.page.query_selector_all("[data-modality=boxes] .box"))
+    for _ in range(3):
+        user.press("Add box")
+    user.make()
+    added = [box for _, box in boxes_of(user.jobs[-1])[before:]]
+    assert np.allclose(added, [[x / 32 + corner for corner in (0.35, 0.35, 0.65, 0.65)] for x in range(3)])
+
+
 def test_a_box_that_moves_leaves_the_rest_free_if_nothing_is_to_be_kept(user):
     user.page.get_by_label("keep the rest").uncheck()
     last_box(user)
@@ -225,6 +235,21 @@ def test_conditions_are_weighed_one_by_one(user):
     user.page.get_by_label("Weigh boxes").uncheck()
     user.make()
     assert "weights" not in user.jobs[-1]
+
+
+def test_what_is_made_of_all_is_not_weighed_any_more(user):
+    user.turn("rgb", "given")
+    user.page.get_by_label("Weigh rgb").check()
+    user.page.get_by_label("Weigh caption").check()
+    user.press("all → rgb")
+    user.make()
+    assert user.jobs[-1]["weights"] == {"caption": 2}
+
+
+def test_a_seed_that_is_too_large_is_the_largest(user):
+    user.tab("How")
+    user.page.get_by_label("Seed", exact=True).fill("1e30")
+    assert user.make()["results"][0]["seed"] == 2**52
 
 
 def test_how_things_are_made_is_asked_for_and_only_what_was_said(user):

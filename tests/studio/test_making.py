@@ -85,6 +85,34 @@ def test_escape_cancels_what_is_being_made(user, service):
     assert user.find(".notice").count() == 0
 
 
+def test_escape_closes_the_help_and_what_is_made_goes_on(user, service):
+    heavy(user)
+    before = service.worker.status()["cancelled"]
+    user.find(".makebar .primary").click()
+    user.press("Keys and help")
+    user.page.keyboard.press("Escape")
+    user.page.wait_for_selector("dialog", state="detached")
+    assert user.page.get_by_role("button", name="Cancel").is_visible()
+    user.page.keyboard.press("Escape")
+    user.page.get_by_role("button", name="Make").wait_for()
+    wait(lambda: service.worker.status()["cancelled"] == before + 1)
+
+
+def test_escape_before_the_service_has_answered_leaves_no_job_behind(user, service):
+    heavy(user)
+    before = service.worker.status()["cancelled"]
+    held = []
+    user.page.route("**/api/jobs?*", lambda route: held.append(route))  # Playwright takes no built-in function
+    user.find(".makebar .primary").click()
+    wait(lambda: held or user.page.wait_for_timeout(10))
+    user.page.keyboard.press("Escape")
+    user.page.get_by_role("button", name="Make").wait_for()
+    held[0].continue_()  # the service hears of it only now
+    wait(lambda: user.page.wait_for_timeout(10) or service.worker.status()["cancelled"] == before + 1)
+    assert service.worker.status()["running"] == 0
+    assert user.find(".progress.on").count() == 0
+
+
 def test_a_replay_is_the_same_picture_to_the_pixel(user):
     first = user.make()
     picture = user.shot()
@@ -186,6 +214,24 @@ def test_variations_share_what_was_chosen(user):
     assert (own["verb"], own["by"], own["targets"], own["samples"]) == ("vary", ["depth"], ["rgb"], 3)
     assert own["given"].keys() == {"rgb"}
     assert len(result["results"]) == user.find(".strips .tile").count() == 3
+
+
+def test_another_of_restored_variations_is_variations_and_not_a_picture_of_nothing(user):
+    user.tab("Explore")
+    user.page.get_by_role("checkbox", name="normals").uncheck()
+    user.page.get_by_role("checkbox", name="depth").check()
+    user.result_of(lambda: user.press("Vary"))
+    first = user.jobs[-1]
+    user.press("Restore")
+    user.page.get_by_text("Make the vary").wait_for()
+    user.result_of(lambda: user.press("Another"))
+    own = user.jobs[-1]
+    assert (own["verb"], own["by"], own["samples"]) == ("vary", ["depth"], first["samples"])
+    assert own["seed"] == first["seed"] + first["samples"]
+    assert own["given"].keys() == {"rgb"}
+    user.turn("depth", "made")  # what is no setting of it begins a request of another kind
+    user.make()
+    assert user.jobs[-1]["verb"] == "generate"
 
 
 def test_a_probe_runs_through_places_weights_classes_and_texts(user):

@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from browsing import REQUIRED, Studio, program
+from browsing import REQUIRED, SIZE, Studio, program
 from serving import serving
 from small_model import made
 
@@ -26,6 +26,34 @@ def test_a_file_that_is_no_picture_is_said_at_the_button_that_opens_files(user):
     user.press("Dismiss")
     assert user.find(".notice").count() == 0
     user.errors.clear()  # Chromium logs every status of 400
+
+
+def test_an_empty_file_is_said_to_be_empty(user):
+    user.drop("main", "nothing.png", b"", "image/png")
+    assert "nothing.png is empty." in told(user, ".topbar .notice")
+    assert not [url for url in user.asked if url.endswith("/api/value")]
+
+
+def test_what_went_wrong_is_scrolled_to_where_it_is_not_seen(user):
+    user.page.set_viewport_size({"width": 400, "height": 500})
+    user.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    user.drop("main", "nothing.png", b"", "image/png")
+    told(user, ".topbar .notice")
+    user.page.wait_for_function(
+        """() => {
+            const { top, bottom } = document.querySelector('.topbar .notice').getBoundingClientRect();
+            return top >= 0 && bottom <= innerHeight;
+        }"""
+    )
+
+
+def test_a_request_that_cannot_be_restored_is_said_beside_the_result(user):
+    user.make()
+    refused = {"status": 400, "content_type": "application/json", "body": '{"error": "it is not taken", "hint": ""}'}
+    user.page.route("**/api/value", lambda route: route.fulfill(**refused))
+    user.press("Restore")
+    assert "it is not taken" in told(user, ".result .notice")
+    user.errors.clear()
 
 
 def test_a_request_that_fails_is_said_at_the_button_that_makes(user):
@@ -138,9 +166,12 @@ def test_a_server_that_is_gone_is_waited_for_and_work_goes_on(browser, tiny):
         user.find(".makebar .primary").click()
         user.page.get_by_text("Server gone, retrying").wait_for()
         assert user.find(".makebar .primary").is_disabled()
+        user.press("New scene")
+        assert "The server is gone" in told(user, ".topbar .notice")
         user.turn("depth", "given")  # meanwhile everything else works
         with serving(tiny, port=port):
             user.page.get_by_text("The server is back").wait_for()
+            assert user.find(".notice").count() == 0  # nothing still says that it is gone
             assert (user.use("rgb"), user.use("depth")) == ("in part", "given")
             user.make()
             assert user.jobs[-1]["given"].keys() == {"rgb", "depth", "caption", "boxes"}
@@ -238,6 +269,18 @@ def test_the_page_asks_nobody_but_its_own_service(user, service):
     assert {url.split("/")[0] + "//" + url.split("/")[2] for url in user.asked if not url.startswith("data:")} == {
         service.url
     }
+
+
+def test_a_narrow_page_shows_whole_sentences_and_whole_marks(user):
+    for width in (1280, 400):
+        user.page.set_viewport_size({"width": width, "height": 800})
+        user.press("rgb → all")
+        cut = "all => all.filter(one => one.scrollWidth > one.clientWidth).length"
+        assert user.page.eval_on_selector_all(".modalities p", cut) == 0
+        mark = "all => all.map(one => getComputedStyle(one, '::before').width)"
+        assert set(user.page.eval_on_selector_all(".card .use", mark)) == {"8px"}
+        assert user.page.evaluate("document.documentElement.scrollWidth") == width
+    user.page.set_viewport_size(SIZE)
 
 
 def test_it_is_dark_or_light_as_the_system_says_and_as_the_button_says(browser, service):

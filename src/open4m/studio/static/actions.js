@@ -74,6 +74,7 @@ export function openFile(file, name, form = "") {
   return busy("file", "file", async () => {
     if (!file) return;
     if (!target) throw new ServiceError("This model has no photo.", "Drop the file on the card of a modality.");
+    if (!file.size) throw new ServiceError(`${file.name} is empty.`, "Choose another file.");
     if (file.size * 1.4 > model.limits.bytes) {
       throw new ServiceError(`${file.name} is too large: ${(file.size / 1e6).toFixed(1)} MB.`, `The service takes up to ${(model.limits.bytes / 1.4e6).toFixed(0)} MB.`);
     }
@@ -145,6 +146,9 @@ export async function openRecipe(key) {
   });
   return found === true;
 }
+
+/** The document of a result, again. */
+export const restore = (request) => busy("result", "recipe", () => openRequest(request));
 
 /** The document of a request. */
 export async function openRequest(request) {

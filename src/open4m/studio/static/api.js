@@ -65,7 +65,8 @@ export async function lost() {
     }
   }
   waiting = false;
-  store.set({ server: "back" });
+  const isOver = ([, said]) => said.error === GONE().message;
+  store.set(({ notices }) => ({ server: "back", notices: Object.fromEntries(Object.entries(notices).filter((one) => !isOver(one))) }));
   for (const listener of returned) listener();
   setTimeout(() => store.get().server === "back" && store.set({ server: "ok" }), 4000);
 }

@@ -15,14 +15,17 @@ import { TopBar } from "./components/TopBar.js";
 function onKey(event) {
   const { job } = store.get();
   const command = event.ctrlKey || event.metaKey;
+  if (document.querySelector("dialog[open]")) return undefined; // Escape closes it, and no more
   if (event.key === "Escape" && isBusy(job)) return cancel();
-  if (!command || document.querySelector("dialog[open]")) return undefined;
+  if (!command) return undefined;
   if (event.key === "Enter") makeDocument();
   else if (event.key.toLowerCase() === "z") (event.shiftKey ? redo : undo)();
   else if (event.key.toLowerCase() === "y") redo();
   else return undefined;
   return event.preventDefault();
 }
+
+const hasFiles = (event) => Boolean(event.dataTransfer?.types.includes("Files"));
 
 function Studio() {
   const failed = useStore((state) => state.failed);
@@ -31,13 +34,14 @@ function Studio() {
   useEffect(() => {
     const listeners = {
       keydown: onKey,
-      dragover: (event) => event.preventDefault(),
-      dragenter: (event) => event.dataTransfer?.types.includes("Files") && setOver(true),
+      dragover: (event) => hasFiles(event) && event.preventDefault(), // words are dragged into fields as everywhere
+      dragenter: (event) => hasFiles(event) && setOver(true),
       dragleave: (event) => !event.relatedTarget && setOver(false),
       drop: (event) => {
         setOver(false);
+        if (!hasFiles(event)) return;
         event.preventDefault();
-        if (event.dataTransfer?.files.length) openFile(event.dataTransfer.files[0], "");
+        openFile(event.dataTransfer.files[0], "");
       },
       hashchange: () => {
         const key = new URLSearchParams(location.hash.slice(1)).get("r");

@@ -26,7 +26,13 @@ export function empty() {
 
 const edited = (doc, change) => ({ ...doc, ...change, exact: null });
 
-export const set = (doc, change) => edited(doc, change);
+const OF_ALL = ["seed", "samples", "entropies"]; // what the request of a recipe may say anew and be of the same kind
+
+/** Other settings. A request of a recipe that says these goes on with them, so that "another" of variations is variations. */
+export function set(doc, change) {
+  const stays = doc.exact && Object.keys(change).every((name) => name === "seed" || (OF_ALL.includes(name) && name in doc.exact));
+  return stays ? { ...doc, ...change, exact: { ...doc.exact, ...change } } : edited(doc, change);
+}
 
 /** What is made, in the order in which it is asked for: what the model does not read cannot be followed by others. */
 export function orderOf(doc, model) {
@@ -124,7 +130,8 @@ export function fromOne(doc, model, name) {
 export function toOne(doc, model, name) {
   const given = model.modalities.filter((one) => one.name !== name && one.can_be_given && doc.values[one.name]);
   const use = Object.fromEntries([...given.map((one) => [one.name, "given"]), [name, "made"]]);
-  return edited(doc, { use, order: [name], painted: {} });
+  const weights = Object.fromEntries(Object.entries(doc.weights).filter(([one]) => use[one] === "given")); // others would be refused
+  return edited(doc, { use, order: [name], painted: {}, weights });
 }
 
 /** A new scene: its texts and boxes are given, its photo is made. */

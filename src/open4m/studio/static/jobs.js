@@ -27,6 +27,7 @@ export async function make(request, title) {
   try {
     const job = await accepted(request, mine, abort.signal);
     if (mine === turn) watch(job, mine, request, title);
+    else drop(job.id); // cancelled before it had an id
   } catch (error) {
     if (error.name === "AbortError" || mine !== turn) return;
     store.set({ job: null });
@@ -34,12 +35,17 @@ export async function make(request, title) {
   }
 }
 
+/** Nobody waits for a job any more. */
+function drop(id) {
+  ask("DELETE", `/api/jobs/${id}`).catch(() => {});
+}
+
 async function accepted(request, mine, signal) {
   for (;;) {
     try {
-      return await ask("POST", "/api/jobs?frames=png", request, signal);
+      return await ask("POST", "/api/jobs?frames=png", request); // not cut off: the service would have the job and nobody its id
     } catch (error) {
-      if (error.status !== 503 || !error.retryAfter) throw error;
+      if (error.status !== 503 || !error.retryAfter || signal.aborted) throw error;
       for (let left = error.retryAfter; left > 0; left -= 1) {
         update(mine, { state: "full", wait: left, why: error.message });
         await sleep(1000);
@@ -68,7 +74,7 @@ function watch(job, mine, request, title) {
   stop = () => {
     close();
     turn += 1;
-    ask("DELETE", `/api/jobs/${job.id}`).catch(() => {});
+    drop(job.id);
   };
 }
 

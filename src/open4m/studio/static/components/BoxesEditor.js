@@ -9,7 +9,7 @@ import { DataEditor } from "./DataEditor.js";
 
 const STEP = 1 / 32;
 const ARROWS = { ArrowUp: [0, -STEP], ArrowDown: [0, STEP], ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0] };
-const NEW = [0.35, 0.35, 0.65, 0.65];
+const NEW_PLACES = Array.from({ length: 12 }, (_, i) => movedBox([0.35, 0.35, 0.65, 0.65], i * STEP, i * STEP));
 
 export function BoxesEditor({ modality }) {
   const { name } = modality;
@@ -30,7 +30,9 @@ export function BoxesEditor({ modality }) {
   const change = (next, group = "") => commit(setBoxes(store.get().doc, model, name, next), group);
   const put = (index, part, group) => change(objects.map((one, i) => (i === index ? { ...one, ...part } : one)), group);
   const add = () => {
-    change([...objects, { box: NEW, label: objects[at]?.label ?? firstLabel(modality) }]);
+    const isFree = (box) => !objects.some((one) => one.box.every((corner, i) => corner === box[i]));
+    const box = NEW_PLACES.find(isFree) ?? NEW_PLACES[0]; // none hides another
+    change([...objects, { box, label: objects[at]?.label ?? firstLabel(modality) }]);
     setSelected(objects.length);
   };
   const remove = (index) => {

@@ -2,7 +2,7 @@
 // its picture.
 import { html } from "../common.js";
 import { make } from "../jobs.js";
-import { openRequest } from "../actions.js";
+import { restore } from "../actions.js";
 import { CopyButton } from "./CopyButton.js";
 
 export function Recipe({ entry, own, name }) {
@@ -13,7 +13,7 @@ export function Recipe({ entry, own, name }) {
     <span class="label">Again</span>
     <span class="buttons">
     <button class="small" onClick=${() => make(recipe.request, entry.title)} title="Make it again: the same, to the token">Replay</button>
-    <button class="small" onClick=${() => openRequest(recipe.request)} title="Bring back what it was made from">Restore</button>
+    <button class="small" onClick=${() => restore(recipe.request)} title="Bring back what it was made from">Restore</button>
     <${CopyButton} label="Copy link" text=${link} /></span>
     <span class="label">Copy</span>
     <span class="buttons">

@@ -9,6 +9,8 @@ const OPTIONS = [
   { name: "steps", label: "Steps", min: 1, max: 256, step: 1, title: "Passes in which a map is made" },
 ];
 
+const SEEDS = 2 ** 52; // the largest: numbers of browsers are exact a little beyond
+
 export function Settings() {
   const doc = useStore((state) => state.doc);
   const model = useStore((state) => state.model);
@@ -21,7 +23,7 @@ export function Settings() {
   return html`<h3>Results</h3>
     <div class="fields">
       <label>Samples <input type="number" min="1" max=${model.limits.samples} value=${doc.samples} onInput=${(event) => put({ samples: Math.min(model.limits.samples, Math.max(1, Math.round(Number(event.target.value)) || 1)) }, "samples")} /></label>
-      <div class="field"><span aria-hidden="true">Seed</span> <span class="row"><input type="number" aria-label="Seed" min="0" step="1" value=${doc.seed} onInput=${(event) => put({ seed: Math.max(0, Math.round(Number(event.target.value)) || 0) }, "seed")} />
+      <div class="field"><span aria-hidden="true">Seed</span> <span class="row"><input type="number" aria-label="Seed" min="0" step="1" value=${doc.seed} onInput=${(event) => put({ seed: Math.min(SEEDS, Math.max(0, Math.round(Number(event.target.value)) || 0)) }, "seed")} />
         <button class="icon" aria-label="Another seed" title="Another seed" onClick=${() => put({ seed: Math.floor(Math.random() * 1e6) })}>⚄</button></span></div>
       <label>Frame <select value=${doc.fit} title="Which square the model sees of a photo" onChange=${(event) => put({ fit: event.target.value })}>${model.fits.map((one) => html`<option>${one}</option>`)}</select></label>
       <label class="inline"><input type="checkbox" checked=${doc.entropies} onChange=${(event) => put({ entropies: event.target.checked })} /> record uncertainty</label>
@@ -31,7 +33,7 @@ export function Settings() {
     <h3>Tokens</h3>
     <div class="fields">
       <label>For <select value=${target} onChange=${(event) => setTarget(event.target.value)}><option value="">all that is made</option>${doc.order.map((name) => html`<option value=${name}>${title(name)}</option>`)}</select></label>
-      ${OPTIONS.map(({ name, label, title: says, ...range }) => html`<label title=${says}>${label} <input type="number" ...${range} value=${own[name] ?? ""} placeholder=${usual[name] ?? ""}
+      ${OPTIONS.map(({ name, label, title: says, ...range }) => html`<label title=${says}>${label} <input type="number" ...${range} value=${own[name] ?? ""} placeholder=${usual[name] >= range.min ? usual[name] : ""}
         onInput=${(event) => option(name, event.target.value === "" ? null : Number(event.target.value))} /></label>`)}
       <label title="In which order the tokens of a map are made">Scheme <select value=${own.scheme ?? ""} onChange=${(event) => option("scheme", event.target.value || null)}>
         <option value="">as usual${usual.scheme ? `: ${usual.scheme.replaceAll("_", " ")}` : ""}</option>${model.schemes.map((one) => html`<option>${one}</option>`)}</select></label>
