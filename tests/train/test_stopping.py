@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import multiprocessing
 import os
@@ -12,9 +13,10 @@ import threading
 
 import pytest
 from line_task import CONFIG, LineTask, metrics
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from open4m.train import loop
-from open4m.train.loop import train
+from open4m.train.loop import _batches, train
 from open4m.types import Open4MError, Preempted
 
 
@@ -105,6 +107,19 @@ def test_schedulers_may_send_sigterm_twice(tmp_path):
 
     with pytest.raises(Preempted, match="stopped at step 3"):
         train(InStep(), CONFIG, tmp_path / "run")
+
+
+def test_a_lock_that_a_killed_worker_holds_is_not_waited_for():
+    batches = _batches(LineTask(), [range(4)], range(5), 1)
+    next(batches)
+    (iterator,) = (each for each in gc.get_objects() if isinstance(each, _MultiProcessingDataLoaderIter))
+    iterator._workers_done_event._cond.acquire()
+    del iterator
+    ending = threading.Thread(target=batches.close, daemon=True)
+    ending.start()
+    ending.join(30)
+    assert not ending.is_alive()
+    gc.collect()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

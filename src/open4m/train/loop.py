@@ -299,6 +299,8 @@ def _unwrapped(
         watch.close()
         for worker in workers:
             worker.join(ENDING_SECONDS)
+        if workers:  # torch sets this event when it ends, whose lock a worker that was killed may hold for good
+            batches._workers_done_event = multiprocessing.Event()
 
 
 class _Watch:
