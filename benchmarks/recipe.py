@@ -31,6 +31,7 @@ from open4m.train import distributed, optim
 from open4m.train.memory import keep_freed_memory
 from open4m.train.recipes.pretrain import build_task
 from open4m.train.tasks.fourm import FourMTask
+from open4m.types import Open4MError
 
 WARMUP, DECAY = 0.05, 0.2
 """Parts of the time."""
@@ -98,6 +99,8 @@ def train(
     budget, used, step, curve = 60 * options.minutes, 0.0, 0, []
     if checkpoint is not None and checkpoint.is_file():
         saved = torch.load(checkpoint, weights_only=True)
+        if saved["minutes"] != options.minutes:  # its learning rates are those of another length
+            raise Open4MError(f"{checkpoint}: of a training of {saved['minutes']} minutes; delete it to begin anew")
         used, step, curve = saved["used"], saved["step"], saved["curve"]
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -122,7 +125,7 @@ def train(
             )
         if checkpoint is not None and used >= kept + 300:
             kept = used
-            state = {"used": used, "step": step, "curve": curve}
+            state = {"minutes": options.minutes, "used": used, "step": step, "curve": curve}
             state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             files.write_file(checkpoint, partial(torch.save, state))
     return curve, used, step
