@@ -87,6 +87,14 @@ def test_a_verb_writes_values_pictures_and_a_record_that_is_made_again(verb, run
     assert f"the same again, {sum(len(t) for r in found for t in r.tokens.values())} tokens" in capsys.readouterr().out
 
 
+def test_words_that_the_model_hardly_knows_are_said(run, capsys):
+    told = "the model hardly knows: qqqq, zzzz (its vocabulary spells them letter by letter)\n"
+    assert run("guide", "--caption", "a qqqq", "--avoid", "zzzz", "--to", "rgb", "--steps", 1) == 0
+    assert capsys.readouterr().out.startswith(told)
+    assert run("generate", "--caption", "a", "--boxes", "boxes.json", "--to", "rgb", "--steps", 1) == 0
+    assert "hardly knows" not in capsys.readouterr().out
+
+
 def test_a_default_of_a_verb_gives_way_to_an_option_of_its_only_target(run, tmp_path):
     assert run("extract", "--input", "wide.png", "--to", "depth", "--option", "depth.steps=3") == 0
     (step,) = results(tmp_path / "out")[0].plan

@@ -123,6 +123,14 @@ def test_any_value_has_a_picture(model):
     assert about.value(model, answers.File(modality="rgb", value=part)).value["mask"] == {"cells": [0]}
 
 
+def test_words_that_the_model_hardly_knows_are_named(model):
+    found = about.value(model, answers.File(modality="caption", value={"text": "a qqqq 象"}))
+    assert found.unfamiliar == ["qqqq", "象"]
+    assert about.value(model, answers.File(modality="caption", value={"text": "a"})).unfamiliar == []
+    boxes = {"objects": [{"box": [0, 0, 1, 1], "label": "a"}]}
+    assert about.value(model, answers.File(modality="boxes", value=boxes)).unfamiliar == []
+
+
 @pytest.mark.parametrize("modality", ["caption", "boxes", "metadata", "color_palette"])
 def test_a_file_of_texts_is_bounded_as_texts_of_a_request_are(model, modality):
     """Reading and drawing 20 MB of words or of JSON would take minutes. The second begins as a small picture does."""

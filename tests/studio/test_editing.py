@@ -327,3 +327,11 @@ def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(context, servic
         {"x": 0, "y": 0, "w": 1, "h": 1},
     ]
     page.close()
+
+
+def test_words_that_the_model_hardly_knows_are_named_while_they_are_typed(user):
+    user.edit("caption")
+    user.page.get_by_label("caption", exact=True).fill("a qqqq 象")
+    user.page.get_by_text("The model hardly knows: qqqq, 象.").wait_for()
+    user.page.get_by_label("caption", exact=True).fill("a")
+    user.page.get_by_text("The model hardly knows").wait_for(state="detached")

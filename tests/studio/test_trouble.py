@@ -313,3 +313,50 @@ def test_a_missing_chromium_is_an_error_where_it_is_required(monkeypatch):
     monkeypatch.setenv(REQUIRED, "required")
     with pytest.raises(RuntimeError, match="apt-get install chromium"):
         program()
+
+
+def test_a_reload_keeps_what_was_not_made(user):
+    user.edit("caption")
+    user.page.get_by_label("caption", exact=True).fill("two red cones")
+    user.turn("boxes", "unused")
+    uses = user.uses()
+    user.page.reload()
+    user.page.wait_for_selector(".card.selected[data-modality=caption]")
+    assert user.page.get_by_label("caption", exact=True).input_value() == "two red cones"
+    assert user.uses() == uses
+    user.make()
+    assert user.jobs[-1]["given"] == {"caption": {"text": "two red cones"}}
+
+
+def test_a_reload_keeps_what_was_changed_after_the_result_of_the_address(user):
+    user.make()
+    user.edit("caption")
+    user.page.get_by_label("caption", exact=True).fill("a blue cube")
+    user.page.reload()
+    user.page.wait_for_selector(".card.selected[data-modality=caption]")
+    assert user.page.get_by_label("caption", exact=True).input_value() == "a blue cube"
+
+
+def test_a_link_that_is_opened_in_the_same_tab_is_not_what_was_there_before(user):
+    user.make()
+    link = user.page.url
+    user.edit("caption")
+    user.page.get_by_label("caption", exact=True).fill("a blue cube")
+    user.make()
+    assert user.page.url != link
+    user.page.goto("about:blank")
+    user.page.goto(link)
+    user.page.wait_for_selector("[data-modality=caption].given")
+    user.edit("caption")
+    assert user.page.get_by_label("caption", exact=True).input_value() != "a blue cube"
+
+
+def test_where_the_browser_keeps_nothing_a_reload_begins_anew(user):
+    user.page.add_init_script(
+        "Object.defineProperty(window, 'sessionStorage', {get() { throw new Error('refused'); }})"
+    )
+    user.page.reload()
+    user.page.wait_for_selector("[data-modality=boxes].given")
+    user.turn("boxes", "unused")
+    user.page.reload()
+    user.page.wait_for_selector("[data-modality=boxes].given")

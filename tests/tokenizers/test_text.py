@@ -360,3 +360,11 @@ def test_mistakes_are_explained(text, tmp_path):
 def test_text_needs_no_torch():
     code = "import sys, open4m.tokenizers.text; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_words_that_are_unknown_or_spelled_are_unfamiliar():
+    text = TextTokenizer.fit(["a potted plant", "many plants on tables", "the cat"], CLASSES, vocab_size=4350)
+    said = ["a plant, PLANTS! qqq 3.5", "[S_1] a 象 potted zzzz plant qqq", ""]
+    assert text.unfamiliar(said) == ["qqq", "象", "zzzz"]
+    assert text.unfamiliar(["tables"]) == []  # table, s
+    assert text.unfamiliar([]) == []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from open4m import files, modalities
 from open4m.cli import device, trust
-from open4m.cli.given import taken, value_of
+from open4m.cli.given import taken, unfamiliar, value_of
 from open4m.types import Open4MError, Value
 
 if TYPE_CHECKING:
@@ -322,6 +322,8 @@ def run(options: Namespace) -> None:
     animation = None if options.animate is None else outputs.Animation(options.animate)
     files.make_folder(options.out)
     model = FourM.from_pretrained(asked.model, where, device.precision(options))
+    if words := unfamiliar(model, asked):
+        print(f"the model hardly knows: {', '.join(words)} (its vocabulary spells them letter by letter)")
     outcome = asked.run(model, None if animation is None else animation.watch)
     if animation is not None:
         print(animation.write())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from open4m.modalities.given import from_form, read_file
 from open4m.types import Open4MError, Value
 
 if TYPE_CHECKING:
+    from open4m.generate.pipeline import FourM
+    from open4m.generate.request import Request
     from open4m.modalities.families import Palette
 
 
@@ -45,3 +48,12 @@ def value_of(word: str, name: str) -> Value:
         return modality.convert(word)
     except Open4MError as error:
         raise Open4MError(f"{name}: {word!r} is neither a file nor a value of it") from error
+
+
+def unfamiliar(model: FourM, asked: Request) -> list[str]:
+    """The words of what is given, or to be avoided, that say little to the model."""
+    if model.text is None:
+        return []
+    given = ((modalities.get(name), value) for name, value in asked.given.items())
+    texts = chain.from_iterable(modality.texts(value) for modality, value in given if modality.is_text)
+    return model.text.unfamiliar([*texts, *asked.avoid])

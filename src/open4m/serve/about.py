@@ -180,6 +180,7 @@ def drawn(of: FourM, name: str, found: Value | Masked) -> answers.Drawn:
         summary=outputs.summary(whole).removeprefix(": "),
         height=height,
         width=width,
+        unfamiliar=of.text.unfamiliar(modality.texts(whole)) if modality.is_text and of.text is not None else [],
     )
 
 

@@ -177,7 +177,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A value with its picture as a data URL."""
+    """A value with its picture as a data URL. ``unfamiliar``: words of a text that say little to the model."""
 
     modality: str
     value: Value
@@ -185,6 +185,7 @@ class Drawn:
     summary: str = ""
     height: int = 0
     width: int = 0
+    unfamiliar: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -250,6 +250,28 @@ class TextTokenizer:
             longest = max(longest, *map(len, rows))
         return Coverage(captions=count, words=words, unknown=unknown, tokens=tokens, longest=longest)
 
+    def unfamiliar(self, texts: Iterable[str]) -> list[str]:
+        """The words of texts that say little to a model, each once: unknown ones, and those spelled in single letters.
+
+        A word is spelled where its pieces have less than two characters on average: of ``an elephant`` with few words,
+        ``elephant`` in six pieces; not ``pyramids``, which is ``pyramid`` and ``s``.
+        """
+        found: dict[str, None] = {}
+        for text in texts:
+            text = _encodable(text[:MOST_CHARACTERS])
+            read = self._marked.encode(text, add_special_tokens=False)
+            words: list[tuple[int, int, int, bool]] = []  # begin, end, pieces, whether it is unknown
+            for i, (begin, end) in zip(read.ids, read.offsets, strict=True):
+                if words and self.name(i).startswith(_CONTINUED):
+                    first, _, pieces, unknown = words[-1]
+                    words[-1] = (first, end, pieces + 1, unknown)
+                else:
+                    words.append((begin, end, 1, i == self.unk))
+            for begin, end, pieces, unknown in words:
+                if unknown or (pieces > 1 and end - begin < 2 * pieces):
+                    found[text[begin:end]] = None
+        return [*found]
+
     # ---- boxes and numbers
     def number_id(self, axis: int, value: int) -> int:
         """The token of a whole number from 0, below ``bins``, on an axis from 0 to 3."""

@@ -2,6 +2,7 @@
 import { ServiceError, ask } from "./api.js";
 import { begin, commit, notice, store } from "./state.js";
 import { empty, fromOne, ofScene, setUse, setValue } from "./document.js";
+import { draftOf } from "./draft.js";
 import { documentOf, requestOf } from "./request.js";
 import { make } from "./jobs.js";
 import { base64Of } from "./png.js";
@@ -23,7 +24,7 @@ async function busy(place, what, work) {
   }
 }
 
-/** The model, then the document of the address, a scene, or nothing. */
+/** The model, then the document of a page that was reloaded, of the address, a scene, or nothing. */
 export async function open() {
   let model;
   try {
@@ -33,6 +34,12 @@ export async function open() {
     return;
   }
   store.set({ model, failed: null });
+  const draft = draftOf(model);
+  if (draft) {
+    begin(draft.doc);
+    store.set({ selected: draft.selected });
+    return;
+  }
   const key = new URLSearchParams(location.hash.slice(1)).get("r");
   const { photo } = model.roles;
   begin(photo && byName(model, photo).can_be_made ? setUse(empty(), photo, "made") : empty());
@@ -62,7 +69,7 @@ export function rollScene(seed = Math.floor(Math.random() * 1e6), isFirst = fals
     if (isFirst) begin(next);
     else commit(next);
     const editable = model.modalities.find((one) => next.use[one.name] === "given" && editorOf(one) === "boxes");
-    store.set({ selected: editable?.name ?? model.roles.photo, scene: seed });
+    store.set({ selected: editable?.name ?? model.roles.photo });
   });
 }
 

@@ -3,6 +3,7 @@ import { html, redo, store, undo, useEffect, useState, useStore } from "./common
 import { render } from "./html.js";
 import { watchServer, whenBack } from "./api.js";
 import { makeDocument, open, openFile, openRecipe, reopen } from "./actions.js";
+import { keepDraft } from "./draft.js";
 import { cancel, isBusy } from "./jobs.js";
 import { Banner } from "./components/Banner.js";
 import { Editor } from "./components/Editor.js";
@@ -66,6 +67,7 @@ function Studio() {
 const root = document.getElementById("studio");
 root.replaceChildren();
 render(html`<${Studio} />`, root);
+keepDraft();
 whenBack(reopen);
 watchServer();
 open();
