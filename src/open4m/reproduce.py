@@ -17,7 +17,7 @@ stopped anywhere and run again::
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from open4m.evaluate.suites.scene_images import CLIP, READER
 from open4m.labellers.clip import SmallCLIP, fit_text_tokenizer
 from open4m.labellers.reader import ReaderConfig
 from open4m.masking.config import Strategy
+from open4m.modalities.boxes import coco_evaluation
 from open4m.model.plans import FILE as PLANS
 from open4m.ranges import Count, Layers, Seed, Size, Steps, check_ranges
 from open4m.stages import RAW, Stages, StagesConfig
@@ -123,6 +124,11 @@ class Line(Stages[LineConfig]):
 
     def __init__(self, config: LineConfig, directory: Path, device: str = "cpu"):
         super().__init__(config, directory / RAW, directory, device)
+
+    def check(self, stages: Sequence[str]) -> None:
+        """Look for the library that only the measurements need, which come last."""
+        if {"tune", "evaluate"} & {*stages}:
+            coco_evaluation()
 
     # ---- data
     def scenes(self, split: str, image_size: int) -> scenes.Scenes:

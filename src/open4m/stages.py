@@ -104,6 +104,7 @@ class Stages(Generic[Config]):
             raise Open4MError(f"unknown stage {unknown[0]!r}{hint} (stages: {', '.join(known)})")
         ranks.on_first(lambda: claim(self.directory, self.config, open_parts=self._not_begun()))
         stages = tuple(only or self.STAGES[: self.STAGES.index(until or self.STAGES[-1]) + 1])
+        self.check(stages)
         for number, stage in enumerate(stages, 1):
             logger.info("%s: stage %d of %d, %s", self.config.name, number, len(stages), stage)
             method = getattr(self, stage)
@@ -180,6 +181,9 @@ class Stages(Generic[Config]):
         configs.save({"run": name}, origin)
 
     # ---- what a line may do in its own way
+    def check(self, stages: Sequence[str]) -> None:
+        """Raise :class:`Open4MError` for what a later stage lacks, before hours are spent on the earlier ones."""
+
     def _made(self, trained: Path) -> FourM:
         """The result of a training, as the model directory holds it."""
         model = FourM.from_pretrained(trained)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from open4m.cli.main import main
 from open4m.datasets.scenes import Scenes
 from open4m.hub import locate
 from open4m.reproduce import Line
+from open4m.types import Open4MError
 
 pytestmark = pytest.mark.xdist_group("line")
 
@@ -83,6 +85,15 @@ def test_running_the_line_again_changes_nothing(run):
     before = {p: p.stat().st_mtime_ns for p in (run / "model").rglob("*.safetensors")}
     assert main(["train", "debug", "--out", str(run)]) == 0
     assert before == {p: p.stat().st_mtime_ns for p in (run / "model").rglob("*.safetensors")}
+
+
+def test_what_only_the_measurements_need_is_missed_before_anything_is_rendered(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    line = Line(named.get("debug"), tmp_path / "run")
+    with pytest.raises(Open4MError, match=r"pip install 'open4m\[evaluate\]'"):
+        line.run()
+    assert not (tmp_path / "run" / "raw").exists()
+    line.check(line.STAGES[:-2])  # a run up to the training needs it not
 
 
 def test_weights_of_a_training_that_goes_on_replace_the_model_directory(run, tmp_path):

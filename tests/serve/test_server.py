@@ -26,6 +26,28 @@ def test_a_port_that_is_taken_is_said():
             server.listening("127.0.0.1", port)
 
 
+def test_where_all_addresses_are_listened_at_others_get_one_that_is_reached():
+    with server.listening("127.0.0.1", 0) as listener:
+        assert server.elsewhere(listener) == ""
+    with server.listening("0.0.0.0", 0) as listener:
+        port = listener.getsockname()[1]
+        assert server.address_of(listener) == f"http://127.0.0.1:{port}"
+        if found := server.elsewhere(listener):  # a machine without a network has none
+            host = found.removeprefix("http://").removesuffix(f":{port}")
+            assert not host.startswith(("127.", "0."))
+            socket.create_connection((host, port), timeout=5).close()
+
+
+def test_a_machine_without_a_network_has_no_address_for_others(monkeypatch):
+    class Alone(socket.socket):
+        def connect(self, address):
+            raise OSError("no route")
+
+    with server.listening("0.0.0.0", 0) as listener:
+        monkeypatch.setattr(server.socket, "socket", Alone)
+        assert server.elsewhere(listener) == ""
+
+
 def raw(port, data, seconds=5.0):
     """What comes back for bytes, and after how long the connection ended."""
     begin = time.monotonic()

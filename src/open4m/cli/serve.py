@@ -81,8 +81,11 @@ def run(options: Namespace, opened: Callable[[str], None] = lambda address: None
         model = FourM.from_pretrained(options.model, where, device.precision(options), trust=options.trust_modalities)
         worker = Worker(model, limits, batch=options.batch)
         served = app.make(worker, token, [*options.allow_host, options.host])
-        address = f"{server.address_of(listener)}/{f'?token={quote(token)}' if token else ''}"
+        known = f"/{f'?token={quote(token)}' if token else ''}"
+        address = server.address_of(listener) + known
         print(f"open4m: {model.name} at {address}", flush=True)
+        if others := server.elsewhere(listener):
+            print(f"open4m: from other machines: {others}{known}", flush=True)
         opened(address)
         whole = server.run(served, worker, listener, lambda line: print(f"open4m: {line}", flush=True))
     return 0 if whole else 3

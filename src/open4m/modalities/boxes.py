@@ -264,15 +264,21 @@ def draw_boxes(image: Image.Image, value: Boxes, names: Sequence[str] = (), with
     return image
 
 
+def coco_evaluation() -> tuple[type, type]:
+    """COCO's data and evaluation. Raises :class:`Open4MError` if the extra ``evaluate`` is not installed."""
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise Open4MError("box AP needs the extra: pip install 'open4m[evaluate]'") from error
+    return COCO, COCOeval_faster
+
+
 def average_precision(predictions: list[Boxes], labels: list[Boxes]) -> dict[str, float]:
     """COCO average precision (IoU 0.5 to 0.95) and AP50. Boxes without scores rank by their place in the sequence.
 
     Raises :class:`Open4MError` if the extra ``evaluate`` is not installed.
     """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise Open4MError("box AP needs the extra: pip install 'open4m[evaluate]'") from error
+    COCO, COCOeval_faster = coco_evaluation()
     names = sorted({name for value in [*predictions, *labels] for name in value.labels})
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
     scale = 1000.0  # pixels: COCO's coordinates are not fractions; its results by size are not used here

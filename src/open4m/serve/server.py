@@ -16,6 +16,9 @@ from open4m.serve.worker import Worker
 from open4m.types import Open4MError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Hosts that stand for all addresses of this machine, and its own name for itself."""
+
 """Hosts that only this machine reaches."""
 
 COLLECT_SECONDS = 5.0
@@ -50,8 +53,23 @@ def listening(host: str, port: int) -> socket.socket:
 def address_of(listener: socket.socket) -> str:
     """The address that clients use."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = EVERYWHERE.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def elsewhere(listener: socket.socket) -> str:
+    """The address for other machines, where it listens at all addresses of this one; "" if not, or if none is known."""
+    host, port = listener.getsockname()[:2]
+    if host not in EVERYWHERE:
+        return ""
+    family, beyond = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as looking:
+        try:
+            looking.connect((beyond, 9))  # nothing is sent: the system says by which of its addresses it would be
+        except OSError:
+            return ""
+        found = looking.getsockname()[0]
+    return f"http://{f'[{found}]' if ':' in found else found}:{port}"
 
 
 def run(app: App, worker: Worker, listener: socket.socket, said: Callable[[str], None] = lambda line: None) -> bool:
