@@ -30,9 +30,16 @@ from open4m.tokenizers.text import Settings
 from open4m.train.config import TrainConfig
 from open4m.train.recipes.pretrain import PretrainConfig
 from open4m.train.recipes.tokenizer import TokenizerRun
+from open4m.transfer.config import TransferConfig
+from open4m.transfer.heads import classification, depth, detection, maps, semseg
+from open4m.transfer.transferred import TransferredConfig
 from open4m.types import Open4MError
 
-ROOTS = (LineConfig, PretrainConfig, TokenizerRun, FourMConfig, TokenizerConfig, TokenHeader, Settings, Options, Limits)
+HEADS = (classification, depth, detection, maps, semseg)
+ROOTS = (
+    *(LineConfig, PretrainConfig, TokenizerRun, FourMConfig, TokenizerConfig, TokenHeader, Settings, Options, Limits),
+    *(TransferConfig, TransferredConfig, *(head.Config for head in HEADS)),
+)
 """What is read from files and from the command line; all other configurations are parts of these."""
 
 WITHOUT = {"palette"}

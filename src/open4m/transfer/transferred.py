@@ -18,6 +18,7 @@ from open4m.datasets.labelled.base import Example
 from open4m.devices import find_device
 from open4m.modalities.given import taken
 from open4m.nn.adapters import plain_state
+from open4m.ranges import Size, check_ranges
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.transfer import heads
 from open4m.transfer.augment import Pipeline
@@ -50,11 +51,12 @@ class TransferredConfig:
     encoder: EncoderConfig | VisionTransformerConfig
     pooling: Literal["tokens", "registers", "class"]
     names: tuple[str, ...]
-    image_size: int
+    image_size: Size
     classes: tuple[str, ...]
     place: Pipeline
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.kind not in (HEAD_FILE, *heads.names()):
             raise Open4MError(f"kind: expected {', '.join(heads.names())} or {HEAD_FILE}, got {shown(self.kind)}")
         if self.image_size != self.place.side:
