@@ -246,6 +246,42 @@ def test_what_is_made_of_all_is_not_weighed_any_more(user):
     assert user.jobs[-1]["weights"] == {"caption": 2}
 
 
+def test_numbers_may_be_typed_digit_by_digit(user):
+    """On the way to 0.55 the field has 0 and "0.", on the way to 12 it has 1, which is less than a probe needs."""
+
+    def typed(label, text):
+        field = user.page.get_by_label(label, exact=True)
+        field.focus()
+        field.press("Control+A")
+        for letter in text:
+            user.page.keyboard.press(letter)
+            user.page.wait_for_timeout(20)
+        assert field.input_value() == text
+        field.press("Tab")
+        return field.input_value()  # it shows what counts when it is left
+
+    user.tab("How")
+    assert [typed("Temperature", text) for text in ("0.55", "1.05")] == ["0.55", "1.05"]
+    assert typed("Top-p", "0.7") == "0.7"
+    assert typed("Samples", "1") == "1"
+    field = user.page.get_by_label("Samples", exact=True)
+    field.press("Backspace")  # an empty field is no number yet
+    assert field.input_value() == ""
+    user.make()
+    assert user.jobs[-1]["options"] == {"temperature": 1.05, "top_p": 0.7}
+    assert field.input_value() == "1"
+    user.tab("Conditions")
+    user.press("Add")
+    user.page.get_by_label("Avoid 1").fill("a green floor")
+    assert typed("weight", "1.5") == "1.5"
+    user.tab("Explore")
+    user.page.get_by_role("combobox", name="Of", exact=True).select_option("boxes")
+    assert typed("Steps", "12") == "12"
+    user.press("Undo")  # a change from elsewhere is shown
+    user.tab("Conditions")
+    assert user.page.get_by_label("weight", exact=True).input_value() != "1.5"
+
+
 def test_a_seed_that_is_too_large_is_the_largest(user):
     user.tab("How")
     user.page.get_by_label("Seed", exact=True).fill("1e30")

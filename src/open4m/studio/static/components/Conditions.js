@@ -2,6 +2,7 @@
 import { commit, html, store, useStore } from "../common.js";
 import { set, setWeight } from "../document.js";
 import { title } from "../traits.js";
+import { NumberField } from "./NumberField.js";
 
 const FIRST = 2; // of a weight that is switched on
 
@@ -33,5 +34,5 @@ function Avoid({ doc }) {
       <input class="wide" value=${text} aria-label=${`Avoid ${i + 1}`} placeholder="a green floor" onInput=${(event) => put(doc.avoid.map((one, j) => (j === i ? event.target.value : one)), `avoid ${i}`)} />
       <button class="quiet" aria-label=${`Remove ${i + 1}`} onClick=${() => put(doc.avoid.filter((_, j) => j !== i))}>×</button></li>`)}</ul>
     <div class="row"><button class="small" onClick=${() => put([...doc.avoid, ""])}>Add</button>
-    ${doc.avoid.length > 0 && html`<label class="inline">weight <input type="number" min="0" max="10" step="0.5" placeholder="1" value=${doc.avoidWeight ?? ""} onInput=${(event) => commit(set(store.get().doc, { avoidWeight: event.target.value === "" ? null : Number(event.target.value) }), "avoid weight")} /></label>`}</div>`;
+    ${doc.avoid.length > 0 && html`<label class="inline">weight <${NumberField} min="0" max="10" step="0.5" placeholder="1" value=${doc.avoidWeight} put=${(number) => commit(set(store.get().doc, { avoidWeight: number }), "avoid weight")} /></label>`}</div>`;
 }

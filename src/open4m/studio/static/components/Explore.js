@@ -4,6 +4,7 @@ import { make } from "../jobs.js";
 import { outpainting, probing, variation } from "../request.js";
 import { byName, editorOf, hasSegments, ofRole, title } from "../traits.js";
 import { sweepOf } from "../sweeps.js";
+import { NumberField } from "./NumberField.js";
 
 export function Explore() {
   const model = useStore((state) => state.model);
@@ -23,7 +24,7 @@ function Vary({ photo }) {
   return html`<h3>Variations</h3>
     <p class="faint">Pictures that share with this one its</p>
     <div class="checks">${others.map(({ name }) => html`<label class="inline"><input type="checkbox" checked=${by.includes(name)} onChange=${(event) => turn(name, event.target.checked)} /> ${title(name)}</label>`)}</div>
-    <div class="row"><label class="inline">samples <input type="number" min="1" max=${model.limits.samples} value=${samples} onInput=${(event) => setSamples(Math.min(model.limits.samples, Math.max(1, Number(event.target.value) || 1)))} /></label>
+    <div class="row"><label class="inline">samples <${NumberField} required whole min="1" max=${model.limits.samples} value=${samples} put=${setSamples} /></label>
       <button disabled=${!hasPhoto || !by.length} onClick=${() => make(variation(store.get().doc, model, by, samples), `variations by ${by.map(title).join(", ")}`)}>Vary</button></div>
     ${!hasPhoto && html`<p class="status">Open a picture or roll a scene first.</p>`}`;
 }
@@ -50,7 +51,7 @@ function Probe() {
       <label>Along <select value=${now} onChange=${(event) => setKind(event.target.value)}>${kinds.map((one) => html`<option>${one}</option>`)}</select></label>
       ${sweep.choices.length > 0 && html`<label>Of which <select value=${sweep.choice} onChange=${(event) => setWhat(event.target.value)}>${sweep.choices.map((one) => html`<option>${one}</option>`)}</select></label>`}
       ${now === "texts" ? html`<label class="tall">One a line <textarea rows="4" value=${what} onInput=${(event) => setWhat(event.target.value)} placeholder=${"a red cone\na blue cone"}></textarea></label>`
-        : html`<label>Steps <input type="number" min="2" max="16" value=${steps} onInput=${(event) => setSteps(Math.min(16, Math.max(2, Number(event.target.value) || 2)))} /></label>`}
+        : html`<label>Steps <${NumberField} required whole min="2" max=${Math.max(2, Math.min(16, model.limits.samples))} value=${steps} put=${setSteps} /></label>`}
     </div>
     <div class="row"><button disabled=${!sweep.json || !targets.length} onClick=${() => make(probing(doc, model, of, sweep.json), `probe of ${title(of)}`)}>Probe</button></div>
     ${!targets.length && html`<p class="status">Nothing else is made: click the state of another modality until it says made.</p>`}`;

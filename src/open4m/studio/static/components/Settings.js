@@ -2,6 +2,7 @@
 import { commit, html, store, useState, useStore } from "../common.js";
 import { set, setOption } from "../document.js";
 import { byName, title } from "../traits.js";
+import { NumberField } from "./NumberField.js";
 
 const OPTIONS = [
   { name: "temperature", label: "Temperature", min: 0, max: 3, step: 0.05, title: "Below 1: likelier; above 1: more varied" },
@@ -22,8 +23,8 @@ export function Settings() {
   const option = (name, value) => commit(setOption(store.get().doc, target, name, value), `option ${target} ${name}`);
   return html`<h3>Results</h3>
     <div class="fields">
-      <label>Samples <input type="number" min="1" max=${model.limits.samples} value=${doc.samples} onInput=${(event) => put({ samples: Math.min(model.limits.samples, Math.max(1, Math.round(Number(event.target.value)) || 1)) }, "samples")} /></label>
-      <div class="field"><span aria-hidden="true">Seed</span> <span class="row"><input type="number" aria-label="Seed" min="0" step="1" value=${doc.seed} onInput=${(event) => put({ seed: Math.min(SEEDS, Math.max(0, Math.round(Number(event.target.value)) || 0)) }, "seed")} />
+      <label>Samples <${NumberField} required whole min="1" max=${model.limits.samples} value=${doc.samples} put=${(samples) => put({ samples }, "samples")} /></label>
+      <div class="field"><span aria-hidden="true">Seed</span> <span class="row"><${NumberField} required whole aria-label="Seed" min="0" max=${SEEDS} step="1" value=${doc.seed} put=${(seed) => put({ seed }, "seed")} />
         <button class="icon" aria-label="Another seed" title="Another seed" onClick=${() => put({ seed: Math.floor(Math.random() * 1e6) })}>⚄</button></span></div>
       <label>Frame <select value=${doc.fit} title="Which square the model sees of a photo" onChange=${(event) => put({ fit: event.target.value })}>${model.fits.map((one) => html`<option>${one}</option>`)}</select></label>
       <label class="inline"><input type="checkbox" checked=${doc.entropies} onChange=${(event) => put({ entropies: event.target.checked })} /> record uncertainty</label>
@@ -33,8 +34,7 @@ export function Settings() {
     <h3>Tokens</h3>
     <div class="fields">
       <label>For <select value=${target} onChange=${(event) => setTarget(event.target.value)}><option value="">all that is made</option>${doc.order.map((name) => html`<option value=${name}>${title(name)}</option>`)}</select></label>
-      ${OPTIONS.map(({ name, label, title: says, ...range }) => html`<label title=${says}>${label} <input type="number" ...${range} value=${own[name] ?? ""} placeholder=${usual[name] >= range.min ? usual[name] : ""}
-        onInput=${(event) => option(name, event.target.value === "" ? null : Number(event.target.value))} /></label>`)}
+      ${OPTIONS.map(({ name, label, title: says, ...range }) => html`<label title=${says}>${label} <${NumberField} key=${target} ...${range} value=${own[name] ?? null} placeholder=${usual[name] >= range.min ? usual[name] : ""} put=${(number) => option(name, number)} /></label>`)}
       <label title="In which order the tokens of a map are made">Scheme <select value=${own.scheme ?? ""} onChange=${(event) => option("scheme", event.target.value || null)}>
         <option value="">as usual${usual.scheme ? `: ${usual.scheme.replaceAll("_", " ")}` : ""}</option>${model.schemes.map((one) => html`<option>${one}</option>`)}</select></label>
     </div>
