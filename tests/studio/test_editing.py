@@ -1,8 +1,11 @@
 """What users give: scenes, files, paint, boxes, segments, words, weights. What is asked of the service says it all."""
 
+import io
+
 import numpy as np
 import pytest
-from browsing import picture_of, png
+from browsing import LONGER, picture_of, png
+from PIL import Image
 
 from open4m.datasets.scenes import CLASSES
 from open4m.modalities.codecs import write_array
@@ -59,6 +62,25 @@ def test_a_dropped_picture_is_given_and_all_others_are_made(user):
     assert user.jobs[-1]["targets"] == [*others, "normals"]  # which this model does not read, so nothing can follow it
     assert result["results"][0]["targets"].keys() == {*user.names()} - {"rgb"}
     assert result["frame"]["width"] == 48
+
+
+def test_a_photo_of_more_pixels_than_the_service_takes_is_made_smaller_and_is_upright(user):
+    """As those of telephones are, whose data say how they are turned."""
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    large = small.resize((2800, 2100), Image.Resampling.BICUBIC)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    file = io.BytesIO()
+    large.save(file, "JPEG", exif=turned)
+    assert large.width * large.height > 1 << 22
+    user.drop("main", "telephone.jpg", file.getvalue(), "image/jpeg")
+    user.page.wait_for_selector("[data-modality=rgb].given", timeout=LONGER)
+    user.turn("depth", "made")
+    user.make()
+    seen = picture_of(user.jobs[-1]["given"]["rgb"])
+    assert seen.shape == (512, 384, 3)
+    upright = large.transpose(Image.Transpose.ROTATE_270).resize((384, 512), Image.Resampling.BOX)
+    assert np.abs(seen.astype(float) - np.asarray(upright)).mean() < 3
 
 
 def test_a_file_dropped_on_a_card_is_the_value_of_that_modality(user):

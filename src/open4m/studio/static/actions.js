@@ -5,7 +5,7 @@ import { empty, fromOne, ofScene, setUse, setValue } from "./document.js";
 import { draftOf } from "./draft.js";
 import { documentOf, requestOf } from "./request.js";
 import { make } from "./jobs.js";
-import { base64Of } from "./png.js";
+import { base64Of, fitting } from "./png.js";
 import { byName, editorOf } from "./traits.js";
 
 const LARGEST = 512; // pixels of the longer side of a file's value
@@ -82,16 +82,18 @@ export function openFile(file, name, form = "") {
     if (!file) return;
     if (!target) throw new ServiceError("This model has no photo.", "Drop the file on the card of a modality.");
     if (!file.size) throw new ServiceError(`${file.name} is empty.`, "Choose another file.");
-    if (file.size * 1.4 > model.limits.bytes) {
-      throw new ServiceError(`${file.name} is too large: ${(file.size / 1e6).toFixed(1)} MB.`, `The service takes up to ${(model.limits.bytes / 1.4e6).toFixed(0)} MB.`);
+    const most = model.limits.bytes / 1.4; // base64 is longer
+    const sent = target === photo ? await fitting(file, { ...model.limits, bytes: most }, 2 * LARGEST) : file;
+    if (sent.size > most) {
+      throw new ServiceError(`${file.name} is too large: ${(file.size / 1e6).toFixed(1)} MB.`, `The service takes up to ${(most / 1e6).toFixed(0)} MB.`);
     }
     let drawn;
     try {
-      drawn = await ask("POST", "/api/value", { modality: target, form, size: LARGEST, base64: await base64Of(file) });
+      drawn = await ask("POST", "/api/value", { modality: target, form, size: LARGEST, base64: await base64Of(sent) });
     } catch (error) {
-      if (error.status !== 400) throw error;
+      if (![400, 413].includes(error.status)) throw error;
       const kind = byName(model, target).is_map ? "a picture (PNG, JPEG, WebP) or a .npy array" : `a file as open4m writes it (.${byName(model, target).extension})`;
-      throw new ServiceError(`${file.name}: ${error.message}`, error.hint || `Choose ${kind}.`, 400);
+      throw new ServiceError(`${file.name}: ${error.message}`, error.hint || `Choose ${kind}.`, error.status);
     }
     const { doc } = store.get();
     const fresh = target === photo ? { ...empty(), seed: doc.seed, samples: doc.samples, options: doc.options, entropies: doc.entropies } : doc;

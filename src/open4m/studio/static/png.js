@@ -1,4 +1,4 @@
-// PNG files of class ids: browsers write colors only, and the service takes ids as gray levels.
+// Pictures. PNG files of class ids are written here: browsers write colors only, and the service takes ids as gray levels.
 
 const TABLE = Array.from({ length: 256 }, (_, n) => {
   let c = n;
@@ -70,4 +70,23 @@ export async function grayOf(base64) {
   const gray = new Uint8Array(canvas.width * canvas.height);
   for (let i = 0; i < gray.length; i += 1) gray[i] = data[4 * i];
   return { gray, width: canvas.width, height: canvas.height };
+}
+
+/** A photo that has more than `pixels` or `bytes`, upright and with `side` pixels on its longer side; any other file as it is. */
+export async function fitting(file, { pixels, bytes }, side) {
+  let image;
+  try {
+    image = await createImageBitmap(file);
+  } catch {
+    return file; // the service says what it is
+  }
+  const longer = Math.max(image.width, image.height);
+  if ((image.width * image.height <= pixels && file.size <= bytes) || longer <= side) return file;
+  const [width, height] = [image.width, image.height].map((one) => Math.max(1, Math.round((one * side) / longer)));
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, width, height);
+  image.close();
+  return new Promise((resolve) => canvas.toBlob(resolve));
 }
