@@ -204,6 +204,28 @@ def test_uncertainty_lies_over_the_picture_with_what_its_colors_mean(user):
     assert np.array_equal(user.shot(), plain)
 
 
+@pytest.mark.parametrize("name", ["caption", "boxes"])
+def test_uncertainty_of_words_is_the_color_that_each_stands_on(user, name):
+    user.turn("rgb", "unused")
+    user.turn(name, "made")
+    own = user.make()["results"][0]["targets"][name]
+    user.press("Uncertainty")
+    seen = user.page.eval_on_selector_all(
+        ".focus .word",
+        """all => all.map(one => [one.textContent, getComputedStyle(one).backgroundColor, getComputedStyle(one).color]
+            .map((text, i) => i ? text.match(/[0-9.]+/g).map(Number) : text))""",
+    )
+    assert [word for word, _, _ in seen] == own["words"]
+    numbers = np.array(own["entropy"], dtype=float)
+    assert f"{np.nanmax(numbers):.1f} nats" in user.find(".legend").inner_text()
+    assert [len(color) == 3 for _, color, _ in seen] == [not unsaid for unsaid in np.isnan(numbers)]  # or transparent
+    brightness = np.array([sum(color) for _, color, _ in seen], dtype=float)
+    brightness[np.isnan(numbers)] = np.nan
+    assert brightness[np.nanargmax(numbers)] == np.nanmax(brightness)
+    assert brightness[np.nanargmin(numbers)] == np.nanmin(brightness)
+    assert all(abs(sum(color) - sum(ink)) > 200 for _, color, ink in seen if len(color) == 3)
+
+
 def test_variations_share_what_was_chosen(user):
     user.tab("Explore")
     user.page.get_by_role("checkbox", name="normals").uncheck()

@@ -16,7 +16,18 @@ export function Heat({ numbers, high }) {
     });
     context.putImageData(image, 0, 0);
   });
-  const colors = [0, 0.25, 0.5, 0.75, 1].map((at) => `rgb(${heat(at).join(",")})`).join(",");
-  return html`<canvas class="veil" ref=${canvas} width=${columns} height=${rows} data-test="heat" aria-label="Uncertainty"></canvas>
-    <span class="legend">sure <i style=${{ background: `linear-gradient(90deg,${colors})` }}></i> ${high.toFixed(1)} nats</span>`;
+  return html`<canvas class="veil" ref=${canvas} width=${columns} height=${rows} data-test="heat" aria-label="Uncertainty"></canvas><${Legend} high=${high} />`;
+}
+
+function Legend({ high }) {
+  const colors = [0, 0.25, 0.5, 0.75, 1].map((at) => css(heat(at))).join(",");
+  return html`<span class="legend">sure <i style=${{ background: `linear-gradient(90deg,${colors})` }}></i> ${high.toFixed(1)} nats</span>`;
+}
+
+const css = (color) => `rgb(${color.join(",")})`;
+
+/** The words of a sequence, each on the color of how unsure the model was of it. */
+export function HeatOfWords({ words, numbers, high }) {
+  const style = (number) => (number === null ? {} : { background: css(heat(number / high)), color: number / high < 0.5 ? "#fff" : "#14141c" });
+  return html`${words.map((word, i) => html`<span class="word" style=${style(numbers[i] ?? null)}>${word}</span> `)}<${Legend} high=${high} />`;
 }
