@@ -14,7 +14,7 @@ from open4m.generate import values
 from open4m.modalities.codecs import encode_png, write_array
 from open4m.serve import about, answers
 from open4m.serve.limits import Limits, Refused
-from open4m.types import Open4MError
+from open4m.types import Boxes, Open4MError
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,61 @@ def test_any_value_has_a_picture(model):
     assert found.summary == "1 box"
     part = {"value": picture(), "mask": {"cells": [0]}}
     assert about.value(model, answers.File(modality="rgb", value=part)).value["mask"] == {"cells": [0]}
+
+
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
+def test_what_the_square_shows_of_a_wide_picture_is_given_beside_the_picture(model, fit):
+    """The map of a result and boxes go back to the picture, or the picture goes to the square of a crop."""
+    photo = np.random.default_rng(0).integers(0, 256, (20, 48, 3), dtype=np.uint8)
+    result = model.generate({"rgb": photo}, ["semseg"], fit=fit)
+    frame = {"height": 20, "width": 48, "fit": fit}
+
+    def turned(name, value, to):
+        asked = answers.File(modality=name, value=values.encode(value), frame=frame, to=to)
+        return values.decode(about.value(model, asked).value, name)
+
+    back = np.asarray(turned("semseg", result["semseg"], "picture"))
+    if fit == "crop":
+        middle = photo[:, 14:34]
+        photo = np.asarray(turned("rgb", photo, "square"))
+        assert np.array_equal(photo, middle)
+        assert np.array_equal(back, result["semseg"])
+        boxes = turned("boxes", Boxes([[0.5, 0.25, 0.75, 0.5], [0.0, 0.0, 0.1, 0.1]], ["cube", "ball"]), "square")
+        assert boxes.labels == ("cube",)  # the other is beside the square
+        assert np.allclose(boxes.corners, [[(24 - 14) / 20, 0.25, 1.0, 0.5]])
+    elif fit == "letterbox":  # 32 pixels show 48, so 20 are 13 1/3 in the middle
+        rows = [int(16 + (row + 0.5 - 6.5) / 13 * 40 / 3) for row in range(13)]
+        assert np.array_equal(back, result["semseg"][rows])
+    else:
+        assert back.shape == (32, 77)
+        assert np.array_equal(back[:, ::7][:, :5], result["semseg"][:, [0, 3, 6, 8, 11]])
+    model.generate({"rgb": photo, "semseg": back}, ["depth"], fit=fit)
+
+
+@pytest.mark.parametrize(
+    ("frame", "to"),
+    [
+        ({"height": 20, "width": 48, "fit": "crop"}, ""),
+        ({"height": 20, "width": 48, "fit": "squeeze"}, "square"),
+        ({"height": 0, "width": 48, "fit": "crop"}, "square"),
+        ({"height": 20}, "square"),
+        ({"height": "20", "width": 48}, "picture"),
+    ],
+)
+def test_what_is_no_frame_is_refused(model, frame, to):
+    with pytest.raises(Open4MError):
+        about.value(model, answers.File(modality="rgb", frame=frame, to=to, value=picture()))
+
+
+def test_a_frame_of_any_aspect_takes_bounded_memory(model):
+    """A map of one column would be a square of as many columns as it has rows, and a stretched one even more."""
+    column = np.zeros((100_000, 1), dtype=np.uint8)
+    for fit in ("letterbox", "stretch"):
+        frame = {"height": 100_000, "width": 1, "fit": fit}
+        asked = answers.File(modality="semseg", value=values.encode(column), frame=frame, to="square")
+        assert about.value(model, asked).height == 1024
+        small = answers.File(modality="semseg", value=values.encode(column[:32]), frame=frame, to="picture")
+        assert about.value(model, small).height <= 1024
 
 
 def test_words_that_the_model_hardly_knows_are_named(model):

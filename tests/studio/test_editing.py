@@ -346,6 +346,43 @@ def test_a_result_can_be_given_and_more_is_made_of_it(user):
     assert user.jobs[-1]["targets"] == ["depth"]
 
 
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
+def test_what_was_made_of_a_wide_picture_is_given_beside_it(user, fit):
+    """All maps of a sample show one picture, and boxes lie where they lay in it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    user.drop("main", "wide.png", png(pixels), "image/png")
+    user.page.wait_for_selector("[data-modality=rgb].given")
+    user.edit("boxes")
+    last_box(user)
+    user.tab("How")
+    user.page.get_by_role("combobox", name="Frame").select_option(fit)
+    user.make()
+    user.page.get_by_role("button", name="semseg, seed 0").click()
+    user.press("Use as given")
+    user.page.wait_for_selector("[data-modality=semseg].given")
+    user.press("all → rgb")
+    user.make()
+    given = user.jobs[-1]["given"]
+    assert given.keys() == {"semseg", "boxes"}
+    (_, box) = boxes_of(user.jobs[-1])[0]
+    user.edit("rgb")
+    user.click(0.5, 0.5)
+    user.make()
+    sizes = {name: picture_of(value.get("value", value)).shape[:2] for name, value in rest(user.jobs[-1]).items()}
+    if fit == "crop":  # the square is columns 8 to 40
+        assert np.allclose(box, [(48 * 0.35 - 8) / 32, 0.35, (48 * 0.65 - 8) / 32, 0.65])
+        assert sizes == {"rgb": (32, 32), "semseg": (32, 32)}
+        assert np.array_equal(picture_of(user.jobs[-1]["given"]["rgb"]["value"]), pixels[:, 8:40])
+    else:
+        assert np.allclose(box, [0.35, 0.35, 0.65, 0.65])
+        assert sizes == {"rgb": (32, 48), "semseg": (21, 32) if fit == "letterbox" else (32, 48)}
+
+
+def rest(job):
+    """What is given in pictures."""
+    return {name: value for name, value in job["given"].items() if name != "boxes"}
+
+
 def test_undo_and_redo_walk_through_everything_that_was_done(user):
     user.edit("rgb")
     user.drag((0.1, 0.1), (0.9, 0.1))  # one stroke is one step

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from open4m import __version__, modalities
+from open4m import config as configs
 from open4m.datasets.scenes import Scenes
 from open4m.evaluate.pretrained import WORLD
 from open4m.evaluate.suites.scenes import knows_scenes
@@ -25,13 +27,13 @@ from open4m.generate.schemes import SCHEMES
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import ROLES, Modality
 from open4m.modalities.features import Vector
-from open4m.modalities.frames import FITS
+from open4m.modalities.frames import FITS, Frame
 from open4m.modalities.given import of_bytes
 from open4m.serve import answers
 from open4m.serve.limits import LETTERS, Limits, Refused, too_large
 from open4m.serve.passes import data_url
 from open4m.serve.results import LARGEST, SMALLEST
-from open4m.types import Open4MError, Value
+from open4m.types import Open4MError, Value, shown
 
 SIZE = 256
 """Pixels of a side of the picture of a value."""
@@ -152,6 +154,8 @@ def value(of: FourM, file: answers.File) -> answers.Drawn:
         if not SMALLEST <= file.size <= LARGEST:
             raise Refused(f"size: expected {SMALLEST} to {LARGEST} pixels, got {file.size}")
         found = smaller(modality, found, file.size)
+    if file.frame is not None and not isinstance(found, Masked):
+        found = framed(modality, found, configs.from_dict(Frame, file.frame, "request.frame"), file.to)
     return drawn(of, file.modality, found)
 
 
@@ -162,6 +166,27 @@ def smaller(modality: Modality, found: Value, size: int) -> Value:
         return found
     scale = size / max(extent)
     return modality.crop(found, Crop(size=tuple(max(1, round(side * scale)) for side in extent)))
+
+
+def framed(modality: Modality, found: Value, frame: Frame, to: str) -> Value:
+    """A value of a picture as the model's square shows it (``to`` is ``"square"``), or what the square shows as the
+    picture has it (``"picture"``), in about as many pixels. Of a crop, which shows a square part, maps stay squares.
+
+    Raises :class:`Refused` for another ``to``."""
+    if to not in ("square", "picture"):
+        raise Refused(f"to: expected square or picture, got {shown(to)}")
+    extent, is_back = modality.extent(found), to == "picture"
+    if extent is None:  # positions; what tells none stays as it is
+        return frame.placed(modality, found) if is_back else modality.crop(found, frame.region)
+    if not is_back:
+        side = min(extent) if frame.fit == "crop" else max(extent)
+        return frame.of(extent).squared(modality, found, min(LARGEST, side))
+    if frame.fit == "crop":
+        return found
+    sides = frame.height, frame.width
+    scale = max(extent) / (max if frame.fit == "letterbox" else min)(sides)
+    height, width = (min(LARGEST, max(1, round(side * scale))) for side in sides)
+    return modality.crop(found, replace(frame.region.inverse, size=(height, width)))
 
 
 def drawn(of: FourM, name: str, found: Value | Masked) -> answers.Drawn:

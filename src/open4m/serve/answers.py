@@ -196,10 +196,17 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """The body of ``POST /api/value``: a user's file as ``base64``, or any ``value``."""
+    """The body of ``POST /api/value``: a user's file as ``base64``, or any ``value``.
+
+    ``frame``: of a picture, as results have it. With ``"to": "square"`` the value is one of that picture, and comes
+    back as the model's square shows it; with ``"picture"`` it is what the square shows, and comes back as the picture
+    has it.
+    """
 
     modality: str
     base64: str = ""
     form: str = ""
     size: int = 0
     value: Value | None = None
+    frame: dict[str, Any] | None = None
+    to: str = ""

@@ -129,13 +129,28 @@ export function nameOf({ verb, targets = [] }) {
   return verb === "generate" || verb === "extract" ? what : `${verb} ${what}`;
 }
 
-/** A generated value as what is given. */
+const isWide = ({ height, width }) => height !== width;
+
+/** A generated value as what is given: maps of one sample show one picture. Of a picture that is not square, the value gets
+ * its aspect; where the model saw a square part of it, what is there already is cut to that. */
 export function useResult(entry, sample, target) {
   const own = entry.result.results[sample].targets[target];
+  const { frame } = entry.result;
   return busy("result", "value", async () => {
-    const drawn = await ask("POST", "/api/value", { modality: target, value: own.value });
+    const valueOf = (name, value, more = {}) => ask("POST", "/api/value", { modality: name, value, ...more });
     const { doc, model } = store.get();
-    commit(setValue(doc, model, target, drawn, "given"));
+    const others = Object.entries(doc.values).filter(([name]) => name !== target);
+    const pictures = others.map(([, one]) => one).filter((one) => one.height);
+    const isOfWide = frame && isWide(frame);
+    const isCut = pictures.length > 0 && !pictures.some(isWide);
+    const drawn = await valueOf(target, own.value, isOfWide && own.grid.length === 2 ? { frame, to: "picture" } : isOfWide && isCut ? { frame, to: "square" } : {});
+    const values = {};
+    if (isOfWide && drawn.height && !isWide(drawn) && pictures.some(isWide)) {
+      const { height, width } = pictures.find(isWide);
+      const cut = await Promise.all(others.map(([name, one]) => (one.height === 0 && byName(model, name).is_text ? one : valueOf(name, one.value, { frame: { height, width, fit: frame.fit }, to: "square" }))));
+      others.forEach(([name], i) => (values[name] = cut[i]));
+    }
+    commit(setValue({ ...doc, values: { ...doc.values, ...values } }, model, target, drawn, "given"));
     store.set({ selected: target });
   });
 }
