@@ -290,6 +290,8 @@ def test_everything_that_can_be_saved_is_there(user):
     links = user.page.eval_on_selector_all(".result a[download]", "all => all.map(one => one.href)")
     kinds = {user.page.request.get(link).headers["content-type"] for link in links}
     assert kinds == {"application/octet-stream", "image/png", "application/zip", "application/json"}
+    command = user.page.get_by_role("button", name="Command line", exact=True)
+    assert "All as ZIP" in command.get_attribute("title")  # the boxes are in a file
     user.context.grant_permissions(["clipboard-read", "clipboard-write"])
     for name, expected in (
         ("Copy link", f"#r={result['recipe']['key']}"),

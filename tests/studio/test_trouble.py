@@ -56,6 +56,28 @@ def test_a_request_that_cannot_be_restored_is_said_beside_the_result(user):
     user.errors.clear()
 
 
+def test_a_file_that_the_server_has_forgotten_is_said_to_be_made_again_by_a_replay(user, service):
+    """Browsers would save the refusal, or a file that failed, and not say why."""
+    result = user.make()
+    names = ("PNG", "Value", "All as ZIP", "Record", "Overview")
+
+    def saved(name):
+        with user.page.expect_download() as found:
+            user.page.get_by_role("link", name=name, exact=True).click()
+        return found.value.suggested_filename
+
+    kept = ["rgb-0.png", "rgb.png", "ID.zip", "record.json", "ID.png"]
+    assert [saved(name).replace(result["id"], "ID") for name in names] == kept
+    service.ask("DELETE", f"/api/jobs/{result['id']}")
+    for name in names:
+        user.page.get_by_role("link", name=name, exact=True).click()
+        assert "Press Replay" in told(user, ".result .notice")
+        user.press("Dismiss")
+    user.result_of(lambda: user.press("Replay"))
+    assert saved("Value") == "rgb.png"
+    user.errors.clear()
+
+
 def test_a_request_that_fails_is_said_at_the_button_that_makes(user):
     user.edit("caption")
     user.page.get_by_label("caption", exact=True).fill("word " * 400)

@@ -155,6 +155,19 @@ export function useResult(entry, sample, target) {
   });
 }
 
+/** Whether the server still has a result; says beside it if not. */
+export async function isKept(id) {
+  try {
+    await ask("GET", `/api/jobs/${id}`);
+    notice("result", null);
+    return true;
+  } catch (error) {
+    const isGone = error.status === 404;
+    notice("result", isGone ? new ServiceError("The server no longer has this result.", "Press Replay: it is made again, the same; then save it.") : error);
+    return false;
+  }
+}
+
 /** The document of a permalink; whether there is one. */
 export async function openRecipe(key) {
   const found = await busy("make", "recipe", async () => {

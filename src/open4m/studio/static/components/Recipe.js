@@ -2,7 +2,7 @@
 // its picture.
 import { html } from "../common.js";
 import { make } from "../jobs.js";
-import { restore } from "../actions.js";
+import { isKept, restore } from "../actions.js";
 import { CopyButton } from "./CopyButton.js";
 
 export function Recipe({ entry, own, name }) {
@@ -17,15 +17,28 @@ export function Recipe({ entry, own, name }) {
     <${CopyButton} label="Copy link" text=${link} /></span>
     <span class="label">Copy</span>
     <span class="buttons">
-    <${CopyButton} label="Python" text=${recipe.python} />
-    <${CopyButton} label="Command line" text=${recipe.command || recipe.replay} />
+    <${CopyButton} label="Python" text=${recipe.python} title=${recipe.python.includes("record.json") ? inFolder("Record") : "A program"} />
+    <${CopyButton} label="Command line" text=${recipe.command || recipe.replay} title=${recipe.command ? inFolder("All as ZIP") : inFolder("Record")} />
     <${CopyButton} label="Request" text=${JSON.stringify(recipe.request, null, 1)} /></span>
     <span class="label">Save</span>
     <span class="buttons">
-    ${name && html`<a class="button small" href=${`${own.picture}?size=512`} download=${name} title="The picture above">PNG</a>`}
-    <a class="button small" href=${own.file} download title="The value above, as a file">Value</a>
-    <a class="button small" href=${`/api/jobs/${id}/archive.zip`} download title="All values, pictures and the record">All as ZIP</a>
-    <a class="button small" href=${`/api/jobs/${id}/record.json`} download title="For open4m replay">Record</a>
-    <a class="button small" href=${`/api/jobs/${id}/overview.png`} download=${`${id}.png`} title="All of it as one picture">Overview</a></span>
+    ${name && html`<${Save} id=${id} href=${`${own.picture}?size=512`} name=${name} title="The picture above">PNG<//>`}
+    <${Save} id=${id} href=${own.file} title="The value above, as a file">Value<//>
+    <${Save} id=${id} href=${`/api/jobs/${id}/archive.zip`} title="All values, pictures and the record">All as ZIP<//>
+    <${Save} id=${id} href=${`/api/jobs/${id}/record.json`} title="All tokens, for open4m replay">Record<//>
+    <${Save} id=${id} href=${`/api/jobs/${id}/overview.png`} name=${`${id}.png`} title="All of it as one picture">Overview<//></span>
   </div>`;
+}
+
+const inFolder = (what) => `Reads files of its folder: save ${what} there`;
+
+/** A link to a file of a result. Browsers save what the server has forgotten as a file that failed, and do not say why. */
+function Save({ id, href, name = "", title, children }) {
+  const save = async (event) => {
+    if (!event.isTrusted) return; // the click below
+    const link = event.currentTarget;
+    event.preventDefault();
+    if (await isKept(id)) link.click();
+  };
+  return html`<a class="button small" href=${href} download=${name} title=${title} onClick=${save}>${children}</a>`;
 }
