@@ -256,6 +256,30 @@ def test_another_of_restored_variations_is_variations_and_not_a_picture_of_nothi
     assert user.jobs[-1]["verb"] == "generate"
 
 
+def test_a_setting_of_restored_variations_is_one_of_them_and_asks_for_nothing_else(user):
+    """They were a picture made of nothing as soon as anything but the seed was said anew."""
+    user.tab("Explore")
+    user.page.get_by_role("checkbox", name="normals").uncheck()
+    user.page.get_by_role("checkbox", name="depth").check()
+    user.result_of(lambda: user.press("Vary"))
+    user.press("Restore")
+    user.page.get_by_text("Make the vary").wait_for()
+    user.tab("How")
+    user.page.get_by_label("Temperature", exact=True).fill("0.5")
+    user.page.get_by_role("combobox", name="For", exact=True).select_option("rgb")
+    user.page.get_by_label("Steps", exact=True).fill("2")
+    user.tab("Conditions")
+    user.press("Add")
+    user.page.get_by_label("Avoid 1").fill("a ball")
+    result = user.make()
+    own = user.jobs[-1]
+    assert (own["verb"], own["by"], own["given"].keys()) == ("vary", ["depth"], {"rgb"})
+    assert own["options"] == {"temperature": 0.5, "rgb": {"steps": 2}}
+    assert own["avoid"] == ["a ball"]
+    step = result["results"][0]["targets"]["rgb"]["step"]
+    assert (step["temperature"], step["steps"]) == (0.5, 2)
+
+
 def test_a_probe_runs_through_places_weights_classes_and_texts(user):
     user.tab("Explore")
     choose = lambda name, value: user.page.get_by_role("combobox", name=name, exact=True).select_option(value)  # noqa: E731

@@ -26,12 +26,41 @@ export function empty() {
 
 const edited = (doc, change) => ({ ...doc, ...change, exact: null });
 
-const OF_ALL = ["seed", "samples", "entropies"]; // what the request of a recipe may say anew and be of the same kind
+const some = (object) => Object.keys(object).length > 0;
 
-/** Other settings. A request of a recipe that says these goes on with them, so that "another" of variations is variations. */
+/** How `targets` are made, as requests say it. */
+export function settingsOf(doc, targets) {
+  const own = targets.filter((name) => doc.options[name] && some(doc.options[name])).map((name) => [name, doc.options[name]]);
+  const avoid = doc.avoid.map((text) => text.trim()).filter(Boolean);
+  return {
+    options: { ...(doc.options[""] ?? {}), ...Object.fromEntries(own) },
+    weights: doc.weights,
+    avoid,
+    ...(avoid.length && doc.avoidWeight !== null ? { avoid_weight: doc.avoidWeight } : {}),
+    entropies: doc.entropies,
+    fit: doc.fit,
+    upscale: doc.upscale,
+  };
+}
+
+const KINDS = ["generate", "extract"]; // what a document itself can ask for
+const OF_ALL = ["seed", "samples", "entropies"]; // what the request of a recipe may say anew and be for the same plans
+
+/** Another setting. A request of a recipe that the document cannot ask for itself goes on with it: warmer variations are variations. */
+function adjusted(doc, change) {
+  const next = { ...doc, ...change };
+  if (!doc.exact || KINDS.includes(doc.exact.verb)) return { ...next, exact: null };
+  const said = { ...settingsOf(next, doc.exact.targets ?? []), seed: next.seed, samples: next.samples };
+  return { ...next, exact: { ...doc.exact, ...Object.fromEntries(Object.entries(said).filter(([name]) => name in doc.exact)) } };
+}
+
+/** Other settings. */
 export function set(doc, change) {
-  const stays = doc.exact && Object.keys(change).every((name) => name === "seed" || (OF_ALL.includes(name) && name in doc.exact));
-  return stays ? { ...doc, ...change, exact: { ...doc.exact, ...change } } : edited(doc, change);
+  const names = Object.keys(change);
+  if (names.every((name) => name === "keep")) return { ...doc, ...change }; // of edits that come
+  if (names.includes("likeliest")) return edited(doc, change);
+  const stays = doc.exact && names.every((name) => name === "seed" || (OF_ALL.includes(name) && name in doc.exact));
+  return stays ? { ...doc, ...change, exact: { ...doc.exact, ...change } } : adjusted(doc, change);
 }
 
 /** What is made, in the order in which it is asked for: what the model does not read cannot be followed by others. */
@@ -111,12 +140,12 @@ export function anew(doc, model, source, cellsOf) {
 export function setOption(doc, target, option, value) {
   const { [option]: _, ...others } = doc.options[target] ?? {};
   const own = value === null || value === "" ? others : { ...others, [option]: value };
-  return edited(doc, { options: { ...doc.options, [target]: own } });
+  return adjusted(doc, { options: { ...doc.options, [target]: own } });
 }
 
 export function setWeight(doc, name, weight) {
   const { [name]: _, ...others } = doc.weights;
-  return edited(doc, { weights: weight === null ? others : { ...others, [name]: weight } });
+  return adjusted(doc, { weights: weight === null ? others : { ...others, [name]: weight } });
 }
 
 /** One given, all others made that can be, in the model's order. */

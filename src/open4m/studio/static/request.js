@@ -1,6 +1,6 @@
 // Requests of documents, and documents of requests.
 import { byName, canPaint } from "./traits.js";
-import { empty, orderOf } from "./document.js";
+import { empty, orderOf, settingsOf } from "./document.js";
 
 /** What is given, as the service has it: whole values, and parts of what is made. */
 export function givenOf(doc, model) {
@@ -17,23 +17,11 @@ export function givenOf(doc, model) {
   return given;
 }
 
-const some = (object) => Object.keys(object).length > 0;
+const USUAL = { entropies: false, fit: "crop", upscale: false };
+const says = ([name, value]) => (name in USUAL ? value !== USUAL[name] : typeof value !== "object" || Object.keys(value).length > 0);
 
 /** How things are made: what every verb has, and only what differs from the service's defaults. */
-function howOf(doc, targets) {
-  const how = {};
-  const own = targets.filter((name) => doc.options[name] && some(doc.options[name])).map((name) => [name, doc.options[name]]);
-  const options = { ...(doc.options[""] ?? {}), ...Object.fromEntries(own) };
-  if (some(options)) how.options = options;
-  if (some(doc.weights)) how.weights = doc.weights;
-  const avoid = doc.avoid.map((text) => text.trim()).filter(Boolean);
-  if (avoid.length) how.avoid = avoid;
-  if (avoid.length && doc.avoidWeight !== null) how.avoid_weight = doc.avoidWeight;
-  if (doc.entropies) how.entropies = true;
-  if (doc.fit !== "crop") how.fit = doc.fit;
-  if (doc.upscale) how.upscale = true;
-  return how;
-}
+const howOf = (doc, targets) => Object.fromEntries(Object.entries(settingsOf(doc, targets)).filter(says));
 
 /** The request of a document. */
 export function requestOf(doc, model) {

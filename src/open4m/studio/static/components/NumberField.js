@@ -17,5 +17,5 @@ export function NumberField({ value, put, required = false, whole = false, ...mo
     said.current = required ? within(number) : number;
     put(said.current);
   };
-  return html`<input type="number" ref=${own} ...${more} onInput=${say} onBlur=${() => (own.current.value = value ?? "")} />`;
+  return html`<input type="number" ref=${own} ...${more} onInput=${say} onBlur=${({ target }) => (target.value = value ?? "")} />`;
 }
