@@ -403,6 +403,23 @@ def test_undo_and_redo_walk_through_everything_that_was_done(user):
     assert not user.jobs[-1]["given"]["caption"]["text"].endswith("!")
 
 
+def test_undo_in_a_field_that_is_not_given_yet_takes_back_letters_and_nothing_else(user):
+    user.turn("depth", "given")
+    user.tab("Explore")
+    user.page.get_by_role("combobox", name="Of", exact=True).select_option("caption")
+    for field in (user.page.get_by_label("One a line"), user.page.get_by_label("label", exact=True)):
+        if not field.count():
+            user.edit("boxes")
+        before = field.input_value()
+        field.focus()
+        field.press("End")
+        user.page.keyboard.type("x")
+        user.page.keyboard.press("Control+Z")
+        assert (field.input_value(), user.use("depth")) == (before, "given")
+    user.page.keyboard.press("Control+Z")  # there is no letter left to take back
+    assert user.use("depth") == "unused"
+
+
 def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(context, service):
     page = context.new_page()
     page.goto(f"{service.url}/icon.svg")

@@ -13,12 +13,15 @@ import { Result } from "./components/Result.js";
 import { Side } from "./components/Side.js";
 import { TopBar } from "./components/TopBar.js";
 
+/** Whether it is the browser that takes back what was typed: in a field whose text the document does not have yet. */
+const isOwnText = ({ target, key }) => ["z", "y"].includes(key.toLowerCase()) && target.dataset?.said !== undefined && target.value !== target.dataset.said;
+
 function onKey(event) {
   const { job } = store.get();
   const command = event.ctrlKey || event.metaKey;
   if (document.querySelector("dialog[open]")) return undefined; // Escape closes it, and no more
   if (event.key === "Escape" && isBusy(job)) return cancel();
-  if (!command) return undefined;
+  if (!command || isOwnText(event)) return undefined;
   if (event.key === "Enter") makeDocument();
   else if (event.key.toLowerCase() === "z") (event.shiftKey ? redo : undo)();
   else if (event.key.toLowerCase() === "y") redo();

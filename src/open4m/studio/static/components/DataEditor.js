@@ -11,7 +11,8 @@ export function DataEditor({ modality }) {
   const drawn = useStore((state) => state.doc.values[name]);
   const data = drawn?.value.data ?? drawn?.value ?? null;
   const [text, setText] = useState("");
-  useEffect(() => setText(data === null ? "" : data.base64 ? "" : JSON.stringify(data, null, 1)), [data]);
+  const said = data === null || data.base64 ? "" : JSON.stringify(data, null, 1);
+  useEffect(() => setText(said), [said]);
   const give = (value) => giveValue(name, { data: value });
   const apply = () => {
     try {
@@ -26,7 +27,7 @@ export function DataEditor({ modality }) {
       <button class="small" onClick=${() => give([...colors, "#808080"])}>Add</button>
       ${colors.length > 1 && html`<button class="small" onClick=${() => give(colors.slice(0, -1))}>Remove the last</button>`}</div>`}
     <label class="stack"><span class="label">As JSON</span>
-      <textarea rows="5" class="code" value=${text} onInput=${(event) => setText(event.target.value)} spellcheck="false" placeholder='["#ff0080", "#00a2ff"]'></textarea></label>
+      <textarea rows="5" class="code" value=${text} data-said=${said} onInput=${(event) => setText(event.target.value)} spellcheck="false" placeholder='["#ff0080", "#00a2ff"]'></textarea></label>
     <div class="row"><button onClick=${apply} disabled=${!text.trim()}>Give it</button></div>
     ${!drawn && html`<p class="status">No ${title(name)} yet: write it, open a file, or make it from the others.</p>`}`;
 }

@@ -50,7 +50,7 @@ function Probe() {
       <label>Of <select value=${of} onChange=${(event) => setChosen(event.target.value)}>${names.map((name) => html`<option value=${name}>${title(name)}</option>`)}</select></label>
       <label>Along <select value=${now} onChange=${(event) => setKind(event.target.value)}>${kinds.map((one) => html`<option>${one}</option>`)}</select></label>
       ${sweep.choices.length > 0 && html`<label>Of which <select value=${sweep.choice} onChange=${(event) => setWhat(event.target.value)}>${sweep.choices.map((one) => html`<option>${one}</option>`)}</select></label>`}
-      ${now === "texts" ? html`<label class="tall">One a line <textarea rows="4" value=${what} onInput=${(event) => setWhat(event.target.value)} placeholder=${"a red cone\na blue cone"}></textarea></label>`
+      ${now === "texts" ? html`<label class="tall">One a line <textarea rows="4" data-said="" value=${what} onInput=${(event) => setWhat(event.target.value)} placeholder=${"a red cone\na blue cone"}></textarea></label>`
         : html`<label>Steps <${NumberField} required whole min="2" max=${Math.max(2, Math.min(16, model.limits.samples))} value=${steps} put=${setSteps} /></label>`}
     </div>
     <div class="row"><button disabled=${!sweep.json || !targets.length} onClick=${() => make(probing(doc, model, of, sweep.json), `probe of ${title(of)}`)}>Probe</button></div>
