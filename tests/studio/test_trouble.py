@@ -305,6 +305,53 @@ def test_a_narrow_page_shows_whole_sentences_and_whole_marks(user):
     user.page.set_viewport_size(SIZE)
 
 
+CONTRASTS = """() => {
+    const scale = color => color.startsWith('color(srgb') ? 255 : 1;  // as mixtures are said
+    const numbers = color => color.match(/[0-9.]+/g).map((one, i) => i < 3 ? one * scale(color) : Number(one));
+    const parts = color => [...numbers(color), 1].slice(0, 4);
+    const over = ([r, g, b, a], below) => [r, g, b].map((one, i) => one * a + below[i] * (1 - a));
+    const linear = part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+    const unseen = '.sr, script, noscript, option, :disabled';
+    const found = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const text = walker.currentNode.textContent.trim();
+        const one = walker.currentNode.parentElement;
+        if (!text || !one.checkVisibility() || one.closest(unseen)) continue;
+        const above = [];
+        for (let at = one; at; at = at.parentElement) above.unshift(getComputedStyle(at));
+        const ground = above.reduce((below, style) => over(parts(style.backgroundColor), below), [255, 255, 255]);
+        const [r, g, b, a] = parts(getComputedStyle(one).color);
+        const ink = over([r, g, b, above.reduce((all, style) => all * style.opacity, a)], ground);
+        const [low, high] = [light(ink), light(ground)].sort((x, y) => x - y);
+        found.push([(high + 0.05) / (low + 0.05), text.slice(0, 40)]);
+    }
+    return found;
+}"""
+"""How much lighter one of letters and their ground is than the other, by the formula of WCAG 2, of all texts."""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_texts_are_readable_in_both_themes(browser, service, theme):
+    """4.5 to 1, as WCAG 2 has it (level AA)."""
+    user = Studio(browser, service.url, color_scheme=theme, reduced_motion="reduce").open()
+    try:
+        user.turn("caption", "made")
+        user.edit("semseg")
+        user.make()
+        for tab in ("Conditions", "How", "Explore", "History"):
+            user.tab(tab)
+            user.find(".makebar .primary").hover()
+            found = user.page.evaluate(CONTRASTS)
+            assert len(found) > 40
+            assert [one for one in found if one[0] < 4.5] == [], tab
+        user.press("Keys and help")
+        assert [one for one in user.page.evaluate(CONTRASTS) if one[0] < 4.5] == []
+    finally:
+        user.close()
+
+
 def test_it_is_dark_or_light_as_the_system_says_and_as_the_button_says(browser, service):
     def ground(user):
         color = user.page.evaluate("getComputedStyle(document.body).backgroundColor")
