@@ -17,8 +17,9 @@ from open4m.tokenizers.tokenizer import Tokenizer
 CLASSES = ("floor", "cube", "ball")
 
 
-def made(classes=CLASSES, labels=("cube", "ball"), words=8, corners=16):
-    """The model, with names for the classes of segments and boxes, and the most tokens of captions and of boxes."""
+def made(classes=CLASSES, labels=("cube", "ball"), words=8, corners=16, more=()):
+    """The model, with names for the classes of segments and boxes, and the most tokens of captions and of boxes;
+    ``more``: other sequences of numbers."""
     vit = ViTConfig(width=16, depth=1, heads=1)
     generator = torch.Generator().manual_seed(0)
     grids = {}
@@ -34,6 +35,7 @@ def made(classes=CLASSES, labels=("cube", "ball"), words=8, corners=16):
         *(ModalitySpec(key=key, family="grid", vocab_size=9, grid=(4, 4), is_input=key != "normals") for key in grids),
         ModalitySpec(key="caption", family="sequence", vocab_size=text.vocab_size, max_length=words),
         ModalitySpec(key="boxes", family="sequence", vocab_size=text.vocab_size, max_length=corners),
+        *(ModalitySpec(key=key, family="sequence", vocab_size=text.vocab_size, max_length=16) for key in more),
     )
     config = FourMConfig(modalities=specs, dim=32, encoder_depth=1, decoder_depth=1, heads=2)
     return FourM(FourMTransformer(config).initialize(generator), grids, text)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from serving import picture
+from small_model import made
 
 from open4m import FourM
 from open4m.datasets.scenes import Scenes
@@ -40,6 +41,7 @@ def test_what_is_said_of_a_model_can_be_asked_for(model):
     assert [one.name for one in own["semseg"].classes] == ["floor", "cube", "ball"]
     assert own["caption"].is_text
     assert own["boxes"].has_positions
+    assert [name for name, modality in own.items() if modality.has_boxes] == ["boxes"]
     assert found.limits.samples == 3
     assert (found.knows_scenes, found.upscales) == (False, [])
     assert found.roles["photo"] == "rgb"
@@ -176,6 +178,30 @@ def test_a_frame_of_any_aspect_takes_bounded_memory(model):
         assert about.value(model, asked).height == 1024
         small = answers.File(modality="semseg", value=values.encode(column[:32]), frame=frame, to="picture")
         assert about.value(model, small).height <= 1024
+
+
+def test_what_people_choose_of_a_value_is_told(model):
+    """Of numbers with names, which there are; what the tokens say of each; how many colors a palette may have."""
+    names = ("metadata", "color_palette", "human_poses")
+    found = by_name(about.model(made(more=names), "", Limits()))
+    own = {name: found[name] for name in names}
+    assert {kind.name: (kind.low, kind.high) for kind in own["metadata"].kinds}.items() >= {
+        ("brightness", (0, 255)),
+        ("n_humans", (0, 999)),
+        ("original_width", (0, 999 * 32)),
+        ("aesthetic_score", (0, 0)),
+    }
+    assert [modality.most_colors for modality in own.values()] == [0, 7, 0]
+    assert [modality.has_positions for modality in own.values()] == [False, False, True]
+    assert not any(modality.has_boxes or modality.classes for modality in own.values())
+    data = {"n_humans": 2, "brightness": 118}
+    found = about.value(model, answers.File(modality="metadata", value={"data": data}))
+    assert found.readings == {"n_humans": 2, "brightness": pytest.approx(22 / 50 * 255)}
+    codes = found.value["data"]["codes"]
+    assert codes == {"n_humans": 2, "brightness": 22}
+    changed = {"codes": codes, "n_humans": 3}  # a reading given again would be another token
+    again = about.value(model, answers.File(modality="metadata", value={"data": changed}))
+    assert again.value["data"]["codes"] == {"n_humans": 3, "brightness": 22}
 
 
 def test_words_that_the_model_hardly_knows_are_named(model):

@@ -33,6 +33,14 @@ def service(tiny):
 
 
 @pytest.fixture(scope="module")
+def symbols():
+    """A service of a model of palettes, metadata and poses too."""
+    more = ("color_palette", "metadata", "human_poses")
+    with serving(made(CLASSES, OBJECT_CLASSES, words=128, corners=64, more=more)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def context(browser):
     """What pages of one test after another share, so that a browser need not begin anew for each."""
     found = browser.new_context(viewport=SIZE)

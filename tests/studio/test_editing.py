@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from browsing import LONGER, picture_of, png
+from browsing import LONGER, Studio, picture_of, png
 from PIL import Image
 
 from open4m.datasets.scenes import CLASSES
@@ -418,6 +418,42 @@ def test_undo_in_a_field_that_is_not_given_yet_takes_back_letters_and_nothing_el
         assert (field.input_value(), user.use("depth")) == (before, "given")
     user.page.keyboard.press("Control+Z")  # there is no letter left to take back
     assert user.use("depth") == "unused"
+
+
+def test_palettes_and_metadata_are_chosen_and_no_box_is_drawn_in_what_has_none(browser, symbols):
+    user = Studio(browser, symbols.url).open()
+    try:
+        user.edit("color_palette")
+        for color in ("#ff0080", "#00a2ff"):
+            count = user.page.locator("[aria-label^='Color ']").count()
+            user.press("Add a color")
+            user.page.get_by_label(f"Color {count + 1}").evaluate(
+                "(one, color) => { one.value = color; one.dispatchEvent(new Event('change')); }", color
+            )
+            user.page.wait_for_function("color => document.querySelector('.code').value.includes(color)", arg=color)
+        user.edit("metadata")
+        for kind, number in (("n_humans", "2"), ("brightness", "118")):
+            user.page.get_by_role("combobox", name="Kind").select_option(kind)
+            user.page.get_by_label("Number").fill(number)
+            user.press("Add it")
+            user.page.get_by_label(kind.replace("_", " "), exact=True).wait_for()
+        assert user.page.get_by_label("brightness", exact=True).input_value() == "112.2"  # what its token says
+        user.page.get_by_label("n humans", exact=True).fill("3")
+        user.page.keyboard.press("Tab")
+        user.page.wait_for_function("() => /n_humans.: 3/.test(document.querySelector('.code').value)")
+        user.make()
+        given = user.jobs[-1]["given"]
+        assert given["color_palette"] == {"data": ["#ff0080", "#00a2ff"]}
+        assert given["metadata"] == {"data": {"codes": {"n_humans": 3, "brightness": 22}}}
+        user.press("Remove n humans")
+        user.page.wait_for_function("() => !document.querySelector('.code').value.includes('n_humans')")
+        user.make()
+        assert user.jobs[-1]["given"]["metadata"] == {"data": {"codes": {"brightness": 22}}}
+        user.edit("human_poses")  # which have positions of another kind
+        assert user.page.get_by_role("button", name="Add box").count() == 0
+        assert user.errors == []
+    finally:
+        user.close()
 
 
 def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(context, service):

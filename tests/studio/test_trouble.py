@@ -98,28 +98,21 @@ def test_nothing_to_make_says_how_to_choose_something(user):
     assert user.jobs == []
 
 
-def test_what_is_no_json_is_said_in_the_editor_of_other_values(browser, service):
-    user = Studio(browser, service.url)
-
-    def with_palette(route):
-        answer = route.fetch()
-        model = answer.json()
-        palette = {**model["modalities"][4], "name": "color_palette", "is_text": False, "is_map": False, "role": ""}
-        model["modalities"].append(palette)
-        route.fulfill(response=answer, json=model)
-
+def test_what_is_no_json_is_said_in_the_editor_of_other_values_with_what_is_some(browser, symbols):
+    user = Studio(browser, symbols.url).open()
     try:
-        user.page.route("**/api/model", with_palette)
-        user.open()
-        user.edit("color_palette")
-        user.page.get_by_label("As JSON").fill("#ff0080")
-        user.press("Give it")
-        assert "This is no JSON" in told(user, ".editor .notice")
-        user.page.get_by_label("As JSON").fill('["#ff0080", "#00a2ff"]')
-        user.press("Give it")
-        user.page.get_by_label("Color 2").wait_for()
-        assert user.use("color_palette") == "given"
-        assert user.find(".notice").count() == 0
+        for name, text, hint in (("color_palette", "#ff0080", '["#ff0080", "#00a2ff"]'), ("metadata", "{", "width")):
+            user.edit(name)
+            field = user.page.get_by_label("As JSON")
+            field.fill(text)
+            user.press("Give it")
+            assert "This is no JSON" in told(user, ".editor .notice")
+            assert hint in told(user, ".editor .notice")
+            field.fill(field.get_attribute("placeholder"))  # what it proposes is taken
+            user.press("Give it")
+            user.page.wait_for_selector(f"[data-modality={name}].given")
+            assert user.find(".notice").count() == 0
+        assert user.errors == []
     finally:
         user.close()
 

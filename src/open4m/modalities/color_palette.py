@@ -46,6 +46,7 @@ class Palettes(SymbolSequence):
     each, 0 to 255. Its symbols are the number of colors on the second axis, then three numbers per color."""
 
     kind = ColorPalette
+    most_colors = MOST_COLORS
     expected = f'up to {MOST_COLORS} colors, like "#ff0080" or [255, 0, 128] each'
     better = {"color_distance": "lower"}
 

@@ -36,6 +36,11 @@ class Entry:
             return len(self.bounds) + 1
         return BINS if self.high else LARGEST_NUMBER + 1
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest number that has a code of its own; the highest is 0 where none is known."""
+        return self.low, self.high or (0.0 if self.bounds else float(LARGEST_NUMBER * self.unit))
+
     def code(self, value: float) -> int:
         """The whole number that stands for a value; one of the ends for values beyond the range."""
         if self.bounds:
@@ -115,24 +120,26 @@ class Metadata(Mapping[str, float]):
 @dataclass(frozen=True, kw_only=True)
 class MetadataSequence(SymbolSequence):
     """A value is a :class:`Metadata`. Users give a dictionary of any of :data:`ENTRIES` in their own units, such as
-    ``{"original_width": 640, "brightness": 118.2}``, or ``{"codes": {...}}``, which is exact. Its symbols are, for each
-    entry, the number of its kind on the second axis and its code on the first. They keep the order of the entries."""
+    ``{"original_width": 640, "brightness": 118.2}``, or ``{"codes": {...}}``, which is exact, or some of both. Its
+    symbols are, for each entry, the number of its kind on the second axis and its code on the first. They keep the
+    order of the entries."""
 
     kind = Metadata
+    kinds = {name: entry.range for name, entry in ENTRIES.items()}
     expected = "a dictionary of kinds of metadata and numbers"
     better = {"exact": "higher"}
 
     def made(self, value: Any) -> Metadata:
         if not isinstance(value, Mapping):
             raise TypeError(f"got {type(value).__name__}")
-        if set(value) == {"codes"}:
-            return Metadata(value["codes"])
-        for name, number in value.items():
+        numbers = dict(value)
+        codes = dict(numbers.pop("codes", {}))
+        for name, number in numbers.items():
             is_number = isinstance(number, (int, float, np.number)) and not isinstance(number, bool)
             if name not in ENTRIES or not is_number or not np.isfinite(float(number)):
                 known = f"; kinds are {', '.join(ENTRIES)}" if name not in ENTRIES else ""
                 raise ValueError(f"{name!r:.80}: got {number!r:.80}{known}")
-        return Metadata({name: ENTRIES[name].code(float(number)) for name, number in value.items()})
+        return Metadata({**codes, **{name: ENTRIES[name].code(float(number)) for name, number in numbers.items()}})
 
     def pieces(self, value: Metadata) -> Iterator[list[Symbol]]:
         kinds = list(ENTRIES)

@@ -8,7 +8,7 @@ number 128 on the first axis, ``"human"`` a word.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,8 +41,13 @@ class SymbolSequence(TokenSequence):
 
     It is decoded strictly: what does not have the form that :meth:`pieces` gives is left out, and counted in the
     value's ``malformed``.
+
+    For those who let people choose a value: ``kinds`` names the numbers that it may have, each with its lowest and
+    highest (0: none is known); ``most_colors``: how many colors it may have, if it is a list of them.
     """
 
+    kinds: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    most_colors: ClassVar[int] = 0
     largest_number = LARGEST_NUMBER
     kind: ClassVar[type]
     expected: ClassVar[str]  # what users may give

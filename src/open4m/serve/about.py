@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +25,13 @@ from open4m.generate.request import VERBS
 from open4m.generate.results import MERGES
 from open4m.generate.schedules import COOLINGS, SCHEDULES
 from open4m.generate.schemes import SCHEMES
+from open4m.modalities.boxes import BoundingBoxes
 from open4m.modalities.crops import Crop
 from open4m.modalities.families import ROLES, Modality
 from open4m.modalities.features import Vector
 from open4m.modalities.frames import FITS, Frame
 from open4m.modalities.given import of_bytes
+from open4m.modalities.symbols import SymbolSequence
 from open4m.serve import answers
 from open4m.serve.limits import LETTERS, Limits, Refused, too_large
 from open4m.serve.passes import data_url
@@ -86,6 +89,8 @@ def _modality(of: FourM, key: str) -> answers.Modality:
     sources = {config.readers.get(name, name): name for name in config.readers}
     made_from = [sources.get(name, name) for name in config.sources(key)] if makes else []
     options = ("scheme", "steps", "temperature", "top_k", "top_p")
+    symbols = isinstance(modality, SymbolSequence)
+    kinds, most_colors = (modality.kinds, modality.most_colors) if symbols else ({}, 0)
     return answers.Modality(
         name=key,
         description=modality.description,
@@ -97,6 +102,7 @@ def _modality(of: FourM, key: str) -> answers.Modality:
         is_text=modality.is_text,
         is_map=not sequence and not isinstance(modality, Vector),
         has_positions=modality.has_positions,
+        has_boxes=isinstance(modality, BoundingBoxes),
         grid=[] if sequence else [*spec.grid],
         pixels=tokenizer.config.image_size if tokenizer else spec.grid[0] * spec.patch_size if spec.patch_size else 0,
         length=spec.length,
@@ -106,6 +112,8 @@ def _modality(of: FourM, key: str) -> answers.Modality:
         made_from=[name for name in dict.fromkeys(made_from) if name != key],
         extension=modality.extension,
         options={} if step is None else {name: getattr(step, name) for name in options},
+        kinds=[answers.Kind(name=kind, low=low, high=high) for kind, (low, high) in kinds.items()],
+        most_colors=most_colors,
     )
 
 
@@ -114,7 +122,7 @@ def _classes(of: FourM, modality: Modality, key: str, names: Any) -> list[answer
     if names:
         style = modality.style([np.zeros((1, 1), np.uint8)], names, of.grids[key].config.palette)
         return [answers.Class(id=i, name=name, color=style.colors[i].tolist()) for i, name in enumerate(names)]
-    if modality.has_positions and of.text is not None:
+    if isinstance(modality, BoundingBoxes) and of.text is not None:
         return [answers.Class(id=i, name=name, color=[]) for i, name in enumerate(of.text.class_names)]
     return []
 
@@ -205,6 +213,7 @@ def drawn(of: FourM, name: str, found: Value | Masked) -> answers.Drawn:
         summary=outputs.summary(whole).removeprefix(": "),
         height=height,
         width=width,
+        readings={k: float(v) for k, v in whole.items()} if isinstance(whole, Mapping) else {},
         unfamiliar=of.text.unfamiliar(modality.texts(whole)) if modality.is_text and of.text is not None else [],
     )
 

@@ -49,9 +49,20 @@ class Class:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A number that a value may name. ``high``: 0 where none is known."""
+
+    name: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Modality:
-    """``length``: tokens, at most. ``pixels``: the side of what its tokenizer decodes. ``made_from``: what the model
-    was trained to generate it from. ``options``: how it is generated if neither a request nor a plan says."""
+    """``has_boxes``: a value is a list of objects; others tell positions in forms of their own. ``length``: tokens, at
+    most. ``pixels``: the side of what its tokenizer decodes. ``made_from``: what the model was trained to generate it
+    from. ``options``: how it is generated if neither a request nor a plan says. ``kinds``: of a value that is a
+    dictionary of numbers. ``most_colors``: of a palette; 0 of what is none."""
 
     name: str
     description: str
@@ -63,6 +74,7 @@ class Modality:
     is_text: bool
     is_map: bool
     has_positions: bool
+    has_boxes: bool
     grid: list[int]
     pixels: int
     length: int
@@ -72,6 +84,8 @@ class Modality:
     made_from: list[str]
     extension: str
     options: dict[str, Any]
+    kinds: list[Kind] = field(default_factory=list)
+    most_colors: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +191,8 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A value with its picture as a data URL. ``unfamiliar``: words of a text that say little to the model."""
+    """A value with its picture as a data URL. ``unfamiliar``: words of a text that say little to the model.
+    ``readings``: the numbers of a dictionary of them, as the model's tokens say them."""
 
     modality: str
     value: Value
@@ -186,6 +201,7 @@ class Drawn:
     height: int = 0
     width: int = 0
     unfamiliar: list[str] = field(default_factory=list)
+    readings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

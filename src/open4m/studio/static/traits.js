@@ -4,7 +4,7 @@ export const byName = (model, name) => model.modalities.find((modality) => modal
 
 /** The editor of a modality: "boxes", "map", "text" or "data". */
 export function editorOf(modality) {
-  if (modality.has_positions) return "boxes";
+  if (modality.has_boxes) return "boxes";
   if (modality.is_map) return "map";
   return modality.is_text ? "text" : "data";
 }

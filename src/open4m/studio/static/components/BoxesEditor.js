@@ -1,11 +1,10 @@
-// Boxes on the photo: dragged, resized, renamed, added, deleted. Other values with positions are shown as they are.
+// Boxes on the photo: dragged, resized, renamed, added, deleted.
 import { commit, html, store, useMemo, useState, useStore } from "../common.js";
 import { setBoxes, windowOfDoc } from "../document.js";
 import { movedBox, resizedBox } from "../cells.js";
 import { firstLabel, gridOf, ofRole, title } from "../traits.js";
 import { Canvas } from "./Canvas.js";
 import { KeepRest } from "./KeepRest.js";
-import { DataEditor } from "./DataEditor.js";
 
 const STEP = 1 / 32;
 const ARROWS = { ArrowUp: [0, -STEP], ArrowDown: [0, STEP], ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0] };
@@ -25,7 +24,6 @@ export function BoxesEditor({ modality }) {
     () => ({ grid: photo ? gridOf(photo) : [1, 1], painted, boxes: objects, selected: at, cursor: null, showGrid: false, window: windowOfDoc(doc) }),
     [doc, at],
   );
-  if (drawn && !drawn.value.objects) return html`<${DataEditor} modality=${modality} />`;
 
   const change = (next, group = "") => commit(setBoxes(store.get().doc, model, name, next), group);
   const put = (index, part, group) => change(objects.map((one, i) => (i === index ? { ...one, ...part } : one)), group);
