@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from browsing import REQUIRED, SIZE, Studio, program
+from browsing import REQUIRED, SIZE, Studio, png, program
 from serving import serving
 from small_model import made
 
@@ -89,6 +89,41 @@ def test_a_request_that_fails_is_said_at_the_button_that_makes(user):
     user.make()
     assert user.find(".notice").count() == 0
     user.errors.clear()
+
+
+def test_what_went_wrong_with_what_is_replaced_is_not_said_any_more(user):
+    user.edit("caption")
+    user.page.get_by_label("caption", exact=True).fill("word " * 400)
+    user.find(".makebar .primary").click()
+    told(user, ".makebar .notice")
+    user.drop("main", "mine.png", png(np.zeros((32, 32, 3), dtype=np.uint8)), "image/png")
+    user.page.wait_for_selector("[data-modality=rgb].given")
+    assert user.find(".notice").count() == 0
+    user.errors.clear()
+
+
+def test_buttons_that_can_do_nothing_yet_say_why(user):
+    user.tab("Explore")
+    user.page.get_by_role("combobox", name="Of", exact=True).select_option("caption")
+    probe, vary = (user.page.get_by_role("button", name=name, exact=True) for name in ("Probe", "Vary"))
+    assert probe.is_disabled()
+    assert "Write two texts" in user.find(".side").inner_text()
+    user.page.get_by_label("One a line").fill("a cone\na ball")
+    assert probe.is_enabled()
+    user.page.get_by_role("checkbox", name="normals").uncheck()
+    assert vary.is_disabled()
+    assert "Check what they share" in user.find(".side").inner_text()
+    user.page.get_by_role("checkbox", name="depth").check()
+    assert vary.is_enabled()
+    user.tab("How")
+    user.page.get_by_label("Samples", exact=True).fill("1000")
+    user.find(".makebar .primary").click()
+    user.page.get_by_role("button", name="Cancel").wait_for()
+    user.tab("Explore")
+    assert all(button.is_disabled() for button in (probe, vary))  # one job at a time
+    user.page.keyboard.press("Escape")
+    user.page.get_by_role("button", name="Make").wait_for()
+    assert probe.is_enabled()
 
 
 def test_nothing_to_make_says_how_to_choose_something(user):

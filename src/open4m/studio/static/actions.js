@@ -68,6 +68,7 @@ export function rollScene(seed = Math.floor(Math.random() * 1e6), isFirst = fals
     const next = ofScene(doc, model, values);
     if (isFirst) begin(next);
     else commit(next);
+    if (!isFirst) notice("make", null); // it was about what is replaced
     const editable = model.modalities.find((one) => next.use[one.name] === "given" && editorOf(one) === "boxes");
     store.set({ selected: editable?.name ?? model.roles.photo });
   });
@@ -100,6 +101,7 @@ export function openFile(file, name, form = "") {
     let next = setValue(fresh, model, target, drawn, byName(model, target).can_be_given ? "given" : "off");
     if (target === photo) next = fromOne(next, model, target);
     commit(next);
+    if (target === photo) notice("make", null); // it was about what is replaced
     store.set({ selected: target });
   });
 }

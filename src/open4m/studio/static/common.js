@@ -1,3 +1,3 @@
 // What most components import.
 export { html, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.js";
-export { begin, commit, notice, redo, store, undo, useStore } from "./state.js";
+export { begin, commit, notice, redo, store, undo, useKept, useStore } from "./state.js";

@@ -39,6 +39,7 @@ export const store = createStore({
   notices: {}, // by the place that they stand at: {error, hint}
   busy: "", // what is being fetched
   hint: true,
+  kept: {}, // what was chosen in panels that are not shown
 });
 
 /** What `select` takes of the state; the component is drawn again when that changes. */
@@ -54,6 +55,12 @@ export function useStore(select) {
     return store.subscribe(look);
   }, []);
   return latest.current.value;
+}
+
+/** As useState, of what outlives the component: panels come and go. */
+export function useKept(name, initial) {
+  const value = useStore(({ kept }) => kept[name] ?? initial);
+  return [value, (next) => store.set(({ kept }) => ({ kept: { ...kept, [name]: next } }))];
 }
 
 /** Make `doc` the document. Changes of one non-empty `group` that follow each other quickly are undone together. */
