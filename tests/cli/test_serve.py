@@ -21,10 +21,13 @@ def test_others_reach_it_only_with_a_token(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--queue", "0"], "queue"),
-        (["--max-pixels", "-1"], "pixels"),
-        (["--timeout", "nan"], "seconds"),
-        (["--grace", "-3"], "grace"),
+        (["--queue", "0"], "--queue: expected at least 1"),
+        (["--max-pixels", "-1"], "--max-pixels: expected"),
+        (["--max-bytes", "0"], "--max-bytes: expected"),
+        (["--max-samples", "0"], "--max-samples: expected"),
+        (["--keep", "0"], "--keep: expected"),
+        (["--timeout", "nan"], "--timeout: expected"),
+        (["--grace", "-3"], "--grace: expected"),
         (["--token", ""], "--token"),
         (["--token", "gëheim"], "the token"),
         (["--token", "secret\n"], "the token"),

@@ -13,6 +13,17 @@ from open4m.types import Open4MError
 VARIABLE = "OPEN4M_TOKEN"
 """The environment variable of the token."""
 
+OPTIONS = {
+    "bytes": "max_bytes",
+    "pixels": "max_pixels",
+    "samples": "max_samples",
+    "seconds": "timeout",
+    "queue": "queue",
+    "kept": "keep",
+    "grace": "grace",
+}
+"""The option of each limit."""
+
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
     from open4m.serve.limits import Limits
@@ -67,15 +78,11 @@ def run(options: Namespace, opened: Callable[[str], None] = lambda address: None
         )
     if options.token == "":
         raise Open4MError("--token: it is empty, so that nobody would need one; leave it out, or say one")
-    limits = Limits(
-        bytes=options.max_bytes,
-        pixels=options.max_pixels,
-        samples=options.max_samples,
-        seconds=options.timeout,
-        queue=options.queue,
-        kept=options.keep,
-        grace=options.grace,
-    )
+    try:
+        limits = Limits(**{name: getattr(options, option) for name, option in OPTIONS.items()})
+    except Open4MError as error:
+        _, name, what = str(error).split(": ", 2)
+        raise Open4MError(f"--{OPTIONS[name].replace('_', '-')}: {what}") from None
     trust.admit(options, options.model)
     with server.listening(options.host, options.port) as listener:
         model = FourM.from_pretrained(options.model, where, device.precision(options), trust=options.trust_modalities)
