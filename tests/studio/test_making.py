@@ -4,8 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from browsing import Studio
-from serving import wait
+from browsing import Studio, picture_of
+from serving import serving, wait
+from small_upscaler import saved
+
+from open4m.generate.pipeline import FourM
+from open4m.hub.parts import Chosen
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -236,6 +240,47 @@ def test_variations_share_what_was_chosen(user):
     assert (own["verb"], own["by"], own["targets"], own["samples"]) == ("vary", ["depth"], ["rgb"], 3)
     assert own["given"].keys() == {"rgb"}
     assert len(result["results"]) == user.find(".strips .tile").count() == 3
+
+
+def test_a_picture_is_made_larger_by_a_model_that_has_a_second_one(browser, tiny, tmp_path):
+    saved(tiny, tmp_path)
+    both = FourM.from_pretrained(tmp_path / "first", chosen=Chosen(super_resolution=tmp_path / "second"))
+    with serving(both) as service:
+        user = Studio(browser, service.url).open()
+        try:
+            user.tab("How")
+            user.page.get_by_label("upscale: rgb@64", exact=False).check()
+            user.turn("depth", "made")
+            result = user.make()
+            assert user.jobs[-1]["upscale"]
+            targets = result["results"][0]["targets"]
+            grids = {name: one["grid"] for name, one in targets.items()}
+            assert grids == {"rgb": [4, 4], "depth": [4, 4], "rgb@64": [8, 8], "depth@64": [8, 8]}
+            user.page.get_by_role("button", name="rgb at 64, seed 0").click()
+            large = user.shot()
+            user.press("Uncertainty")
+            assert user.find("[data-test=heat]").evaluate("one => [one.width, one.height]") == [8, 8]
+            again = user.result_of(lambda: user.press("Replay"))["results"][0]["targets"]
+            assert {name: one["tokens"] for name, one in again.items()} == {
+                name: one["tokens"] for name, one in targets.items()
+            }
+            assert picture_of(targets["rgb@64"]["value"]).shape == (64, 64, 3)
+            assert large.std() > 1
+            assert user.errors == []
+        finally:
+            user.close()
+
+
+def test_a_picture_is_painted_beyond_its_edges(user):
+    user.tab("Explore")
+    user.page.get_by_label("size", exact=False).last.fill("0.5")
+    result = user.result_of(lambda: user.press("Outpaint"))
+    own = user.jobs[-1]
+    assert (own["verb"], own["box"], own["targets"]) == ("outpaint", [0.25, 0.25, 0.75, 0.75], ["rgb"])
+    before, after = picture_of(own["given"]["rgb"]), picture_of(result["results"][0]["targets"]["rgb"]["value"])
+    small = before.reshape(16, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(after[8:24, 8:24] - small).mean() < 5  # in the middle it is as it was
+    assert np.abs(after[:8].astype(float) - after[:8].mean((0, 1))).mean() > 2
 
 
 def test_another_of_restored_variations_is_variations_and_not_a_picture_of_nothing(user):

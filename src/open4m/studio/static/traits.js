@@ -33,4 +33,4 @@ export const gridOf = (modality) => (modality.grid.length === 2 ? modality.grid 
 export const firstLabel = (modality) => modality.classes[0]?.name ?? "object";
 
 /** A name for people. */
-export const title = (name) => name.replaceAll("_", " ").replace("@", " as ");
+export const title = (name) => name.replaceAll("_", " ").replace(/@(?=\d)/, " at ").replace("@", " as ");
