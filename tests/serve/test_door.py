@@ -125,6 +125,22 @@ def test_a_browser_gets_a_cookie_for_the_token_which_is_not_the_token():
     assert ask("/api/model?token=sesame", door=door)[0] == 401
 
 
+def test_who_opens_the_page_without_its_token_may_type_it():
+    door = Door(hello, "sesame")
+    for path, words in (("/", b"needs its token"), ("/?token=other", b"another token")):
+        status, headers, body = ask(path, {"accept": "text/html,*/*;q=0.8"}, door)
+        assert (status, headers["content-type"]) == (401, "text/html; charset=utf-8")
+        assert int(headers["content-length"]) == len(body)
+        assert "form-action 'self'" in headers["content-security-policy"]
+        assert words in body
+        assert b'<form action="/">' in body
+        assert b'name="token"' in body
+        assert b"sesame" not in body
+    assert ask("/", {"accept": "text/html"}, door, method="HEAD")[1]["content-type"] == "application/json"
+    for path in ("/api/model", "/app.js"):  # which no person opens
+        assert ask(path, {"accept": "text/html"}, door)[1]["content-type"] == "application/json"
+
+
 @pytest.mark.parametrize("token", ["gëheim", "secret\n", " secret", "a\tb", "\x7f"])
 def test_a_token_that_no_client_could_say_is_refused(token):
     with pytest.raises(Open4MError, match="token"):

@@ -258,6 +258,21 @@ def test_a_token_that_is_missing_is_asked_for(browser, tiny):
             user.close()
 
 
+def test_who_opens_a_studio_without_its_token_types_it(browser, tiny):
+    with serving(tiny, token="open sesame") as service:
+        user = Studio(browser, service.url)
+        try:
+            user.page.goto(service.url)
+            for token, title in (("sesame", "needs its token"), ("open sesame", "another token")):
+                user.page.get_by_role("heading", name=title).wait_for()
+                user.page.keyboard.type(token)  # the field has the focus
+                user.page.keyboard.press("Enter")
+            user.page.wait_for_selector(".card")
+            assert "token" not in user.page.url
+        finally:
+            user.close()
+
+
 def test_everything_can_be_done_with_the_keyboard_alone(user):
     keys = user.page.keyboard
 

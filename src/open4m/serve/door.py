@@ -58,6 +58,23 @@ HEADERS = {
 """Of every answer that does not say otherwise."""
 
 
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>open4m: token</title>
+<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto; padding: 0 1rem }
+input, button { font: inherit; padding: .3rem .6rem }</style>
+<h1>%s</h1>
+<p>Open the address that <code>open4m</code> printed when it was started, or type the token.</p>
+<form action="/"><label>Token <input name="token" type="password" autocomplete="off" required autofocus></label>
+<button>Enter</button></form>
+</html>
+"""
+"""What people see who open the service in a browser without its token."""
+
+
 class Door:
     """Lets requests in to ``app``, or says why not; what ``app`` raises becomes an answer.
 
@@ -128,6 +145,9 @@ class Door:
             return None
         if any(_equal(cookie, self._cookie) for cookie in _cookies(headers, _cookie_name(scope))):
             return None
+        if path == "/" and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+            title = "That is another token" if "token" in query else "This service needs its token"
+            return functools.partial(_ask_token, title)
         raise Refused("a token is needed", 401, "send the header Authorization: Bearer TOKEN, or open /?token=TOKEN")
 
     def _is_ours(self, host: str) -> bool:
@@ -146,6 +166,15 @@ class Door:
         headers = [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _ask_token(title: str, send: Send) -> None:
+    """Let people type the token; where a browser asks, JSON would be no help."""
+    body = (PAGE % title).encode()
+    headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def check_token(token: str) -> None:
