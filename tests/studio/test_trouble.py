@@ -1,5 +1,6 @@
 """What goes wrong is said beside what caused it, with what to do; nobody is left out: keyboards, themes, readers."""
 
+import base64
 import json
 import socket
 
@@ -32,6 +33,22 @@ def test_an_empty_file_is_said_to_be_empty(user):
     user.drop("main", "nothing.png", b"", "image/png")
     assert "nothing.png is empty." in told(user, ".topbar .notice")
     assert not [url for url in user.asked if url.endswith("/api/value")]
+
+
+def test_of_several_files_it_is_said_which_was_opened(user):
+    handle = user.page.evaluate_handle(
+        """text => {
+            const found = new DataTransfer();
+            for (const name of ['one.png', 'two.png']) {
+                found.items.add(new File([Uint8Array.from(atob(text), one => one.charCodeAt(0))], name));
+            }
+            return found;
+        }""",
+        base64.b64encode(png(np.zeros((32, 32, 3), dtype=np.uint8))).decode(),
+    )
+    user.find("main").dispatch_event("drop", {"dataTransfer": handle})
+    assert "Only one.png was opened, the first of 2" in told(user, ".topbar .notice")
+    assert user.use("rgb") == "given"
 
 
 def test_what_went_wrong_is_scrolled_to_where_it_is_not_seen(user):

@@ -16,10 +16,10 @@ from open4m.serve.worker import Worker
 from open4m.types import Open4MError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Hosts that only this machine reaches."""
+
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Hosts that stand for all addresses of this machine, and its own name for itself."""
-
-"""Hosts that only this machine reaches."""
 
 COLLECT_SECONDS = 5.0
 """How long a service that is being stopped keeps the results that nobody has asked for yet."""

@@ -106,6 +106,15 @@ export function openFile(file, name, form = "") {
   });
 }
 
+/** The first of files that were dropped; it says so if there are more. */
+export async function openFiles(files, name = "") {
+  const [first] = files;
+  await openFile(first, name);
+  if (files.length > 1 && !store.get().notices.file) {
+    notice("file", { error: `Only ${first.name} was opened, the first of ${files.length} files.`, hint: "Drop each on the card of its modality." });
+  }
+}
+
 /** A value in the editor of a kind without one of its own: the service checks and draws it. */
 export function giveValue(name, value) {
   return busy(`edit-${name}`, "value", async () => {

@@ -2,7 +2,7 @@
 import { html, redo, store, undo, useEffect, useState, useStore } from "./common.js";
 import { render } from "./html.js";
 import { watchServer, whenBack } from "./api.js";
-import { makeDocument, open, openFile, openRecipe, reopen } from "./actions.js";
+import { makeDocument, open, openFiles, openRecipe, reopen } from "./actions.js";
 import { keepDraft } from "./draft.js";
 import { cancel, isBusy } from "./jobs.js";
 import { Banner } from "./components/Banner.js";
@@ -45,7 +45,7 @@ function Studio() {
         setOver(false);
         if (!hasFiles(event)) return;
         event.preventDefault();
-        openFile(event.dataTransfer.files[0], "");
+        openFiles([...event.dataTransfer.files]);
       },
       hashchange: () => {
         const key = new URLSearchParams(location.hash.slice(1)).get("r");

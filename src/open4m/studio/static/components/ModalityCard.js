@@ -1,7 +1,7 @@
 // One modality: a small picture of its value, and whether it is given, made or unused.
 import { commit, html, store, useState, useStore } from "../common.js";
 import { nextUse, orderOf, useOf } from "../document.js";
-import { openFile } from "../actions.js";
+import { openFiles } from "../actions.js";
 import { title } from "../traits.js";
 import { Thumb } from "./Thumb.js";
 
@@ -18,7 +18,7 @@ export function ModalityCard({ modality }) {
     event.preventDefault();
     event.stopPropagation();
     setOver(false);
-    openFile(event.dataTransfer.files[0], name);
+    openFiles([...event.dataTransfer.files], name);
   };
   const over = (event) => {
     event.preventDefault();
