@@ -19,7 +19,7 @@ def example(hint):
         return [made] if text.startswith("list") else {"a": made} if text.startswith("dict") else made
     if text.startswith("list"):
         return [1] if "int" in text else [[0.5, None]] if "Any" in text else ["a"]
-    return {"a": "b"}
+    return {"a": 0.5 if "float" in text else "b"}
 
 
 def filled(cls):
