@@ -456,6 +456,28 @@ def test_palettes_and_metadata_are_chosen_and_no_box_is_drawn_in_what_has_none(b
         user.close()
 
 
+def test_what_was_typed_counts_before_its_field_is_left(user, browser, symbols):
+    last_box(user)
+    user.page.get_by_label("label", exact=True).fill("torus")
+    user.result_of(lambda: user.page.keyboard.press("Control+Enter"))
+    assert boxes_of(user.jobs[-1])[-1][0] == "torus"
+    other = Studio(browser, symbols.url).open()
+    try:
+        other.edit("metadata")
+        other.page.get_by_role("combobox", name="Kind").select_option("n_humans")
+        other.page.get_by_label("Number").fill("2")
+        other.press("Add it")
+        field = other.page.get_by_label("n humans", exact=True)
+        for number, action in ((3, lambda: other.page.keyboard.press("Control+Enter")), (4, other.make)):
+            field.fill(str(number))
+            result = other.result_of(action) if number == 3 else action()
+            assert result["results"]
+            assert other.jobs[-1]["given"]["metadata"] == {"data": {"codes": {"n_humans": number}}}
+        assert other.errors == []
+    finally:
+        other.close()
+
+
 def test_geometry_of_cells_and_windows_agrees_with_a_plain_count(context, service):
     page = context.new_page()
     page.goto(f"{service.url}/icon.svg")

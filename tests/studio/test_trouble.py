@@ -400,6 +400,8 @@ def test_all_texts_are_readable_in_both_themes(browser, service, theme):
         user.turn("caption", "made")
         user.edit("semseg")
         user.make()
+        user.page.get_by_role("button", name="caption, seed 0").click()
+        user.press("Uncertainty")
         for tab in ("Conditions", "How", "Explore", "History"):
             user.tab(tab)
             user.find(".makebar .primary").hover()

@@ -123,8 +123,16 @@ export function giveValue(name, value) {
   });
 }
 
-/** Press the button: what the document says. */
+/** Press the button: what the document says, with a value that is just being given. */
 export function makeDocument() {
+  if (store.get().busy === "value") {
+    const stop = store.subscribe(() => {
+      if (store.get().busy === "value") return;
+      stop();
+      makeDocument();
+    });
+    return;
+  }
   const { doc, model } = store.get();
   if (!doc || !model) return;
   if (!doc.order.length && !doc.exact) {

@@ -13,16 +13,19 @@ import { Result } from "./components/Result.js";
 import { Side } from "./components/Side.js";
 import { TopBar } from "./components/TopBar.js";
 
-/** Whether it is the browser that takes back what was typed: in a field whose text the document does not have yet. */
-const isOwnText = ({ target, key }) => ["z", "y"].includes(key.toLowerCase()) && target.dataset?.said !== undefined && target.value !== target.dataset.said;
+/** Whether something was typed in a field that the document does not have yet. */
+const isUnsaid = ({ value, dataset }) => dataset?.said !== undefined && value !== dataset.said;
 
 function onKey(event) {
   const { job } = store.get();
   const command = event.ctrlKey || event.metaKey;
   if (document.querySelector("dialog[open]")) return undefined; // Escape closes it, and no more
   if (event.key === "Escape" && isBusy(job)) return cancel();
-  if (!command || isOwnText(event)) return undefined;
-  if (event.key === "Enter") makeDocument();
+  if (!command) return undefined;
+  if (event.key === "Enter") {
+    if (isUnsaid(event.target)) event.target.dispatchEvent(new Event("change", { bubbles: true })); // as when it is left
+    makeDocument();
+  } else if (["z", "y"].includes(event.key.toLowerCase()) && isUnsaid(event.target)) return undefined; // the browser takes letters back
   else if (event.key.toLowerCase() === "z") (event.shiftKey ? redo : undo)();
   else if (event.key.toLowerCase() === "y") redo();
   else return undefined;

@@ -37,6 +37,7 @@ export function BoxesEditor({ modality }) {
     change(objects.filter((_, i) => i !== index));
     setSelected(Math.max(0, index - 1));
   };
+  const rename = (label) => label && label !== objects[at].label && put(at, { label });
   const on = {
     boxSelected: setSelected,
     boxChanged: (index, box) => {
@@ -58,7 +59,7 @@ export function BoxesEditor({ modality }) {
   const label = `Boxes on the picture. ${at >= 0 ? `${objects[at].label}, ${at + 1} of ${objects.length}.` : "None."} Arrow keys move it, with shift they resize it, page down is the next.`;
   return html`<div class="toolbar" role="toolbar" aria-label="Tools">
       <button class="small" onClick=${add}>Add box</button>
-      ${at >= 0 && html`<label class="inline">label <input list=${`labels-${name}`} value=${objects[at].label} data-said=${objects[at].label} size="9" onChange=${(event) => event.target.value.trim() && put(at, { label: event.target.value.trim() })} /></label>
+      ${at >= 0 && html`<label class="inline">label <input list=${`labels-${name}`} value=${objects[at].label} data-said=${objects[at].label} size="9" onChange=${(event) => rename(event.target.value.trim())} /></label>
         <datalist id=${`labels-${name}`}>${modality.classes.map((one) => html`<option value=${one.name}></option>`)}</datalist>
         <button class="small" onClick=${() => remove(at)}>Delete</button>`}
       <div class="spring"></div>

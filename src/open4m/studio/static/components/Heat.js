@@ -28,6 +28,6 @@ const css = (color) => `rgb(${color.join(",")})`;
 
 /** The words of a sequence, each on the color of how unsure the model was of it. */
 export function HeatOfWords({ words, numbers, high }) {
-  const style = (number) => (number === null ? {} : { background: css(heat(number / high)), color: number / high < 0.5 ? "#fff" : "#14141c" });
+  const style = (number) => (number === null ? {} : { background: css(heat(number / high)), color: number / high < 0.48 ? "#fff" : "#000" });
   return html`${words.map((word, i) => html`<span class="word" style=${style(numbers[i] ?? null)}>${word}</span> `)}<${Legend} high=${high} />`;
 }

@@ -14,7 +14,8 @@ export function MakeBar() {
   const names = doc.order.map(title);
   const label = doc.exact && !["generate", "extract"].includes(doc.exact.verb) ? `Make the ${doc.exact.verb}` : names.length > 3 ? `Make ${names.length} modalities` : `Make ${names.join(", ") || "…"}`;
   const another = () => {
-    commit(set(doc, { seed: doc.seed + doc.samples }));
+    const now = store.get().doc;
+    commit(set(now, { seed: now.seed + now.samples }));
     makeDocument();
   };
   return html`<div class="makebar">

@@ -21,7 +21,7 @@ export function Numbers({ modality, drawn, give }) {
   };
   return html`<div class="fields numbers">
     ${Object.entries(readings).map(([name, reading]) => html`<div class="field" key=${name}><span>${title(name)}</span> <span class="row">
-      <input type="number" step="any" aria-label=${title(name)} value=${short(reading)} onChange=${(event) => put(name, event.target.value)} />
+      <input type="number" step="any" aria-label=${title(name)} value=${short(reading)} data-said=${short(reading)} onChange=${(event) => Number(event.target.value) === short(reading) || put(name, event.target.value)} />
       <button class="quiet" aria-label=${`Remove ${title(name)}`} onClick=${() => remove(name)}>×</button></span></div>`)}
     ${kind && html`<div class="field"><select aria-label="Kind" value=${kind.name} onChange=${(event) => setWanted(event.target.value)}>${left.map((one) => html`<option value=${one.name}>${title(one.name)}</option>`)}</select>
       <span class="row"><input type="number" step="any" aria-label="Number" data-said="" value=${number} placeholder=${kind.high ? `${kind.low} to ${kind.high}` : ""} onInput=${(event) => event.target.validity.badInput || setNumber(event.target.value)} />
