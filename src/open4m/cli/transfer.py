@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from open4m import modalities
 from open4m.cli import device
 from open4m.types import Open4MError
 
@@ -46,6 +47,8 @@ MODEL = (
 def _add_predict(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="what open4m transfer wrote")
     parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them, at any depth")
+    help_text = "what else the transfer reads: a file, or a folder of files that are called as the images are"
+    parser.add_argument("--given", nargs="+", action="extend", default=[], metavar="NAME=PLACE", help=help_text)
     parser.add_argument("--out", type=Path, default=Path("out/predict"), help="folder to write (default: out/predict)")
     parser.add_argument(
         "--trust", action="store_true", help="run the head's file that the model carries: read it first"
@@ -106,14 +109,15 @@ def predict(options: Namespace) -> None:
 
     paths = _images(options.images, options.out)
     model = Transferred.from_pretrained(options.model, device.chosen(options), trust=options.trust)
-    _check_inputs(model.names, options.model)
+    beside = _beside(options.given, model.names, paths, options.model)
     said: dict[str, Any] = {}
     failed: list[str] = []
     files.make_folder(options.out)
     for path, name in track(list(paths.items()), "predict"):
         try:
-            prediction = model.predict([path])[0]
-            drawn = model.draw(path, prediction)
+            sample = _sample(path, name, beside)
+            prediction = model.predict([sample])[0]
+            drawn = model.draw(sample, prediction)
         except Open4MError as error:  # the others are worth as much without it
             failed.append(str(error))
             continue
@@ -134,16 +138,53 @@ def predict(options: Namespace) -> None:
         raise Open4MError(f"{len(failed)} of {len(paths)} images were not predicted: {failed[0]}{others}")
 
 
-def _check_inputs(names: Sequence[str], model: str) -> None:
-    """Raise :class:`Open4MError` if a transfer reads more than images, which are all that the command can give."""
+def _beside(words: Sequence[str], names: Sequence[str], paths: Collection[Path], model: str) -> dict[str, Path]:
+    """By name, where that is which a transfer reads besides images. Raises :class:`Open4MError` unless it is all given
+    and there."""
     from open4m.datasets.labelled.base import PICTURE
 
-    if others := [name for name in names if name.partition("@")[0] != PICTURE]:
+    needed = [name.partition("@")[0] for name in names if name.partition("@")[0] != PICTURE]
+    found: dict[str, Path] = {}
+    for word in words:
+        name, equals, place = word.partition("=")
+        if not (equals and place) or name not in needed or name in found:
+            read = ", ".join(f"{name}=PLACE" for name in needed) or "nothing, since this transfer reads images alone"
+            raise Open4MError(f"--given {word}: expected {read}, each once")
+        found[name] = Path(place)
+        if not found[name].exists():
+            raise Open4MError(f"--given {word}: no such file or folder")
+        if found[name].is_file() and len(paths) > 1:
+            raise Open4MError(f"--given {word}: one file for {len(paths)} images; name a folder with one for each")
+    if lacking := [name for name in needed if name not in found]:
         raise Open4MError(
-            f"{model}: this transfer reads {', '.join(names)}, and the command gives images alone; in Python: "
-            f'Transferred.from_pretrained("{model}").predict([{{"{PICTURE}": "photo.jpg", "{others[0]}": ...}}]), from '
-            "open4m.transfer.transferred"
+            f"{model}: this transfer reads {', '.join(names)}: say --given {lacking[0]}=FOLDER, whose files are called "
+            "as the images are, or a file for a single image"
         )
+    return found
+
+
+def _sample(image: Path, name: str, beside: Mapping[str, Path]) -> Path | dict[str, Path]:
+    """An image, with what is given beside it. ``name``: what its results are called."""
+    from open4m.datasets.labelled.base import PICTURE
+    from open4m.datasets.layouts.base import IMAGE_SUFFIXES
+
+    if not beside:
+        return image
+    plain = Path(name).with_suffix("") if Path(name).suffix.lower() in IMAGE_SUFFIXES else Path(name)
+    return {PICTURE: image, **{key: _file_of(key, place, plain) for key, place in beside.items()}}
+
+
+def _file_of(name: str, place: Path, plain: Path) -> Path:
+    """The file of a modality for an image whose path, without its ending, is ``plain`` in its own folder."""
+    if place.is_file():
+        return place
+    folder, extension = (place / plain).parent, modalities.get(name).extension
+    inside = folder.iterdir() if folder.is_dir() else ()
+    found = sorted(path for path in inside if path.stem == plain.name or path.name == f"{plain.name}.{extension}")
+    if len(found) != 1:
+        what = ", ".join(path.name for path in found) or "none"
+        raise Open4MError(f"{name}: expected one file {plain.name}.* in {folder}, got {what}")
+    return found[0]
 
 
 def _save(place: Path, values: Any) -> None:
