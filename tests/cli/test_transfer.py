@@ -167,3 +167,6 @@ def test_the_command_ends_with_where_everything_is(monkeypatch, tmp_path, capsys
     assert main(["transfer", "semseg", "--model", "m", "--data", "d", "--out", str(run)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[-3:] == [f"pictures: {run / 'test'}", f"use it: open4m predict {run} IMAGES", str(run / "model")]
+    two = 'backbone.inputs=["rgb","depth@tokens"]'
+    assert main(["transfer", "semseg", two, "--model", "m", "--data", "d", "--out", str(run)]) == 0
+    assert f"open4m predict {run} IMAGES --given depth=FOLDER\n" in capsys.readouterr().out

@@ -76,7 +76,8 @@ def _transfer(options: Namespace) -> None:
     directory = options.out or Path("runs") / Path(options.config).stem
     found = transfer(config, options.model, options.data, directory, options.device, options.layout)
     print(f"{found.samples} {found.split} examples, with 95% intervals:\n{found.text()}")
-    print(f"pictures: {directory / 'test'}\nuse it: open4m predict {directory} IMAGES\n{directory / 'model'}")
+    others = "".join(f" --given {name}=FOLDER" for name in _others(config.backbone.inputs))
+    print(f"pictures: {directory / 'test'}\nuse it: open4m predict {directory} IMAGES{others}\n{directory / 'model'}")
 
 
 def _config(name: str) -> TransferConfig:
@@ -138,12 +139,17 @@ def predict(options: Namespace) -> None:
         raise Open4MError(f"{len(failed)} of {len(paths)} images were not predicted: {failed[0]}{others}")
 
 
+def _others(names: Sequence[str]) -> list[str]:
+    """What a transfer reads besides images."""
+    from open4m.datasets.labelled.base import PICTURE
+
+    return [name.partition("@")[0] for name in names if name.partition("@")[0] != PICTURE]
+
+
 def _beside(words: Sequence[str], names: Sequence[str], paths: Collection[Path], model: str) -> dict[str, Path]:
     """By name, where that is which a transfer reads besides images. Raises :class:`Open4MError` unless it is all given
     and there."""
-    from open4m.datasets.labelled.base import PICTURE
-
-    needed = [name.partition("@")[0] for name in names if name.partition("@")[0] != PICTURE]
+    needed = _others(names)
     found: dict[str, Path] = {}
     for word in words:
         name, equals, place = word.partition("=")
