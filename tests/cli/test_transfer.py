@@ -18,7 +18,11 @@ class Brightness:
 
     classes, names = ("dark", "light"), ("rgb",)
 
+    def __init__(self):
+        self.batches = []
+
     def predict(self, given):
+        self.batches.append(len(given))
         try:
             return [np.asarray(Image.open(path))[..., 0].astype(np.float32) for path in given]
         except OSError as error:
@@ -80,6 +84,16 @@ def test_one_damaged_image_takes_nothing_from_the_others(model, tmp_path, capsys
     assert main(["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
     assert [path.rpartition("/")[2] for path in said(tmp_path / "out")] == ["a.png", "c.png"]
     assert "1 of 3 images were not predicted" in capsys.readouterr().err
+    assert model.batches == [3, 1, 1, 1]  # those of a batch with a damaged one are done again
+
+
+def test_images_are_predicted_in_batches(model, tmp_path):
+    for number in range(18):
+        photo(tmp_path / "in" / f"{number}.png", number)
+    assert main(["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    assert model.batches == [16, 2]
+    for path, found in said(tmp_path / "out").items():
+        assert np.load(tmp_path / "out" / found["map"]).flat[0] == int(path.rpartition("/")[2].removesuffix(".png"))
 
 
 class Sum(Brightness):
@@ -88,8 +102,7 @@ class Sum(Brightness):
     names = ("rgb", "depth@tokens")
 
     def predict(self, given):
-        ((image, depth),) = [(each["rgb"], each["depth"]) for each in given]
-        return [super().predict([image])[0] + np.load(depth)]
+        return [super(Sum, self).predict([each["rgb"]])[0] + np.load(each["depth"]) for each in given]
 
     def draw(self, sample, prediction):
         return Image.open(sample["rgb"])

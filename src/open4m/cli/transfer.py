@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from open4m.types import Open4MError
 
 if TYPE_CHECKING:
     from open4m.transfer.config import TransferConfig
+    from open4m.transfer.transferred import Transferred
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
@@ -114,15 +116,11 @@ def predict(options: Namespace) -> None:
     said: dict[str, Any] = {}
     failed: list[str] = []
     files.make_folder(options.out)
-    for path, name in track(list(paths.items()), "predict"):
-        try:
-            sample = _sample(path, name, beside)
-            prediction = model.predict([sample])[0]
-            drawn = model.draw(sample, prediction)
-        except Open4MError as error:  # the others are worth as much without it
-            failed.append(str(error))
+    for path, name, sample, prediction in track(_predicted(model, paths, beside), "predict", len(paths)):
+        if isinstance(prediction, Open4MError):
+            failed.append(str(prediction))
             continue
-        place = options.out / name
+        place, drawn = options.out / name, model.draw(sample, prediction)
         files.make_folder(place.parent)
         if isinstance(prediction, np.ndarray) and prediction.ndim > 1:
             files.write_file(Path(f"{place}.npy"), lambda part, found=prediction: _save(part, found))
@@ -137,6 +135,30 @@ def predict(options: Namespace) -> None:
     if failed:
         others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
         raise Open4MError(f"{len(failed)} of {len(paths)} images were not predicted: {failed[0]}{others}")
+
+
+def _predicted(
+    model: Transferred, paths: Mapping[Path, str], beside: Mapping[str, Path]
+) -> Iterator[tuple[Path, str, Any, Any]]:
+    """Each image, what its results are called, what is given, and its prediction or the error that there is instead.
+
+    In batches. One with an error is done again image by image: the others are worth as much without it.
+    """
+    from open4m.transfer.transferred import BATCH
+
+    images = iter(paths.items())
+    while batch := list(islice(images, BATCH)):
+        try:
+            together = model.predict([_sample(path, name, beside) for path, name in batch])
+        except Open4MError:
+            together = None
+        for number, (path, name) in enumerate(batch):
+            try:
+                sample = _sample(path, name, beside)
+                found = model.predict([sample])[0] if together is None else together[number]
+            except Open4MError as error:
+                sample, found = None, error
+            yield path, name, sample, found
 
 
 def _others(names: Sequence[str]) -> list[str]:
