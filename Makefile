@@ -1,10 +1,12 @@
 # Everything happens in a private environment, .venv: nothing else on the machine is touched.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Python compiles what is imported, once: a tenth of what is installed. To compile all of it takes a minute.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 # Tests run in one process per core, each with one thread: networks of a few thousand weights gain nothing from more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 .PHONY: demo studio docs test test-all clean
 

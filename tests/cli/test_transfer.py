@@ -18,7 +18,11 @@ class Brightness:
 
     classes, names = ("dark", "light"), ("rgb",)
 
+    def __init__(self):
+        self.batches = []
+
     def predict(self, given):
+        self.batches.append(len(given))
         try:
             return [np.asarray(Image.open(path))[..., 0].astype(np.float32) for path in given]
         except OSError as error:
@@ -80,14 +84,93 @@ def test_one_damaged_image_takes_nothing_from_the_others(model, tmp_path, capsys
     assert main(["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
     assert [path.rpartition("/")[2] for path in said(tmp_path / "out")] == ["a.png", "c.png"]
     assert "1 of 3 images were not predicted" in capsys.readouterr().err
+    assert model.batches == [3, 1, 1, 1]  # those of a batch with a damaged one are done again
 
 
-def test_a_transfer_that_reads_more_than_images_says_how_it_is_used(model, tmp_path, capsys):
-    model.names = ("rgb", "depth")
-    one = photo(tmp_path / "a.png", 1)
-    assert main(["predict", "runs/x", str(one), "--out", str(tmp_path / "out")]) == 2
-    assert 'Transferred.from_pretrained("runs/x").predict([{"rgb"' in capsys.readouterr().err
+def test_images_are_predicted_in_batches(model, tmp_path):
+    for number in range(18):
+        photo(tmp_path / "in" / f"{number}.png", number)
+    assert main(["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    assert model.batches == [16, 2]
+    for path, found in said(tmp_path / "out").items():
+        assert np.load(tmp_path / "out" / found["map"]).flat[0] == int(path.rpartition("/")[2].removesuffix(".png"))
+
+
+class Sum(Brightness):
+    """A transfer of images and depth whose prediction is their sum."""
+
+    names = ("rgb", "depth@tokens")
+
+    def predict(self, given):
+        return [super(Sum, self).predict([each["rgb"]])[0] + np.load(each["depth"]) for each in given]
+
+    def draw(self, sample, prediction):
+        return Image.open(sample["rgb"])
+
+
+@pytest.fixture
+def two(monkeypatch):
+    monkeypatch.setattr(Transferred, "from_pretrained", classmethod(lambda cls, *args, **kwargs: Sum()))
+
+
+def depth(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.float32(value))
+    return path
+
+
+def test_what_is_read_beside_images_is_found_by_its_name(two, tmp_path):
+    photos, depths, out = tmp_path / "photos", tmp_path / "depths", tmp_path / "out"
+    values = {"a.png": 0, "in/a.png": 10, "in/a.v2.png": 20}
+    for name, value in values.items():
+        photo(photos / name, value)
+        depth(depths / name.replace(".png", ".npy"), 100 + value)
+    assert main(["predict", "runs/x", str(photos), "--given", f"depth={depths}", "--out", str(out)]) == 0
+    for name, value in values.items():
+        assert np.load(out / said(out)[str(photos / name)]["map"]).flat[0] == 100 + 2 * value
+    one = ["predict", "runs/x", str(photos / "a.png"), "--out", str(out)]
+    assert main([*one, "--given", f"depth={depth(tmp_path / 'any.npy', 7)}"]) == 0
+    assert np.load(out / said(out)[str(photos / "a.png")]["map"]).flat[0] == 7
+
+
+def test_an_image_without_its_second_input_takes_nothing_from_the_others(two, tmp_path, capsys):
+    for name in "abc":
+        photo(tmp_path / "in" / f"{name}.png", 1)
+    depth(tmp_path / "depth" / "a.npy", 1)
+    for name in ("c.npy", "c.png"):  # which one is meant?
+        (tmp_path / "depth" / name).touch()
+    given = ["--given", f"depth={tmp_path / 'depth'}"]
+    assert main(["predict", "runs/x", str(tmp_path / "in"), *given, "--out", str(tmp_path / "out")]) == 2
+    assert [path.rpartition("/")[2] for path in said(tmp_path / "out")] == ["a.png"]
+    assert "2 of 3 images were not predicted: depth: expected one file b.*" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "reads rgb, depth@tokens: say --given depth=FOLDER"),
+        (["depth"], "--given depth: expected depth=PLACE"),
+        (["normals=x"], "--given normals=x: expected depth=PLACE"),
+        (["depth=nowhere"], "--given depth=nowhere: no such file or folder"),
+        (["depth=a.npy"], "one file for 2 images"),
+    ],
+)
+def test_a_second_input_that_is_not_given_right_is_said_before_any_work(
+    given, told, two, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        photo(tmp_path / "in" / f"{name}.png", 1)
+    depth(tmp_path / "a.npy", 1)
+    assert main(["predict", "runs/x", "in", *(["--given", *given] if given else []), "--out", "out"]) == 2
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_transfer_of_images_alone_takes_nothing_else(model, tmp_path, capsys):
+    one = photo(tmp_path / "a.png", 1)
+    assert main(["predict", "runs/x", str(one), "--given", "depth=x", "--out", str(tmp_path / "out")]) == 2
+    assert "this transfer reads images alone" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_where_everything_is(monkeypatch, tmp_path, capsys):
@@ -97,3 +180,6 @@ def test_the_command_ends_with_where_everything_is(monkeypatch, tmp_path, capsys
     assert main(["transfer", "semseg", "--model", "m", "--data", "d", "--out", str(run)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[-3:] == [f"pictures: {run / 'test'}", f"use it: open4m predict {run} IMAGES", str(run / "model")]
+    two = 'backbone.inputs=["rgb","depth@tokens"]'
+    assert main(["transfer", "semseg", two, "--model", "m", "--data", "d", "--out", str(run)]) == 0
+    assert f"open4m predict {run} IMAGES --given depth=FOLDER\n" in capsys.readouterr().out

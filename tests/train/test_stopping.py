@@ -112,7 +112,9 @@ def test_schedulers_may_send_sigterm_twice(tmp_path):
 def test_a_lock_that_a_killed_worker_holds_is_not_waited_for():
     batches = _batches(LineTask(), [range(4)], range(5), 1)
     next(batches)
-    (iterator,) = (each for each in gc.get_objects() if isinstance(each, _MultiProcessingDataLoaderIter))
+    (iterator,) = (
+        each for each in gc.get_objects() if type(each) is _MultiProcessingDataLoaderIter
+    )  # others' proxies may be dead
     iterator._workers_done_event._cond.acquire()
     del iterator
     ending = threading.Thread(target=batches.close, daemon=True)

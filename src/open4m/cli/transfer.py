@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from open4m import modalities
 from open4m.cli import device
 from open4m.types import Open4MError
 
 if TYPE_CHECKING:
     from open4m.transfer.config import TransferConfig
+    from open4m.transfer.transferred import Transferred
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
@@ -46,6 +49,8 @@ MODEL = (
 def _add_predict(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="what open4m transfer wrote")
     parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them, at any depth")
+    help_text = "what else the transfer reads: a file, or a folder of files that are called as the images are"
+    parser.add_argument("--given", nargs="+", action="extend", default=[], metavar="NAME=PLACE", help=help_text)
     parser.add_argument("--out", type=Path, default=Path("out/predict"), help="folder to write (default: out/predict)")
     parser.add_argument(
         "--trust", action="store_true", help="run the head's file that the model carries: read it first"
@@ -73,7 +78,8 @@ def _transfer(options: Namespace) -> None:
     directory = options.out or Path("runs") / Path(options.config).stem
     found = transfer(config, options.model, options.data, directory, options.device, options.layout)
     print(f"{found.samples} {found.split} examples, with 95% intervals:\n{found.text()}")
-    print(f"pictures: {directory / 'test'}\nuse it: open4m predict {directory} IMAGES\n{directory / 'model'}")
+    others = "".join(f" --given {name}=FOLDER" for name in _others(config.backbone.inputs))
+    print(f"pictures: {directory / 'test'}\nuse it: open4m predict {directory} IMAGES{others}\n{directory / 'model'}")
 
 
 def _config(name: str) -> TransferConfig:
@@ -106,18 +112,15 @@ def predict(options: Namespace) -> None:
 
     paths = _images(options.images, options.out)
     model = Transferred.from_pretrained(options.model, device.chosen(options), trust=options.trust)
-    _check_inputs(model.names, options.model)
+    beside = _beside(options.given, model.names, paths, options.model)
     said: dict[str, Any] = {}
     failed: list[str] = []
     files.make_folder(options.out)
-    for path, name in track(list(paths.items()), "predict"):
-        try:
-            prediction = model.predict([path])[0]
-            drawn = model.draw(path, prediction)
-        except Open4MError as error:  # the others are worth as much without it
-            failed.append(str(error))
+    for path, name, sample, prediction in track(_predicted(model, paths, beside), "predict", len(paths)):
+        if isinstance(prediction, Open4MError):
+            failed.append(str(prediction))
             continue
-        place = options.out / name
+        place, drawn = options.out / name, model.draw(sample, prediction)
         files.make_folder(place.parent)
         if isinstance(prediction, np.ndarray) and prediction.ndim > 1:
             files.write_file(Path(f"{place}.npy"), lambda part, found=prediction: _save(part, found))
@@ -134,16 +137,82 @@ def predict(options: Namespace) -> None:
         raise Open4MError(f"{len(failed)} of {len(paths)} images were not predicted: {failed[0]}{others}")
 
 
-def _check_inputs(names: Sequence[str], model: str) -> None:
-    """Raise :class:`Open4MError` if a transfer reads more than images, which are all that the command can give."""
+def _predicted(
+    model: Transferred, paths: Mapping[Path, str], beside: Mapping[str, Path]
+) -> Iterator[tuple[Path, str, Any, Any]]:
+    """Each image, what its results are called, what is given, and its prediction or the error that there is instead.
+
+    In batches. One with an error is done again image by image: the others are worth as much without it.
+    """
+    from open4m.transfer.transferred import BATCH
+
+    images = iter(paths.items())
+    while batch := list(islice(images, BATCH)):
+        try:
+            together = model.predict([_sample(path, name, beside) for path, name in batch])
+        except Open4MError:
+            together = None
+        for number, (path, name) in enumerate(batch):
+            try:
+                sample = _sample(path, name, beside)
+                found = model.predict([sample])[0] if together is None else together[number]
+            except Open4MError as error:
+                sample, found = None, error
+            yield path, name, sample, found
+
+
+def _others(names: Sequence[str]) -> list[str]:
+    """What a transfer reads besides images."""
     from open4m.datasets.labelled.base import PICTURE
 
-    if others := [name for name in names if name.partition("@")[0] != PICTURE]:
+    return [name.partition("@")[0] for name in names if name.partition("@")[0] != PICTURE]
+
+
+def _beside(words: Sequence[str], names: Sequence[str], paths: Collection[Path], model: str) -> dict[str, Path]:
+    """By name, where that is which a transfer reads besides images. Raises :class:`Open4MError` unless it is all given
+    and there."""
+    needed = _others(names)
+    found: dict[str, Path] = {}
+    for word in words:
+        name, equals, place = word.partition("=")
+        if not (equals and place) or name not in needed or name in found:
+            read = ", ".join(f"{name}=PLACE" for name in needed) or "nothing, since this transfer reads images alone"
+            raise Open4MError(f"--given {word}: expected {read}, each once")
+        found[name] = Path(place)
+        if not found[name].exists():
+            raise Open4MError(f"--given {word}: no such file or folder")
+        if found[name].is_file() and len(paths) > 1:
+            raise Open4MError(f"--given {word}: one file for {len(paths)} images; name a folder with one for each")
+    if lacking := [name for name in needed if name not in found]:
         raise Open4MError(
-            f"{model}: this transfer reads {', '.join(names)}, and the command gives images alone; in Python: "
-            f'Transferred.from_pretrained("{model}").predict([{{"{PICTURE}": "photo.jpg", "{others[0]}": ...}}]), from '
-            "open4m.transfer.transferred"
+            f"{model}: this transfer reads {', '.join(names)}: say --given {lacking[0]}=FOLDER, whose files are called "
+            "as the images are, or a file for a single image"
         )
+    return found
+
+
+def _sample(image: Path, name: str, beside: Mapping[str, Path]) -> Path | dict[str, Path]:
+    """An image, with what is given beside it. ``name``: what its results are called."""
+    from open4m.datasets.labelled.base import PICTURE
+    from open4m.datasets.layouts.base import IMAGE_SUFFIXES
+
+    if not beside:
+        return image
+    plain = Path(name).with_suffix("") if Path(name).suffix.lower() in IMAGE_SUFFIXES else Path(name)
+    return {PICTURE: image, **{key: _file_of(key, place, plain) for key, place in beside.items()}}
+
+
+def _file_of(name: str, place: Path, plain: Path) -> Path:
+    """The file of a modality for an image whose path, without its ending, is ``plain`` in its own folder."""
+    if place.is_file():
+        return place
+    folder, extension = (place / plain).parent, modalities.get(name).extension
+    inside = folder.iterdir() if folder.is_dir() else ()
+    found = sorted(path for path in inside if path.stem == plain.name or path.name == f"{plain.name}.{extension}")
+    if len(found) != 1:
+        what = ", ".join(path.name for path in found) or "none"
+        raise Open4MError(f"{name}: expected one file {plain.name}.* in {folder}, got {what}")
+    return found[0]
 
 
 def _save(place: Path, values: Any) -> None:

@@ -58,6 +58,7 @@ def config() -> LineConfig:
         ),
         evaluate_samples=8,
         tune_samples=2,
+        processes=1,  # further ones take longer to begin than all of it takes
     )
 
 
