@@ -281,6 +281,13 @@ def test_a_picture_is_painted_beyond_its_edges(user):
     small = before.reshape(16, 2, 16, 2, 3).mean((1, 3))
     assert np.abs(after[8:24, 8:24] - small).mean() < 5  # in the middle it is as it was
     assert np.abs(after[:8].astype(float) - after[:8].mean((0, 1))).mean() > 2
+    user.press("Use as given")
+    user.page.wait_for_selector("[data-modality=rgb].given")
+    uses = user.uses()  # boxes and maps were those of the smaller picture
+    assert {name for name, use in uses.items() if use == "given"} == {"rgb", "caption"}
+    user.turn("depth", "made")
+    user.make()
+    assert user.jobs[-1]["given"].keys() == {"rgb", "caption"}
 
 
 def test_another_of_restored_variations_is_variations_and_not_a_picture_of_nothing(user):

@@ -1,7 +1,7 @@
 // What buttons do that ask the service for something.
 import { ServiceError, ask } from "./api.js";
 import { begin, commit, notice, store } from "./state.js";
-import { empty, fromOne, ofScene, setUse, setValue } from "./document.js";
+import { empty, fromOne, ofScene, setUse, setValue, withoutPlaces } from "./document.js";
 import { draftOf } from "./draft.js";
 import { documentOf, requestOf } from "./request.js";
 import { make } from "./jobs.js";
@@ -157,7 +157,8 @@ export function useResult(entry, sample, target) {
   const { frame } = entry.result;
   return busy("result", "value", async () => {
     const valueOf = (name, value, more = {}) => ask("POST", "/api/value", { modality: name, value, ...more });
-    const { doc, model } = store.get();
+    const { model } = store.get();
+    const doc = entry.request.verb === "outpaint" ? withoutPlaces(store.get().doc, model, target) : store.get().doc;
     const others = Object.entries(doc.values).filter(([name]) => name !== target);
     const pictures = others.map(([, one]) => one).filter((one) => one.height);
     const isOfWide = frame && isWide(frame);

@@ -98,6 +98,12 @@ export function setValue(doc, model, name, drawn, use = undefined) {
   return doc.use[name] === wanted ? changed : setUse(changed, name, wanted);
 }
 
+/** Without the values that say where something is, but for one: those of a picture that is a part of a larger one now. */
+export function withoutPlaces(doc, model, but) {
+  const names = Object.keys(doc.values).filter((name) => name !== but && (byName(model, name).is_map || byName(model, name).has_positions));
+  return names.reduce((next, name) => setValue(next, model, name, null), doc);
+}
+
 /** The cells of a map that are made anew. Where there are some, the modality is made. */
 export function paint(doc, name, cells) {
   const sorted = [...new Set(cells)].sort((a, b) => a - b);

@@ -35,7 +35,7 @@ export function DataEditor({ modality }) {
     ${modality.most_colors > 0 && html`<${Colors} colors=${Array.isArray(data) && data.every(isColor) ? data : []} most=${modality.most_colors} give=${give} />`}
     ${modality.kinds.length > 0 && html`<${Numbers} modality=${modality} drawn=${drawn} give=${give} />`}
     <label class="stack"><span class="label">As JSON</span>
-      <textarea rows="5" class="code" value=${text} data-said=${said} onInput=${(event) => setText(event.target.value)} spellcheck="false" placeholder=${example}></textarea></label>
+      <textarea rows="5" class="code" value=${text} data-said=${said} onInput=${(event) => setText(event.target.value)} onChange=${() => text.trim() && text !== said && apply()} spellcheck="false" placeholder=${example}></textarea></label>
     <div class="row"><button onClick=${apply} disabled=${!text.trim()}>Give it</button></div>
     ${!drawn && html`<p class="status">No ${title(name)} yet: ${example ? "choose some, " : ""}write it, open a file, or make it from the others.</p>`}`;
 }
