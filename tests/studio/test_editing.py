@@ -505,3 +505,21 @@ def test_words_that_the_model_hardly_knows_are_named_while_they_are_typed(user):
     user.page.get_by_text("The model hardly knows: qqqq, 象.").wait_for()
     user.page.get_by_label("caption", exact=True).fill("a")
     user.page.get_by_text("The model hardly knows").wait_for(state="detached")
+
+
+def test_the_keyboard_goes_on_at_the_button_that_makes_when_its_own_is_gone(user):
+    focused = "() => document.activeElement.closest('.makebar') !== null"
+    user.make()
+    user.page.get_by_role("button", name="Another").focus()
+    user.result_of(lambda: user.page.keyboard.press("Enter"))
+    user.page.wait_for_function(focused)
+    user.edit("boxes")
+    while (delete := user.page.get_by_role("button", name="Delete")).count():
+        delete.focus()
+        user.page.keyboard.press("Enter")
+        user.page.wait_for_timeout(50)
+    user.page.wait_for_function(focused)
+    user.page.mouse.click(5, 5)  # who clicks beside everything is left alone
+    user.page.keyboard.press("Control+Z")
+    user.page.wait_for_timeout(100)
+    assert user.page.evaluate("document.activeElement === document.body")
