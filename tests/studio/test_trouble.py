@@ -95,6 +95,24 @@ def test_a_file_that_the_server_has_forgotten_is_said_to_be_made_again_by_a_repl
     user.errors.clear()
 
 
+def test_what_other_weights_made_can_be_made_of_these(user):
+    def of_others(route):
+        answer = route.fetch()
+        result = answer.json()
+        result["recipe"]["request"]["fingerprint"] = "0123456789abcdef"
+        route.fulfill(response=answer, json=result)
+
+    user.page.route("**/result", of_others, times=1)
+    user.make()
+    user.press("Replay")
+    assert "other weights" in told(user, ".result .notice")
+    assert len(user.jobs) == 1
+    user.press("Restore")
+    user.page.wait_for_selector(".result .notice", state="detached")
+    user.make()
+    assert "fingerprint" not in user.jobs[-1]
+
+
 def test_a_request_that_fails_is_said_at_the_button_that_makes(user):
     user.edit("caption")
     user.page.get_by_label("caption", exact=True).fill("word " * 400)

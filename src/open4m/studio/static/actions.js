@@ -3,7 +3,7 @@ import { ServiceError, ask } from "./api.js";
 import { begin, commit, notice, store } from "./state.js";
 import { empty, fromOne, ofScene, setUse, setValue, withoutPlaces } from "./document.js";
 import { draftOf } from "./draft.js";
-import { documentOf, requestOf } from "./request.js";
+import { documentOf, isOfOthers, requestOf } from "./request.js";
 import { make } from "./jobs.js";
 import { base64Of, fitting } from "./png.js";
 import { byName, editorOf } from "./traits.js";
@@ -202,6 +202,13 @@ export async function openRecipe(key) {
     return true;
   });
   return found === true;
+}
+
+/** A result again, to the token. */
+export function replay(request, title) {
+  const others = isOfOthers(request, store.get().model);
+  notice("result", others ? { error: "This was made by other weights than those that are served now.", hint: "Press Restore, then Make, for what these make of it." } : null);
+  if (!others) make(request, title);
 }
 
 /** The document of a result, again. */

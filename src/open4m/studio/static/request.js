@@ -55,9 +55,13 @@ export function outpainting(doc, model, box) {
   return { verb: "outpaint", given: { [photo]: doc.values[photo].value }, box, targets: [photo], ...how, samples: doc.samples, seed: doc.seed };
 }
 
+/** Whether a request is to be made by other weights than those that are served. */
+export const isOfOthers = ({ fingerprint }, model) => Boolean(fingerprint) && fingerprint.split(" ")[0] !== model.fingerprint;
+
 /** The document of a request, with the pictures of its values (`drawn` by modality). It asks for exactly that until it is changed. */
 export function documentOf(request, model, drawn) {
-  const doc = { ...empty(), exact: request, likeliest: request.verb === "extract" };
+  const { fingerprint: _, ...ofAny } = request;
+  const doc = { ...empty(), exact: isOfOthers(request, model) ? ofAny : request, likeliest: request.verb === "extract" };
   for (const [name, given] of Object.entries(request.given ?? {})) {
     if (!byName(model, name) || !drawn[name]) continue;
     doc.values[name] = drawn[name];

@@ -1,8 +1,7 @@
 // What makes a result again: here, elsewhere, in a shell, in Python; and its files. `own`: the value that is shown large, `name` that of
 // its picture.
 import { html } from "../common.js";
-import { make } from "../jobs.js";
-import { isKept, restore } from "../actions.js";
+import { isKept, replay, restore } from "../actions.js";
 import { CopyButton } from "./CopyButton.js";
 
 export function Recipe({ entry, own, name }) {
@@ -12,7 +11,7 @@ export function Recipe({ entry, own, name }) {
   return html`<div class="recipe" role="group" aria-label="Recipe">
     <span class="label">Again</span>
     <span class="buttons">
-    <button class="small" onClick=${() => make(recipe.request, entry.title)} title="Make it again: the same, to the token">Replay</button>
+    <button class="small" onClick=${() => replay(recipe.request, entry.title)} title="Make it again: the same, to the token">Replay</button>
     <button class="small" onClick=${() => restore(recipe.request)} title="Bring back what it was made from">Restore</button>
     <${CopyButton} label="Copy link" text=${link} /></span>
     <span class="label">Copy</span>
