@@ -52,6 +52,13 @@ def test_weights_that_do_not_fit_leave_those_of_before(tmp_path, monkeypatch, er
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127], ids=["ascii", "letters"])
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path, name):
+    files.write_text(tmp_path / name, "whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "whole"
+
+
 def test_writers_of_the_same_file_do_not_disturb_each_other(tmp_path):
     path, failures = tmp_path / "a", []
     contents = [bytes([n]) * 200_000 for n in range(4)]

@@ -38,6 +38,9 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 LOCK_SECONDS = 1.0
 """How long a lock is waited for that another process may hold for an instant."""
 
+LONGEST_BEGINNING = 200
+"""Bytes of a file's name that its temporary name begins with: file systems allow 255, and an ending comes."""
+
 JSON_DEPTH = 64
 """How deep lists and objects of a JSON document may lie in each other. What open4m writes has less than 10 levels."""
 
@@ -56,7 +59,8 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     Several processes may write the same file at once; the last one's content stays. Raises what ``write`` raises, after
     removing the temporary file, and :class:`Open4MError` if the file cannot be written (:func:`writing`).
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    begins = path.name.encode(errors="ignore")[:LONGEST_BEGINNING].decode(errors="ignore")
+    temporary = path.with_name(f".{begins}.{secrets.token_hex(4)}.tmp")
     with writing(path, temporary):
         try:
             write(temporary)

@@ -1,6 +1,7 @@
 """open4m.cli.transfer: which images are predicted, what results are called, and what is said where one fails."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,6 +63,29 @@ def test_a_folder_is_read_at_any_depth_and_every_result_has_a_name_of_its_own(mo
         assert values.tolist() == np.full((3, 4 + 10 * number % 3), 10 * number).tolist()
     expected = "a.png cats/a.png cats/b.v1.png cats/b.v2.png cats/c.png.png cats/c.bmp.png"
     assert {place.relative_to(out).as_posix() for place in out.rglob("*.png")} == set(expected.split())
+
+
+def test_a_folder_that_is_called_as_an_image_is_a_folder(model, tmp_path):
+    path, out = photo(tmp_path / "photos" / "day.png" / "a.png", 1), tmp_path / "out"
+    assert main(["predict", "runs/x", str(tmp_path / "photos"), "--out", str(out)]) == 0
+    assert set(said(out)) == {str(path)}
+
+
+def test_results_are_no_images_however_their_folder_is_spelled(model, tmp_path, monkeypatch):
+    path = photo(tmp_path / "photos" / "a.png", 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("photos")
+    for root, out in (("photos", tmp_path / "photos/out"), (tmp_path / "photos", "link/out"), ("link", "photos/out")):
+        for _ in range(2):
+            assert main(["predict", "runs/x", str(root), "--out", str(out)]) == 0
+        assert [Path(name).name for name in said(Path(out))] == [path.name]
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(model, tmp_path):
+    path, out = photo(tmp_path / "photos" / f"{'é' * 125}.png", 1), tmp_path / "out"
+    assert main(["predict", "runs/x", str(path), "--out", str(out)]) == 0
+    assert (out / path.name).is_file()
+    assert set(said(out)) == {str(path)}
 
 
 def test_results_that_would_be_called_the_same_are_refused_before_any_work(tmp_path):

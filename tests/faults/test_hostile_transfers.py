@@ -270,6 +270,8 @@ OTHERS = {
     "none": {},
     "another size": {"rgb": np.zeros((8, 8, 3), np.uint8)},
     "another type": {"depth": np.zeros((16, 16), np.int32)},
+    "wider numbers": {"rgb": np.zeros((16, 16, 3), np.uint16)},
+    "bytes of another machine": {"depth": np.ones((16, 16), ">f4")},
     "no such class": {"shapes": np.array([99], np.int16)},
     "program": {"rgb": np.array([{"a": 1}], dtype=object)},
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 
 import pytest
@@ -99,6 +100,13 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path):
         assert part in str(error.value)
     assert "base_lr" not in str(error.value)
     assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_a_directory_that_only_some_systems_can_name_is_refused_before_any_work(tmp_path):
+    directory = tmp_path / os.fsdecode(b"run\xff")
+    with pytest.raises(Open4MError, match="run directory: expected the path of a file or folder"):
+        train(LineTask(), CONFIG, directory)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_of_a_newer_format_is_refused(tmp_path):

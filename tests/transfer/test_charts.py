@@ -1,8 +1,11 @@
 """open4m.transfer.charts."""
 
-import numpy as np
+import tracemalloc
 
-from open4m.transfer.charts import CELL, MOST_CLASSES, confusion, draw_confusion, draw_curves
+import numpy as np
+import pytest
+
+from open4m.transfer.charts import CELL, MOST_CLASSES, confusion, draw_confused, draw_confusion, draw_curves
 
 
 def test_what_is_taken_for_what_is_counted():
@@ -36,6 +39,27 @@ def test_of_many_classes_those_with_the_most_mistakes_are_drawn_and_a_column_of_
     row = [cells[top + 2, cells.shape[1] - 6 - CELL * (MOST_CLASSES + 1 - j) + 2] for j in range(MOST_CLASSES + 1)]
     assert row[-1] == min(row)  # 20 of 60, others 1 of 60
     assert len(set(row[:-1])) == 1
+
+
+@pytest.mark.parametrize("classes", [2, 40, 41, 90])
+def test_pairs_of_classes_are_drawn_as_their_counts_are(classes):
+    draw = np.random.default_rng(classes)
+    true, predicted = draw.integers(classes, size=(2, 500)) // draw.integers(1, 3, size=(2, 500))
+    names = [f"class {i}" for i in range(classes)]
+    expected = draw_confusion(confusion(true, predicted, classes), names)
+    assert draw_confused(true, predicted, names).tobytes() == expected.tobytes()
+    nothing = np.array([], np.int64)
+    assert draw_confused(nothing, nothing, names).size == expected.size
+
+
+def test_the_matrix_of_a_million_classes_takes_little_memory():
+    names = ["a"] * 1_000_000
+    tracemalloc.start()
+    try:
+        draw_confused(np.array([999_999, 5]), np.array([7, 5]), names)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 27
+    finally:
+        tracemalloc.stop()
 
 
 def test_curves_rise_where_values_do():

@@ -6,9 +6,10 @@ import torch
 from coordinate_examples import coordinates
 
 from open4m.rng import stream
+from open4m.transfer import frames
 from open4m.transfer.augment.geometric import CenterCrop, Fit, Flip, LargeScaleJitter, Stretch
 from open4m.transfer.augment.pipeline import Pipeline
-from open4m.transfer.frames import Placed, restore_boxes, restore_map
+from open4m.transfer.frames import Placed, restore_boxes, restore_classes, restore_map
 
 WHOLE = {
     "stretch": (Stretch(side=64),),
@@ -59,6 +60,19 @@ def test_a_coarse_map_of_the_square_is_enlarged_about_its_places():
     np.testing.assert_allclose(back[1][inner], (columns * 64 / 60)[inner], atol=1e-4)
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_largest_scores_are_found_band_by_band(size, monkeypatch):
+    scores = torch.randn(5, 16, 16, generator=torch.Generator().manual_seed(0))
+    placed = Placed(size, (0.4, -0.4), (3.0, 33.0), 64)
+    whole = restore_map(scores, placed)
+    monkeypatch.setattr(frames, "LARGEST_BAND", 5 * 7 * size[1])  # seven rows
+    held, real = [], frames.restore_map
+    monkeypatch.setattr(frames, "restore_map", lambda *args, **how: held.append(real(*args, **how)) or held[-1])
+    assert torch.equal(restore_classes(scores, placed), whole.argmax(0))
+    assert torch.equal(torch.cat(held, 1), whole)
+    assert max(band.numel() for band in held) <= frames.LARGEST_BAND
+
+
 def test_what_the_square_does_not_show_is_marked_or_repeats_the_nearest():
     example = coordinates(40, 80)
     moved, placed = Pipeline(steps=(CenterCrop(side=40),))(example, stream(0))
@@ -68,6 +82,9 @@ def test_what_the_square_does_not_show_is_marked_or_repeats_the_nearest():
     np.testing.assert_array_equal(back[0, :, :20], np.repeat(example["depth"][:, 20:21], 20, 1))
     marked = restore_map(values, placed, unseen=float("nan"))
     assert marked[0].isnan().sum() == 40 * 40
+    assert torch.equal(
+        restore_map(values, placed, float("nan"), slice(5, 9)).nan_to_num(-1), marked[:, 5:9].nan_to_num(-1)
+    )
     assert not marked[0, :, 20:60].isnan().any()
 
 

@@ -9,6 +9,7 @@ import pytest
 from rank_processes import run_ranks
 from toy_labelled import Toy
 
+from open4m import files
 from open4m.config import Duration
 from open4m.datasets import labelled
 from open4m.train.config import TrainConfig
@@ -88,6 +89,17 @@ def test_a_run_that_was_stopped_goes_on_and_a_finished_one_is_read(model_folder,
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     with pytest.raises(Open4MError, match="another configuration"):
         transfer(dataclasses.replace(settings, examples=3), str(model_folder), toy_data, tmp_path / "run")
+
+
+def test_names_of_classes_that_could_not_be_read_again_are_refused_before_training(model_folder, tmp_path, monkeypatch):
+    class Wordy(Toy):
+        def classes(self, target):
+            return ("red", "green", "\N{LATIN SMALL LETTER E WITH ACUTE}" * (files.LARGEST_CONFIG // 6))  # as \u00e9
+
+    monkeypatch.setattr(labelled, "open_split", lambda root, split, name="", label="": Wordy.open(root, split, label))
+    with pytest.raises(Open4MError, match=r"names of 3 classes take .* shorten them"):
+        transfer(config("classification"), str(model_folder), tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_classes_that_splits_do_not_share_are_refused(model_folder, tmp_path, monkeypatch):

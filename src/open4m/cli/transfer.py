@@ -228,16 +228,18 @@ def _images(paths: list[Path], out: Path) -> dict[Path, str]:
     from open4m.datasets.layouts.base import IMAGE_SUFFIXES
 
     found: dict[Path, Path] = {}
+    results = out.resolve()
     for path in paths:
         if not path.exists():
             raise Open4MError(f"{path}: no such file or folder")
         if path.is_file():
             found.setdefault(path, Path(path.name))
             continue
+        whole = path.resolve()
         for inner in sorted(path.rglob("*")):
             place = inner.relative_to(path)
-            hidden = any(part.startswith(".") for part in place.parts)
-            if inner.suffix.lower() in IMAGE_SUFFIXES and not hidden and out not in inner.parents:
+            skipped = any(part.startswith(".") for part in place.parts) or results in (whole / place).parents
+            if inner.suffix.lower() in IMAGE_SUFFIXES and not skipped and not inner.is_dir():
                 found.setdefault(inner, place)
     if not found:
         raise Open4MError(f"{', '.join(map(str, paths))}: no images there")

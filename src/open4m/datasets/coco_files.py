@@ -29,8 +29,13 @@ FARTHEST = 1e6
 
 def annotation_files(source: Source) -> list[str]:
     """The annotation files of a source: JSON files that begin with an object in which images are listed."""
+    return [path for path in json_files(source) if _lists_images(source, path)]
+
+
+def json_files(source: Source) -> list[str]:
+    """All JSON files where annotation files may lie, whatever they hold."""
     candidates = [e.path for folder in _folders(source) for e in source.entries(folder) if not e.is_folder]
-    return sorted(path for path in candidates if suffix_of(path) == ".json" and _lists_images(source, path))
+    return sorted(path for path in candidates if suffix_of(path) == ".json")
 
 
 def about(path: str) -> tuple[str, str]:

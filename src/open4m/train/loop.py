@@ -85,6 +85,7 @@ def train(
     """
     config.check()
     check_divisible(task, config)
+    files.path_of(directory, "run directory")  # names that only some systems have are refused before the work is done
     with owned(directory):
         return _train(task, config, directory, model, device, prepare, task_config, stop_at)
 

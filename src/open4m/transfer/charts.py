@@ -35,15 +35,37 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
 
     Of more than :data:`MOST_CLASSES`, those with the most mistakes are shown, and a column of all the others.
     """
-    totals = counts.sum(1, keepdims=True)
-    mistakes = totals[:, 0] + counts.sum(0) - 2 * counts.diagonal()
-    chosen = np.sort(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES])
-    shown, rows = counts[np.ix_(chosen, chosen)], [names[i] for i in chosen]
-    columns = rows
-    if len(chosen) < len(counts):
-        shown = np.hstack([shown, totals[chosen] - shown.sum(1, keepdims=True)])
+    totals = counts.sum(1)
+    chosen = _most(totals + counts.sum(0) - 2 * counts.diagonal())
+    return _matrix(counts[np.ix_(chosen, chosen)], totals[chosen], [names[i] for i in chosen], len(names))
+
+
+def draw_confused(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """As :func:`draw_confusion`, of true and predicted classes (n,): of thousands of classes, the counts of all pairs
+    would take gigabytes."""
+    true, predicted = true.astype(np.int64), predicted.astype(np.int64)
+    totals, said, right = (
+        np.bincount(found, minlength=len(names)) for found in (true, predicted, true[true == predicted])
+    )
+    chosen = _most(totals + said - 2 * right)
+    place = np.full(len(names), len(chosen))
+    place[chosen] = np.arange(len(chosen))
+    counts = confusion(place[true], place[predicted], len(chosen) + 1)
+    return _matrix(counts[:-1, :-1], totals[chosen], [names[i] for i in chosen], len(names))
+
+
+def _most(mistakes: np.ndarray) -> np.ndarray:
+    """The classes with the most mistakes, in order."""
+    return np.sort(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES])
+
+
+def _matrix(shown: np.ndarray, totals: np.ndarray, rows: list[str], classes: int) -> Image.Image:
+    """The counts (n, n) that are shown, of ``totals`` (n,) in each row, of so many classes."""
+    columns, totals = rows, totals[:, None]
+    if len(rows) < classes:
+        shown = np.hstack([shown, totals - shown.sum(1, keepdims=True)])
         columns = [*rows, OTHERS]
-    shares = shown / np.maximum(totals[chosen], 1)
+    shares = shown / np.maximum(totals, 1)
     height, width = CELL * len(rows), CELL * len(columns)
     written = [lettered(name, POINTS) for name in columns]
     font = lettered("true", POINTS)[1]

@@ -24,8 +24,13 @@ class Placed:
     side: int
 
 
-def restore_map(values: Tensor, placed: Placed, unseen: float | None = None) -> Tensor:
-    """A map (C, h, w) of the whole square, of any resolution, put back onto the picture: (C, H, W), interpolated.
+LARGEST_BAND = 1 << 23
+"""Scores that are put back at once, at most: those of a photo and hundreds of classes would take gigabytes."""
+
+
+def restore_map(values: Tensor, placed: Placed, unseen: float | None = None, rows: slice = slice(None)) -> Tensor:
+    """A map (C, h, w) of the whole square, of any resolution, put back onto the picture: (C, H, W), interpolated; or
+    these ``rows`` of it.
 
     Only what shows the picture is mixed, and nothing of the empty part of the square. ``unseen``: the value of pixels
     of the picture that the square does not show, NaN for instance; by default they get that of the nearest one shown.
@@ -33,20 +38,31 @@ def restore_map(values: Tensor, placed: Placed, unseen: float | None = None) -> 
     import torch  # here: configurations of augmentations need none
 
     for axis in (0, 1):
-        length, cells = placed.size[axis], values.shape[1 + axis]
-        places = _places(placed, axis)
+        cells, places = values.shape[1 + axis], _places(placed, axis)
+        places = places[rows] if axis == 0 else places
         first, last = _shown_cells(placed, axis, cells)
         at = (places * (cells / placed.side) - 0.5).clamp(first, last)
         lower = at.floor()
         upper = (lower + 1).clamp(max=last)
-        shape = (1, length, 1) if axis == 0 else (1, 1, length)
+        shape = (1, len(places), 1) if axis == 0 else (1, 1, len(places))
         weight = (at - lower).reshape(shape).to(values)
         taken = [values.index_select(1 + axis, index.long().to(values.device)) for index in (lower, upper)]
         values = torch.lerp(*taken, weight)
     if unseen is not None:
-        shown = [(places > 0) & (places < placed.side) for places in (_places(placed, 0), _places(placed, 1))]
+        both = _places(placed, 0)[rows], _places(placed, 1)
+        shown = [(places > 0) & (places < placed.side) for places in both]
         values = values.masked_fill(~(shown[0][:, None] & shown[1][None]).to(values.device), unseen)
     return values
+
+
+def restore_classes(scores: Tensor, placed: Placed) -> Tensor:
+    """Which of the scores (C, h, w) of the square is the largest at each pixel of the picture, (H, W) int64."""
+    import torch
+
+    height, width = placed.size
+    step = max(1, LARGEST_BAND // (width * len(scores)))
+    bands = (slice(first, first + step) for first in range(0, height, step))
+    return torch.cat([restore_map(scores, placed, rows=band).argmax(0) for band in bands])
 
 
 def restore_boxes(boxes: Tensor, placed: Placed) -> Tensor:

@@ -34,6 +34,9 @@ EVALUATION = "evaluation.json"
 FORMAT = 1
 """The version of its format."""
 
+LARGEST_NAMES = files.LARGEST_CONFIG - (1 << 20)
+"""Bytes of the names of all classes, at most: the configuration of what is saved holds them, and little else."""
+
 DRAWN = 8
 """Test examples in pictures."""
 
@@ -126,9 +129,14 @@ def read_by(config: TransferConfig) -> list[str]:
 
 
 def check_classes(training: Labelled, validation: Labelled, target: str, root: Path) -> None:
-    """Raise :class:`Open4MError` if the splits name other classes."""
+    """Raise :class:`Open4MError` if the splits name other classes, or they could not be read again when saved."""
     if training.classes(target) != validation.classes(target):
         raise Open4MError(f"{root}: training and validation data name other classes of {target}")
+    names = training.classes(target)
+    if (size := len(json.dumps(names, indent=2))) > LARGEST_NAMES:
+        raise Open4MError(
+            f"{root}: the names of {len(names)} classes take {size} bytes, and {LARGEST_NAMES} are saved: shorten them"
+        )
 
 
 def _task_config(config: TransferConfig, model: str, data: Path) -> dict[str, Any]:

@@ -139,6 +139,17 @@ def test_images_are_lent_where_no_file_is_about_validation(tmp_path, folder):
     assert len(validation[0]["instances"]) == 1
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b'{"images": [{"id"', b'{"info": {}}', b'{"images": [{"id": 1, "file_name": "\\ud800"}]}']
+)
+def test_no_images_are_lent_in_place_of_a_damaged_file(tmp_path, content):
+    coco(tmp_path)
+    save(tmp_path / "annotations" / "instances_val2017.json", content)
+    for split in ("train", "validation"):
+        with pytest.raises(Open4MError, match=r"instances_val2017\.json: not readable as JSON that lists images"):
+            labelled.open_split(tmp_path, split)
+
+
 def test_a_turned_photo_stays_as_its_annotations_say(tmp_path):
     coco(tmp_path)
     save(tmp_path / "train2017" / f"{0:012d}.jpg", turned_jpeg(pixels(0)))

@@ -1,6 +1,9 @@
 """Folders of classes: splits by name, by hash, and ImageNet's validation images in one folder."""
 
+import json
+import os
 import re
+import sys
 from collections import Counter
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from layout_trees import classes, image_bytes, pixels, save
 from scipy.io import savemat
 
+from open4m import files
 from open4m.datasets import labelled
 from open4m.datasets.labelled import reading
 from open4m.types import Open4MError
@@ -52,6 +56,15 @@ def test_numbers_are_places_in_the_sorted_names_of_the_training_folders(tmp_path
     }
     assert keys(tmp_path, "validation") == {"valid/bee/b.png": "bee"}  # a class that it lacks changes no number
     assert keys(tmp_path, "test") == {"test/Zebra/d.png": "Zebra", "test/ant/c.png": "ant"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_are_classes_that_can_be_saved(tmp_path):
+    write(tmp_path, [os.fsdecode(b"train/a\xff/\xfe.png"), "train/é\nb/0.png", "val/é\nb/0.png"])
+    data = labelled.open_split(tmp_path, "train")
+    assert data.classes("label") == ("a\\xff", "é\nb")
+    assert files.parse_json(json.dumps(data.classes("label")), "classes") == ["a\\xff", "é\nb"]
+    np.testing.assert_array_equal(data[0]["rgb"], pixels(0))
 
 
 def test_a_folder_of_a_split_has_the_word_in_its_name(tmp_path):

@@ -97,6 +97,14 @@ def test_classes_are_numbered_from_one_and_unknown_below(tmp_path):
         data[1]
 
 
+@pytest.mark.parametrize("semantic", [np.full((HEIGHT, WIDTH), 1.5), np.full((HEIGHT, WIDTH), b"a")])
+def test_classes_are_whole_numbers(tmp_path, semantic):
+    hypersim(tmp_path)
+    save_hdf5(tmp_path / f"{MAPS}.semantic.hdf5", dataset=semantic)
+    with pytest.raises(Open4MError, match=r"semantic\.hdf5: .*dataset: expected 2 dimensions of numbers, got"):
+        labelled.open_split(tmp_path, "train")[1]
+
+
 def test_only_what_was_downloaded_is_a_target(tmp_path):
     hypersim(tmp_path, kinds=("normal_cam",))
     data = labelled.open_split(tmp_path, "train")

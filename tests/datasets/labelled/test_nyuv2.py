@@ -61,6 +61,35 @@ def test_the_splits_file_is_needed(tmp_path):
             labelled.open_split(tmp_path, "train")
 
 
+def test_a_split_of_images_that_are_not_there_is_an_error_and_no_other_image(tmp_path):
+    nyuv2(tmp_path)
+    for number in (0, 1.5, np.nan):
+        savemat(tmp_path / "splits.mat", {"trainNdxs": [[1, number]]})
+        with pytest.raises(Open4MError, match=r"splits\.mat: trainNdxs: expected whole numbers from 1"):
+            labelled.open_split(tmp_path, "train")
+    savemat(tmp_path / "splits.mat", {"trainNdxs": [[1, 6]]})
+    data = labelled.open_split(tmp_path, "train")
+    with pytest.raises(Open4MError, match=r"labeled\.mat: .*images\[5\]: there are 5"):
+        data[1]
+
+
+def test_names_of_classes_that_are_none_are_an_error(tmp_path):
+    nyuv2(tmp_path)
+    names = np.array([""] * 40, object)[None]  # which MATLAB stores as arrays of no letters
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": [[1, 2]], "className": names})
+    with pytest.raises(Open4MError, match=r"classMapping40\.mat: expected 40 classes, got 0 names"):
+        labelled.open_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("images", "f4"), ("depths", "S1"), ("labels", "i2"), ("labels", "f8")])
+def test_numbers_of_other_types_are_an_error_that_names_the_image(tmp_path, name, kind):
+    arrays = nyuv2(tmp_path)
+    arrays[name] = arrays[name].astype(kind)
+    save_hdf5(tmp_path / "nyu_depth_v2_labeled.mat", **{key: array.T for key, array in arrays.items()})
+    with pytest.raises(Open4MError, match=rf"labeled\.mat: .*{name}\[{NYU_TRAIN[0] - 1}\]: expected"):
+        labelled.open_split(tmp_path, "train")[0]
+
+
 def test_a_damaged_file_is_named(tmp_path):
     nyuv2(tmp_path)
     data = labelled.open_split(tmp_path, "train")

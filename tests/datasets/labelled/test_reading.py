@@ -1,12 +1,16 @@
 """Photos and maps of any kind of file."""
 
 import builtins
+import tracemalloc
 
+import h5py
 import numpy as np
 import pytest
 from labelled_trees import save_array, save_hdf5, turned_jpeg
 from layout_trees import image_bytes, pixels, save
 from PIL import Image
+from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from open4m.datasets.labelled import reading
 from open4m.types import Open4MError
@@ -107,6 +111,78 @@ def test_hdf5_files_name_themselves_in_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(Open4MError, match=r"need h5py.*open4m\[transfer\]"), reading.hdf5(path):
         pass
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"data": np.full((4, 6), b"abc")},
+        {"data": np.zeros((4, 6), [("a", "i2"), ("b", "f4")])},
+        {"data": np.ones((4, 6), "c8")},
+        {"data": np.ones((4, 6), bool)},
+        {"data": np.ones((4, 6, 1), "f4")},
+        {"data": np.float32(1)},
+        {"data": h5py.Empty("f4")},
+        {"shape": (0, 6), "dtype": "f4"},
+        {"shape": (4, 6), "dtype": h5py.vlen_dtype(np.int32)},
+        {"shape": (4, 6), "dtype": h5py.ref_dtype},
+        {"shape": (4, 6), "dtype": h5py.string_dtype()},
+        {"shape": (1 << 20, 1 << 20), "dtype": "f4", "chunks": (64, 64)},
+        {"shape": (1 << 15, 1 << 13), "dtype": "f4", "chunks": (64, 64)},
+        {"shape": (4, 6), "dtype": "f4", "chunks": (1 << 15, 1 << 14), "maxshape": (None, None)},
+    ],
+    ids=str,
+)
+def test_arrays_in_hdf5_files_that_are_no_maps_of_numbers_take_no_memory(tmp_path, damage):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("map", **damage)
+    expected = r"a\.h5: not readable as the HDF5 file that was expected \(map: "
+    tracemalloc.start()
+    try:
+        with pytest.raises(Open4MError, match=expected), reading.hdf5(path) as file:
+            reading.stored(file, "map", 2, "iuf")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_of_arrays_in_hdf5_files_are_those_that_are_there(tmp_path):
+    rows = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    path = save_hdf5(tmp_path / "a.h5", maps=rows)
+    with reading.hdf5(path) as file:
+        np.testing.assert_array_equal(reading.stored(file, "maps", 2, "u", 1), rows[1])
+        np.testing.assert_array_equal(reading.stored(file, "maps", 3, "u"), rows)
+    for row in (-1, 2, 1 << 62):
+        with pytest.raises(Open4MError, match=rf"a\.h5: .*maps\[{row}\]: there are 2"), reading.hdf5(path) as file:
+            reading.stored(file, "maps", 2, "u", row)
+
+
+def test_whole_numbers_of_matlab_files_are_checked(tmp_path):
+    path = tmp_path / "a.mat"
+    for good in ([[3, 1]], [[3.0], [1.0]], np.array([[3, 1]], np.uint8)):
+        savemat(path, {"rows": good})
+        found = reading.numbered(path, "rows", 3)
+        assert (found.dtype, found.tolist()) == (np.int64, [3, 1])
+    damaged = [
+        [[0]],
+        [[4]],
+        [[-1]],
+        [[1.5]],
+        [[np.nan]],
+        [[np.inf]],
+        [[1e300]],
+        [[1 + 2j]],
+        np.zeros((0, 0)),
+        "text",
+        {"a": 1},
+        np.array([1, "a"], object),
+        csc_matrix(np.eye(3)),
+    ]
+    for value in damaged:
+        savemat(path, {"rows": value})
+        with pytest.raises(Open4MError, match=r"a\.mat: rows: expected whole numbers from 1 to 3, got"):
+            reading.numbered(path, "rows", 3)
 
 
 def test_depths_that_no_sensor_measures_are_nan():

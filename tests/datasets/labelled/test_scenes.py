@@ -154,7 +154,9 @@ def test_a_folder_keeps_its_scenes(root):
         ({"train": 2.5}, "train: expected a whole number"),
         ({"train": True}, "train: expected a whole number"),
         ({"image_size": 30}, "multiple of 16"),
+        ({"image_size": 1 << 31}, "image_size: expected 4096 pixels at most"),
         ({"world": "moon"}, "world must be one of"),
+        ({"world": ["scenes"]}, "world: expected a name"),
     ],
 )
 def test_settings_are_checked_before_anything_is_written(tmp_path, settings, message):
@@ -167,6 +169,15 @@ def test_settings_are_checked_before_anything_is_written(tmp_path, settings, mes
 def test_a_damaged_description_names_itself(tmp_path, content):
     (tmp_path / "scenes.json").write_text(content)
     with pytest.raises(Open4MError, match=r"scenes\.json"):
+        labelled.open_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("change", [{"world": "moon"}, {"world": {}}, {"image_size": 30}, {"image_size": 1 << 40}])
+def test_settings_that_no_scene_has_name_their_file(tmp_path, change):
+    scenes.make(tmp_path, train=1)
+    path = tmp_path / "scenes.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(Open4MError, match=r"scenes\.json: "):
         labelled.open_split(tmp_path, "train")
 
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from open4m.datasets import tables
-from open4m.datasets.coco_files import MALFORMED, about, annotation_files, image_folder, mask_of, unique
+from open4m.datasets.coco_files import MALFORMED, about, annotation_files, image_folder, json_files, mask_of, unique
 from open4m.datasets.labelled import reading
 from open4m.datasets.labelled.base import Example, Instances, Labelled, NoSplit, check_split
 from open4m.datasets.labelled.run_lengths import LARGEST_MASK
@@ -58,9 +58,14 @@ class Coco(Labelled):
         check_split(split)
         source = Source(str(root))
         by_split: dict[str, list[str]] = {}
-        for path in _instance_files(source):
+        readable = _instance_files(source)
+        for path in json_files(source):
             folder, _, name = path.rpartition("/")
-            by_split.setdefault(split_in(name) or split_in(folder.rpartition("/")[2]), []).append(path)
+            named = split_in(name) or split_in(folder.rpartition("/")[2])
+            if path in readable:
+                by_split.setdefault(named, []).append(path)
+            elif named and name.startswith("instances"):  # images of another split would take the place of its images
+                raise Open4MError(f"{source.named(path)}: not readable as JSON that lists images; mend it, or move it")
         own, lends = split, False
         if split not in by_split and split != "test":  # one file about all, or none about validation
             own, lends = "" if "" in by_split else "train", True

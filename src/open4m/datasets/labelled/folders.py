@@ -92,7 +92,7 @@ class Folders(Labelled):
         if not len(listing):
             share = f" (of each image, the share for it is {reading.VALIDATION:g})" if lent else ""
             raise Open4MError(f"{base / own}: no images for {split}{share}")
-        return cls(root=root, files=listing, numbers=numbers, places=places, class_names=tuple(names))
+        return cls(root=root, files=listing, numbers=numbers, places=places, class_names=tuple(map(_text_of, names)))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -106,6 +106,11 @@ class Folders(Labelled):
 
     def classes(self, target: str) -> tuple[str, ...]:
         return self.class_names if target == "label" else ()
+
+
+def _text_of(name: str) -> str:
+    """The name of a folder as text, which a saved transfer holds: bytes that are no UTF-8 are written as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _base(root: Path) -> Path:

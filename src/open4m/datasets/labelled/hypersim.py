@@ -34,6 +34,8 @@ SPLITS = {"train": "train", "validation": "val", "test": "test"}
 FIELD_OF_VIEW = math.pi / 3
 """Radians, across the width of the image."""
 KINDS = {"depth": "depth_meters", "normals": "normal_cam", "semseg": "semantic"}
+FORMS = {"depth": (2, "iuf"), "normals": (3, "f"), "semseg": (2, "iu")}
+"""The dimensions of each map, and the kinds of its numbers."""
 CLASSES = [
     "wall",
     "floor",
@@ -117,8 +119,8 @@ class Hypersim(Labelled):
         for target in self.targets:
             path = self._path(index, target)
             with reading.hdf5(path) as file:
-                values = file["dataset"][()]
-            if values.ndim != (3 if target == "normals" else 2) or values.shape[2:] not in ((), (3,)):
+                values = reading.stored(file, "dataset", *FORMS[target])
+            if values.shape[2:] not in ((), (3,)):
                 raise Open4MError(f"{path}: expected a map, got {values.dtype} {values.shape}")
             example[target] = self._convert(target, values, self.frames[index][0], path)
         check_example(example, str(photo))

@@ -31,6 +31,8 @@ BESIDE = ("rgb_", "sync_depth_")
 MILLIMETERS = 1000
 MAPPED = 40
 """Classes that the 894 are mapped to (Gupta et al., 2013)."""
+MOST = 1 << 31
+"""Images of a file, at most."""
 
 
 class NYUv2(Labelled):
@@ -74,7 +76,7 @@ class _Matlab(NYUv2):
         path = base / SPLITS_FILE
         if not path.is_file():
             raise Open4MError(f"{path}: no such file; it says which of the images are for training")
-        rows = reading.table(path, f"{split}Ndxs").ravel().astype(np.int64) - 1
+        rows = reading.numbered(path, f"{split}Ndxs", MOST) - 1
         mapping = base / MAPPING_FILE
         found = cls(root=base, rows=rows, **_mapping(mapping))
         return found if mapping.is_file() else found.only(("depth",))
@@ -85,11 +87,12 @@ class _Matlab(NYUv2):
     def __getitem__(self, index: int) -> Example:
         row, path = int(self.rows[index]), self.root / LABELLED_FILE
         with reading.hdf5(path) as file:
-            example: dict[str, Any] = {"rgb": np.ascontiguousarray(file["images"][row].transpose(2, 1, 0))}
+            rgb = _photo(reading.stored(file, "images", 3, "u", row))
+            example: dict[str, Any] = {"rgb": np.ascontiguousarray(rgb.transpose(2, 1, 0))}
             if "depth" in self.targets:
-                example["depth"] = reading.meters(file["depths"][row].T)
+                example["depth"] = reading.meters(reading.stored(file, "depths", 2, "iuf", row).T)
             if "semseg" in self.targets:
-                labels = file["labels"][row].T
+                labels = reading.stored(file, "labels", 2, "u", row).T
                 if labels.max() >= len(self.mapped):
                     raise Open4MError(
                         f"{path}: image {row + 1}: label {labels.max()}, {len(self.mapped) - 1} are known"
@@ -142,9 +145,10 @@ class _Hdf5(_Trees):
     def __getitem__(self, index: int) -> Example:
         path = self.root / self.names[index]
         with reading.hdf5(path) as file:
-            example = {"rgb": np.ascontiguousarray(file["rgb"][()].transpose(1, 2, 0))}
+            rgb = _photo(reading.stored(file, "rgb", 3, "u"))
+            example = {"rgb": np.ascontiguousarray(rgb.transpose(1, 2, 0))}
             if self.targets:
-                example["depth"] = reading.meters(file["depth"][()])
+                example["depth"] = reading.meters(reading.stored(file, "depth", 2, "iuf"))
         check_example(example, str(path))
         return example
 
@@ -202,16 +206,21 @@ def _kinds(folder: Path) -> tuple[str, str] | None:
     return found if all(found) and all(reading.images_in(folder / name) for name in found) else None
 
 
+def _photo(stored: np.ndarray) -> np.ndarray:
+    """The picture (3, ...) of a file, if it is one; ValueError if not."""
+    if stored.dtype != np.uint8 or len(stored) != 3:
+        raise ValueError(f"expected a picture of three colors, got {stored.dtype} {stored.shape}")
+    return stored
+
+
 def _mapping(path: Path) -> dict[str, Any]:
     """Names of the mapped classes, and the class of each label of the file."""
     if not path.is_file():
         return {"mapped": None, "class_names": ()}
-    mapped = reading.table(path, "mapClass").ravel().astype(np.int64)
-    names = [str(name.item()) for name in reading.table(path, "className").ravel()]
-    if len(names) != MAPPED or mapped.min() < 1 or mapped.max() > MAPPED:
-        raise Open4MError(
-            f"{path}: expected {MAPPED} classes, got {len(names)} names, numbers {mapped.min()} to {mapped.max()}"
-        )
+    mapped = reading.numbered(path, "mapClass", MAPPED)
+    names = [str(name.item()) for name in reading.table(path, "className").ravel() if np.size(name) == 1]
+    if len(names) != MAPPED:
+        raise Open4MError(f"{path}: expected {MAPPED} classes, got {len(names)} names")
     return {"mapped": np.append(IGNORED, mapped - 1).astype(np.uint8), "class_names": tuple(unique(names))}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from open4m import files
 from open4m.datasets.layouts.base import IMAGE_SUFFIXES, share_of, suffix_of
 from open4m.datasets.layouts.base import photo as photo_modality
 from open4m.modalities.codecs import decode_image, is_turned, load_array, upright
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
 
 EXTRA = "pip install 'open4m[transfer]'"
 
@@ -122,8 +123,27 @@ def hdf5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise Open4MError(f"{path}: not readable as the HDF5 file that was expected ({error})") from error
+
+
+def stored(file: Any, name: str, ndim: int, kinds: str, row: int | None = None) -> np.ndarray:
+    """The numbers of ``ndim`` dimensions under a name of an open HDF5 file, or what an array of such numbers holds in a
+    row. ``kinds``: of NumPy's types, those that they may be.
+
+    Raises ValueError, which :func:`hdf5` turns into an error of the file, for all else. Sizes are checked before memory
+    is taken: a small file may claim to hold any number.
+    """
+    found, where = file[name], name if row is None else f"{name}[{row}]"
+    rows = () if row is None else found.shape[:1]
+    if not found.shape or len(found.shape) != ndim + len(rows) or 0 in found.shape or found.dtype.kind not in kinds:
+        raise ValueError(f"{where}: expected {ndim} dimensions of numbers, got {found.dtype} {found.shape}")
+    if rows and not 0 <= row < rows[0]:
+        raise ValueError(f"{where}: there are {rows[0]}")
+    for shape in (found.shape[len(rows) :], found.chunks or ()):  # a chunk is read whole
+        if math.prod(shape) * found.dtype.itemsize > files.LARGEST_INPUT:
+            raise ValueError(f"{where}: {found.dtype} {shape}, but at most {files.LARGEST_INPUT} bytes are read")
+    return found[()] if row is None else found[row]
 
 
 def table(path: Path, name: str) -> np.ndarray:
@@ -132,9 +152,19 @@ def table(path: Path, name: str) -> np.ndarray:
 
     files.check_regular(path)
     try:
-        return loadmat(path, variable_names=[name])[name]
+        return np.asarray(loadmat(path, variable_names=[name])[name])  # of a sparse one, an array of one object
     except Exception as error:  # damaged files raise almost anything
         raise Open4MError(f"{path}: expected a MATLAB file with {name} in it ({error})") from error
+
+
+def numbered(path: Path, name: str, most: int) -> np.ndarray:
+    """The whole numbers (n,) int64 from 1 to ``most`` of a name in a MATLAB file, which stores them as it likes."""
+    found = table(path, name).ravel()
+    if not (
+        found.size and found.dtype.kind in "iuf" and ((found >= 1) & (found <= most) & (found == np.floor(found))).all()
+    ):
+        raise Open4MError(f"{path}: {name}: expected whole numbers from 1 to {most}, got {shown(found.tolist())}")
+    return found.astype(np.int64)
 
 
 def meters(depth: np.ndarray, valid: np.ndarray | bool = True) -> np.ndarray:

@@ -34,19 +34,22 @@ from open4m.types import Open4MError, shown
 FILE = "scenes.json"
 FORMAT = 1
 STORED = {
-    "rgb": ("u", 3),
-    "semseg": ("u",),
-    "depth": ("f",),
-    "normals": ("f", 3),
-    "instances": ("i",),
+    "rgb": ("u1", 3),
+    "semseg": ("u1",),
+    "depth": ("f4",),
+    "normals": ("f2", 3),
+    "instances": ("i2",),
     "shapes": ("i",),
     "count": ("i",),
     "floor": ("i",),
     "largest": ("i",),
 }
-"""The arrays of a rendered example: their kinds and, if it is not one number, what they have per pixel."""
+"""The arrays of a rendered example: their types, of numbers that are not of pixels the kinds, and what they have per
+pixel if it is not one number."""
 NUMBERS = ("shapes", "count", "floor", "largest")
 """Those that are not of pixels."""
+LARGEST_SIDE = 1 << 12
+"""Pixels along the side of a scene, at most: a larger one would take gigabytes while it is rendered."""
 LEAST_JUMP, LARGEST_JUMP = 0.05, 0.25
 """Relative differences of depth between neighbors that count as no edge, and as the strongest."""
 
@@ -156,7 +159,8 @@ class LabelledScenes(Labelled):
         for name, (kind, *more) in STORED.items():
             array = stored[name]
             of_pixels = (side, side, *more) if name not in NUMBERS else array.shape[: name == "shapes"]
-            if array.dtype.kind != kind or array.shape != of_pixels:
+            is_kind = array.dtype.kind == kind if name in NUMBERS else array.dtype == np.dtype(kind)  # which is stacked
+            if not is_kind or array.shape != of_pixels:
                 raise ValueError(f"{name}: {array.dtype} {array.shape}")
         if not (stored["shapes"].size and stored["shapes"].min() >= 0 and stored["shapes"].max() < len(OBJECT_CLASSES)):
             raise ValueError("shapes: no such objects")
@@ -238,7 +242,14 @@ def _check(settings: dict[str, Any], where: str) -> None:
         raise Open4MError(f"{where}: {wrong[0]}: expected a whole number from 0, got {shown(settings[wrong[0]])}")
     if settings["seed"] == 0:
         raise Open4MError(f"{where}: seed: expected another than 0, whose scenes pre-training sees")
-    Scenes(seed=settings["seed"], resolution=settings["image_size"], world=settings["world"])  # which checks them
+    if settings["image_size"] > LARGEST_SIDE:
+        raise Open4MError(f"{where}: image_size: expected {LARGEST_SIDE} pixels at most, got {settings['image_size']}")
+    if not isinstance(settings["world"], str):
+        raise Open4MError(f"{where}: world: expected a name, got {shown(settings['world'])}")
+    try:
+        Scenes(seed=settings["seed"], resolution=settings["image_size"], world=settings["world"])  # which checks them
+    except Open4MError as error:
+        raise Open4MError(f"{where}: {error}") from error
 
 
 LABELLED = LabelledScenes

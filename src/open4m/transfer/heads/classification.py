@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from open4m.datasets.labelled.base import Example
 from open4m.pictures import picture, titled
-from open4m.transfer.charts import confusion, draw_confusion
+from open4m.transfer.charts import draw_confused
 from open4m.transfer.frames import Placed
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.types import Open4MError
@@ -84,7 +84,7 @@ class Classification(Head):
         """The confusion matrix."""
         true = np.array([example[self.target] for example in examples])
         said = np.array([prediction["classes"][0] for prediction in predictions])
-        return {"confusion": draw_confusion(confusion(true, said, len(self.classes)), self.classes)}
+        return {"confusion": draw_confused(true, said, self.classes)}
 
 
 HEAD = Classification

@@ -16,7 +16,7 @@ from open4m.datasets.labelled.base import IGNORED, Example
 from open4m.pictures import grid, picture
 from open4m.ranges import Layers, Size, check_ranges
 from open4m.transfer.charts import confusion, draw_confusion
-from open4m.transfer.frames import Placed, restore_map
+from open4m.transfer.frames import Placed, restore_classes
 from open4m.transfer.heads.base import Batch, Features, Head
 from open4m.transfer.heads.convnext import ConvNeXtLayers
 from open4m.types import Open4MError
@@ -70,7 +70,7 @@ class Segmentation(Head):
         """Class ids (H, W) uint8 or int32 of each picture."""
         kind = np.uint8 if len(self.classes) < IGNORED else np.int32
         pairs = zip(outputs.float(), placed, strict=True)
-        return [restore_map(logits, where).argmax(0).cpu().numpy().astype(kind) for logits, where in pairs]
+        return [restore_classes(logits, where).cpu().numpy().astype(kind) for logits, where in pairs]
 
     def measure(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
         """Mean intersection over union of the classes that occur, and the accuracy of pixels."""
