@@ -14,7 +14,7 @@ from open4m.model.fourm import FourMTransformer
 from open4m.rng import seeded
 
 SENTINELS = np.arange(4, 40)
-NAMES = ("scenes-sr", "scenes-t2i", "scenes-inpaint")
+NAMES = ("scenes-sr", "scenes-t2i", "scenes-inpaint", "scenes-edit")
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,21 @@ def test_the_inpainting_specialist_hides_a_rectangle_and_never_pixels(shipped):
             assert area <= 0.9 * 256
             whole += len(asked) == area and (~inside).sum() > 100
     assert whole > 20, "samples as in-painting begins: a hole of which nothing is known, in an image that is"
+
+
+def test_the_editing_specialist_hides_what_whole_boxes_and_captions_tell_of(shipped):
+    config = pretraining("scenes-edit")
+    specs = specs_of(config, shipped)
+    weights = {s.name: s.weight for s in config.masking.strategies}
+    assert sum(weights.values()) == pytest.approx(1)
+    batch, rgb = batch_of(config, specs, 200), config.modalities.index("rgb")
+    told = [config.modalities.index(key) for key in ("caption", "boxes")]
+    described = 0
+    for row in range(200):
+        modality, valid = batch.input_modality[row], batch.input_valid[row]
+        whole = all(int(((modality == key) & valid).sum()) == 24 for key in told)
+        shown = batch.input_position[row][(modality == rgb) & valid].numpy()
+        asked = batch.target_position[row][(batch.target_modality[row] == rgb) & batch.target_valid[row]].numpy()
+        assert not np.intersect1d(asked, shown).size
+        described += whole and len(shown) > 90 and len(asked) > 0
+    assert 0.35 < described / 200 < 0.6

@@ -290,7 +290,7 @@ def test_vectors_of_a_text_encoder_are_pre_trained_on(folder, tmp_path):
             ["train", "4m-7-bb"],
             "unknown configuration '4m-7-bb'; did you mean 4m-7-b? (configurations: the nearest of ",
         ),
-        (["train", "zzz"], "scenes-gpu, scenes-inpaint, scenes-sr, scenes-t2i, semseg, tokenizer-... ("),
+        (["train", "zzz"], "scenes-edit, scenes-gpu, scenes-inpaint, scenes-sr, scenes-t2i, semseg, tokenizer-... ("),
         (["train", "4m-7-b", "train.length=10 apples"], "train.length: expected a duration such as"),
         (["train", "4m-7-b", "modalities=3"], 'modalities: expected a list like ["rgb", "depth"]'),
         (["train", "4m-7-b", "--tokens", "x", "--tokenizers", "y"], "x"),
