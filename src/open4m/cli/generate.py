@@ -322,9 +322,9 @@ def run(options: Namespace) -> None:
     animation = None if options.animate is None else outputs.Animation(options.animate)
     files.make_folder(options.out)
     model = FourM.from_pretrained(asked.model, where, device.precision(options))
+    outcome = asked.run(model, None if animation is None else animation.watch)
     if words := unfamiliar(model, asked):
         print(f"the model hardly knows: {', '.join(words)} (its vocabulary spells them letter by letter)")
-    outcome = asked.run(model, None if animation is None else animation.watch)
     if animation is not None:
         print(animation.write())
     for line in outputs.write(model, asked, outcome, options.out):

@@ -51,9 +51,9 @@ def value_of(word: str, name: str) -> Value:
 
 
 def unfamiliar(model: FourM, asked: Request) -> list[str]:
-    """The words of what is given, or to be avoided, that say little to the model."""
-    if model.text is None:
-        return []
+    """The words of what is given, or to be avoided, that say little to the model. Without any, its tokenizer, which
+    may have to be downloaded, is not asked for."""
     given = ((modalities.get(name), value) for name, value in asked.given.items())
-    texts = chain.from_iterable(modality.texts(value) for modality, value in given if modality.is_text)
-    return model.text.unfamiliar([*texts, *asked.avoid])
+    texts = list(chain.from_iterable(modality.texts(value) for modality, value in given if modality.is_text))
+    texts += asked.avoid
+    return model.text.unfamiliar(texts) if texts and model.text is not None else []
