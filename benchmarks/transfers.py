@@ -4,15 +4,26 @@ Command: ``python -m benchmarks.transfers RUN --tokenizers DIR --out runs/transf
 
 RUN holds ``tokens`` of scenes. Three models of one architecture are pre-trained for the same CPU time each: 4M (RGB →
 All and All → All), and two self-baselines (paper 3): RGB → RGB, as MAE, and RGB → CLIP, as BEiT v2. These, the shipped
-model and new weights are transferred to tasks of other scenes (seed 1), and of the harder world, with ``--examples``
-labels and all else equal. Whatever is done already is kept. Prints JSON; ``transfers.md`` in ``--out`` is the table:
-means over seeds, and half of the 95% interval of the mean."""
+model and new weights are transferred to tasks of other scenes (seed 1), and of the harder world, with as many labels
+and all else equal. Whatever is done already is kept. Prints JSON; ``transfers.md`` in ``--out`` is the table: means
+over seeds, and half of the 95% interval of the mean.
+
+On a GPU, where seconds of the CPU say little, models are pre-trained on the same number of samples::
+
+    python -m benchmarks.transfers RUN --tokenizers DIR --out OUT --length 128000 --device cuda --processes 12
+"""
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +35,12 @@ from open4m import configs as named
 from open4m import files
 from open4m.config import Duration
 from open4m.configs import transfers
+from open4m.datasets.labelled import open_split
 from open4m.datasets.labelled.scenes import make
 from open4m.generate.pipeline import FourM
 from open4m.masking.config import Strategy
 from open4m.train.memory import keep_freed_memory
-from open4m.train.recipes.pretrain import build_task
+from open4m.train.recipes.pretrain import PretrainConfig, build_task, pretrain
 from open4m.transfer.recipe import transfer
 
 PIXELS = "rgb_pixels"
@@ -45,6 +57,16 @@ TASKS = {
 }
 """Head, setting and world of each task."""
 
+LABELS = {"largest": (50, 500, 5000), "hard": (50, 500, 5000)}
+"""How many labels tasks are learned from; the others: 500."""
+
+WORLDS = {"scenes": 1, "scenes-hard": 1}
+"""Worlds and seeds of labelled scenes: no scene of pre-training."""
+
+SPLITS = {"train": 5000, "validation": 500, "test": 500}
+CHUNK = 100
+"""Scenes that a process renders at a time."""
+
 FIGURES = {"instances": "mask_ap50"}
 """Figures that are compared, where it is not the first one of the head."""
 
@@ -57,23 +79,58 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=120, help="CPU minutes of each pre-training")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--models", nargs="+", default=[*PRETRAININGS, "shipped", "scratch"])
-    parser.add_argument("--examples", type=int, nargs="+", default=[500])
+    parser.add_argument("--length", type=int, help="samples of each pre-training, instead of minutes")
+    parser.add_argument("--examples", type=int, nargs="+", help="labels (default: 500, of two tasks 50 and 5000 too)")
     parser.add_argument("--samples", type=int, default=4000, help="that each transfer sees")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=1, help="that train and render side by side")
     options = parser.parse_args()
+    start()
+    data = {world: make(options.out / world, world=world, seed=seed, **SPLITS) for world, seed in WORLDS.items()}
+    for _ in run(options, pretrained, options.models):
+        pass
+    results = []
+    jobs = [  # so that a table without all seeds has all models
+        (seed, task, examples, model)
+        for seed, task in itertools.product(range(options.seeds), options.tasks)
+        for examples in options.examples or LABELS.get(task, (500,))
+        for model in options.models
+    ]
+    if jobs and options.processes > 1:
+        chunks = [(data[w], s, at) for w in data for s, rows in SPLITS.items() for at in range(0, rows, CHUNK)]
+        for _ in run(options, rendered, chunks):
+            pass
+    for result in run(options, transferred, jobs):
+        results.append(result)
+        print(json.dumps(result), flush=True)
+        files.write_text(options.out / "transfers.md", table(results))
+
+
+def start() -> None:
+    """Settings of each process."""
     torch.set_num_threads(1)
     keep_freed_memory()
     logging.getLogger("open4m").setLevel(logging.ERROR)
-    data = {world: make(options.out / world, world=world, train=5000, seed=1) for world in ("scenes", "scenes-hard")}
-    results = []
-    for seed in range(options.seeds):  # so that a table without all seeds has all models
-        for task in options.tasks:
-            for examples in options.examples:
-                for model in options.models:
-                    origin = pretrained(options, model)
-                    results.append(transferred(options, data, task, examples, model, origin, seed))
-                    print(json.dumps(results[-1]), flush=True)
-                files.write_text(options.out / "transfers.md", table(results))
+
+
+def run(options: argparse.Namespace, function: Callable[..., Any], jobs: Iterable[Any]) -> Iterator[Any]:
+    """What a function gives for each job, in order, in as many processes as asked for."""
+    call = partial(function, options)
+    if options.processes == 1:
+        yield from map(call, jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process has no GPU
+    with ProcessPoolExecutor(options.processes, mp_context=context, initializer=start) as pool:
+        yield from pool.map(call, jobs)
+
+
+def rendered(options: argparse.Namespace, chunk: tuple[Path, str, int]) -> None:
+    """Render some labelled scenes, which are stored."""
+    root, split, at = chunk
+    examples = open_split(root, split, label="count")
+    for index in range(at, min(at + CHUNK, len(examples))):
+        examples[index]
 
 
 # ---- pre-training
@@ -102,10 +159,46 @@ PRETRAININGS = {
 def pretrained(options: argparse.Namespace, name: str) -> str:
     """The model of a name: one that is trained now, or one that is there."""
     if name not in PRETRAININGS:
-        return {"shipped": "scenes", "scratch": f"scratch:{pretrained(options, '4m')}"}[name]
+        return {"shipped": "scenes", "scratch": f"scratch:{options.out / 'models' / '4m'}"}[name]
     folder = options.out / "models" / name
     if files.is_filled(folder):
         return str(folder)
+    config = pretraining(name)
+    files.make_folder(folder.parent)
+    if options.length:
+        return str(by_samples(options, config, folder))
+    task = build_task(config, options.run / "tokens", options.tokenizers)
+    model = task.build_model()
+    task.fit_patches(model)
+    settings = argparse.Namespace(minutes=options.minutes, evaluations=8)
+    curve, seconds, steps = recipe.train(task, model, config.train, config.masking, settings, folder.with_suffix(".pt"))
+    about = {"pretraining": name, "cpu_minutes": seconds / 60, "samples": steps * config.train.batch_size}
+    print(json.dumps({**about, "validation": curve[-1]}), flush=True)
+    FourM(model.folded().eval(), task.grids, task.text).save(folder)
+    return str(folder)
+
+
+def by_samples(options: argparse.Namespace, config: PretrainConfig, folder: Path) -> Path:
+    """A model of so many samples, trained as on a GPU: in large batches, in bf16."""
+    train = dataclasses.replace(
+        named.get("scenes-gpu").pretrain.train,
+        length=Duration(options.length, "samples"),
+        warmup=Duration(options.length // 20, "samples"),
+        decay=Duration(options.length // 5, "samples"),
+        workers=4,
+        evaluate_every=10**6,
+        smoke_test=False,
+    )
+    place = folder.with_name(f"{folder.name}-training")
+    pretrain(
+        dataclasses.replace(config, train=train), options.run / "tokens", options.tokenizers, place, options.device
+    )
+    (place / "model").rename(folder)
+    return folder
+
+
+def pretraining(name: str) -> PretrainConfig:
+    """One of the pre-trainings: the model of scenes, and what it is shown and asked for."""
     base = named.get("scenes").pretrain
     masking = dataclasses.replace(
         base.masking,
@@ -115,25 +208,13 @@ def pretrained(options: argparse.Namespace, name: str) -> str:
         target_budget=64 if name == "clip" else 192,
     )
     used = {key for s in masking.strategies for key in (*s.input_alpha, *s.target_alpha)}
-    config = dataclasses.replace(base, masking=masking, modalities=tuple(key for key in base.modalities if key in used))
-    task = build_task(config, options.run / "tokens", options.tokenizers)
-    model = task.build_model()
-    task.fit_patches(model)
-    settings = argparse.Namespace(minutes=options.minutes, evaluations=8)
-    files.make_folder(folder.parent)
-    curve, seconds, steps = recipe.train(
-        task, model, config.train, masking, settings, options.out / "models" / f"{name}.pt"
-    )
-    about = {"pretraining": name, "cpu_minutes": seconds / 60, "samples": steps * config.train.batch_size}
-    print(json.dumps({**about, "validation": curve[-1]}), flush=True)
-    FourM(model.folded().eval(), task.grids, task.text).save(folder)
-    return str(folder)
+    return dataclasses.replace(base, masking=masking, modalities=tuple(key for key in base.modalities if key in used))
 
 
 # ---- transfers
-def transferred(
-    options: argparse.Namespace, data: dict, task: str, examples: int, model: str, origin: str, seed: int
-) -> dict:
+def transferred(options: argparse.Namespace, job: tuple[int, str, int, str]) -> dict:
+    """The figure of a transfer."""
+    seed, task, examples, model = job
     kind, setting, world = TASKS[task]
     config = configs.override(transfers.small(kind), [setting, f"examples={examples}"])
     train = dataclasses.replace(
@@ -147,7 +228,7 @@ def transferred(
     )
     config = dataclasses.replace(config, train=train, evaluate_samples=16)
     place = options.out / "runs" / f"{task}-{examples}-{model}-{seed}"
-    found = transfer(config, origin, data[world], place)
+    found = transfer(config, pretrained(options, model), options.out / world, place, options.device)
     name = FIGURES.get(task, found.main)
     value = found.figures.values[name]
     return {"task": task, "figure": name, "examples": examples, "model": model, "seed": seed, "value": value}
