@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from contextlib import nullcontext
 
 import fsspec
 import pytest
@@ -35,6 +36,19 @@ def test_files_are_found_read_and_measured(source):
     assert not source.exists("../a.txt")
     assert len(source.some(2)) == 2
     assert pickle.loads(pickle.dumps(source)).read("a.txt") == b"a.txt"
+
+
+def test_a_file_that_goes_while_its_folder_is_listed_is_passed_over(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"1")
+
+    def vanishing(folder, scandir=os.scandir):
+        found = list(scandir(folder))
+        (tmp_path / "b").unlink()
+        return nullcontext(found)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert [entry.path for entry in Source(str(tmp_path)).entries()] == ["a"]
 
 
 def test_what_cannot_be_read_is_an_error_that_names_it(source):

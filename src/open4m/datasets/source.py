@@ -194,8 +194,13 @@ class Source:
             with os.scandir(self._place(folder)) as found:
                 for entry in found:
                     is_folder = entry.is_dir() and not (entry.is_symlink() and self._is_loop(entry.path))
-                    if is_folder or entry.is_file():
-                        yield Entry(prefix + entry.name, is_folder, None if is_folder else entry.stat().st_size)
+                    if not (is_folder or entry.is_file()):
+                        continue
+                    try:
+                        size = None if is_folder else entry.stat().st_size
+                    except FileNotFoundError:  # a temporary file of a process that writes here, gone since the listing
+                        continue
+                    yield Entry(prefix + entry.name, is_folder, size)
         except OSError as error:
             raise self._unreadable(folder, error) from error
 
