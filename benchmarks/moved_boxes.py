@@ -6,7 +6,8 @@ In each test scene one box, the largest that has room, is moved to the other sid
 the image, but for the cells below the old and the new box, which are made anew. The model's reader of objects says
 whether an object of the same shape and color is at the new place (``there``) and none like it is at the old one
 (``gone``). ``put_back``: the same without moving the box, so that what is asked for is what the caption says; ``true``:
-what the reader finds in the true images.
+what the reader finds in the true images. ``any``: whether any object is at the new place. ``--to semseg rgb``: what is
+where is made first, of nothing but the boxes and the rest; ``--guidance``: the weight of boxes and the caption.
 """
 
 import argparse
@@ -42,12 +43,14 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--to", nargs="+", help="targets in order (default: the image alone)")
+    parser.add_argument("--guidance", type=float, help="weight of the boxes and of the caption")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = FourM.from_pretrained(options.model)
     reader = ObjectReader.load(locate.resolve(options.model) / READER)
     scenes = Scenes("test", resolution=128)
-    hits: dict[str, list[bool]] = {"true": [], "put_back": [], "there": [], "gone": []}
+    hits: dict[str, list[bool]] = {"true": [], "put_back": [], "there": [], "any": [], "gone": []}
     for index in track(range(options.samples), "scenes"):
         scene = scenes[index]
         (seen,) = reader.read([scene["rgb"]])
@@ -61,10 +64,11 @@ def main() -> None:
         moved, kept = replace(scene["boxes"], corners=corners), scene["boxes"]
         hits["true"].append(is_at(seen, old, asked))
         for name, boxes, places in (("there", moved, (old, place)), ("put_back", kept, (old,))):
-            image = made(model, scene, boxes, places, index)
+            image = made(model, scene, boxes, places, index, options)
             (found,) = reader.read([image])
             hits[name].append(is_at(found, boxes.corners[number], asked))
             if name == "there":
+                hits["any"].append(is_at(found, place, {}))
                 hits["gone"].append(not is_at(found, old, asked))
     count = len(hits["true"])
     figures = measure(lambda rows: {name: float(np.mean(np.array(h)[list(rows)])) for name, h in hits.items()}, count)
@@ -95,7 +99,9 @@ def is_at(found: Sequence[FoundObject], place: np.ndarray, asked: dict[str, str]
     )
 
 
-def made(model: FourM, scene: dict, boxes, places: Sequence[np.ndarray], seed: int) -> np.ndarray:
+def made(
+    model: FourM, scene: dict, boxes, places: Sequence[np.ndarray], seed: int, options: argparse.Namespace
+) -> np.ndarray:
     """The image with the cells below these places made anew."""
     photo = modalities.of_role("photo").name
     rows, columns = model.grids[photo].config.grid
@@ -103,7 +109,9 @@ def made(model: FourM, scene: dict, boxes, places: Sequence[np.ndarray], seed: i
     for x0, y0, x1, y1 in places:
         hidden[int(y0 * rows) : int(np.ceil(y1 * rows)), int(x0 * columns) : int(np.ceil(x1 * columns))] = True
     given = {photo: Masked(scene[photo], Cells(tuple(np.flatnonzero(hidden).tolist()))), "boxes": boxes}
-    return model.generate({**given, "caption": scene["caption"]}, [photo], seed=seed)[photo]
+    guidance = None if options.guidance is None else dict.fromkeys(("boxes", "caption"), options.guidance)
+    given["caption"] = scene["caption"]
+    return model.generate(given, options.to or [photo], seed=seed, guidance=guidance)[photo]
 
 
 if __name__ == "__main__":

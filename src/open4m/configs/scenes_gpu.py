@@ -1,7 +1,7 @@
 """The line of scenes on one GPU: finer tokens of RGB, a larger model and batches, more samples.
 
-Command: ``open4m reproduce scenes-gpu --device cuda``. The shipped model was trained by it, in two parts
-(``docs/log.md``).
+Command: ``open4m reproduce scenes-gpu --device cuda``. The shipped model was trained by it, in two parts,
+and then by ``scenes-edit`` (``docs/log.md``).
 """
 
 from __future__ import annotations
