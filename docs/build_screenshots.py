@@ -67,7 +67,13 @@ def press(page: Any, name: str) -> None:
 
 
 def moved_box(page: Any) -> None:
-    """The first minute: a box was dragged, and the picture made again."""
+    """The first minute: a box was dragged; what is where is made first, then the picture."""
+    for name, use in (("rgb", "unused"), ("semseg", "made"), ("rgb", "made")):
+        turn(page, name, use)
+    for name in ("caption", "boxes"):
+        page.get_by_label(f"Weigh {name}").check()
+        page.get_by_label(f"Weight of {name}").fill("3")
+    page.locator("[data-modality=boxes] .look").click()
     drag(page, (0.3, 0.47), (0.3, 0.47))
     drag(page, (0.24, 0.73), (0.72, 0.77))
     page.locator(".makebar .primary").click()
