@@ -57,7 +57,7 @@ TASKS = {
 }
 """Head, settings and world of each task. Edges are rare: by the mean absolute error the best map is one without any."""
 
-LABELS = {"largest": (50, 500, 5000), "hard": (50, 500, 5000)}
+LABELS = {"count": (50, 500, 5000), "hard": (50, 500, 5000)}
 """How many labels tasks are learned from; the others: 500."""
 
 WORLDS = {"scenes": 1, "scenes-hard": 1}
