@@ -64,8 +64,8 @@ def test_commands_that_cost_little_run(page, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     blocks = re.findall(r"```text\n(.*?)```", (ROOT / f"docs/tutorials/{page}.md").read_text(), re.DOTALL)
     if page == "first_model":
-        assert "the same again, 161 tokens" in said
-        assert any("the same again, 161 tokens" in block for block in blocks)
+        (again,) = set(re.findall(r"the same again, \d+ tokens", said))
+        assert any(again in block for block in blocks)
     else:  # what is counted, and not measured, is the same everywhere
         (line,) = re.findall(r"^parameters .*$", said, re.MULTILINE)
         assert any(line in block for block in blocks)
