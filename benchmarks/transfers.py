@@ -67,6 +67,9 @@ SPLITS = {"train": 5000, "validation": 500, "test": 500}
 CHUNK = 100
 """Scenes that a process renders at a time."""
 
+SAMPLES = {50: 2000, 500: 4000, 5000: 10_000}
+"""That a transfer sees, by its labels: two epochs of many, 40 of few. Those of a row see as many."""
+
 FIGURES = {"instances": "mask_ap50"}
 """Figures that are compared, where it is not the first one of the head."""
 
@@ -81,7 +84,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[*PRETRAININGS, "shipped", "scratch"])
     parser.add_argument("--length", type=int, help="samples of each pre-training, instead of minutes")
     parser.add_argument("--examples", type=int, nargs="+", help="labels (default: 500, of two tasks 50 and 5000 too)")
-    parser.add_argument("--samples", type=int, default=4000, help="that each transfer sees")
+    parser.add_argument("--samples", type=int, help="that each transfer sees (default: more for more labels)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=1, help="that train and render side by side")
@@ -217,10 +220,11 @@ def transferred(options: argparse.Namespace, job: tuple[int, str, int, str]) -> 
     seed, task, examples, model = job
     kind, settings, world = TASKS[task]
     config = configs.override(transfers.small(kind), [*settings, f"examples={examples}"])
+    samples = options.samples or SAMPLES.get(examples, 4000)
     train = dataclasses.replace(
         config.train,
-        length=Duration(options.samples, "samples"),
-        warmup=Duration(options.samples // 20, "samples"),
+        length=Duration(samples, "samples"),
+        warmup=Duration(samples // 20, "samples"),
         seed=seed,
         workers=0,
         smoke_test=False,
