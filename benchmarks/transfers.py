@@ -91,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     start()
     data = {world: make(options.out / world, world=world, seed=seed, **SPLITS) for world, seed in WORLDS.items()}
-    for _ in run(options, pretrained, options.models):
+    for _ in run(options, pretrained, {"4m" if model == "scratch" else model for model in options.models}):
         pass
     results = []
     jobs = [  # so that a table without all seeds has all models
@@ -161,8 +161,10 @@ PRETRAININGS = {
 
 def pretrained(options: argparse.Namespace, name: str) -> str:
     """The model of a name: one that is trained now, or one that is there."""
-    if name not in PRETRAININGS:
-        return {"shipped": "scenes", "scratch": f"scratch:{options.out / 'models' / '4m'}"}[name]
+    if name == "shipped":
+        return "scenes"
+    if name == "scratch":
+        return f"scratch:{pretrained(options, '4m')}"
     folder = options.out / "models" / name
     if files.is_filled(folder):
         return str(folder)
