@@ -7,7 +7,7 @@ the image, but for the cells below the old and the new box, which are made anew.
 whether an object of the same shape and color is at the new place (``there``) and none like it is at the old one
 (``gone``). ``put_back``: the same without moving the box, so that what is asked for is what the caption says; ``true``:
 what the reader finds in the true images. ``any``: whether any object is at the new place. ``--to semseg rgb``: what is
-where is made first, of nothing but the boxes and the rest; ``--guidance``: the weight of boxes and the caption.
+where is made first, all of it; ``--guidance``: the weight of the boxes and that of the caption.
 """
 
 import argparse

@@ -60,8 +60,9 @@ TASKS = {
 LABELS = {"count": (50, 500, 5000), "hard": (50, 500, 5000)}
 """How many labels tasks are learned from; the others: 500."""
 
-WORLDS = {"scenes": 1, "scenes-hard": 1}
-"""Worlds and seeds of labelled scenes: no scene of pre-training."""
+WORLDS = ("scenes", "scenes-hard")
+SEED = 1
+"""Of labelled scenes: no scene of pre-training, whose seed is 0."""
 
 SPLITS = {"train": 5000, "validation": 500, "test": 500}
 CHUNK = 100
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="that train and render side by side")
     options = parser.parse_args()
     start()
-    data = {world: make(options.out / world, world=world, seed=seed, **SPLITS) for world, seed in WORLDS.items()}
+    data = {world: make(options.out / world, world=world, seed=SEED, **SPLITS) for world in WORLDS}
     for _ in run(options, pretrained, {"4m" if model == "scratch" else model for model in options.models}):
         pass
     results = []
