@@ -68,8 +68,8 @@ SPLITS = {"train": 5000, "validation": 500, "test": 500}
 CHUNK = 100
 """Scenes that a process renders at a time."""
 
-SAMPLES = {50: 2000, 500: 4000, 5000: 10_000}
-"""That a transfer sees, by its labels: two epochs of many, 40 of few. Those of a row see as many."""
+SAMPLES = {50: 2000, 500: 4000, 5000: 6000}
+"""That a transfer sees, by its labels: 40 epochs of few, little more than one of many. Those of a row see as many."""
 
 FIGURES = {"instances": "mask_ap50"}
 """Figures that are compared, where it is not the first one of the head."""

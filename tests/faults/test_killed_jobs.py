@@ -151,7 +151,8 @@ def test_fault_30_drivers_that_are_killed_at_random_are_resumed_to_the_byte(tmp_
     kill_and_resume(tmp_path, kind, executor, seed, address, uninterrupted[kind])
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_all_executors_write_the_same_bytes(tmp_path, kind, uninterrupted, cluster):
     for name in ("process", "ray"):
         write_raw(tmp_path / name / "raw")

@@ -63,7 +63,7 @@ def is_alive(process: int) -> bool:
     [
         ("tokenize", "a worker", signal.SIGKILL),
         ("tokenize", "the driver", signal.SIGKILL),
-        ("tokenize", "the driver", signal.SIGTERM),
+        pytest.param("tokenize", "the driver", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("label", "a worker", signal.SIGKILL, marks=pytest.mark.slow),
     ],
 )

@@ -44,7 +44,7 @@ WAYS = {
 }
 
 
-SLOW = ("four of one row at a time-adamw", "zero2-muon", "zero3-adamw")
+SLOW = ("four of one row at a time-adamw", "zero2-muon", "zero3-adamw", "hybrid-muon")
 """Those whose parts other ways try, too."""
 
 BOTH = ("two", "zero3")
