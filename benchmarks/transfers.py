@@ -6,7 +6,7 @@ RUN holds ``tokens`` of scenes. Three models of one architecture are pre-trained
 All and All → All), and two self-baselines (paper 3): RGB → RGB, as MAE, and RGB → CLIP, as BEiT v2. These, the shipped
 model and new weights are transferred to tasks of other scenes (seed 1), and of the harder world, with as many labels
 and all else equal. Whatever is done already is kept. Prints JSON; ``transfers.md`` in ``--out`` is the table: means
-over seeds, and half of the 95% interval of the mean.
+over seeds, and half of their 95% intervals.
 
 On a GPU, where seconds of the CPU say little, models are pre-trained on the same number of samples::
 
@@ -247,19 +247,24 @@ def table(results: list[dict]) -> str:
     rows = list(dict.fromkeys((r["task"], r["figure"], r["examples"]) for r in results))
     lines = [f"| task | figure | labels | {' | '.join(models)} |", f"|---|---|--:|{'--:|' * len(models)}"]
     for task, figure, examples in rows:
-        cells = []
-        for model in models:
-            same = (r for r in results if (r["task"], r["examples"], r["model"]) == (task, examples, model))
-            cells.append(mean(np.array([r["value"] for r in same])))
-        lines.append(f"| {task} | {figure} | {examples} | {' | '.join(cells)} |")
+        row = [r for r in results if (r["task"], r["examples"]) == (task, examples)]
+        by_model = [np.array([r["value"] for r in row if r["model"] == model]) for model in models]
+        lines.append(f"| {task} | {figure} | {examples} | {' | '.join(cells(by_model))} |")
     return "\n".join(lines) + "\n"
 
 
-def mean(values: np.ndarray) -> str:
-    if len(values) < 2:
-        return f"{values.mean():.3f}" if len(values) else "–"
-    width = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():.3f} ± {width:.3f}"
+def cells(row: list[np.ndarray]) -> list[str]:
+    """Each model's mean over seeds and half of its 95% interval.
+
+    Three seeds say little of their own deviation, so that of a row is pooled over its models: their seeds are taken to
+    scatter alike, as an analysis of variance takes them to.
+    """
+    freedom = sum(max(0, len(values) - 1) for values in row)
+    if not freedom:
+        return [f"{values.mean():.3f}" if len(values) else "–" for values in row]
+    variance = sum(((values - values.mean()) ** 2).sum() for values in row if len(values)) / freedom
+    width = stdtrit(freedom, 0.975) * variance**0.5
+    return [f"{values.mean():.3f} ± {width / len(values) ** 0.5:.3f}" if len(values) else "–" for values in row]
 
 
 if __name__ == "__main__":
