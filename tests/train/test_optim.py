@@ -18,6 +18,7 @@ class Model(torch.nn.Module):
         self.linear = torch.nn.Linear(4, 4)
         self.norm = torch.nn.LayerNorm(4)
         self.convolution = torch.nn.Conv2d(4, 4, 2)
+        self.larger = torch.nn.ConvTranspose2d(4, 4, 2)
         self.scale = torch.nn.Parameter(torch.ones(4))
         self.tokens = torch.nn.Parameter(torch.ones(3, 4))
         self.frozen = torch.nn.Linear(4, 4).requires_grad_(False)
@@ -36,6 +37,8 @@ def test_only_matrices_decay_and_frozen_weights_are_left_alone():
         "norm.bias": 0.0,
         "convolution.weight": 0.3,
         "convolution.bias": 0.0,
+        "larger.weight": 0.3,
+        "larger.bias": 0.0,
         "scale": 0.0,
         "tokens": 0.0,
         "frozen.weight": None,

@@ -122,7 +122,7 @@ def test_samples_do_not_see_each_other():
     torch.testing.assert_close(whole.map[1:2], alone.map)
 
 
-def test_stochastic_depth_needs_a_generator_and_drops_more_in_later_blocks():
+def test_stochastic_depth_needs_a_generator_on_which_alone_it_depends():
     _, encoder = backbone(drop_path=0.9)
     pixels = {"rgb_pixels": torch.randn(64, 3, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.double)}
     with torch.no_grad():

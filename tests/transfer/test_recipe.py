@@ -91,6 +91,21 @@ def test_a_run_that_was_stopped_goes_on_and_a_finished_one_is_read(model_folder,
         transfer(dataclasses.replace(settings, examples=3), str(model_folder), toy_data, tmp_path / "run")
 
 
+def test_a_finished_run_of_a_constant_rate_is_not_made_longer(model_folder, toy_data, tmp_path):
+    """Its network and its figures would stay those of the shorter run."""
+    settings = config("classification", steps=2)
+    longer = [
+        dataclasses.replace(
+            settings,
+            train=dataclasses.replace(settings.train, length=Duration(n, "steps"), decay=Duration(0, "steps")),
+        )
+        for n in (2, 4)
+    ]
+    transfer(longer[0], str(model_folder), toy_data, tmp_path / "run")
+    with pytest.raises(Open4MError, match=r"length: 2 steps -> 4 steps.*finished"):
+        transfer(longer[1], str(model_folder), toy_data, tmp_path / "run")
+
+
 def test_names_of_classes_that_could_not_be_read_again_are_refused_before_training(model_folder, tmp_path, monkeypatch):
     class Wordy(Toy):
         def classes(self, target):

@@ -36,8 +36,9 @@ SMALL = {"depth": 1, "channels": 4}
 
 @pytest.fixture
 def make_task(model_folder):
-    def make(kind="semseg", head=SMALL, data=None, backbone=None, augment=CROPS, **others):
-        train = TrainConfig(length=Duration(10, "steps"), batch_size=6, precision="fp32")
+    def make(kind="semseg", head=SMALL, data=None, backbone=None, augment=CROPS, train_options=None, **others):
+        options = {"batch_size": 6, **(train_options or {})}
+        train = TrainConfig(length=Duration(10, "steps"), precision="fp32", **options)
         backbone = backbone or BackboneConfig()
         config = TransferConfig(kind=kind, head=head, train=train, augment=augment, backbone=backbone, **others)
         origin = open_origin(model_folder, config.backbone)
@@ -161,6 +162,18 @@ def test_examples_that_are_evaluated_are_spread_over_all(make_task, monkeypatch)
     monkeypatch.setattr(Toy, "__getitem__", lambda self, index: seen.append(index) or one(self, index))
     task.evaluate(task.build_model())
     assert seen == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(("batch", "micro", "most"), [(512, None, 16), (512, 5, 5), (3, None, 3)])
+def test_few_examples_are_predicted_at_once_however_large_batches_are(make_task, batch, micro, most):
+    """Batches of COCO are 512 pictures, which many GPUs share, and no GPU predicts at once."""
+    task, sizes = make_task(data=Toy(40), train_options={"batch_size": batch, "micro_batch_size": micro}), []
+    model = task.build_model()
+    inner = model.backbone.forward
+    model.backbone.forward = lambda inputs, source=None: sizes.append(len(inputs["rgb_pixels"])) or inner(inputs)
+    task.evaluate(model)
+    assert sum(sizes) == 40
+    assert max(sizes) == most
 
 
 def test_stochastic_depth_gets_its_generator_in_training_and_none_in_evaluation(make_task):

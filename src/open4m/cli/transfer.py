@@ -144,7 +144,7 @@ def _predicted(
 
     In batches. One with an error is done again image by image: the others are worth as much without it.
     """
-    from open4m.transfer.transferred import BATCH
+    from open4m.transfer.network import BATCH
 
     images = iter(paths.items())
     while batch := list(islice(images, BATCH)):

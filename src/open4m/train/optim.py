@@ -14,7 +14,7 @@ from open4m.train.distributed import blocks
 from open4m.train.muon import ITERATIONS, MuonAdamW
 from open4m.types import Open4MError
 
-MATRICES = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+MATRICES = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.ConvTranspose2d)
 """The layers whose weights are multiplied with their input: weight decay is for them."""
 
 

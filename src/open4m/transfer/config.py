@@ -41,6 +41,11 @@ class TransferConfig:
         if not isinstance(self.head, wanted):
             object.__setattr__(self, "head", configs.from_dict(wanted, self.head, "head"))
 
+    @property
+    def at_once(self) -> int:
+        """Samples that have room in memory at once, as they have it in training."""
+        return self.train.micro_batch_size or self.train.batch_size
+
     def on(self, backbone: BackboneConfig) -> TransferConfig:
         """The same with a backbone whose size of image is known."""
 

@@ -18,6 +18,10 @@ from open4m.transfer.backbone import Backbone
 from open4m.transfer.heads.base import Head
 from open4m.types import Open4MError
 
+BATCH = 16
+"""Samples that are predicted at once, at most: batches of training are divided among processes, predictions are not,
+and a detector's 1,000 proposals of each of 512 pictures would take more memory than a GPU has."""
+
 
 class TransferNetwork(nn.Module):
     """``backbone``: a :class:`Backbone`, or another encoder that has what this uses of it."""
@@ -85,13 +89,15 @@ def predictions(
     place: Pipeline,
     data: Sequence[Example],
     indices: Sequence[int],
-    batch_size: int,
+    most: int | None = None,
 ) -> Iterator[tuple[Example, Any]]:
-    """Examples with their predictions, in order, batch by batch."""
+    """Examples with their predictions, in order, batch by batch. ``most``: how many at once, where that is fewer than
+    :data:`BATCH`."""
     model.eval()
     device = next(model.parameters()).device
-    for first in range(0, len(indices), batch_size):
-        examples = [data[i] for i in indices[first : first + batch_size]]
+    size = min(BATCH, most or BATCH)
+    for first in range(0, len(indices), size):
+        examples = [data[i] for i in indices[first : first + size]]
         placed = [place(example) for example in examples]
         inputs = contents.of([example for example, _ in placed])
         outputs = model({key: content.to(device) for key, content in inputs.items()})

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from open4m.datasets import labelled
 from open4m.datasets.labelled.base import PICTURE, Labelled, check_target
 from open4m.evaluate.intervals import Figures, measure
 from open4m.progress import track
+from open4m.train.config import claim
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
@@ -87,8 +89,18 @@ def transfer(
         Transferred(about, network, origin.tokenizers).save(folder, head_file)
 
     task = TransferTask(config, origin, training, validation, save)
-    train(task, config.train, directory, device=device, task_config=_task_config(config, model, data))
-    return ranks.on_first(lambda: _known(directory) or _evaluated(config, data, directory, device, layout))
+    about = _task_config(config, model, data)
+    ranks.on_first(lambda: _check_finished(directory, {"train": config.train, "task": about}))
+    train(task, config.train, directory, device=device, task_config=about)
+    found = partial(_evaluated, config, data, directory, device, layout)
+    return ranks.on_first(lambda: _known(directory) or found(), long=True)
+
+
+def _check_finished(directory: Path, description: Any) -> None:
+    """Raise :class:`Open4MError` if a run is finished and was another one, be it in its length alone: its network is
+    measured, and would stay what it is."""
+    if files.is_filled(directory / "model"):
+        claim(directory, description, finished=True)
 
 
 def _known(directory: Path) -> Measured | None:
@@ -154,7 +166,7 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
     examples = examples.only(wanted)
     places, head = spread(len(examples), config.test_samples), held.network.head
     drawn = {places[i] for i in spread(len(places), DRAWN)}
-    pairs = predictions(held.network, held.contents, held.place, examples, places, config.train.batch_size)
+    pairs = predictions(held.network, held.contents, held.place, examples, places, config.at_once)
     files.make_folder(directory / "test")
     true, said = [], []
     for place, (example, prediction) in zip(

@@ -169,7 +169,7 @@ class TransferTask:
 
     def evaluate(self, model: TransferNetwork) -> dict[str, float]:
         places = spread(len(self.validation), self.config.evaluate_samples)
-        pairs = predictions(model, self.contents, self.place, self.validation, places, self.batch_size)
+        pairs = predictions(model, self.contents, self.place, self.validation, places, self.config.at_once)
         examples, found = [], []
         for place, (example, prediction) in zip(places, pairs, strict=True):
             check_target(example, self.target, self.classes, self.validation.key(place))
@@ -179,7 +179,7 @@ class TransferTask:
 
     def pictures(self, model: TransferNetwork) -> dict[str, Image.Image]:
         places = spread(len(self.validation), SHOWN)
-        pairs = predictions(model, self.contents, self.place, self.validation, places, self.batch_size)
+        pairs = predictions(model, self.contents, self.place, self.validation, places, self.config.at_once)
         return {f"validation-{i}": model.head.draw(*pair) for i, pair in enumerate(pairs)}
 
     def save(self, model: TransferNetwork, folder: Path) -> None:

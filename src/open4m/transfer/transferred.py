@@ -35,9 +35,6 @@ FORMAT = 1
 HEAD_FILE = "head.py"
 """A user's head, which the directory carries: a program."""
 
-BATCH = 16
-"""Samples that are predicted at once."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TransferredConfig:
@@ -129,7 +126,7 @@ class Transferred:
         """The head's prediction for each sample, on its own picture. A sample is an image, of any kind that
         :meth:`FourM.take` reads, or values by modality."""
         examples = [self.example(sample) for sample in given]
-        pairs = predictions(self.network, self.contents, self.place, examples, range(len(examples)), BATCH)
+        pairs = predictions(self.network, self.contents, self.place, examples, range(len(examples)))
         return [prediction for _, prediction in pairs]
 
     def draw(self, sample: Any, prediction: Any) -> Image.Image:

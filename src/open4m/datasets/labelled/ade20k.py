@@ -1,7 +1,8 @@
 """ADE20K's scene parsing data of 150 classes, ``ADEChallengeData2016`` (Zhou et al., 2017).
 
 ``images/training/*.jpg`` and ``annotations/training/*.png``, and both for ``validation``. In the maps, 0 is not
-labelled XX"""
+labelled, and the classes are 1 to 150.
+"""
 
 from __future__ import annotations
 
