@@ -12,8 +12,8 @@ PAPER = {  # epochs, warm-up, batch, peak rate, weight decay, layer decay, drop 
     "transfer-imagenet21k-l": (20, 2, 4096, 1.6e-3, 0.05, 0.85, 0.2, 224),
     "transfer-imagenet-b": (50, 2, 4096, 1.6e-3, 0.05, 0.75, 0.1, 224),
     "transfer-imagenet-l": (20, 2, 4096, 1.6e-3, 0.05, 0.85, 0.2, 224),
-    "transfer-coco-b": (100, 0.01, 512, 1e-4, 0.1, 0.7, 0.1, 512),
-    "transfer-coco-l": (100, 0.007, 320, 1e-4, 0.1, 0.8, 0.4, 512),
+    "transfer-coco-b": (100, 1, 512, 1e-4, 0.1, 0.7, 0.1, 512),
+    "transfer-coco-l": (100, 0.7, 320, 1e-4, 0.1, 0.8, 0.4, 512),
     "transfer-ade20k-b": (64, 1, 64, 2e-4, 0.05, 0.75, 0.1, 512),
     "transfer-ade20k-l": (64, 1, 64, 2e-4, 0.05, 0.85, 0.2, 512),
     "transfer-nyuv2-b": (1000, 100, 128, 1e-4, 1e-4, 0.75, 0.1, 256),
@@ -39,6 +39,15 @@ def test_settings_are_those_of_the_papers_tables(name):
     assert train.length.unit == train.warmup.unit == "epochs"
     assert config.augment.train.side == config.backbone.image_size
     assert optim.betas == ((0.9, 0.95) if "21k" in name else (0.9, 0.999))
+
+
+@pytest.mark.parametrize(("name", "share"), [("transfer-coco-b", 0.01), ("transfer-coco-l", 0.007)])
+def test_the_warm_up_of_detection_is_vitdets_250_steps(name, share):
+    """Table 7 gives the share as epochs."""
+    train = named.get(name).train.on_data(118_287)
+    length, warmup = (d.steps(train.batch_size, 0, 118_287) for d in (train.length, train.warmup))
+    assert round(warmup / length, 3) == share
+    assert warmup == pytest.approx(250, abs=20)
 
 
 def test_the_rate_of_detection_falls_at_epochs_89_and_96():

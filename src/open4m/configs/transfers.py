@@ -79,7 +79,8 @@ def imagenet(size: str, intermediate: bool) -> TransferConfig:
 
 def coco(size: str) -> TransferConfig:
     """Cascade Mask R-CNN at 512²: Table 7. The learning rate is absolute, and falls to a tenth after epochs 89 and
-    96."""
+    96. Its "warmup epochs" of 0.01 and 0.007 are taken as shares of the training: so they are ViTDet's 250 steps, but
+    as epochs they would be 3."""
     large = size == "l"
     return TransferConfig(
         kind="detection",
@@ -87,7 +88,7 @@ def coco(size: str) -> TransferConfig:
         backbone=BackboneConfig(image_size=512, drop_path=0.4 if large else 0.1),
         train=_train(
             100,
-            0.007 if large else 0.01,
+            0.7 if large else 1,
             320 if large else 512,
             lr=1e-4,
             weight_decay=0.1,

@@ -222,7 +222,7 @@ class Backbone(Encoder):
                 )
 
     def forward(self, inputs: Mapping[str, Tensor], generator: torch.Generator | Part | None = None) -> Features:
-        """``generator`` draws what stochastic depth drops; without one nothing is dropped."""
+        """``generator`` draws what stochastic depth drops; without one, or of a frozen encoder, nothing is dropped."""
         parts = [self._embedded(place, key, inputs[key]) for place, key in enumerate(self.specs)]
         x = torch.cat([tokens for tokens, _, _ in parts], 1)
         valid = torch.cat([shown for _, shown, _ in parts], 1)
@@ -235,7 +235,7 @@ class Backbone(Encoder):
         turn = turns if turns is None else turns.expand(len(x), -1, -1)
         attend = rotated(over(valid), turn, turn)
         rate, depth = self.config.architecture.drop_path, len(self.encoder)
-        drops = generator is not None and rate > 0
+        drops = generator is not None and rate > 0 and any(w.requires_grad for w in self.encoder.parameters())
         kept = drop_path(rate, depth, 2, len(x), generator, x.device) if drops else [None] * depth
         for block, keep in zip(self.encoder, kept, strict=True):
             x = block(x, attend, keep)

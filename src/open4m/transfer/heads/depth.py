@@ -75,8 +75,9 @@ class DepthEstimation(Head):
         return total / measured.sum().clamp(min=1), {"error": error.detach().sum() / measured.sum().clamp(min=1)}
 
     def predict(self, outputs: Tensor, placed: Sequence[Placed]) -> list[np.ndarray]:
-        """Depth (H, W) float32 of each picture, in meters; NaN where the square does not show it."""
-        pairs = zip(outputs.float(), placed, strict=True)
+        """Depth (H, W) float32 of each picture, in meters; NaN where the square does not show it, and nowhere else: a
+        network that says no number is wrong there."""
+        pairs = zip(outputs.float().nan_to_num(0), placed, strict=True)
         return [
             restore_map(depth, where, unseen=float("nan"))[0].clamp(min=NEAREST).cpu().numpy() for depth, where in pairs
         ]

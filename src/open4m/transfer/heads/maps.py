@@ -82,23 +82,29 @@ class Maps(Head):
     def measure(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
         """The share of the labels' variance that is explained, over all pixels together, and the mean absolute
         error; NaN if nothing is known."""
-        pairs = [(p, e[self.target]) for p, e in zip(predictions, examples, strict=True)]
-        shown = [(p, t, np.isfinite(t) & np.isfinite(p)) for p, t in pairs]
-        known = [(p[both].astype(np.float64), t[both].astype(np.float64)) for p, t, both in shown]
-        predicted, truth = (np.concatenate(side) for side in zip(*known, strict=True))
-        if not len(truth):
+        known = [_known(p, e[self.target]) for p, e in zip(predictions, examples, strict=True)]
+        count = sum(len(truth) for _, truth in known)
+        if not count:
             return {"r2": math.nan, "mean_absolute_error": math.nan}
-        spread = max(float(((truth - truth.mean()) ** 2).sum()), 1e-12)
-        return {
-            "r2": float(1 - ((predicted - truth) ** 2).sum() / spread),
-            "mean_absolute_error": float(np.abs(predicted - truth).mean()),
-        }
+        mean = sum(float(truth.sum(dtype=np.float64)) for _, truth in known) / count
+        absolute = squared = spread = 0.0  # sums, image by image: all pixels at once would not fit in memory
+        for predicted, truth in known:
+            error = predicted.astype(np.float64) - truth
+            absolute, squared = absolute + float(np.abs(error).sum()), squared + float((error**2).sum())
+            spread += float(((truth - mean) ** 2).sum())
+        return {"r2": 1 - squared / max(spread, 1e-12), "mean_absolute_error": absolute / count}
 
     def draw(self, example: Example, prediction: np.ndarray) -> Image.Image:
         maps = [prediction, *([example[self.target]] if self.target in example else [])]
         high = max(float(np.abs(np.nan_to_num(m, posinf=0, neginf=0)).max(initial=0)) for m in maps)
         shown = [picture(example["rgb"], 256), *(_shown(m, high) for m in maps)]
         return grid([shown], ["image", "prediction", "truth"][: len(shown)])
+
+
+def _known(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers (n,) that were predicted where the truth (n,) is known."""
+    both = np.isfinite(truth) & np.isfinite(predicted)
+    return predicted[both], truth[both]
 
 
 def _shown(values: np.ndarray, high: float) -> Image.Image:
