@@ -21,6 +21,7 @@ from open4m.progress import track
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
+from open4m.transfer.heads import contract
 from open4m.transfer.network import TransferNetwork, predictions, spread
 from open4m.transfer.origin import open_origin
 from open4m.transfer.task import TransferTask
@@ -185,12 +186,12 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
     ):
         check_target(example, head.target, head.classes, examples.key(place))
         if place in drawn:
-            pictures.save(head.draw(example, prediction), directory / "test" / f"{place}.png")
+            pictures.save(contract.draw(head, example, prediction), directory / "test" / f"{place}.png")
         true.append(head.kept(example))
         said.append(prediction)
 
     def metrics(indices) -> Mapping[str, float]:
-        return head.measure([said[i] for i in indices], [true[i] for i in indices])
+        return contract.measure(head, [said[i] for i in indices], [true[i] for i in indices])
 
     figures = measure(metrics, len(said))
     found = Measured(main=next(iter(figures.values)), figures=figures, samples=len(said), split=split)
