@@ -17,7 +17,7 @@ from open4m.train.optim import OptimConfig
 from open4m.transfer.augment import lists
 from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.config import TransferConfig
-from open4m.transfer.recipe import transfer
+from open4m.transfer.recipe import EVALUATION, transfer
 from open4m.transfer.transferred import Transferred
 from open4m.types import Open4MError
 
@@ -128,6 +128,36 @@ def test_classes_that_splits_do_not_share_are_refused(model_folder, tmp_path, mo
     monkeypatch.setattr(labelled, "open_split", opened)
     with pytest.raises(Open4MError, match="name other classes of label"):
         transfer(config("classification"), str(model_folder), tmp_path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("names", [("green", "red", "blue"), ("red", "green", "blue", "gold"), ("red", "green")])
+def test_test_data_that_name_other_classes_are_refused_before_training(model_folder, tmp_path, monkeypatch, names):
+    class Other(Toy):
+        def classes(self, target):
+            return names
+
+    def opened(root, split, name="", label=""):
+        return Other(4) if split == "test" else Toy.open(root, split, label)
+
+    monkeypatch.setattr(labelled, "open_split", opened)
+    with pytest.raises(Open4MError, match=r"test and training data name other classes of label: number \d is '"):
+        transfer(config("classification"), str(model_folder), tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_test_data_that_changed_since_the_training_are_not_measured(model_folder, toy_data, tmp_path, monkeypatch):
+    settings = config("classification", steps=2)
+    transfer(settings, str(model_folder), toy_data, tmp_path / "run")
+    (tmp_path / "run" / EVALUATION).unlink()
+
+    class Other(Toy):
+        def classes(self, target):
+            return ("blue", "green", "red")
+
+    monkeypatch.setattr(labelled, "open_held_out", lambda *arguments: ("validation", Other(4)))
+    with pytest.raises(Open4MError, match="validation data and the saved model name other classes of label"):
+        transfer(settings, str(model_folder), toy_data, tmp_path / "run")
+    assert not (tmp_path / "run" / EVALUATION).exists()
 
 
 def test_data_without_what_a_head_learns_are_refused(model_folder, toy_data, tmp_path):

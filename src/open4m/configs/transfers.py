@@ -32,6 +32,7 @@ from open4m.transfer.detection.masks import MasksConfig
 from open4m.transfer.detection.pyramid import PyramidConfig
 from open4m.transfer.detection.rpn import ProposalsConfig
 from open4m.transfer.heads import classification, depth, detection, maps, semseg
+from open4m.types import Open4MError
 
 LAYER_DECAY = {"b": 0.75, "l": 0.85}
 DROP_PATH = {"b": 0.1, "l": 0.2}
@@ -169,7 +170,13 @@ def small(kind: str, head: Any = None, image_size: int | None = None) -> Transfe
     """Some minutes of two CPU cores for an encoder like that of scenes: 20 epochs of batches of 16, random crops and
     flips. ``image_size``: that of pre-training by default, which augmentations then follow."""
     settings = head if head is not None else SMALL_HEADS.get(kind, None)
-    settings = heads.get(kind).Config() if settings is None else settings
+    if settings is None:
+        try:
+            settings = heads.get(kind).Config()
+        except TypeError as error:
+            raise Open4MError(
+                f"{kind}: its Config needs a default for every field, or the file config() ({error})"
+            ) from error
     return TransferConfig(
         kind=kind,
         head=settings,

@@ -15,6 +15,7 @@ from open4m.rng import Part
 from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.transfer.augment import Pipeline
 from open4m.transfer.backbone import Backbone
+from open4m.transfer.heads import contract
 from open4m.transfer.heads.base import Head
 from open4m.types import Open4MError
 
@@ -101,4 +102,4 @@ def predictions(
         placed = [place(example) for example in examples]
         inputs = contents.of([example for example, _ in placed])
         outputs = model({key: content.to(device) for key, content in inputs.items()})
-        yield from zip(examples, model.head.predict(outputs, [where for _, where in placed]), strict=True)
+        yield from zip(examples, contract.predict(model.head, outputs, [where for _, where in placed]), strict=True)

@@ -6,27 +6,29 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from open4m import __version__, files, pictures, ranks
 from open4m import config as configs
 from open4m.datasets import labelled
-from open4m.datasets.labelled.base import PICTURE, Labelled, check_target
+from open4m.datasets.labelled.base import PICTURE, Labelled, NoSplit, check_target
 from open4m.evaluate.intervals import Figures, measure
 from open4m.progress import track
 from open4m.train.config import claim
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
+from open4m.transfer.heads import contract
 from open4m.transfer.network import TransferNetwork, predictions, spread
 from open4m.transfer.origin import open_origin
 from open4m.transfer.task import TransferTask
 from open4m.transfer.transferred import Transferred, described
-from open4m.types import Open4MError
+from open4m.types import Open4MError, shown
 
 logger = logging.getLogger("open4m")
 
@@ -80,6 +82,7 @@ def transfer(
             raise Open4MError(f"{data}: no {split} examples")
     target = heads.target_of(config.kind, config.head)
     check_classes(training, validation, target, data)
+    _check_test(training, config, target, data, layout)
     samples = min(len(training), config.examples or len(training))
     config = dataclasses.replace(config, train=config.train.on_data(samples))
     head_file = Path(config.kind) if config.kind.endswith(".py") else None
@@ -142,13 +145,33 @@ def read_by(config: TransferConfig) -> list[str]:
 
 def check_classes(training: Labelled, validation: Labelled, target: str, root: Path) -> None:
     """Raise :class:`Open4MError` if the splits name other classes, or they could not be read again when saved."""
-    if training.classes(target) != validation.classes(target):
-        raise Open4MError(f"{root}: training and validation data name other classes of {target}")
     names = training.classes(target)
+    _check_same(names, validation.classes(target), target, f"{root}: training and validation data")
     if (size := len(json.dumps(names, indent=2))) > LARGEST_NAMES:
         raise Open4MError(
             f"{root}: the names of {len(names)} classes take {size} bytes, and {LARGEST_NAMES} are saved: shorten them"
         )
+
+
+def _check_test(training: Labelled, config: TransferConfig, target: str, data: Path, layout: str) -> None:
+    """Raise :class:`Open4MError` before the training if the test data, where there are any, cannot be opened, or name
+    other classes: their numbers would be taken for those of the training data."""
+    try:
+        test = labelled.open_split(data, "test", layout, label=config.label)
+    except NoSplit:
+        return
+    if target in test.targets:
+        _check_same(test.classes(target), training.classes(target), target, f"{data}: test and training data")
+
+
+def _check_same(found: Sequence[str], expected: Sequence[str], target: str, what: str) -> None:
+    """Raise :class:`Open4MError` that shows the first difference between two lists of classes."""
+    for number, (one, other) in enumerate(zip_longest(found, expected, fillvalue="")):
+        if one != other:
+            raise Open4MError(
+                f"{what} name other classes of {target}: number {number} is {shown(one)} and {shown(other)} "
+                f"({len(found)} and {len(expected)} classes); name the same ones, in the same order"
+            )
 
 
 def _task_config(config: TransferConfig, model: str, data: Path) -> dict[str, Any]:
@@ -163,8 +186,9 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
     held = Transferred.from_pretrained(directory / "model", device, trust=True)
     wanted = read_by(config)
     split, examples = labelled.open_held_out(data, layout, config.label, wanted)
-    examples = examples.only(wanted)
-    places, head = spread(len(examples), config.test_samples), held.network.head
+    examples, head = examples.only(wanted), held.network.head
+    _check_same(examples.classes(head.target), head.classes, head.target, f"{data}: {split} data and the saved model")
+    places = spread(len(examples), config.test_samples)
     drawn = {places[i] for i in spread(len(places), DRAWN)}
     pairs = predictions(held.network, held.contents, held.place, examples, places, config.at_once)
     files.make_folder(directory / "test")
@@ -174,12 +198,12 @@ def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str,
     ):
         check_target(example, head.target, head.classes, examples.key(place))
         if place in drawn:
-            pictures.save(head.draw(example, prediction), directory / "test" / f"{place}.png")
+            pictures.save(contract.draw(head, example, prediction), directory / "test" / f"{place}.png")
         true.append(head.kept(example))
         said.append(prediction)
 
     def metrics(indices) -> Mapping[str, float]:
-        return head.measure([said[i] for i in indices], [true[i] for i in indices])
+        return contract.measure(head, [said[i] for i in indices], [true[i] for i in indices])
 
     figures = measure(metrics, len(said))
     found = Measured(main=next(iter(figures.values)), figures=figures, samples=len(said), split=split)

@@ -21,6 +21,7 @@ from open4m.transfer import heads
 from open4m.transfer.augment import Mixing, needed, partner
 from open4m.transfer.config import TransferConfig
 from open4m.transfer.frames import Placed
+from open4m.transfer.heads import contract
 from open4m.transfer.heads.base import Batch
 from open4m.transfer.network import Contents, TransferNetwork, predictions, spread
 from open4m.transfer.origin import Origin
@@ -153,7 +154,7 @@ class TransferTask:
     ) -> tuple[Tensor, dict[str, Any]]:
         device = next(model.parameters()).device
         outputs = model({key: content.to(device) for key, content in batch.inputs.items()}, generator)
-        cost, details = model.head.loss(outputs, batch.batch, generator_of(generator))
+        cost, details = contract.loss(model.head, outputs, batch.batch, generator_of(generator))
         share = 1.0 if counts is None else model.head.count(batch.batch) / counts[0]
         return cost * share, {name: torch.as_tensor(value).detach() * share for name, value in details.items()}
 
@@ -175,12 +176,12 @@ class TransferTask:
             check_target(example, self.target, self.classes, self.validation.key(place))
             examples.append(model.head.kept(example))
             found.append(prediction)
-        return model.head.measure(found, examples)
+        return contract.measure(model.head, found, examples)
 
     def pictures(self, model: TransferNetwork) -> dict[str, Image.Image]:
         places = spread(len(self.validation), SHOWN)
         pairs = predictions(model, self.contents, self.place, self.validation, places, self.config.at_once)
-        return {f"validation-{i}": model.head.draw(*pair) for i, pair in enumerate(pairs)}
+        return {f"validation-{i}": contract.draw(model.head, *pair) for i, pair in enumerate(pairs)}
 
     def save(self, model: TransferNetwork, folder: Path) -> None:
         self._save(model, folder)

@@ -23,6 +23,7 @@ from open4m.tokenizers.tokenizer import Tokenizer
 from open4m.transfer import heads
 from open4m.transfer.augment import Pipeline
 from open4m.transfer.backbone import EncoderConfig
+from open4m.transfer.heads import contract
 from open4m.transfer.network import Contents, TransferNetwork, predictions
 from open4m.transfer.vision_transformers import VisionTransformerConfig
 from open4m.types import Open4MError, shown
@@ -131,7 +132,7 @@ class Transferred:
 
     def draw(self, sample: Any, prediction: Any) -> Image.Image:
         """The picture and its prediction."""
-        return self.network.head.draw(self.example(sample), prediction)
+        return contract.draw(self.network.head, self.example(sample), prediction)
 
     def example(self, sample: Any) -> Example:
         """A sample as an example without labels."""

@@ -83,10 +83,12 @@ def test_boxes_are_clipped_and_those_without_extent_left_out(tmp_path):
     assert data[1]["instances"].boxes.shape == (0, 4)
 
 
-def test_masks_need_an_outline_of_every_object(tmp_path):
+def test_masks_need_an_outline_of_every_object_and_their_absence_is_said(tmp_path, caplog):
     coco(tmp_path)
+    count = len(json.loads((tmp_path / FILE).read_text())["annotations"])
     change(tmp_path, lambda content: content["annotations"][0].update(segmentation=[]))
     assert labelled.open_split(tmp_path, "train")[1]["instances"].masks is None
+    assert f"instances_train2017.json: 1 of {count} objects have no outline" in caplog.text
     change(tmp_path, lambda content: content["annotations"].pop(0))
     change(tmp_path, lambda content: content["annotations"][-1].pop("bbox"))
     found = labelled.open_split(tmp_path, "train")[1]["instances"]
@@ -150,6 +152,31 @@ def test_no_images_are_lent_in_place_of_a_damaged_file(tmp_path, content):
             labelled.open_split(tmp_path, split)
 
 
+def test_a_data_set_all_of_whose_files_are_damaged_is_still_seen_to_be_coco(tmp_path):
+    coco(tmp_path)
+    for split in ("train", "val"):
+        save(tmp_path / "annotations" / f"instances_{split}2017.json", b"[1, 2]")
+    with pytest.raises(Open4MError, match=r"instances_\w+2017\.json: not readable as JSON that lists images"):
+        labelled.open_split(tmp_path, "train")
+
+
+def test_the_same_image_or_category_may_be_listed_twice(tmp_path):
+    coco(tmp_path)
+    before = labelled.open_split(tmp_path, "train")
+    change(tmp_path, lambda content: [content[name].append(content[name][0]) for name in ("images", "categories")])
+    after = labelled.open_split(tmp_path, "train")
+    assert after.images == before.images
+    assert after.classes("instances") == before.classes("instances")
+
+
+@pytest.mark.parametrize("area", [float("nan"), float("inf"), 10**60, "large", [1]], ids=str)
+def test_an_area_that_is_no_number_of_pixels_names_its_image(tmp_path, area):
+    coco(tmp_path)
+    change(tmp_path, lambda content: content["annotations"][0].update(area=area))
+    with pytest.raises(Open4MError, match=r"0\.jpg: its annotations are no boxes and masks"):
+        labelled.open_split(tmp_path, "train")[0]
+
+
 def test_a_turned_photo_stays_as_its_annotations_say(tmp_path):
     coco(tmp_path)
     save(tmp_path / "train2017" / f"{0:012d}.jpg", turned_jpeg(pixels(0)))
@@ -203,6 +230,8 @@ def test_a_damaged_box_names_its_image(tmp_path, box):
         (lambda c: c["annotations"][0].update(image_id=99), "annotations of the image 99, which it does not list"),
         (lambda c: c["categories"].append({"id": "x", "name": "y"}), "not one of the categories"),
         (lambda c: c["images"].append({"id": 9}), "not one of the images"),
+        (lambda c: c["images"][1].update(id=c["images"][0]["id"]), r"0\.jpg has the same id"),
+        (lambda c: c["categories"].append({**c["categories"][0], "name": "ox"}), "has the same id"),
         (lambda c: c["images"].append({"id": 9, "file_name": "../../etc/passwd"}), "not below the folder"),
         (lambda c: c["images"].append({"id": 9, "file_name": "a", "height": 1 << 20, "width": 1 << 20}), "at most"),
         (lambda c: c["images"].append({"id": 9, "file_name": "a", "height": -4, "width": 9}), "at most"),

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -144,6 +145,42 @@ def test_a_folder_keeps_its_scenes(root):
         scenes.make(root, **{**same, "seed": SEED + 1})
     with pytest.raises(Open4MError, match="has no scenes for test"):
         labelled.open_split(root, "test")
+
+
+def test_of_two_that_describe_a_folder_at_once_one_is_told_that_it_is_taken(tmp_path, monkeypatch):
+    def waited(path):
+        monkeypatch.undo()
+        scenes.make(tmp_path, seed=1)  # by whoever held the lock
+        return nullcontext()
+
+    monkeypatch.setattr(scenes.files, "locked", waited)
+    with pytest.raises(Open4MError, match="name another folder"):
+        scenes.make(tmp_path, seed=2)
+    assert json.loads((tmp_path / "scenes.json").read_text())["seed"] == 1
+
+
+def test_rendered_scenes_are_not_taken_for_those_of_a_new_description(tmp_path):
+    scenes.make(tmp_path, train=1, image_size=16, seed=1)
+    assert labelled.open_split(tmp_path, "train")[0]
+    (tmp_path / "scenes.json").unlink()
+    with pytest.raises(Open4MError, match=r"00000000\.npz: a rendered scene, but no .*scenes\.json says"):
+        scenes.make(tmp_path, train=1, image_size=16, seed=2)
+    assert not (tmp_path / "scenes.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("depth", np.nan), ("depth", np.inf), ("depth", -1), ("depth", 0), ("normals", np.nan)]
+)
+def test_stored_maps_that_no_scene_has_are_not_read(tmp_path, name, value):
+    scenes.make(tmp_path, train=1, image_size=16)
+    assert labelled.open_split(tmp_path, "train")[0]
+    path = tmp_path / "train" / "00000000.npz"
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    arrays[name][3, 4] = value
+    np.savez(path, **arrays)
+    with pytest.raises(Open4MError, match=r"00000000\.npz: not readable \(depth, normals: .*delete it"):
+        labelled.open_split(tmp_path, "train")[0]
 
 
 @pytest.mark.parametrize(

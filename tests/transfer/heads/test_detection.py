@@ -264,7 +264,7 @@ def test_boxes_are_learned_without_masks():
     figures = made.measure(found, [{"rgb": picture(scene), "instances": scene} for scene in SCENES])
     assert "ap" in figures
     assert "mask_ap" not in figures
-    with pytest.raises(Open4MError, match="objects have no masks; say masks=false"):
+    with pytest.raises(Open4MError, match=r"objects have no masks; say head\.masks=false"):
         head().loss(made(noise()), batch(*scenes), seeded(0))
 
 

@@ -74,6 +74,16 @@ def test_a_later_model_is_added_and_what_is_done_is_not_made_again(made, monkeyp
     assert called == []
 
 
+def test_what_was_done_with_other_data_is_not_taken_for_what_is_asked(made):
+    """Such as a first look at few samples, which all is done of."""
+    benchmark, out = made
+    before = (out / "transfers.json").read_bytes()
+    few = {"tiny": dataclasses.replace(benchmark.data["tiny"], train=3)}
+    with pytest.raises(Open4MError, match=r"tiny holds a run with another configuration \(train: 0 -> 3\)"):
+        Runner(dataclasses.replace(benchmark, data=few), out).run()
+    assert (out / "transfers.json").read_bytes() == before
+
+
 def test_random_weights_give_other_losses_and_all_models_the_same_tokens(made):
     _, out = made
     for task in TASKS:

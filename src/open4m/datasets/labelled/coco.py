@@ -10,6 +10,7 @@ A tenth of the images are for validation if no file is about validation images.
 from __future__ import annotations
 
 import json
+import logging
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from open4m.datasets.labelled.run_lengths import LARGEST_MASK
 from open4m.datasets.layouts.base import split_in
 from open4m.datasets.source import Source
 from open4m.types import Open4MError, is_text, shown
+
+logger = logging.getLogger("open4m")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +54,8 @@ class Coco(Labelled):
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        return bool(_instance_files(Source(str(root))))
+        source = Source(str(root))
+        return bool(_instance_files(source)) or any(map(_claims_objects, json_files(source)))
 
     @classmethod
     def open(cls, root: Path, split: str) -> Self:
@@ -60,11 +64,9 @@ class Coco(Labelled):
         by_split: dict[str, list[str]] = {}
         readable = _instance_files(source)
         for path in json_files(source):
-            folder, _, name = path.rpartition("/")
-            named = split_in(name) or split_in(folder.rpartition("/")[2])
             if path in readable:
-                by_split.setdefault(named, []).append(path)
-            elif named and name.startswith("instances"):  # images of another split would take the place of its images
+                by_split.setdefault(_split_named(path), []).append(path)
+            elif _claims_objects(path):  # images of another split would take the place of its images
                 raise Open4MError(f"{source.named(path)}: not readable as JSON that lists images; mend it, or move it")
         own, lends = split, False
         if split not in by_split and split != "test":  # one file about all, or none about validation
@@ -114,18 +116,22 @@ class Coco(Labelled):
         corners = [_corners(row.get("bbox"), mask) for row, mask in zip(rows, masks, strict=True)]
         boxes = np.array(corners, np.float64).reshape(-1, 4).clip(0, size[::-1] * 2).astype(np.float32)
         extents = boxes[:, 2:] - boxes[:, :2]
-        areas = [
-            extent.prod() if row.get("area") is None else row["area"] for row, extent in zip(rows, extents, strict=True)
-        ]
+        areas = np.array(
+            [
+                extent.prod() if row.get("area") is None else float(row["area"])
+                for row, extent in zip(rows, extents, strict=True)
+            ],
+            np.float64,
+        )
+        if not (np.isfinite(boxes).all() and (np.abs(areas) <= np.finfo(np.float32).max).all()):
+            raise ValueError("a box or an area that is not finite")
         found = Instances(
             boxes=boxes,
             classes=np.array([self.class_of[int(row["category_id"])] for row in rows], np.int64),
             masks=np.array(masks, bool).reshape(-1, *size) if self.has_masks else None,
             crowd=np.array([bool(row.get("iscrowd")) for row in rows], bool),
-            area=np.array(areas, np.float32),
+            area=areas.astype(np.float32),
         )
-        if not np.isfinite(boxes).all():
-            raise ValueError("a box that is not finite")
         return found.chosen((extents > 0).all(1))
 
 
@@ -150,6 +156,13 @@ class _Reader:
                     takes[section](item, text)
                 except (*MALFORMED, AttributeError) as error:
                     raise self._error(f"not one of the {section}: {shown(item)} ({error!r})") from error
+        if 0 < self._shapes < len(self._of_image):
+            logger.warning(
+                "%s: %d of %d objects have no outline nor run lengths: no masks are read, boxes alone",
+                self._source.named(self._path),
+                len(self._of_image) - self._shapes,
+                len(self._of_image),
+            )
         chosen = reading.lent(lent_to) if lent_to else lambda name: True
         kept = {image: about for image, about in self._images.items() if chosen(about[0])}
         if not kept:
@@ -182,7 +195,8 @@ class _Reader:
         file = item["file_name"].removeprefix("./")
         if not is_text(file) or "\0" in file or file.startswith("/") or ".." in file.split("/"):
             raise ValueError("its file is not below the folder of the images")
-        self._images[item["id"]] = (file, int(height), int(width))
+        if self._images.setdefault(item["id"], (file, int(height), int(width)))[0] != file:
+            raise ValueError(f"{self._images[item['id']][0]} has the same id")
 
     def _object(self, item: Mapping[str, Any], text: str) -> None:
         image = item["image_id"]
@@ -196,7 +210,8 @@ class _Reader:
     def _category(self, item: Mapping[str, Any], text: str) -> None:
         if not is_text(name := str(item["name"])):
             raise ValueError("its name is no text")
-        self._categories[int(item["id"])] = name
+        if (known := self._categories.setdefault(int(item["id"]), name)) != name:
+            raise ValueError(f"{known} has the same id")
 
     def _error(self, message: str) -> Open4MError:
         return Open4MError(f"{self._source.named(self._path)}: {message}")
@@ -204,6 +219,17 @@ class _Reader:
 
 def _instance_files(source: Source) -> list[str]:
     return [path for path in annotation_files(source) if about(path)[0] == "instances"]
+
+
+def _split_named(path: str) -> str:
+    """The split that the name of a file says, or that of its folder; "" if neither does."""
+    folder, _, name = path.rpartition("/")
+    return split_in(name) or split_in(folder.rpartition("/")[2])
+
+
+def _claims_objects(path: str) -> bool:
+    """Whether a file is called as COCO's are, whatever it holds."""
+    return bool(path.rpartition("/")[2].startswith("instances") and _split_named(path))
 
 
 def _corners(box: Any, mask: np.ndarray | None) -> list[float]:

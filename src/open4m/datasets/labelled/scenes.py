@@ -67,18 +67,24 @@ def make(
     """Say in ``root`` which scenes the data set has; they are rendered when they are read. Returns ``root``.
 
     ``seed``: other than 0, that of pre-training, so that no scene was seen. Raises :class:`Open4MError` for what no
-    scene can be, and if the folder holds others.
+    scene can be, and if the folder holds others, or rendered ones of which nothing says what they are.
     """
     settings = {"world": world, "seed": seed, "image_size": image_size}
     settings |= {"train": train, "validation": validation, "test": test}
     _check(settings, str(root))
     path, text = root / FILE, json.dumps({"format": FORMAT, **settings}, indent=1)
-    if path.is_file():
-        if _settings(root) != settings:
-            raise Open4MError(f"{path}: says {_settings(root)}, not {settings}; name another folder")
-        return root
-    files.make_folder(root)
-    files.write_text(path, text)
+    if not path.is_file():
+        files.make_folder(root)
+        with files.locked(root / f".{FILE}.lock"):  # of two at once, one says which scenes they are
+            if not path.is_file():
+                if rendered := next((found for split in SPLITS for found in (root / split).glob("*.npz")), None):
+                    raise Open4MError(
+                        f"{rendered}: a rendered scene, but no {path} says of which scenes; name another folder, or "
+                        f"remove {', '.join(SPLITS)} here"
+                    )
+                files.write_text(path, text)
+    if (held := _settings(root)) != settings:
+        raise Open4MError(f"{path}: says {held}, not {settings}; name another folder")
     return root
 
 
@@ -166,6 +172,10 @@ class LabelledScenes(Labelled):
             raise ValueError("shapes: no such objects")
         if stored["instances"].max() >= len(stored["shapes"]) or stored["semseg"].max() >= len(CLASSES):
             raise ValueError("instances, semseg: no such objects")
+        if not (
+            stored["depth"].min() > 0 and np.isfinite(stored["depth"]).all() and np.isfinite(stored["normals"]).all()
+        ):
+            raise ValueError("depth, normals: not finite, or not in front of the camera")
         return stored
 
     def _rendered(self, index: int) -> dict[str, np.ndarray]:

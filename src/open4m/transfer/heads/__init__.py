@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from open4m.transfer.heads import contract
 from open4m.transfer.heads.base import Head
 from open4m.types import Open4MError
 
-SHARED_FILES = ("__init__", "base", "convnext")
+SHARED_FILES = ("__init__", "base", "contract", "convnext")
 
 
 def names() -> list[str]:
@@ -75,4 +76,5 @@ def _loaded(path: Path, _time: int) -> type[Head]:
     head = getattr(module, "HEAD", None)
     if not (isinstance(head, type) and issubclass(head, Head)):
         raise Open4MError(f"{path}: expected HEAD, a subclass of open4m.transfer.heads.base.Head, got {head!r}")
+    contract.check_class(head, path)
     return head

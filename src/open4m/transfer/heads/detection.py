@@ -154,7 +154,7 @@ class Detection(Head):
 
     def _targets(self, instances: Sequence[Instances], device: torch.device) -> Targets:
         if self.mask_head is not None and any(each.masks is None and not all(each.crowd) for each in instances):
-            raise Open4MError(f"{self.name}: the objects have no masks; say masks=false to learn boxes alone")
+            raise Open4MError(f"{self.name}: the objects have no masks; say head.masks=false to learn boxes alone")
         return Targets.of(instances, device, with_masks=self.mask_head is not None)
 
     def _mask_logits(self, maps: Maps, at: Found | masks.Matched, classes: Tensor) -> Tensor:

@@ -75,6 +75,8 @@ class Runner:
 
     def run(self) -> Table:
         """Prepare the data, make all transfers that are not done, and write the table after each. On all ranks."""
+        for name in self.benchmark.sets:  # results of other data, such as of a first look, are not those asked for
+            ranks.on_first(self._prepared(name).check)
         todo = ranks.on_first(lambda: [pair for pair in self._all() if self._finished(*pair) is None])
         for name in {one.data: None for _, one in todo}:
             self._prepared(name).run(self.benchmark.sets[name])

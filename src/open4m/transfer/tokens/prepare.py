@@ -30,7 +30,7 @@ from open4m.datasets.scenes import Scenes
 from open4m.fourm import FourMBase
 from open4m.store.manifest import FILE
 from open4m.tokenizers.text import TEXT, TextTokenizer
-from open4m.train.config import claim
+from open4m.train.config import RUN, claim
 from open4m.train.recipes.tokenizer import classes_of, fit_tokenizer
 from open4m.transfer.tokens.config import TokenTransfer, TransferData
 from open4m.transfer.tokens.recipe import Tokens
@@ -71,6 +71,11 @@ class Prepared:
         views = {transfer.crops: [t for t in transfers if t.crops == transfer.crops] for transfer in transfers}
         for crops, some in views.items():
             ranks.on_first(partial(self._tokenize, crops, _union(t.keys for t in some)), long=True)
+
+    def check(self) -> None:
+        """Raise :class:`Open4MError` if the directory holds the data of another configuration; nothing is made."""
+        if (self.directory / RUN).is_file():
+            self._claim()
 
     def tokens(self, crops: Crops) -> Tokens:
         """Where the tokens of these views are."""
