@@ -1,9 +1,11 @@
 """The commands of docs/transfer.md, with the shipped model, on few scenes and in few steps."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -67,3 +69,20 @@ def test_the_page_as_a_newcomer_follows_it(tmp_path, monkeypatch, capsys):
     assert "mask_ap" in said
     for place in ("out/objects/scene.png", "out/mean_color/scene.png", "runs/largest/test/confusion.png"):
         assert Image.open(tmp_path / place).size[0] > 100
+
+
+@pytest.mark.slow
+def test_masks_of_ones_own_become_a_segmenter_with_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos/semseg").mkdir(parents=True)
+    Path("names.txt").write_text("ground\nball\n")
+    numbers = np.random.default_rng(0)
+    for i in range(20):
+        mask = np.zeros((90, 70), np.uint8)
+        mask[20:50, 10 + i : 40 + i] = 1
+        mask[:2] = 255  # nobody knows
+        Image.fromarray(mask).save(f"photos/semseg/{i}.png")
+        Image.fromarray(numbers.integers(0, 255, (90, 70, 3), dtype=np.uint8)).save(f"photos/{i}.jpg")
+    for _, *words in lines("masks"):
+        main([*words, *(FEW if words[0] == "transfer" else ())])
+    assert json.loads(Path("runs/photos/model/config.json").read_text())["classes"] == ["ground", "ball"]
