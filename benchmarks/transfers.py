@@ -245,11 +245,13 @@ def table(results: list[dict]) -> str:
     """Tasks by models."""
     models = list(dict.fromkeys(r["model"] for r in results))
     rows = list(dict.fromkeys((r["task"], r["figure"], r["examples"]) for r in results))
-    lines = [f"| task | figure | labels | {' | '.join(models)} |", f"|---|---|--:|{'--:|' * len(models)}"]
+    lines = [f"| task | figure | labels | seeds | {' | '.join(models)} |", f"|---|---|--:|--:|{'--:|' * len(models)}"]
     for task, figure, examples in rows:
         row = [r for r in results if (r["task"], r["examples"]) == (task, examples)]
         by_model = [np.array([r["value"] for r in row if r["model"] == model]) for model in models]
-        lines.append(f"| {task} | {figure} | {examples} | {' | '.join(cells(by_model))} |")
+        seeds = sorted({len(values) for values in by_model if len(values)})
+        about = f"{task} | {figure} | {examples} | {' to '.join(map(str, seeds[:1] + seeds[1:][-1:]))}"
+        lines.append(f"| {about} | {' | '.join(cells(by_model))} |")
     return "\n".join(lines) + "\n"
 
 

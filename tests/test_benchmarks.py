@@ -57,7 +57,7 @@ def test_an_interval_of_the_table_of_transfers_holds_the_true_mean_19_times_of_2
             for (model, mean), count in zip(truth.items(), seeds, strict=True)
             for _ in range(count)
         ]
-        for cell, mean in zip(table(results).splitlines()[2].split(" | ")[3:], truth.values(), strict=True):
+        for cell, mean in zip(table(results).splitlines()[2].split(" | ")[4:], truth.values(), strict=True):
             middle, half = map(float, cell.strip("| ").split(" ± "))
             inside.append(abs(middle - mean) <= half)
     assert 0.94 < np.mean(inside) < 0.96
@@ -69,6 +69,6 @@ def test_a_row_of_one_seed_has_no_interval_and_a_model_without_results_a_dash():
         {"task": "floor", "figure": "top1", "examples": 500, "model": "rgb", "value": 0.25},
     ]
     assert table(results).splitlines()[2:] == [
-        "| count | top1 | 50 | 0.500 | – |",
-        "| floor | top1 | 500 | – | 0.250 |",
+        "| count | top1 | 50 | 1 | 0.500 | – |",
+        "| floor | top1 | 500 | 1 | – | 0.250 |",
     ]

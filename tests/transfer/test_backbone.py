@@ -130,6 +130,8 @@ def test_stochastic_depth_needs_a_generator_on_which_alone_it_depends():
         again = encoder(pixels, seeded(0)).tokens
     assert torch.equal(dropped, again)
     assert not torch.allclose(plain, dropped)
+    encoder.requires_grad_(False)  # frozen: nothing is learned of what is dropped
+    assert torch.equal(plain, encoder(pixels, seeded(0)).tokens)
 
 
 def test_from_scratch_depends_on_the_generator_alone():

@@ -91,6 +91,14 @@ def test_a_run_that_was_stopped_goes_on_and_a_finished_one_is_read(model_folder,
         transfer(dataclasses.replace(settings, examples=3), str(model_folder), toy_data, tmp_path / "run")
 
 
+def test_what_a_folder_was_read_as_is_said_before_training(model_folder, toy_data, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="open4m"):
+        transfer(config("semseg", steps=1), str(model_folder), toy_data, tmp_path / "run")
+    (line,) = [text for text in caplog.messages if "read as" in text]
+    assert line.startswith(f"{toy_data}: read as toy: semseg of 4 classes ('floor', 'red', 'green', 'blue')")
+    assert "for validation" in line
+
+
 def test_a_finished_run_of_a_constant_rate_is_not_made_longer(model_folder, toy_data, tmp_path):
     """Its network and its figures would stay those of the shorter run."""
     settings = config("classification", steps=2)

@@ -176,3 +176,13 @@ def test_what_is_no_image_is_refused(model_folder):
         with pytest.raises(Open4MError):
             held.predict([wrong])
     assert dataclasses.is_dataclass(held.config)
+
+
+def test_one_sample_that_is_in_no_list_is_told_apart_from_a_list(model_folder):
+    """A text is a list of letters, and an image one of rows."""
+    held = made(model_folder)
+    image = np.zeros((9, 7, 3), np.uint8)
+    for one in ("photo.jpg", image, {"rgb": image}):
+        with pytest.raises(Open4MError, match=r"predict: expected a list of samples, got one; write predict\(\[sample"):
+            held.predict(one)
+    assert len(held.predict(image[None])) == len(held.predict([image])) == 1

@@ -79,6 +79,7 @@ def _transfer(options: Namespace) -> None:
     found = transfer(config, options.model, options.data, directory, options.device, options.layout)
     print(f"{found.samples} {found.split} examples, with 95% intervals:\n{found.text()}")
     others = "".join(f" --given {name}=FOLDER" for name in _others(config.backbone.inputs))
+    others += " --trust" if config.kind.endswith(".py") else ""
     print(f"pictures: {directory / 'test'}\nuse it: open4m predict {directory} IMAGES{others}\n{directory / 'model'}")
 
 

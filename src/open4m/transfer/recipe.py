@@ -83,6 +83,7 @@ def transfer(
     target = heads.target_of(config.kind, config.head)
     check_classes(training, validation, target, data)
     _check_test(training, config, target, data, layout)
+    logger.info("%s", description(training, validation, target, data))
     samples = min(len(training), config.examples or len(training))
     config = dataclasses.replace(config, train=config.train.on_data(samples))
     head_file = Path(config.kind) if config.kind.endswith(".py") else None
@@ -99,11 +100,22 @@ def transfer(
     return ranks.on_first(lambda: _known(directory) or found(), long=True)
 
 
-def _check_finished(directory: Path, description: Any) -> None:
+def description(training: Labelled, validation: Labelled, target: str, root: Path) -> str:
+    """What a folder was read as, in a line: a wrong folder is seen before it is trained on."""
+    classes = training.classes(target)
+    named = f" of {len(classes)} classes ({', '.join(map(shown, classes[:5]))}{', …' if classes[5:] else ''})"
+    few = ": too few for figures that say much" if len(validation) < 20 else ""
+    return (
+        f"{root}: read as {training.name}: {target}{named if classes else ''}; {len(training)} training examples, "
+        f"{len(validation)} for validation{few}"
+    )
+
+
+def _check_finished(directory: Path, about: Any) -> None:
     """Raise :class:`Open4MError` if a run is finished and was another one, be it in its length alone: its network is
     measured, and would stay what it is."""
     if files.is_filled(directory / "model"):
-        claim(directory, description, finished=True)
+        claim(directory, about, finished=True)
 
 
 def _known(directory: Path) -> Measured | None:

@@ -104,7 +104,10 @@ class Transferred:
         if kind == HEAD_FILE:
             kind = str(place / HEAD_FILE)
             if not trust:
-                raise Open4MError(f"{kind}: this transfer carries its head, a program; read it, then use --trust")
+                raise Open4MError(
+                    f"{kind}: this transfer carries its head, a program; read it, then use --trust "
+                    "(in Python: trust=True)"
+                )
         settings = configs.from_dict(heads.get(kind).Config, config.head, "head")
         config = dataclasses.replace(config, head=settings)
         network = _with_weights(lambda: assembled(config, kind), place)
@@ -125,7 +128,11 @@ class Transferred:
 
     def predict(self, given: Iterable[Any]) -> list[Any]:
         """The head's prediction for each sample, on its own picture. A sample is an image, of any kind that
-        :meth:`FourM.take` reads, or values by modality."""
+        :meth:`FourM.take` reads, or values by modality. Raises :class:`Open4MError` for one sample that is in no list.
+        """
+        is_one = isinstance(given, str | bytes | Path | Mapping | Image.Image) or getattr(given, "ndim", 4) < 4
+        if is_one:
+            raise Open4MError("predict: expected a list of samples, got one; write predict([sample])")
         examples = [self.example(sample) for sample in given]
         pairs = predictions(self.network, self.contents, self.place, examples, range(len(examples)))
         return [prediction for _, prediction in pairs]

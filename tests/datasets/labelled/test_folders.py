@@ -202,3 +202,12 @@ def test_no_images_is_an_error(tmp_path):
     with pytest.raises(Open4MError, match="val: no images for validation"):
         labelled.open_split(tmp_path, "validation")
     assert reading.VALIDATION == 0.1
+
+
+def test_a_folder_of_several_data_sets_is_none(tmp_path):
+    """Their names would be taken for classes."""
+    write(tmp_path / "all", ["cls/train/boat/0.png", "cls/val/boat/0.png", "flat/0.png", "flat/1.png"])
+    with pytest.raises(Open4MError, match=r"cls: expected the images of a class, got a folder train .*--data .*cls$"):
+        labelled.open_split(tmp_path / "all", "train", "folders")
+    write(tmp_path / "fine", [f"{name}/{i}.png" for name in ("boat", "training shoes") for i in range(20)])
+    assert len(labelled.open_split(tmp_path / "fine", "train", "folders")) > 20

@@ -81,6 +81,8 @@ def test_what_the_square_does_not_show_is_not_predicted():
     found = head().predict(torch.full((1, 1, 4, 4), 3.0), [middle])[0]
     assert np.isnan(found[:, [0, 1, 6, 7]]).all()
     assert (found[:, 2:6] == 3.0).all()
+    broken = head().predict(torch.full((1, 1, 4, 4), torch.nan), [middle])[0]
+    assert np.isfinite(broken[:, 2:6]).all()  # wrong, not unseen: figures count it
 
 
 def test_depth_is_near_the_datas_from_the_start_and_never_behind_the_camera():

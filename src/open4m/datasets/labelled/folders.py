@@ -69,6 +69,7 @@ class Folders(Labelled):
         own, trained = splits.get(split, splits.get("train", "")), splits.get("train", splits.get(split, ""))
         flat = _flat(root, base, own) if split in splits else None
         names = sorted(set(flat.values())) if flat and own == trained else reading.folders_in(base / trained)
+        _check_no_splits(base / trained, names)
         number_of = {name: number for number, name in enumerate(names)}
         found = reading.folders_in(base / own) if flat is None else flat.values()
         if unknown := sorted(set(found) - number_of.keys()):
@@ -130,6 +131,17 @@ def _splits(base: Path) -> dict[str, str]:
         if len(names) > 1:
             raise Open4MError(f"{base}: the folders {' and '.join(names)} are both of the split {split}: move one away")
     return {split: name for split, (name,) in found.items()}
+
+
+def _check_no_splits(folder: Path, names: Sequence[str]) -> None:
+    """Raise :class:`Open4MError` if what should be a class holds the splits of a data set."""
+    for name in names[:16]:
+        inner = [each for each in reading.folders_in(folder / name) if split_in(each) == "train"]
+        if inner and split_in(name) == "":
+            raise Open4MError(
+                f"{folder / name}: expected the images of a class, got a folder {inner[0]} of training data; "
+                f"name the folder of one data set: --data {folder / name}"
+            )
 
 
 def _listed(
