@@ -17,6 +17,7 @@ LAYERS = [
     [
         "types",
         "files",
+        "programs",
         "checksums",
         "ranges",
         "config",

@@ -53,6 +53,20 @@ def test_tables_name_all_heads_layouts_and_fields():
             place = place[part]
 
 
+def test_a_data_set_of_the_page_alone_is_learned(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"<!-- test: labelled -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    Path("pairs.py").write_text(code)
+    for place in ("train/0.png", "train/1.png", "validation/0.png"):
+        path = tmp_path / "pairs" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (200, 30, 30)).save(path)
+        np.save(path.with_suffix(".npy"), np.linspace(0, 1, 1200).reshape(30, 40))
+    ((_, *words),) = lines("pairs")
+    assert main([*words, *FEW]) == 0
+    assert "read as pairs: heat; 2 training examples, 1 for validation" in caplog.text
+
+
 @pytest.mark.slow
 def test_the_page_as_a_newcomer_follows_it(tmp_path, monkeypatch, capsys):
     for name in ("examples", "docs", "src"):

@@ -19,7 +19,8 @@ def add_arguments(parser: ArgumentParser, command: str) -> None:
         "for new weights; vit:NAME for other Vision Transformers",
     )
     parser.add_argument("--data", type=Path, required=True, help="the folder of labelled images, with its splits")
-    parser.add_argument("--layout", default="", help="the name of the data set, where its folder does not show it")
+    help_text = "the name of the data set, where its folder does not show it, or a .py file that defines LABELLED"
+    parser.add_argument("--layout", default="", help=help_text)
     parser.add_argument("--label", default="", help="which of several labels of the data, such as count")
     parser.add_argument("--train", type=int, default=TRAIN, help=f"training images at most (default: {TRAIN})")
     parser.add_argument("--test", type=int, default=TEST, help=f"test images at most (default: {TEST})")

@@ -33,7 +33,8 @@ def _add_transfer(parser: ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="for example train.batch_size=32")
     parser.add_argument("--model", help=MODEL)
     parser.add_argument("--data", type=Path, help="the folder of a labelled data set, with its splits")
-    parser.add_argument("--layout", default="", help="the name of the data set, where its folder does not show it")
+    help_text = "the name of the data set, where its folder does not show it, or a .py file that defines LABELLED"
+    parser.add_argument("--layout", default="", help=help_text)
     parser.add_argument("--out", type=Path, help="the run directory (default: runs/<config>)")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
     device.add_timeout(parser)

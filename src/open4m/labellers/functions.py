@@ -11,7 +11,6 @@ with ``--trust-labellers``.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from open4m import files, modalities
+from open4m import files, modalities, programs
 from open4m.labellers import base
 from open4m.modalities.families import Modality
 from open4m.types import Open4MError, Value, check_flags
@@ -129,14 +128,7 @@ def _of_file(path: Path) -> list[Function]:
     text = files.read_bytes(path, MAX_BYTES).decode("utf-8", "replace")
     name = f"open4m_user_labels_{hashlib.sha256(f'{path.resolve()} {text}'.encode()).hexdigest()[:16]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up there
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # a user's file may raise anything
-            del sys.modules[name]
-            raise Open4MError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+        programs.run(path, name)
     return [each for each in _known.values() if each.function.__module__ == name]
 
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import os
 import re
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from open4m import programs
 from open4m.types import Open4MError, shown
 
 if TYPE_CHECKING:
@@ -172,14 +171,7 @@ def _load(name: str, path: Path) -> Modality:
     if is_own(name):
         module = importlib.import_module(f"{__name__}.{name}")
     else:
-        spec = importlib.util.spec_from_file_location(f"open4m_user_modality_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up there
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # a user's file may raise anything
-            del sys.modules[spec.name]
-            raise Open4MError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
+        module = programs.run(path, f"open4m_user_modality_{name}")
     modality = getattr(module, "MODALITY", None)
     if not hasattr(modality, "family"):
         raise Open4MError(f"{path}: a modality file defines MODALITY = <an instance of a family>")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
+from open4m import programs
 from open4m.datasets.labelled.base import Labelled, NoSplit, check_label, check_split
 from open4m.types import Open4MError
 
@@ -19,12 +21,29 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[Labelled]:
-    """The data set of this name. Raises :class:`Open4MError`, which lists the names, if there is none."""
+    """The data set of this name, or that of a user's Python file, ``my_data.py``, which defines ``LABELLED``.
+
+    A file is a program, which this runs. Raises :class:`Open4MError`, which lists the names, if there is none.
+    """
+    if name.endswith(".py"):
+        path = Path(name).resolve()
+        return _of_file(path, path.stat().st_mtime_ns if path.is_file() else 0)
     if name not in names():
         near = difflib.get_close_matches(str(name), names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise Open4MError(f"unknown labelled data set {name!r}{hint} (allowed: {', '.join(names())})")
+        raise Open4MError(f"unknown labelled data set {name!r}{hint} (allowed: {', '.join(names())}; or a .py file)")
     return importlib.import_module(f"{__name__}.{name}").LABELLED
+
+
+@cache
+def _of_file(path: Path, _time: int) -> type[Labelled]:
+    """The data set of a file as it is at a time: of one file there is one class."""
+    kind = getattr(programs.run(path, f"open4m_user_labelled_{path.stem}"), "LABELLED", None)
+    if not (isinstance(kind, type) and issubclass(kind, Labelled)):
+        raise Open4MError(f"{path}: expected LABELLED, a subclass of open4m.datasets.labelled.Labelled, got {kind!r}")
+    if lacking := sorted(kind.__abstractmethods__):
+        raise Open4MError(f"{path}: LABELLED lacks {', '.join(lacking)}")
+    return kind
 
 
 def find(root: str | Path, name: str = "") -> type[Labelled]:

@@ -6,12 +6,11 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-import importlib.util
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from open4m import programs
 from open4m.transfer.heads import contract
 from open4m.transfer.heads.base import Head
 from open4m.types import Open4MError
@@ -65,15 +64,7 @@ def _of_file(path: Path) -> type[Head]:
 @cache
 def _loaded(path: Path, _time: int) -> type[Head]:
     """The head of a file as it is at a time: of one file there is one class, by which configurations are told."""
-    module_name = f"open4m_user_head_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # so that processes that make batches find what it defines
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a user's file may raise anything
-        raise Open4MError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
-    head = getattr(module, "HEAD", None)
+    head = getattr(programs.run(path, f"open4m_user_head_{path.stem}"), "HEAD", None)
     if not (isinstance(head, type) and issubclass(head, Head)):
         raise Open4MError(f"{path}: expected HEAD, a subclass of open4m.transfer.heads.base.Head, got {head!r}")
     contract.check_class(head, path)
