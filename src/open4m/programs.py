@@ -19,12 +19,10 @@ def run(path: Path, name: str) -> ModuleType:
         raise Open4MError(f"{path}: no such file")
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    before, sys.modules[name] = sys.modules.get(name), module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may raise anything
         del sys.modules[name]
-        if before is not None:
-            sys.modules[name] = before
         raise Open4MError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
     return module
