@@ -45,7 +45,8 @@ from open4m.transfer.recipe import transfer
 
 PIXELS = "rgb_pixels"
 SHOWN = (16, 48)
-"""Patches of 64 that a model sees: what is asked for is not what is shown."""
+"""Patches of 64 that a model sees. Tokens at shown patches are asked for, too: grids of 16 × 16 and 8 × 8 have no
+common mask without overlap."""
 
 TASKS = {
     "count": ("classification", ("label=count",), "scenes"),

@@ -203,3 +203,23 @@ def test_maps_of_another_size_than_the_image_are_named():
     with pytest.raises(Open4MError, match=r"k: rgb is of 4×6 pixels, depth of 6×4"):
         check_example(example, "k")
     check_split("test")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no such file"),
+        ("1 / 0", r"cannot be run \(ZeroDivisionError"),
+        ("", "expected LABELLED, a subclass of .*, got None"),
+        ("LABELLED = int", "expected LABELLED"),
+        (
+            "from open4m.datasets.labelled.base import Labelled\n\n\nclass LABELLED(Labelled):\n    name = 'x'",
+            "lacks .*key",
+        ),
+    ],
+)
+def test_a_users_file_that_is_no_data_set_is_named_with_what_it_lacks(tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(Open4MError, match=rf"mine\.py: .*{said}"):
+        labelled.open_split(tmp_path, "train", str(tmp_path / "mine.py"))

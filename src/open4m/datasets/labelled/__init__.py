@@ -40,7 +40,9 @@ def _of_file(path: Path, _time: int) -> type[Labelled]:
     """The data set of a file as it is at a time: of one file there is one class."""
     kind = getattr(programs.run(path, f"open4m_user_labelled_{path.stem}"), "LABELLED", None)
     if not (isinstance(kind, type) and issubclass(kind, Labelled)):
-        raise Open4MError(f"{path}: expected LABELLED, a subclass of open4m.datasets.labelled.Labelled, got {kind!r}")
+        raise Open4MError(
+            f"{path}: expected LABELLED, a subclass of open4m.datasets.labelled.base.Labelled, got {kind!r}"
+        )
     if lacking := sorted(kind.__abstractmethods__):
         raise Open4MError(f"{path}: LABELLED lacks {', '.join(lacking)}")
     return kind
