@@ -4,7 +4,6 @@ nothing is lost, and the same command goes on bit for bit."""
 import contextlib
 import dataclasses
 import datetime
-import multiprocessing
 import os
 import random
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from rank_processes import run_ranks
+from rank_processes import PROCESSES, run_ranks
 from shard_job import wait_until
 from tiny_task import load_parts, make_parts, make_task
 
@@ -72,8 +71,7 @@ def recorded(directory):
 
 def start(root, name, config, phase=None, victim=0, timeout=60.0):
     """Two ranks of a run. The ``victim`` says so when it comes to a phase, which then takes a while."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=run, args=(r, root, name, config, phase, victim, timeout)) for r in range(2)]
+    processes = [PROCESSES.Process(target=run, args=(r, root, name, config, phase, victim, timeout)) for r in range(2)]
     (root / f"{name}.rendezvous").unlink(missing_ok=True)
     for process in processes:
         process.start()

@@ -2,11 +2,11 @@
 
 import copy
 import dataclasses
-import importlib
 
 import pytest
 import torch
 import torch.distributed as dist
+from rank_processes import run_ranks
 from safetensors.torch import load_file
 from tiny_model import ALL_ROWS, EVERYTHING, FAMILIES, make_batch, make_model
 from torch import nn
@@ -81,9 +81,7 @@ def called(model, batch):
 
 
 def run_rank(rank, root):
-    """All that the two ranks do; what they find is in a file each."""
-    torch.set_num_threads(1)  # a forked process has no other threads
-    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
+    """All that the two ranks do, and what they find."""
     mesh, found = dist.device_mesh.init_device_mesh("cpu", (2,)), {"rows": list(ranks.rows_of_rank(7))}
     batch = part(make_batch(ALL_ROWS), PARTS[rank])
     for name, config in CONFIGS.items():
@@ -103,17 +101,14 @@ def run_rank(rank, root):
         whole = distributed.whole_model(model, lambda config=config: FourMTransformer(config).double())
         if whole is not None:
             FourMBase(whole, {}, None).save(root / name)
-    torch.save(found, root / f"rank {rank}")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     """What two ranks found, and the folder in which the first saved its models."""
     root = tmp_path_factory.mktemp("ranks")
-    importlib.import_module("torch.distributed.fsdp")  # once, before the process is forked: it takes seconds
-    torch.multiprocessing.start_processes(run_rank, (root,), nprocs=2, start_method="fork")
-    return [torch.load(root / f"rank {rank}") for rank in range(2)], root
+    return run_ranks(run_rank, 2, root), root
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -2,9 +2,7 @@
 
 import pytest
 from small_model import model  # noqa: F401
-from toy_labelled import Toy
-
-from open4m.datasets import labelled
+from toy_labelled import in_every_folder
 
 
 @pytest.fixture(scope="session")
@@ -17,5 +15,5 @@ def model_folder(request, tmp_path_factory):
 @pytest.fixture
 def toy_data(monkeypatch, tmp_path):
     """Every folder holds the toy data."""
-    monkeypatch.setattr(labelled, "open_split", lambda root, split, name="", label="": Toy.open(root, split, label))
+    in_every_folder(monkeypatch)
     return tmp_path
