@@ -19,6 +19,11 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ.setdefault("OPEN4M_VERIFIED", tempfile.mkdtemp(prefix="open4m-verified-"))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests wait for processes that they start, for locks and for files."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """No checksums are read: for tests that change what was written, to see what else would be noticed."""
