@@ -111,6 +111,31 @@ def test_one_damaged_image_takes_nothing_from_the_others(model, tmp_path, capsys
     assert model.batches == [3, 1, 1, 1]  # those of a batch with a damaged one are done again
 
 
+def test_all_damaged_images_are_named(model, tmp_path, capsys, caplog):
+    photo(tmp_path / "in" / "a.png", 1)
+    for name in "bcd":
+        (tmp_path / "in" / f"{name}.png").write_bytes(b"no image")
+    assert main(["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
+    named = [text for text in caplog.messages if text.startswith("not predicted: ")]
+    assert [f"{name}.png" in text for name, text in zip("bcd", named, strict=True)] == [True] * 3
+    assert "(and 2 more, named above)" in capsys.readouterr().err
+
+
+def test_what_was_predicted_before_a_signal_is_kept(model, tmp_path, monkeypatch):
+    for number in range(18):
+        photo(tmp_path / "in" / f"{number:02d}.png", number)
+    plain = model.predict
+
+    def predict(given):
+        if len(model.batches) == 1:
+            raise KeyboardInterrupt
+        return plain(given)
+
+    monkeypatch.setattr(model, "predict", predict)
+    main(["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert len(said(tmp_path / "out")) == 16
+
+
 def test_images_are_predicted_in_batches(model, tmp_path):
     for number in range(18):
         photo(tmp_path / "in" / f"{number}.png", number)

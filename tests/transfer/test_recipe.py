@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from functools import partial
 
 import pytest
+import torch
 from rank_processes import run_ranks
 from toy_labelled import Toy, in_every_folder
 
-from open4m import files
+from open4m import FourM, files
 from open4m.config import Duration
 from open4m.datasets import labelled
 from open4m.train.config import TrainConfig
@@ -91,6 +93,24 @@ def test_a_run_that_was_stopped_goes_on_and_a_finished_one_is_read(model_folder,
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     with pytest.raises(Open4MError, match="another configuration"):
         transfer(dataclasses.replace(settings, examples=3), str(model_folder), toy_data, tmp_path / "run")
+
+
+def test_a_run_goes_on_with_no_other_encoder_of_the_same_name(model_folder, toy_data, tmp_path):
+    settings, folder = config("classification", steps=2), tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    transfer(settings, str(folder), toy_data, tmp_path / "run")
+    other = FourM.from_pretrained(folder)
+    with torch.no_grad():
+        next(iter(other.model.encoder.parameters())).add_(0.01)
+    other.save(tmp_path / "other")
+    shutil.rmtree(folder)
+    (tmp_path / "other").rename(folder)
+    with pytest.raises(Open4MError, match=r"another configuration.*encoder"):
+        transfer(settings, str(folder), toy_data, tmp_path / "run")
+    found = transfer(settings, f"scratch:{folder}", toy_data, tmp_path / "scratch")
+    shutil.rmtree(folder)
+    shutil.copytree(model_folder, folder)  # new weights are the same whatever they were
+    assert transfer(settings, f"scratch:{folder}", toy_data, tmp_path / "scratch") == found
 
 
 def test_what_a_folder_was_read_as_is_said_before_training(model_folder, toy_data, tmp_path, caplog):

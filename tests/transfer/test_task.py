@@ -9,6 +9,7 @@ from toy_labelled import Toy
 
 from open4m import FourM
 from open4m.config import Duration
+from open4m.data.order import rows_for_step
 from open4m.rng import Part, seeded
 from open4m.train.config import TrainConfig
 from open4m.transfer.augment import (
@@ -195,3 +196,32 @@ def test_a_picture_is_kept_only_for_heads_that_learn_it(make_task):
     assert light["semseg"] is example["semseg"]
     head.target = "rgb"
     assert head.kept(example) is example
+
+
+class Damaged(Toy):
+    """The examples 2 and 5 cannot be read, or have a class that is none."""
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise Open4MError("toy-2.png: cut off")
+        example = super().__getitem__(index)
+        return {**example, "semseg": example["semseg"] * 0 + 9} if index == 5 else example
+
+
+def test_damaged_examples_are_an_error_unless_so_many_are_allowed(make_task, caplog):
+    order = rows_for_step(0, 0, 10, 10)
+    strict = make_task(data=Damaged(10), train_options={"batch_size": 10})
+    with pytest.raises(Open4MError, match=r"toy-2.png: cut off|toy-5: semseg: expected classes from 0 to 3, got 9"):
+        strict.batch(0, range(10))
+    few = make_task(data=Damaged(10), train_options={"batch_size": 10, "allow_rejects": 0.1})
+    with pytest.raises(Open4MError, match=r"2 of 10 samples cannot be used, more than the share 0.1"):
+        few.batch(0, range(10))
+    task = make_task(data=Damaged(10), train_options={"batch_size": 10, "allow_rejects": 0.2})
+    chosen = [int(task.chosen[place]) for place in order]
+    keys = task.batch(0, range(10)).keys
+    assert {key for key, index in zip(keys, chosen, strict=True) if index not in (2, 5)} == {
+        f"toy-{index}" for index in range(10) if index not in (2, 5)
+    }
+    assert not {"toy-2", "toy-5"} & set(keys)
+    assert sum("another one takes its place" in text for text in caplog.messages) == 2 + 1  # of ``few`` the first
+    assert task.batch(0, range(5, 10)).keys == keys[5:]

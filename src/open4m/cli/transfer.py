@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from open4m.types import Open4MError
 if TYPE_CHECKING:
     from open4m.transfer.config import TransferConfig
     from open4m.transfer.transferred import Transferred
+
+logger = logging.getLogger("open4m")
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
@@ -118,24 +121,26 @@ def predict(options: Namespace) -> None:
     said: dict[str, Any] = {}
     failed: list[str] = []
     files.make_folder(options.out)
-    for path, name, sample, prediction in track(_predicted(model, paths, beside), "predict", len(paths)):
-        if isinstance(prediction, Open4MError):
-            failed.append(str(prediction))
-            continue
-        place, drawn = options.out / name, model.draw(sample, prediction)
-        files.make_folder(place.parent)
-        if isinstance(prediction, np.ndarray) and prediction.ndim > 1:
-            files.write_file(Path(f"{place}.npy"), lambda part, found=prediction: _save(part, found))
-            said[str(path)] = {"map": f"{name}.npy", "shape": list(prediction.shape)}
-        else:
-            said[str(path)] = _plain(prediction)
-        pictures.save(drawn, Path(f"{place}.png"))
-    files.write_text(
-        options.out / "predictions.json", json.dumps({"classes": model.classes, "predictions": said}, indent=1) + "\n"
-    )
+    try:
+        for path, name, sample, prediction in track(_predicted(model, paths, beside), "predict", len(paths)):
+            if isinstance(prediction, Open4MError):
+                logger.warning("not predicted: %s", prediction)
+                failed.append(str(prediction))
+                continue
+            place, drawn = options.out / name, model.draw(sample, prediction)
+            files.make_folder(place.parent)
+            if isinstance(prediction, np.ndarray) and prediction.ndim > 1:
+                files.write_file(Path(f"{place}.npy"), lambda part, found=prediction: _save(part, found))
+                said[str(path)] = {"map": f"{name}.npy", "shape": list(prediction.shape)}
+            else:
+                said[str(path)] = _plain(prediction)
+            pictures.save(drawn, Path(f"{place}.png"))
+    finally:  # what was predicted until a signal or an error is kept
+        text = json.dumps({"classes": model.classes, "predictions": said}, indent=1)
+        files.write_text(options.out / "predictions.json", f"{text}\n")
     print(options.out)
     if failed:
-        others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
+        others = f" (and {len(failed) - 1} more, named above)" if failed[1:] else ""
         raise Open4MError(f"{len(failed)} of {len(paths)} images were not predicted: {failed[0]}{others}")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from itertools import chain
 from typing import TypeVar
 
-from open4m.store.shards import Selection, UnreadableSample
+from open4m.store.shards import UnreadableSample
 
 logger = logging.getLogger("open4m")
 
@@ -19,7 +19,7 @@ class Readable:
     so that every process makes the same batches. Each of them is reported once. ``allowed``: the share of all samples
     that may be so."""
 
-    def __init__(self, data: Selection, allowed: float = 0.0):
+    def __init__(self, data: Sized, allowed: float = 0.0):
         self.data, self.allowed = data, allowed
         self._lost: set[int] = set()
 

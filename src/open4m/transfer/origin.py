@@ -33,6 +33,11 @@ class Origin:
         self.name, self.config, self.tokenizers = name, config, tokenizers
         self._held, self._is_scratch = backbone, False
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder's weights: a run goes on with no other's under the same name. "" of new ones."""
+        return "" if self._is_scratch else weights.fingerprint(self._held.state_dict(), "encoder")
+
     def make(self) -> Backbone:
         """The encoder without its weights."""
         return self._held.config.backbone(self.config.pooling)

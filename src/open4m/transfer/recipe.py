@@ -93,7 +93,7 @@ def transfer(
         Transferred(about, network, origin.tokenizers).save(folder, head_file)
 
     task = TransferTask(config, origin, training, validation, save)
-    about = _task_config(config, model, data)
+    about = _task_config(config, model, origin.fingerprint, data, layout)
     ranks.on_first(lambda: _check_finished(directory, {"train": config.train, "task": about}))
     train(task, config.train, directory, device=device, task_config=about)
     found = partial(_evaluated, config, data, directory, device, layout)
@@ -186,10 +186,10 @@ def _check_same(found: Sequence[str], expected: Sequence[str], target: str, what
             )
 
 
-def _task_config(config: TransferConfig, model: str, data: Path) -> dict[str, Any]:
+def _task_config(config: TransferConfig, model: str, encoder: str, data: Path, layout: str) -> dict[str, Any]:
     about = configs.to_dict(config)
     about.pop("train")
-    return {"transfer": about, "model": model, "data": str(data)}
+    return {"transfer": about, "model": model, "encoder": encoder, "data": str(data), "layout": layout}
 
 
 def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str, layout: str) -> Measured:

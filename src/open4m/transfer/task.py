@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from open4m.data.order import rows_for_step
+from open4m.data.readable import Readable
 from open4m.datasets.labelled.base import PICTURE, Example, Labelled, check_example, check_target
 from open4m.rng import Part, generator_of, seeded, stream
+from open4m.store.shards import UnreadableSample
 from open4m.transfer import heads
 from open4m.transfer.augment import Mixing, needed, partner
 from open4m.transfer.config import TransferConfig
@@ -76,6 +78,7 @@ class TransferTask:
         self.contents = Contents(
             self.sketch.backbone, config.backbone.inputs, origin.tokenizers, config.backbone.image_size
         )
+        self._readable = Readable(range(self.samples), config.train.allow_rejects)
         self.augment, self.place, self.mixing = config.augment.train, config.augment.evaluation, config.augment.mixing
 
     def _network(self) -> TransferNetwork:
@@ -107,7 +110,7 @@ class TransferTask:
         made = {row: self._example(step, row, order) for row in self._needed(rows)}
         examples = [self._mixed(step, row, made) for row in rows]
         batch = self._targets(examples, [made[row][1] for row in rows])
-        return TransferBatch(self.contents.of(examples), batch, [self.train.key(self._index(order[r])) for r in rows])
+        return TransferBatch(self.contents.of(examples), batch, [made[row][2] for row in rows])
 
     def _needed(self, rows: Sequence[int]) -> Sequence[int]:
         return rows if self.mixing is None else needed(rows, self.batch_size)
@@ -115,19 +118,30 @@ class TransferTask:
     def _index(self, place: int) -> int:
         return int(self.chosen[place])
 
-    def _example(self, step: int, row: int, order: np.ndarray) -> tuple[Example, Placed]:
-        """The augmented example of a row of a step, a pure function of (seed, step, row)."""
-        index = self._index(order[row])
-        example = self.train[index]
-        check_example(example, self.train.key(index))
-        check_target(example, self.target, self.classes, self.train.key(index))
+    def _example(self, step: int, row: int, order: np.ndarray) -> tuple[Example, Placed, str]:
+        """The augmented example of a row of a step, and its key: a pure function of (seed, step, row), but where
+        another example takes the place of a damaged one."""
+        example, key = self._readable.use(int(order[row]), self._read)
         example, where = self.augment(example, stream(self.seed, step, row, AUGMENTED))
         label = example.get(LABEL)
         if isinstance(label, int | np.integer):
             example = {**example, LABEL: (self.mixing or PLAIN).smoothed(int(label), len(self.classes))}
-        return example, where
+        return example, where, key
 
-    def _mixed(self, step: int, row: int, made: Mapping[int, tuple[Example, Placed]]) -> Example:
+    def _read(self, place: int) -> tuple[Example, str]:
+        """A training example and its key. Raises :class:`UnreadableSample` if it cannot be read, or its maps and
+        classes are no others' of these data."""
+        index = self._index(place)
+        key = self.train.key(index)
+        try:
+            example = self.train[index]
+            check_example(example, key)
+            check_target(example, self.target, self.classes, key)
+        except Open4MError as error:
+            raise UnreadableSample(str(error)) from error
+        return example, key
+
+    def _mixed(self, step: int, row: int, made: Mapping[int, tuple[Example, Placed, str]]) -> Example:
         """The example of a row, mixed with that of its partner where images are mixed."""
         example = made[row][0]
         if self.mixing is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from open4m import modalities
 from open4m.datasets.labelled.base import IGNORED, Example
-from open4m.pictures import grid, picture
+from open4m.pictures import grid, picture, stack
 from open4m.ranges import Layers, Size, check_ranges
 from open4m.transfer.charts import confusion, draw_confusion
 from open4m.transfer.frames import Placed, restore_classes
@@ -81,7 +81,8 @@ class Segmentation(Head):
         maps = [prediction, *([example[self.target]] if self.target in example else [])]
         style = modality.style(maps, self.classes)
         shown = [picture(example["rgb"], 256), *(modality.render(value, 256, style) for value in maps)]
-        return grid([shown], ["image", "prediction", "truth"][: len(shown)])
+        sheet = grid([shown], ["image", "prediction", "truth"][: len(shown)])
+        return stack([sheet, modality.legend(style, sheet.width)])
 
     def summary(self, predictions: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, Image.Image]:
         """The confusion matrix of pixels, in thousands."""
