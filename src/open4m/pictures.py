@@ -145,7 +145,7 @@ def color_bar(colors: np.ndarray, low: str, high: str, width: int) -> Image.Imag
 
 def swatches(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Image.Image:
     """A legend of names with a color each, in as many columns as fit."""
-    points = max(9, width // 16)
+    points = min(22, max(9, width // 16))
     line, box = points + 4, points
     widest = max((_width(*lettered(name, points)) for name, _ in entries), default=0) + box + 8
     columns = max(1, width // widest)

@@ -232,3 +232,11 @@ def test_the_command_ends_with_where_everything_is(monkeypatch, tmp_path, capsys
     two = 'backbone.inputs=["rgb","depth@tokens"]'
     assert main(["transfer", "semseg", two, "--model", "m", "--data", "d", "--out", str(run)]) == 0
     assert f"open4m predict {run} IMAGES --given depth=FOLDER\n" in capsys.readouterr().out
+
+
+def test_an_unknown_task_is_told_all_tasks(capsys):
+    for name in ("segmentation", "4m-7-b"):
+        assert main(["transfer", name, "--model", "scenes", "--data", "."]) == 2
+        told = capsys.readouterr().err
+        assert name in told
+        assert "(tasks: classification, depth, detection, maps, semseg, transfer-ade20k-b, " in told

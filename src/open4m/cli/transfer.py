@@ -95,9 +95,11 @@ def _config(name: str) -> TransferConfig:
 
     if name.endswith(".py") and heads.defines_head(Path(name)):
         return small(name)
+    if not name.endswith(".py") and name not in named.names():
+        raise Open4MError(f"unknown task {name!r} (tasks: {', '.join(_names())}; or a .py file)")
     config = named.get(name)
     if not isinstance(config, TransferConfig):
-        raise Open4MError(f"{name}: not the configuration of a transfer (there are {', '.join(_names())})")
+        raise Open4MError(f"{name}: not the configuration of a transfer (tasks: {', '.join(_names())})")
     return config
 
 
