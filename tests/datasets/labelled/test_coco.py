@@ -131,6 +131,17 @@ def test_exports_of_labelling_tools_are_read(tmp_path):
         labelled.open_split(tmp_path, "test")
 
 
+def test_flags_and_ids_may_be_numbers_in_text_and_names_numbers(tmp_path):
+    flags = [{"iscrowd": "0"}, {"iscrowd": "1"}, {"iscrowd": 0.0, "category_id": "0"}, {"iscrowd": None}]
+    one = {"image_id": "i0", "category_id": 0, "bbox": [1, 2, 10, 20]}
+    about = {"annotations": [{**one, **flag} for flag in flags], "categories": [{"id": 0, "name": 7}]}
+    exported(tmp_path, "train", 1, **about)
+    exported(tmp_path, "valid", 1)
+    data = labelled.open_split(tmp_path, "train")
+    assert data[0]["instances"].crowd.tolist() == [False, True, False, False]
+    assert data.classes("instances") == ("7",)
+
+
 @pytest.mark.parametrize("folder", ["", "train"])
 def test_images_are_lent_where_no_file_is_about_validation(tmp_path, folder):
     exported(tmp_path, folder, 60)
@@ -228,7 +239,10 @@ def test_a_damaged_box_names_its_image(tmp_path, box):
             "annotations of the category 99, which it does not name",
         ),
         (lambda c: c["annotations"][0].update(image_id=99), "annotations of the image 99, which it does not list"),
+        (lambda c: c["annotations"][0].update(category_id=1.7), "not one of the annotations"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), "not one of the annotations"),
         (lambda c: c["categories"].append({"id": "x", "name": "y"}), "not one of the categories"),
+        (lambda c: c["categories"].append({"id": 9, "name": None}), "its name is no text"),
         (lambda c: c["images"].append({"id": 9}), "not one of the images"),
         (lambda c: c["images"][1].update(id=c["images"][0]["id"]), r"0\.jpg has the same id"),
         (lambda c: c["categories"].append({**c["categories"][0], "name": "ox"}), "has the same id"),

@@ -127,9 +127,9 @@ class Coco(Labelled):
             raise ValueError("a box or an area that is not finite")
         found = Instances(
             boxes=boxes,
-            classes=np.array([self.class_of[int(row["category_id"])] for row in rows], np.int64),
+            classes=np.array([self.class_of[_whole(row["category_id"])] for row in rows], np.int64),
             masks=np.array(masks, bool).reshape(-1, *size) if self.has_masks else None,
-            crowd=np.array([bool(row.get("iscrowd")) for row in rows], bool),
+            crowd=np.array([_whole(row.get("iscrowd") or 0) != 0 for row in rows], bool),
             area=areas.astype(np.float32),
         )
         return found.chosen((extents > 0).all(1))
@@ -202,15 +202,17 @@ class _Reader:
         image = item["image_id"]
         hash(image)  # of lists there is none
         self._of_image.append(image)
-        self._used.add(int(item["category_id"]))
+        self._used.add(_whole(item["category_id"]))
+        _whole(item.get("iscrowd") or 0)
         self._shapes += bool(item.get("segmentation"))
         self._objects += text.encode("utf-8", "replace")
         self._ends.append(len(self._objects))
 
     def _category(self, item: Mapping[str, Any], text: str) -> None:
-        if not is_text(name := str(item["name"])):
+        name = str(item["name"]) if isinstance(item["name"], int) else item["name"]
+        if not is_text(name):
             raise ValueError("its name is no text")
-        if (known := self._categories.setdefault(int(item["id"]), name)) != name:
+        if (known := self._categories.setdefault(_whole(item["id"]), name)) != name:
             raise ValueError(f"{known} has the same id")
 
     def _error(self, message: str) -> Open4MError:
@@ -230,6 +232,13 @@ def _split_named(path: str) -> str:
 def _claims_objects(path: str) -> bool:
     """Whether a file is called as COCO's are, whatever it holds."""
     return bool(path.rpartition("/")[2].startswith("instances") and _split_named(path))
+
+
+def _whole(value: Any) -> int:
+    """A number of an id or a flag, as JSON has it or as text."""
+    if (number := int(value)) != float(value):
+        raise ValueError(f"expected a whole number, got {value}")
+    return number
 
 
 def _corners(box: Any, mask: np.ndarray | None) -> list[float]:
