@@ -174,6 +174,7 @@ def test_fault_13_a_killed_actor_is_started_again_with_its_shard(tmp_path, clust
     assert_complete(tmp_path)
 
 
+@pytest.mark.slow
 def test_fault_13_a_shard_that_kills_every_actor_ends_the_job(tmp_path, cluster):
     with pytest.raises(Open4MError, match=f"write: shard 2: its worker died {ATTEMPTS} times"):
         run(WriteOrDie(tmp_path), RayData(1))

@@ -126,7 +126,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGINT))],
 )
 def test_a_job_on_a_folder_of_images_survives_signals(tmp_path, model, image, number, capsys):
     (tmp_path / "images").mkdir()

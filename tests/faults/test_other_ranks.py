@@ -33,7 +33,7 @@ def test_fault_5_any_number_of_ranks_resumes_a_run(tmp_path, parts):
     assert not (checkpoints[1] / "shards").exists()
 
 
-@pytest.mark.parametrize("sharding", ["none", "zero3"])
+@pytest.mark.parametrize("sharding", [pytest.param("none", marks=pytest.mark.slow), "zero3"])
 def test_fault_5_the_same_number_of_ranks_resumes_bit_for_bit(tmp_path, parts, sharding):
     config = dataclasses.replace(CONFIG, sharding=sharding, optim=MUON)
     expected = run(trained, 2, tmp_path, parts=parts, config=config, name="whole")

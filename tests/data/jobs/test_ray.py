@@ -37,7 +37,7 @@ def test_a_job_is_done_and_resumed_and_paths_may_be_relative(cluster, tmp_path, 
     assert_complete(tmp_path / "out")
 
 
-@pytest.mark.parametrize("error", [Open4MError, ValueError])
+@pytest.mark.parametrize("error", [Open4MError, pytest.param(ValueError, marks=pytest.mark.slow)])
 def test_an_error_in_the_work_ends_the_job_and_keeps_what_is_done(cluster, tmp_path, error):
     """The user's mistakes come as such, others with their traceback."""
     expected = Open4MError if error is Open4MError else RuntimeError
