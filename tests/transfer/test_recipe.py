@@ -55,6 +55,8 @@ def test_a_head_learns_what_pictures_show_and_is_saved(kind, model_folder, toy_d
     assert found.figures.values[name] > least
     assert (found.split, found.samples) == ("validation", 12)  # there are no test data
     held = Transferred.from_pretrained(tmp_path / "run")
+    assert repr(held).startswith(f"Transferred({kind}")
+    assert repr(held).endswith("reads rgb of 32 pixels)")
     validation = Toy.open(None, "validation")
     predictions = held.predict([validation[i]["rgb"] for i in range(12)])
     again = held.network.head.measure(predictions, [validation[i] for i in range(12)])

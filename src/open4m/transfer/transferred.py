@@ -88,6 +88,10 @@ class Transferred:
         self.contents = Contents(network.backbone, config.names, tokenizers, config.image_size)
         self.place = config.place
 
+    def __repr__(self) -> str:
+        classes = f" of {len(self.classes)} classes" if self.classes else ""
+        return f"Transferred({self.config.kind}{classes}, reads {', '.join(self.names)} of {self.image_size} pixels)"
+
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", *, trust: bool = False) -> Self:
         """What a directory holds, or the run that wrote it. ``trust``: run the head's file that it carries, which is a

@@ -131,6 +131,14 @@ def test_exports_of_labelling_tools_are_read(tmp_path):
         labelled.open_split(tmp_path, "test")
 
 
+def test_too_few_images_to_lend_are_told_what_to_do(tmp_path):
+    exported(tmp_path, "train", 1)
+    with pytest.raises(
+        Open4MError, match=r"none of them for validation .*own, such as annotations/instances_validation"
+    ):
+        labelled.open_split(tmp_path, "validation")
+
+
 def test_flags_and_ids_may_be_numbers_in_text_and_names_numbers(tmp_path):
     flags = [{"iscrowd": "0"}, {"iscrowd": "1"}, {"iscrowd": 0.0, "category_id": "0"}, {"iscrowd": None}]
     one = {"image_id": "i0", "category_id": 0, "bbox": [1, 2, 10, 20]}

@@ -149,3 +149,8 @@ def test_a_damaged_sample_is_named(tmp_path):
     write_shard(tmp_path / "train", "depth", 0, [("0000", b"nothing")])
     with pytest.raises(Open4MError, match="key 0000, modality depth"):
         labelled.open_split(tmp_path, "train")[0]
+
+
+def test_a_folder_without_shards_is_told_how_they_are_made(tmp_path):
+    with pytest.raises(Open4MError, match=r"no rgb for train .there is: none.; open4m data import makes such shards"):
+        labelled.open_split(tmp_path, "train", "shards")

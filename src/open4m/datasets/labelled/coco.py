@@ -166,7 +166,12 @@ class _Reader:
         chosen = reading.lent(lent_to) if lent_to else lambda name: True
         kept = {image: about for image, about in self._images.items() if chosen(about[0])}
         if not kept:
-            share = f" (of each, the share for it is {reading.VALIDATION:g})" if lent_to else ""
+            share = (
+                f" (of each, the share for it is {reading.VALIDATION:g}: list some in a file of their own, such as "
+                f"annotations/instances_{lent_to}.json)"
+                if lent_to
+                else ""
+            )
             raise self._error(f"lists {len(self._images)} images, none of them for {lent_to or 'its split'}{share}")
         if unknown := self._used - self._categories.keys():
             raise self._error(f"annotations of the category {shown(min(unknown))}, which it does not name")

@@ -91,7 +91,11 @@ class Folders(Labelled):
             numbers = np.array([number_of[flat[stem]] for _, stem in images], np.int32)
             places = (place,) * len(names)
         if not len(listing):
-            share = f" (of each image, the share for it is {reading.VALIDATION:g})" if lent else ""
+            share = (
+                f" (of each image, the share for it is {reading.VALIDATION:g}: move some to {root / split})"
+                if lent
+                else ""
+            )
             raise Open4MError(f"{base / own}: no images for {split}{share}")
         return cls(root=root, files=listing, numbers=numbers, places=places, class_names=tuple(map(_text_of, names)))
 

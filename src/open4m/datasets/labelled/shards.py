@@ -58,7 +58,8 @@ class Shards(Labelled):
         check_split(split)
         if not (root / split / photo().name / FILE).is_file():
             there = [name for name in reading.folders_in(root) if (root / name / photo().name / FILE).is_file()]
-            raise NoSplit(f"{root}: no {photo().name} for {split} (there is: {', '.join(there) or 'none'})")
+            hint = "" if there else "; open4m data import makes such shards of folders of files"
+            raise NoSplit(f"{root}: no {photo().name} for {split} (there is: {', '.join(there) or 'none'}){hint}")
         sources = {}
         for name in reading.folders_in(root / split):
             if (root / split / name / FILE).is_file() and modalities.is_known(name):
