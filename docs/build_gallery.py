@@ -23,6 +23,7 @@ PAGES = (
     "docs/data.md",
     "docs/tokenizers.md",
     "docs/diagnose.md",
+    "docs/transfer.md",
 )
 """Pages in the gallery's order; tests/docs/test_gallery.py says if one with pictures is missing."""
 MAX_BYTES = 300_000
