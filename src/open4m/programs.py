@@ -1,4 +1,5 @@
-"""Python files of users: modalities, functions that label, heads, data sets. To run one is to do whatever it says."""
+"""Python files of users: configurations, modalities, functions that label, heads, data sets. To run one is to do
+whatever it says."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import pkgutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from open4m import programs
 from open4m.types import Open4MError
 
 MAX_NEAR = 5
@@ -53,20 +53,15 @@ def get(name: str) -> Any:
     """
     if name.endswith(".py"):
         path = Path(name)
-        if not path.is_file():
-            raise Open4MError(f"{path}: no such file")
-        spec = importlib.util.spec_from_file_location(f"open4m_user_config_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
+        make = getattr(programs.run(path, f"open4m_user_config_{path.stem}"), "config", None)
+        if make is None:
+            raise Open4MError(f"{path}: expected a function config() that returns the configuration")
         try:
-            spec.loader.exec_module(module)
-            make = getattr(module, "config", None)
-            config = make() if make is not None else None
+            config = make()
         except Open4MError:
             raise
         except (Exception, SystemExit) as error:  # a user's file may raise anything
             raise Open4MError(f"{path}: makes no configuration ({type(error).__name__}: {error})") from error
-        if make is None:
-            raise Open4MError(f"{path}: expected a function config() that returns the configuration")
         if not dataclasses.is_dataclass(config) or isinstance(config, type):
             raise Open4MError(f"{path}: config() returned a {type(config).__name__}, expected a configuration")
         return config
