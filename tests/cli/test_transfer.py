@@ -131,9 +131,20 @@ def test_what_was_predicted_before_a_signal_is_kept(model, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return plain(given)
 
+    words = ["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(model, "predict", predict)
-    main(["predict", "runs/x", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert main(words) != 0
     assert len(said(tmp_path / "out")) == 16
+    monkeypatch.setattr(model, "predict", plain)
+    assert main(words) == 0
+    assert len(said(tmp_path / "out")) == 18
+    monkeypatch.setattr(model, "predict", predict)
+    model.batches[:] = [16]
+    assert main(words) != 0
+    assert len(said(tmp_path / "out")) == 18  # of the command before
+    (tmp_path / "out" / "predictions.json").write_text("{")
+    assert main(words) != 0
+    assert said(tmp_path / "out") == {}
 
 
 def test_images_are_predicted_in_batches(model, tmp_path):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import sys
 from functools import partial
 
@@ -19,9 +21,11 @@ from open4m.train.optim import OptimConfig
 from open4m.transfer.augment import lists
 from open4m.transfer.backbone import BackboneConfig
 from open4m.transfer.config import TransferConfig
+from open4m.transfer.origin import open_origin
 from open4m.transfer.recipe import EVALUATION, transfer
+from open4m.transfer.task import TransferTask
 from open4m.transfer.transferred import Transferred
-from open4m.types import Open4MError
+from open4m.types import Open4MError, Preempted
 
 HEADS = {
     "classification": {},
@@ -97,18 +101,57 @@ def test_a_run_that_was_stopped_goes_on_and_a_finished_one_is_read(model_folder,
         transfer(dataclasses.replace(settings, examples=3), str(model_folder), toy_data, tmp_path / "run")
 
 
+def stopped(settings, model, data, directory):
+    """A run that a signal stops in its second step."""
+    plain = TransferTask.batch
+
+    def batch(task, step, rows):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(task, step, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransferTask, "batch", batch)
+        with pytest.raises(Preempted):
+            transfer(settings, str(model), data, directory)
+
+
+def test_a_run_that_was_stopped_may_go_on_without_damaged_examples(model_folder, toy_data, tmp_path):
+    settings = config("classification", steps=4)
+    stopped(settings, model_folder, toy_data, tmp_path / "run")
+    lenient = dataclasses.replace(settings, train=dataclasses.replace(settings.train, allow_rejects=0.1))
+    found = transfer(lenient, str(model_folder), toy_data, tmp_path / "run")
+    assert found == transfer(settings, str(model_folder), toy_data, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["", "scratch:"])
+def test_encoders_are_told_apart_by_their_tokenizers_too(model_folder, name):
+    two = BackboneConfig(inputs=("rgb", "depth@tokens"))
+    origin, other = (open_origin(f"{name}{model_folder}", two) for _ in range(2))
+    assert origin.fingerprint == other.fingerprint
+    with torch.no_grad():
+        next(next(iter(other.tokenizers.values())).model.encoder.parameters()).add_(0.1)
+    assert origin.fingerprint != other.fingerprint
+
+
 def test_a_run_goes_on_with_no_other_encoder_of_the_same_name(model_folder, toy_data, tmp_path):
     settings, folder = config("classification", steps=2), tmp_path / "model"
     shutil.copytree(model_folder, folder)
-    transfer(settings, str(folder), toy_data, tmp_path / "run")
+    finished = transfer(settings, str(folder), toy_data, tmp_path / "run")
+    stopped(settings, folder, toy_data, tmp_path / "stopped")
     other = FourM.from_pretrained(folder)
     with torch.no_grad():
         next(iter(other.model.encoder.parameters())).add_(0.01)
     other.save(tmp_path / "other")
     shutil.rmtree(folder)
     (tmp_path / "other").rename(folder)
-    with pytest.raises(Open4MError, match=r"another configuration.*encoder"):
-        transfer(settings, str(folder), toy_data, tmp_path / "run")
+    for name in ("run", "stopped"):
+        with pytest.raises(Open4MError, match=r"another configuration.*encoder"):
+            transfer(settings, str(folder), toy_data, tmp_path / name)
+    older = json.loads((tmp_path / "run" / "config.json").read_text())
+    del older["task"]["encoder"]  # as an earlier version wrote it
+    (tmp_path / "run" / "config.json").write_text(json.dumps(older))
+    assert transfer(settings, str(folder), toy_data, tmp_path / "run") == finished
     found = transfer(settings, f"scratch:{folder}", toy_data, tmp_path / "scratch")
     shutil.rmtree(folder)
     shutil.copytree(model_folder, folder)  # new weights are the same whatever they were

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from argparse import ArgumentParser, Namespace
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from open4m.transfer.transferred import Transferred
 
 logger = logging.getLogger("open4m")
+
+PREDICTIONS = "predictions.json"
 
 
 def add_arguments(parser: ArgumentParser, command: str) -> None:
@@ -137,13 +140,33 @@ def predict(options: Namespace) -> None:
             else:
                 said[str(path)] = _plain(prediction)
             pictures.save(drawn, Path(f"{place}.png"))
-    finally:  # what was predicted until a signal or an error is kept
-        text = json.dumps({"classes": model.classes, "predictions": said}, indent=1)
-        files.write_text(options.out / "predictions.json", f"{text}\n")
+    except BaseException:  # what was predicted until a signal or an error is kept, with what was there
+        with contextlib.suppress(Open4MError, TypeError):  # the first error is told
+            _write(options.out, model.classes, {**_written(options.out, model.classes), **said})
+        raise
+    _write(options.out, model.classes, said)
     print(options.out)
     if failed:
         others = f" (and {len(failed) - 1} more, named above)" if failed[1:] else ""
         raise Open4MError(f"{len(failed)} of {len(paths)} images were not predicted: {failed[0]}{others}")
+
+
+def _write(out: Path, classes: Sequence[str], said: Mapping[str, Any]) -> None:
+    from open4m import files
+
+    files.write_text(out / PREDICTIONS, json.dumps({"classes": classes, "predictions": said}, indent=1) + "\n")
+
+
+def _written(out: Path, classes: Sequence[str]) -> dict[str, Any]:
+    """What an earlier command wrote, of the same classes; nothing if it is damaged."""
+    from open4m import files
+
+    try:
+        held = files.read_json(out / PREDICTIONS)
+    except Open4MError:
+        return {}
+    same = isinstance(held, dict) and held.get("classes") == list(classes)
+    return held["predictions"] if same and isinstance(held.get("predictions"), dict) else {}
 
 
 def _predicted(

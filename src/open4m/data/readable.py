@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 class Readable:
     """The samples of ``data``, where another sample takes the place of one that cannot be used: the next one that can,
-    so that every process makes the same batches. Each of them is reported once. ``allowed``: the share of all samples
-    that may be so."""
+    so that every process makes the same batches. Each process reports and counts those that it meets itself.
+    ``allowed``: the share of all samples that may be so."""
 
     def __init__(self, data: Sized, allowed: float = 0.0):
         self.data, self.allowed = data, allowed

@@ -183,6 +183,7 @@ FREE = (
     "evaluate_samples",
     "max_skips",
     "max_skips_in_a_row",
+    "allow_rejects",
     "smoke_test",
     "wandb",
     "directions",  # of a model: they follow from the masking, which is compared

@@ -35,8 +35,9 @@ class Origin:
 
     @property
     def fingerprint(self) -> str:
-        """Of the encoder's weights: a run goes on with no other's under the same name. "" of new ones."""
-        return "" if self._is_scratch else weights.fingerprint(self._held.state_dict(), "encoder")
+        """Tells encoders of one name apart: by weights, but of ``scratch:``, configuration and tokenizers."""
+        about = [self._held.config, {key: tokenizer.fingerprint for key, tokenizer in self.tokenizers.items()}]
+        return weights.fingerprint({} if self._is_scratch else self._held.state_dict(), about)
 
     def make(self) -> Backbone:
         """The encoder without its weights."""

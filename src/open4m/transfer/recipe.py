@@ -19,7 +19,7 @@ from open4m.datasets import labelled
 from open4m.datasets.labelled.base import PICTURE, Labelled, NoSplit, check_target
 from open4m.evaluate.intervals import Figures, measure
 from open4m.progress import track
-from open4m.train.config import claim
+from open4m.train.config import RUN, claim
 from open4m.train.loop import train
 from open4m.transfer import heads
 from open4m.transfer.config import TransferConfig
@@ -93,7 +93,7 @@ def transfer(
         Transferred(about, network, origin.tokenizers).save(folder, head_file)
 
     task = TransferTask(config, origin, training, validation, save)
-    about = _task_config(config, model, origin.fingerprint, data, layout)
+    about = _task_config(config, model, origin.fingerprint, data, directory)
     ranks.on_first(lambda: _check_finished(directory, {"train": config.train, "task": about}))
     train(task, config.train, directory, device=device, task_config=about)
     found = partial(_evaluated, config, data, directory, device, layout)
@@ -186,10 +186,18 @@ def _check_same(found: Sequence[str], expected: Sequence[str], target: str, what
             )
 
 
-def _task_config(config: TransferConfig, model: str, encoder: str, data: Path, layout: str) -> dict[str, Any]:
+def _task_config(config: TransferConfig, model: str, encoder: str, data: Path, directory: Path) -> dict[str, Any]:
+    """What determines a run besides its training. ``encoder``: a fingerprint, by which a run in ``directory`` that an
+    earlier version began, without noting it, is not compared."""
     about = configs.to_dict(config)
     about.pop("train")
-    return {"transfer": about, "model": model, "encoder": encoder, "data": str(data), "layout": layout}
+    found = {"transfer": about, "model": model, "encoder": encoder, "data": str(data)}
+    run = directory / RUN
+    held = files.read_json(run, files.LARGEST_CONFIG) if run.is_file() else {}
+    task = held.get("task") if isinstance(held, dict) else None
+    if isinstance(task, dict) and "encoder" not in task:
+        del found["encoder"]
+    return found
 
 
 def _evaluated(config: TransferConfig, data: Path, directory: Path, device: str, layout: str) -> Measured:

@@ -129,8 +129,8 @@ class TransferTask:
         return example, where, key
 
     def _read(self, place: int) -> tuple[Example, str]:
-        """A training example and its key. Raises :class:`UnreadableSample` if it cannot be read, or its maps and
-        classes are no others' of these data."""
+        """A training example and its key. Raises :class:`UnreadableSample` if it cannot be read, its maps are not of
+        the size of its image, or it has classes that are none."""
         index = self._index(place)
         key = self.train.key(index)
         try:
@@ -139,6 +139,8 @@ class TransferTask:
             check_target(example, self.target, self.classes, key)
         except Open4MError as error:
             raise UnreadableSample(str(error)) from error
+        except (OSError, ValueError) as error:  # of a user's data set
+            raise UnreadableSample(f"{key}: cannot be read ({type(error).__name__}: {error})") from error
         return example, key
 
     def _mixed(self, step: int, row: int, made: Mapping[int, tuple[Example, Placed, str]]) -> Example:
@@ -179,6 +181,7 @@ class TransferTask:
         return 0.0
 
     def samples_of(self, step: int) -> list[str]:
+        """The keys of a step, before others take the places of damaged ones."""
         order = rows_for_step(self.seed, step, self.batch_size, self.samples)
         return [self.train.key(self._index(place)) for place in order]
 

@@ -140,9 +140,10 @@ def test_too_few_images_to_lend_are_told_what_to_do(tmp_path):
 
 
 def test_flags_and_ids_may_be_numbers_in_text_and_names_numbers(tmp_path):
-    flags = [{"iscrowd": "0"}, {"iscrowd": "1"}, {"iscrowd": 0.0, "category_id": "0"}, {"iscrowd": None}]
-    one = {"image_id": "i0", "category_id": 0, "bbox": [1, 2, 10, 20]}
-    about = {"annotations": [{**one, **flag} for flag in flags], "categories": [{"id": 0, "name": 7}]}
+    large = 2**53 + 1  # which no float is
+    flags = [{"iscrowd": "0"}, {"iscrowd": "1"}, {"iscrowd": 0.0, "category_id": str(large)}, {"iscrowd": None}]
+    one = {"image_id": "i0", "category_id": large, "bbox": [1, 2, 10, 20]}
+    about = {"annotations": [{**one, **flag} for flag in flags], "categories": [{"id": large, "name": 7}]}
     exported(tmp_path, "train", 1, **about)
     exported(tmp_path, "valid", 1)
     data = labelled.open_split(tmp_path, "train")
@@ -249,6 +250,7 @@ def test_a_damaged_box_names_its_image(tmp_path, box):
         (lambda c: c["annotations"][0].update(image_id=99), "annotations of the image 99, which it does not list"),
         (lambda c: c["annotations"][0].update(category_id=1.7), "not one of the annotations"),
         (lambda c: c["annotations"][0].update(iscrowd="no"), "not one of the annotations"),
+        (lambda c: c["annotations"][0].update(iscrowd=[]), "not one of the annotations"),
         (lambda c: c["categories"].append({"id": "x", "name": "y"}), "not one of the categories"),
         (lambda c: c["categories"].append({"id": 9, "name": None}), "its name is no text"),
         (lambda c: c["images"].append({"id": 9}), "not one of the images"),

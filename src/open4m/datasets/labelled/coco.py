@@ -129,7 +129,7 @@ class Coco(Labelled):
             boxes=boxes,
             classes=np.array([self.class_of[_whole(row["category_id"])] for row in rows], np.int64),
             masks=np.array(masks, bool).reshape(-1, *size) if self.has_masks else None,
-            crowd=np.array([_whole(row.get("iscrowd") or 0) != 0 for row in rows], bool),
+            crowd=np.array([_is_crowd(row) for row in rows], bool),
             area=areas.astype(np.float32),
         )
         return found.chosen((extents > 0).all(1))
@@ -208,7 +208,7 @@ class _Reader:
         hash(image)  # of lists there is none
         self._of_image.append(image)
         self._used.add(_whole(item["category_id"]))
-        _whole(item.get("iscrowd") or 0)
+        _is_crowd(item)
         self._shapes += bool(item.get("segmentation"))
         self._objects += text.encode("utf-8", "replace")
         self._ends.append(len(self._objects))
@@ -241,9 +241,14 @@ def _claims_objects(path: str) -> bool:
 
 def _whole(value: Any) -> int:
     """A number of an id or a flag, as JSON has it or as text."""
-    if (number := int(value)) != float(value):
+    if isinstance(value, float) and not value.is_integer():
         raise ValueError(f"expected a whole number, got {value}")
-    return number
+    return int(value)
+
+
+def _is_crowd(item: Mapping[str, Any]) -> bool:
+    flag = item.get("iscrowd")
+    return flag is not None and _whole(flag) != 0
 
 
 def _corners(box: Any, mask: np.ndarray | None) -> list[float]:
