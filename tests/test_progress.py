@@ -108,3 +108,9 @@ def test_a_long_step_says_how_far_it_is(time, caplog):
     ]
     assert [list(batch) for batch in progress.within([range(2)], "samples")] == [[0, 1]]  # where nothing is shown
     assert len(caplog.messages) == 4
+
+
+def test_log_lines_hold_no_control_characters_of_files_that_they_name(capsys):
+    record = logging.LogRecord("open4m", logging.WARNING, "", 0, "%s\nnot read", ("a\x1b[31m\r\u00e9.png",), None)
+    progress.Lines().emit(record)
+    assert capsys.readouterr().err == "a\\x1b[31m\\r\u00e9.png\nnot read\n"

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from open4m.types import printable
+
 logger = logging.getLogger("open4m")
 
 LINE_SECONDS = 10.0
@@ -32,7 +34,7 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.write(printable(self.format(record), kept="\n") + "\n")
         except Exception:  # as every handler does
             self.handleError(record)
 

@@ -109,6 +109,12 @@ def check_flags(**flags: object) -> None:
         check_kind(value, bool, name)
 
 
+def printable(text: str, kept: str = "") -> str:
+    """A text whose control characters, but those in ``kept``, are escapes: files that it names may hold some, which
+    a terminal would follow."""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
 def is_text(value: object) -> bool:
     """Whether it is a string that files can hold. Python has others: with halves of characters ("\\ud800"), such as
     come from file names and JSON that are no Unicode."""

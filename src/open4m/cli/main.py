@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     from open4m.files import DISK_FULL
-    from open4m.types import Open4MError, OtherRank, Preempted  # after help, since it loads numpy
+    from open4m.types import Open4MError, OtherRank, Preempted, printable  # after help, since it loads numpy
 
     try:
         status = _run(command, words)
@@ -96,8 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OtherRank:
         return 2
     except Open4MError as error:
-        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))  # may quote files
-        print(f"open4m: {''.join(shown)}", file=sys.stderr)
+        print(f"open4m: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None and error.errno not in DISK_FULL:  # which no write says of which file
